@@ -338,9 +338,25 @@ def test_a_missing_weight_is_named(folder):
         load_foreign(folder, "cpu")
 
 
-def test_an_unexpected_weight_is_named(folder):
-    change(folder / SHARD, lambda weights: weights.update(surplus=torch.zeros(2)))
+def test_an_unexpected_weight_is_named(folder, kind, tmp_path):
+    def add(weights):
+        weights.update(surplus=torch.zeros(2))
+
+    change(folder / SHARD, add)
+    change(folder / INDEX, lambda index: index["weight_map"].update(surplus=SHARD))
     with pytest.raises(ModelError, match=rf"{SHARD} holds surplus"):
+        load_foreign(folder, "cpu")
+    write(tmp_path / "single", kind)
+    change(tmp_path / "single" / "model.safetensors", add)
+    with pytest.raises(ModelError, match=r"model\.safetensors holds surplus"):
+        load_foreign(tmp_path / "single", "cpu")
+
+
+def test_a_weight_that_two_files_hold_is_named(folder):
+    name, other = a_weight(folder), SHARD.replace("2", "1", 1)
+    value = load_file(folder / SHARD)[name]
+    change(folder / other, lambda weights: weights.update({name: value + 1}))
+    with pytest.raises(ModelError, match=rf"{other} holds {name}"):
         load_foreign(folder, "cpu")
 
 
@@ -397,7 +413,7 @@ def test_an_index_without_files_is_damaged(folder, content):
         load_foreign(folder, "cpu")
 
 
-@pytest.mark.parametrize("place", ["../", "sub/../../", "{folder}/../", "..\\", "C:\\"])
+@pytest.mark.parametrize("place", ["../", "sub/../../", "{folder.parent}/", "..\\", "C:\\"])
 def test_an_index_does_not_lead_out_of_the_folder(folder, place):
     shutil.copy(folder / SHARD, folder.parent)
     entry = place.format(folder=folder) + SHARD

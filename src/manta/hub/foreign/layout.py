@@ -111,7 +111,7 @@ def parse(cls: type[T], config: Mapping[str, Any], file: Path, unused: Set[str] 
     """
     fields = set(cls.__annotations__)
     given = {key: config[key] for key in config if key in fields}
-    for key in config.keys() - fields - UNUSED - unused:
+    for key in sorted(config.keys() - fields - UNUSED - unused):
         if config[key] not in (None, False, [], {}) and not key.startswith("_"):
             raise ModelError(
                 f"{file} has the option {key} = {config[key]!r}, which manta does not know and which may change what "
