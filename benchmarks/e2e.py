@@ -9,16 +9,15 @@ PATH is e2e-dataset.zip or its folder. One sample a meaning representation, no r
 import argparse
 import json
 import platform
-import time
-from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from manta.config import to_dict
-from manta.data import read
-from manta.families.events import GenerateOptions, Request
+from manta.evaluation import EvaluationSet, evaluation_set, write
+from manta.families.events import GenerateOptions
 from manta.families.manta_lm import CONSENSUS_NOISE, MantaLM, Split
 from manta.hub import load
 from manta.metrics import bleu, diversity, slot_error_rate
@@ -54,33 +53,22 @@ class Disturbed(MantaLM):
         return policy
 
 
-def references(data: str, split: str) -> dict[str, list[str]]:
-    """Texts by meaning representation, in the order of the file."""
-    groups: dict[str, list[str]] = defaultdict(list)
-    for example in read(data, split):
-        groups[example.prompt or ""].append(example.text)
-    return groups
+def references(data: str, split: str) -> EvaluationSet:
+    """Meaning representations with their texts, in the order of the file."""
+    return evaluation_set(data, split)
 
 
-def written(lm: Any, prompts: list[str], options: GenerateOptions, seed: int) -> tuple[list[str], float, int]:
-    """Texts, seconds and the most network calls that any text took."""
-    requests = [Request(prompt=prompt, seed=seed + i) for i, prompt in enumerate(prompts)]
-    start = time.perf_counter()
-    done = sorted((e for e in lm.generate(requests, options) if e.kind == "done"), key=lambda e: e.index)
-    return [e.text for e in done], time.perf_counter() - start, max(e.nfe for e in done)
-
-
-def scores(lm: Any, groups: dict[str, list[str]], options: GenerateOptions, seed: int = 0) -> dict[str, Any]:
+def scores(lm: Any, data: EvaluationSet, options: GenerateOptions, seed: int = 0) -> dict[str, Any]:
     """Every figure of one setting."""
-    prompts = list(groups)
-    texts, seconds, nfe = written(lm, prompts, options, seed)
-    errors = slot_error_rate(zip(prompts, texts, strict=True))
+    written = write(lm, data, options, seed=seed)
+    prompts = [prompt or "" for prompt in data.prompts]
+    errors = slot_error_rate(zip(prompts, written.texts, strict=True))
     return {
-        "bleu": round(bleu(texts, list(groups.values())), 2),
+        "bleu": round(bleu(written.texts, data.references), 2),
         "slot_error_rate": round(errors["slot_error_rate"], 4),
-        **{name: round(value, 4) for name, value in diversity(texts).items()},
-        "nfe": nfe,
-        "seconds": round(seconds, 2),
+        **{name: round(value, 4) for name, value in diversity(written.texts).items()},
+        "nfe": max(written.nfe),
+        "seconds": round(written.seconds, 2),
     }
 
 
@@ -99,14 +87,15 @@ def candidates(budget: int) -> list[Split]:
 def choose(args: argparse.Namespace) -> None:
     """Try the candidates of each budget on dev; keep the best by BLEU less half the slot error rate in percent."""
     lm = load(args.model)
-    groups = dict(list(references(f"e2e:{args.data}", "dev").items())[:: args.every])
+    data = references(f"e2e:{args.data}", "dev")
+    data = replace(data, prompts=data.prompts[:: args.every], references=data.references[:: args.every])
     table = []
     for budget in BUDGETS:
         for split in candidates(budget):
             for noise in NOISES if split.flow else NOISES[:1]:
                 lm.splits = {budget: split}
                 options = GenerateOptions(num_steps=budget, style="consensus", noise_scale=noise)
-                row = scores(lm, groups, options)
+                row = scores(lm, data, options)
                 table.append({"budget": budget, "split": to_dict(split), "noise": noise, **row})
                 print(budget, to_dict(split), noise, row["bleu"], row["slot_error_rate"], flush=True)
 
@@ -126,12 +115,12 @@ def choose(args: argparse.Namespace) -> None:
 def report(args: argparse.Namespace) -> None:
     """Measure the chosen splits on test: both styles, and what the plan adds."""
     lm = load(args.model)
-    groups = references(f"e2e:{args.data}", args.split)
-    result: dict[str, Any] = {"machine": machine(), "split": args.split, "prompts": len(groups), "rows": []}
+    data = references(f"e2e:{args.data}", args.split)
+    result: dict[str, Any] = {"machine": machine(), "split": args.split, "prompts": len(data.prompts), "rows": []}
 
     def add(name: str, model: Any, seeds: int = 1, **options: Any) -> None:
         for seed in range(seeds):
-            row = scores(model, groups, GenerateOptions(**options), seed * 100_000)
+            row = scores(model, data, GenerateOptions(**options), seed * 100_000)
             result["rows"].append({"name": name, "seed": seed, **options, **row})
             print(name, seed, options, row, flush=True)
 
@@ -146,17 +135,20 @@ def report(args: argparse.Namespace) -> None:
             add(f"{style}, without (t = 0)", lm, args.seeds, flow_steps=0, **same)
             add(f"{style}, readout alone (z = 0)", Disturbed(lm, "nothing"), 1, flow_steps=0, **same)
             add(f"{style}, shuffled z", Disturbed(lm, "shuffled"), args.seeds, flow_steps=flow, **same)
-    result["human"] = human(groups)
+    result["human"] = human(data)
     if args.out:
         Path(args.out).write_text(json.dumps(result, indent=1))
 
 
-def human(groups: dict[str, list[str]]) -> dict[str, float]:
+def human(data: EvaluationSet) -> dict[str, float]:
     """The scale: the first reference of each prompt against the others, and its slot errors."""
-    several = {prompt: texts for prompt, texts in groups.items() if len(texts) > 1}
-    first = [texts[0] for texts in several.values()]
-    errors = slot_error_rate(zip(several, first, strict=True))
-    return {"bleu": bleu(first, [t[1:] for t in several.values()]), "slot_error_rate": errors["slot_error_rate"]}
+    several = [i for i, texts in enumerate(data.references) if len(texts) > 1]
+    first = [data.references[i][0] for i in several]
+    errors = slot_error_rate((data.prompts[i] or "", text) for i, text in zip(several, first, strict=True))
+    return {
+        "bleu": bleu(first, [data.references[i][1:] for i in several]),
+        "slot_error_rate": errors["slot_error_rate"],
+    }
 
 
 def machine() -> dict[str, Any]:

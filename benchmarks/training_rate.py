@@ -2,73 +2,31 @@
 
     python benchmarks/training_rate.py configs/e2e.toml --data e2e:PATH --model MODEL --out benchmarks/results/rate.json
 
-The share is matrix FLOPs executed in a step (`FlopCounterMode`, backward and self-conditioning included) over the time
-of the step, against the best bf16 matrix product of the same run.
+The share of the matrix rate is that of `manta.bench.training_rates`.
 """
 
 import argparse
 import json
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
+from manta.bench import machine, training_rates
 from manta.config import load_toml
 from manta.data import read
 from manta.families.events import GenerateOptions, Request
 from manta.hub import load
-from manta.recipes import Recipe, TrainingRun
-from manta.recipes.stages import stage_specs
-from manta.runtime import keep_memory, matmul_rate, peak_memory_bytes
-from manta.training import train_stage
-
-STEPS = 12
+from manta.recipes import Recipe
+from manta.runtime import peak_memory_bytes
 
 
 def training(config: str, data: str) -> list[dict[str, Any]]:
     """Share of the matrix rate, tokens a second and milliseconds a step of every stage."""
-    keep_memory()
-    short = {"data": data, "num_steps": STEPS, "time_budget": None}
-    short |= {"consensus": "none", "warm_start": False, "recombined": 0}
-    recipe = replace(load_toml(Recipe, Path(config)), **short)
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        run = TrainingRun(recipe, folder)
-        run._prepare()
-        run.specs = stage_specs(run.parts)
-        for spec in run.specs:
-            run.parts.modules.requires_grad_(False)
-            for part in spec.trained:
-                part.requires_grad_(True)
-            stage = run._stage(spec, STEPS)
-            steps = train_stage(stage)
-            next(steps), next(steps)  # the first steps take memory from the system
-            flops, seconds, tokens = [], [], []
-            for _ in range((STEPS - 3) // 2):
-                progress = next(steps)
-                seconds.append(progress.seconds)
-                tokens.append(progress.tokens)
-                with FlopCounterMode(display=False) as counter:
-                    next(steps)
-                flops.append(counter.get_total_flops())
-            rate = matmul_rate(torch.bfloat16)
-            share = (sum(flops) / len(flops)) / median(seconds) / rate
-            rows.append(
-                {
-                    "stage": spec.name,
-                    "share_of_matrix_rate": round(share, 3),
-                    "text_tokens_per_second": round(sum(tokens) / sum(seconds)),
-                    "milliseconds_per_step": round(1000 * median(seconds)),
-                    "gflop_per_step": round(sum(flops) / len(flops) / 1e9, 1),
-                    "matrix_gflop_per_second": round(rate / 1e9),
-                }
-            )
-            print(rows[-1], flush=True)
+    for row in training_rates(replace(load_toml(Recipe, Path(config)), data=data)):
+        rows.append(row)
+        print(row, flush=True)
     return rows
 
 
@@ -98,7 +56,7 @@ def main() -> None:
     parser.add_argument("--out")
     args = parser.parse_args()
     result = {"training": training(args.config, args.data), "generation": generation(args.model, args.data)}
-    result["peak_memory_mib"] = round(peak_memory_bytes() / 2**20)  # pyright: ignore[reportArgumentType]
+    result |= {"peak_memory_mib": round(peak_memory_bytes() / 2**20), "machine": machine()}  # pyright: ignore
     if args.out:
         Path(args.out).write_text(json.dumps(result, indent=1) + "\n")
 

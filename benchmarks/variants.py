@@ -1,10 +1,11 @@
 """Ablations: train variants at equal minutes and judge their texts.
 
     python benchmarks/variants.py weather --minutes 3 --seeds 2 --out benchmarks/results/weather_variants.json
-    python benchmarks/variants.py e2e --data PATH --minutes 20 --seeds 1 --out benchmarks/results/e2e_spaces.json
+    python benchmarks/variants.py e2e --data PATH --minutes 20 --out benchmarks/results/e2e_spaces.json
 
-`weather` changes one thing at a time; `e2e` compares the spaces: rate r and embeddings. Finished variants in --out are
-kept, so that the command can be repeated after an interruption. `--only NAME` trains one.
+`weather` changes one thing at a time; `e2e` compares the spaces (rate r, nats a text, embeddings) and the other
+families, by the recipe of `configs/e2e.toml`. Finished variants in --out are kept, so that the command can be repeated
+after an interruption. `--only NAME` trains one; `--keep DIR` keeps the models, which `benchmarks/prediction.py` reads.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import shutil
 import tempfile
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +27,38 @@ from manta.metrics import distinct_share
 from manta.recipes import Recipe, TrainingRun
 from manta.runtime import atomic_write
 
-BUDGETS = (4, 8, 16)
-NUM_RECORDS = 500
+BUDGETS = (4, 8, 16, 32)
+NUM_RECORDS = 300
+ROOT = Path(__file__).parent.parent
 
 WEATHER: dict[str, dict[str, Any]] = {
     "base": {},
     "no noise floor": {"model": {"space": {"noise_floor": 0.0}}},
+    "noise floor 0.5": {"model": {"space": {"noise_floor": 0.5}}},
     "uniform times": {"model": {"time": {"kind": "uniform"}}},
     "logit-normal times": {"model": {"time": {"kind": "logit_normal"}}},
     "no self-conditioning": {"objective": {"flow": {"self_cond_probability": 0.0}}},
     "self-conditioning undisturbed": {"objective": {"flow": {"self_cond_noise": 0.0}}},
-    "no terminal cost": {"objective": {"terminal_weight": 0.0}},
-    "readout not adapted": {"shares": {"adapt": 0.0}},
+    "no velocity matching": {"objective": {"velocity_weight": 0.0}},
+    "own states": {"shares": {"own": 0.2}},
     "operator: fourier": {"model": {"operator": {"kind": "fourier"}}},
     "operator: attention + fourier": {"model": {"operator": {"kind": "attention_fourier"}}},
     "operator: windowed": {"model": {"operator": {"kind": "windowed"}}},
+    "latents, r = 1": {"model": {"space": {"rate": 1}}},
+    "embeddings": {"model": {"space": {"kind": "embedding"}}},
 }
+"""Words are read from the policy's own call, so the cross-entropy that trains them is the terminal cost and cannot be
+left out; what can is velocity matching."""
 E2E: dict[str, dict[str, Any]] = {
-    "latents, r = 4": {"model": {"space": {"rate": 4}}},
-    "latents, r = 1": {"model": {"space": {"rate": 1, "channels": 8}}},
-    "latents, r = 8": {"model": {"space": {"rate": 8, "channels": 32}}},
-    "embeddings": {"model": {"space": {"kind": "embedding"}, "field_depth": 9}},
+    "latents, r = 4": {},
+    "latents, r = 1": {"model": {"space": {"rate": 1}}},
+    "latents, r = 8": {"model": {"space": {"rate": 8, "channels": 16}}},
+    "latents, r = 4, 10 nats": {"model": {"space": {"information": 10.0}}},
+    "embeddings": {"model": {"space": {"kind": "embedding"}, "depth": 7}},
+    "masked": {"family": "masked", "masked": {"depth": 7}},
+    "autoregressive": {"family": "ar", "consensus": "none", "warm_start": False, "teacher": {"depth": 7}},
 }
-"""The embedding space has no encoder and no readout: its field gets their blocks, so that parameters agree."""
+"""Without an encoder of latents the others get its blocks, so that parameters agree."""
 
 
 def judge_weather(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
@@ -56,7 +67,7 @@ def judge_weather(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
     prompts = [example.prompt or "" for example in read("builtin:weather", "test", NUM_RECORDS)]
     rows = {}
     for budget in BUDGETS:
-        texts = lm.write(prompts, num_steps=budget)
+        texts = lm.write(prompts, num_steps=budget, style="consensus")
         verdicts = [weather.check(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
         rows[str(budget)] = {
             "grammatical": sum(v.grammatical for v in verdicts) / len(verdicts),
@@ -69,10 +80,10 @@ def judge_weather(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
 def judge_e2e(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """BLEU and slot errors on dev, both styles, at several budgets."""
     lm, groups = load(folder), references(f"e2e:{args.data}", "dev")
-    styles = ("consensus", "diverse")
+    budgets = (64,) if lm.family == "ar" else BUDGETS
     return {
-        style: {str(b): scores(lm, groups, GenerateOptions(num_steps=b, style=style)) for b in BUDGETS}
-        for style in styles
+        style: {str(b): scores(lm, groups, GenerateOptions(num_steps=b, style=style)) for b in budgets}
+        for style in ("consensus", "diverse")
     }
 
 
@@ -84,12 +95,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only")
+    parser.add_argument("--keep", type=Path, help="folder for the models")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     variants, judge = (WEATHER, judge_weather) if args.suite == "weather" else (E2E, judge_e2e)
     common: dict[str, Any] = {"data": "builtin:weather"}
     if args.suite == "e2e":
-        common = {"data": f"e2e:{args.data}", "consensus": "medoid", "size": "small"}
+        common = {**tomllib.loads((ROOT / "configs" / "e2e.toml").read_text()), "data": f"e2e:{args.data}"}
     done = json.loads(args.out.read_text()) if args.out.exists() else []
     for seed in range(args.seeds):
         for name, changes in variants.items():
@@ -108,6 +120,9 @@ def main() -> None:
             done.append(row)
             atomic_write(args.out, (json.dumps(done, indent=1) + "\n").encode())
             print(json.dumps(row), flush=True)
+            if args.keep is not None:
+                place = f"{name.replace(': ', '-').replace(' ', '-').replace(',', '')}-{seed}"
+                shutil.copytree(folder / "run" / "model", args.keep / place, dirs_exist_ok=True)
             shutil.rmtree(folder)
 
 

@@ -24,8 +24,8 @@ LADDER = (
     {"nets", "spaces"},
     {"flow", "masked", "autoregressive"},
     {"generation", "families"},
-    {"hub", "compress", "training", "control", "metrics"},
-    {"recipes"},
+    {"hub", "compress", "training", "control", "metrics", "report"},
+    {"recipes", "evaluation", "bench", "diagnosis"},
     {"cli", "server"},
     {"__main__"},
 )
@@ -41,18 +41,17 @@ ONLY_IN = {
     "fastapi": {"server"},
     "huggingface_hub": {"hub", "data"},
     "lm_eval": {"hub"},
-    "matplotlib": {"control", "metrics", "cli"},
+    "matplotlib": {"report"},
     "pydantic": {"server"},
     "ray": {"training"},
     "rich": {"cli", "training"},
     "rouge_score": {"metrics"},
     "sacrebleu": {"metrics"},
-    "scipy": {"metrics", "control"},
     "starlette": {"server"},
     "tensorboard": {"training"},
     "tokenizers": {"data"},
     "torchao": {"compress"},
-    "transformers": {"hub"},
+    "transformers": {"hub", "bench"},
     "uvicorn": {"server", "cli"},
 }
 NOWHERE = {"cloudpickle", "dill", "flow_matching", "gradio", "joblib", "mauve", "pickle", "streaming", "torchcfm"}
@@ -181,5 +180,5 @@ def test_a_public_name_is_found_when_asked_for():
 def test_importing_everything_loads_nothing_that_is_optional():
     packages = sorted({package_of(path) for path in FILES} - {"__init__", "__main__", "server"})
     loaded = loaded_after("\n".join(f"import manta.{package}" for package in packages))
-    optional = {"accelerate", "datasets", "fastapi", "lm_eval", "matplotlib", "ray", "rouge_score", "scipy"}
+    optional = {"accelerate", "datasets", "fastapi", "lm_eval", "matplotlib", "ray", "rouge_score"}
     assert not loaded & (optional | {"sacrebleu", "tensorboard", "torchao", "transformers", "uvicorn"})

@@ -1,16 +1,41 @@
 """The verbs as a person uses them: what they print, where, and with which exit code."""
 
 import json
+import re
+import sys
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from manta.cli import main
+from manta.cli.doctor import DoctorOptions
+from manta.cli.train import TrainOptions
+from manta.config import field_docs
+from manta.data import Tokenizer
+from manta.data.sources import SCHEMES
+from manta.data.tasks import TASKS
+from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
+from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
 from manta.hub import save_model, shipped
+from manta.recipes import Recipe
 
-from ..families.conftest import make_lm
+from ..families.conftest import WORDS, make_lm, random_weights
 
 needs_model = pytest.mark.skipif(not (shipped() / "config.json").exists(), reason="no model ships with this copy")
+
+
+def make_baseline(family: str) -> MaskedLM | AutoregressiveLM:
+    """A small model of another family, with random weights."""
+    tokenizer = Tokenizer.train(list(WORDS) * 3, 512)
+    shape: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "dim": 32, "heads": 2, "prompt_depth": 1, "depth": 1}
+    shape |= {"max_prompt": 12, "max_text": 24}
+    torch.manual_seed(0)
+    masked = family == "masked"
+    net = MaskedModel(MaskedConfig(**shape)) if masked else AutoregressiveModel(AutoregressiveConfig(**shape))
+    random_weights(net)
+    return MaskedLM(net, tokenizer) if isinstance(net, MaskedModel) else AutoregressiveLM(net, tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +101,47 @@ def test_a_bad_request_is_one_line_and_an_exit_code(model, capsys, arguments, co
     assert words in error
 
 
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory) -> str:
+    """A file of prompts; about one in twenty is held out."""
+    file = tmp_path_factory.mktemp("held-out") / "pairs.jsonl"
+    rows = [{"prompt": f"the cat {i}", "text": "rain fell over hills and rain fell"} for i in range(160)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+@pytest.mark.parametrize("family", ["manta", "masked", "ar"])
+def test_a_target_entropy_is_met_or_the_reachable_ones_are_told(held_out, capsys, tmp_path, family):
+    lm = make_lm() if family == "manta" else make_baseline(family)
+    save_model(tmp_path, lm, recipe={}, card="", dtype=torch.float32)
+    command = ["generate", str(tmp_path), "--prompt", "the cat", "--num-steps", "3", "--held-out", held_out]
+    assert main([*command, "--target-entropy", "99"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    least, most = (float(part.split()[0]) for part in re.split("from | to ", error)[1:])
+    assert main([*command, "--target-entropy", str((least + most) / 2), "--json"]) == 0
+    out, error = capsys.readouterr()
+    assert len(lines(out)) == 1 and "human texts 1.55" in error
+    met = float(re.search(r"give ([\d.]+) nats", error)[1])  # pyright: ignore
+    assert abs(met - (least + most) / 2) < 0.1, "few texts: the mean moves in jumps"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--target-entropy", "2"], 2, "--held-out DATA"),
+        (["--escape-scale", "2"], 2, "--held-out DATA"),
+        (["--escape-scale", "-1", "--held-out", "builtin:weather"], 2, "0 or more"),
+        (["--target-entropy", "2", "--temperature", "1", "--held-out", "builtin:weather"], 2, "not both"),
+        (["--target-entropy", "2", "--held-out", "nowhere.jsonl"], 1, "nowhere.jsonl"),
+    ],
+)
+def test_steering_that_cannot_be_measured_says_why(model, capsys, arguments, code, words):
+    assert main(["generate", model, *arguments]) == code
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and words in error
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -121,6 +187,14 @@ def test_training_that_cannot_start_says_why(capsys, tmp_path, arguments, code, 
     assert "Traceback" not in error
 
 
+def test_the_flag_for_tensorboard_reaches_the_recipe(capsys, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    assert main(["train", "builtin:weather", "--tensorboard", "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "manta[log]" in error
+    assert not (tmp_path / "run").exists()
+
+
 def test_training_then_generating_then_the_doctor(capsys, tmp_path):
     file, out = tmp_path / "pairs.jsonl", tmp_path / "run"
     pairs = [{"prompt": f"colour {i % 7}", "text": f"the paint number {i} is rather bright today"} for i in range(80)]
@@ -150,6 +224,24 @@ def test_the_doctor_warns_of_a_poor_file(capsys, tmp_path):
 def test_the_doctor_finds_a_good_file_healthy(capsys):
     assert main(["doctor", "builtin:weather", "--vocab-size", "512"]) == 0
     assert "nothing to warn of" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["sudoku4", "countdown"])
+def test_the_doctor_takes_a_structured_task_as_a_run_does(capsys, monkeypatch, name):
+    from manta.data import tasks
+
+    monkeypatch.setitem(tasks.TASKS, name, replace(tasks.TASKS[name], num_train=1500))
+    assert main(["doctor", f"builtin:{name}", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["figures"]["bytes_per_token"] == 1, "a token a symbol"
+    assert found["warnings"] == []
+
+
+@pytest.mark.parametrize("text", [Recipe, TrainOptions, DoctorOptions])
+def test_the_help_names_every_kind_of_data(text):
+    words = " ".join(field_docs(text).values())
+    kinds = [f"builtin:{name}" for name in ("weather", *TASKS)] + [f"{kind}:" for kind in SCHEMES]
+    assert [kind for kind in kinds if kind not in words] == []
 
 
 @needs_model

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manta.data import Example, medoids, read, with_consensus
+from manta.data import medoids, read
 from manta.data.consensus import similarity
 
 WORDS = st.lists(st.sampled_from(["a", "B", "b", "cat", "the", "."]), max_size=8).map(" ".join)
@@ -52,15 +52,6 @@ def test_extra_candidates_are_judged_by_the_references_alone():
     crowd = ["a dog barked"] * 20
     assert medoids(group, {"p": crowd})["p"] == "the cat sat here"
     assert medoids({}, {"new": ["a b", "a b c", "z"]}) == {"new": "a b"}
-
-
-def test_with_consensus_keeps_the_human_targets():
-    human = [Example("a b c", "p"), Example("a b", "p"), Example("a b d", "p"), Example("alone", "q"), Example("prose")]
-    found = list(with_consensus(iter(human)))
-    assert found == [*human, Example("a b", "p", 1)]
-    taught = list(with_consensus(human, {"q": ["alone too"], "r": ["new"]}))
-    assert taught[: len(human)] == human
-    assert [(e.prompt, e.text, e.tag) for e in taught[5:]] == [("p", "a b", 1), ("q", "alone", 1), ("r", "new", 1)]
 
 
 def test_real_medoids_beat_other_humans(data_dir):

@@ -3,11 +3,12 @@ import lzma
 import sys
 import zipfile
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from manta.data import Example, fingerprint, read
+from manta.data import Example, Tokenizer, fingerprint, read, tokenizer_for
 from manta.data import files as data_files
 from manta.data.files import has_paragraphs
 from manta.errors import DataError, UsageError
@@ -324,5 +325,32 @@ def test_fingerprint_changes_with_the_file(tmp_path):
     path.write_text("one\ntwo\n")
     assert fingerprint(str(path)) != first
     assert fingerprint("builtin:weather", seed=1) != fingerprint("builtin:weather", seed=2)
+    assert fingerprint("builtin:weather") == fingerprint("builtin:weather") != fingerprint("builtin:weather", num=9)
     with pytest.raises(DataError, match="cannot be read"):
         fingerprint(str(tmp_path / "none.txt"))
+
+
+def test_fingerprint_changes_with_the_generator(monkeypatch):
+    """What is drawn counts, not the name: a corpus kept on disk from an older grammar has another fingerprint."""
+    from manta.data.tasks import TASKS
+
+    task = TASKS["sudoku4"]
+    first = fingerprint("builtin:sudoku4")
+
+    def draw(rng, split):
+        return (Example(e.text, (e.prompt or "")[::-1]) for e in task.draw(rng, split))
+
+    monkeypatch.setitem(TASKS, "sudoku4", replace(task, draw=draw))
+    assert fingerprint("builtin:sudoku4") != first
+
+
+# Tokenizers
+
+
+def test_a_named_data_set_has_its_tokenizer(tmp_path):
+    assert tokenizer_for("builtin:sudoku4", 512).symbols == "01234"
+    path = tmp_path / "a.jsonl"
+    rows = [{"prompt": f"colour {i}", "text": f"the paint is number {i}"} for i in range(50)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train = [text for e in read(str(path), "train", 30) for text in (e.prompt or "", e.text)]
+    assert tokenizer_for(str(path), 512, 30).fingerprint() == Tokenizer.train(train, 512).fingerprint()

@@ -357,7 +357,7 @@ def test_splits_are_disjoint_and_draws_are_reproducible() -> None:
     assert list(weather.examples("train", 20, seed=7)) == list(weather.examples("train", 20, seed=7))
     assert list(weather.examples("train", 20, seed=7)) != list(weather.examples("train", 20, seed=8))
     assert list(weather.examples("train", 5)) == list(islice(weather.examples("train"), 5))
-    assert weather.SIZES == {"train": 30_000, "dev": 1_000, "test": 1_000}
+    assert weather.SIZES == {"train": 15_000, "dev": 1_000, "test": 1_000}
 
 
 def test_examples_refuse_a_wrong_request() -> None:

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from manta.data import Tokenizer
+from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
 from manta.families.manta_lm import MantaLM
+from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
 from manta.families.model import MantaConfig, MantaModel
 from manta.spaces import EmbeddingSpaceConfig, LatentSpaceConfig
 
@@ -35,6 +37,26 @@ def make_lm(kind: str = "latent", rate: int = 4) -> MantaLM:
     model = MantaModel(config)
     random_weights(model)
     return MantaLM(model, tokenizer, config.time.build())
+
+
+SMALL = {"dim": 32, "heads": 2, "prompt_depth": 1, "depth": 1, "max_prompt": 12, "max_text": 24}
+
+
+def make_masked() -> MaskedLM:
+    tokenizer = Tokenizer.train(list(WORDS) * 3, 512)
+    torch.manual_seed(0)
+    # Hidden words are told apart by their places alone: relative ones leave ties that rounding would decide.
+    model = MaskedModel(MaskedConfig(vocab_size=tokenizer.vocab_size, absolute_places=True, **SMALL))
+    random_weights(model)
+    return MaskedLM(model, tokenizer)
+
+
+def make_ar() -> AutoregressiveLM:
+    tokenizer = Tokenizer.train(list(WORDS) * 3, 512)
+    torch.manual_seed(0)
+    model = AutoregressiveModel(AutoregressiveConfig(vocab_size=tokenizer.vocab_size, **SMALL))
+    random_weights(model)
+    return AutoregressiveLM(model, tokenizer)
 
 
 @pytest.fixture(scope="module", params=["latent", "embedding"])

@@ -105,6 +105,16 @@ def test_a_cache_that_is_refreshed_every_call_changes_nothing(lm, cache):
     assert all(MASK not in row for row in cached.values())
 
 
+def test_a_free_text_is_the_same_beside_a_text_to_fill():
+    lm = make_masked(absolute_places=True)
+    with torch.no_grad():
+        lm.model.embedding.weight[NULL] *= 4  # ends are frequent, and in a text to fill they count otherwise
+    free = [Request(prompt="the cat", seed=1), Request(prompt="nobody", seed=2)]
+    alone = texts(lm, free, num_steps=6)
+    beside = texts(lm, [free[0], Request(infill="the ___{3} sat on ___ mat", seed=3), free[1]], num_steps=6)
+    assert [beside[0], beside[2]] == [alone[0], alone[1]]
+
+
 @pytest.mark.parametrize("template", ["the ___{3} sat on ___ mat", "___ river", "nobody spoke ___{5}"])
 def test_infill_keeps_what_is_given_and_fills_only_the_blanks(lm, template):
     *_, done = lm.generate([Request(prompt="rain", infill=template, seed=3)], GenerateOptions(num_steps=9))

@@ -282,6 +282,15 @@ def test_a_budget_of_calls_is_kept(name, budget):
 
 
 @pytest.mark.parametrize("kind", ["prefix", "dual"])
+@pytest.mark.parametrize("budget", [2, 3, 5])
+def test_a_budget_is_kept_under_a_cache_that_computes_less(kind, budget):
+    """What lies beyond the span could not be committed in the last call, so that one computes everything."""
+    steps = run(ALL["deferred"], torch.full((1, 40), MASK), max_calls=budget, cache=CacheConfig(kind=kind, refresh=99))
+    assert steps[-1][2] <= budget
+    assert not steps[-1][1].any()
+
+
+@pytest.mark.parametrize("kind", ["prefix", "dual"])
 @pytest.mark.parametrize("name", ["deferred", "block", "confidence, blocks", "threshold"])
 def test_a_cache_computes_the_window_and_less_than_everything(kind, name):
     """The table is local to its words, so every computed span is right, and what was computed is what was asked for."""

@@ -50,16 +50,38 @@ def independent(chance: torch.Tensor):
 CHANCE = torch.tensor([0.1, 1e-9, 0.2, 0.3, 0.15, 0.25])
 
 
-@pytest.mark.parametrize("complementary", [False, True])
-def test_the_loss_is_the_mean_negative_log_likelihood_of_an_exact_model(complementary):
+@pytest.mark.parametrize(
+    ("masking", "supervised"),
+    [({}, 1 / 2), ({"copies": 2}, 3 / 4), ({"copies": 3}, 7 / 8), ({"complementary": True}, 1.0)],
+)
+def test_the_loss_is_the_mean_negative_log_likelihood_of_an_exact_model(masking, supervised):
     tokens = torch.multinomial(CHANCE, 4000 * 8, replacement=True).view(4000, 8)
     mask = torch.ones_like(tokens).bool()
-    config = MaskedObjectiveConfig(complementary=complementary)
+    config = MaskedObjectiveConfig(**masking)
     settings = {"mask_id": MASK, "generator": torch.Generator().manual_seed(0), "config": config}
     loss = masked_cross_entropy(independent(CHANCE), tokens, mask, **settings)
     exact = -CHANCE.log()[tokens].mean()
     assert float(loss.total) == pytest.approx(float(exact), rel=0.05)
-    assert float(loss.parts["supervised"]) == pytest.approx(1.0 if complementary else 0.5, abs=0.03)
+    exactly = masking == {"complementary": True}
+    assert float(loss.parts["supervised"]) == pytest.approx(supervised, abs=1e-6 if exactly else 0.02)
+
+
+def test_complementary_rows_hide_every_word_once():
+    tokens, mask = torch.randint(2, VOCAB, (64, 10)), torch.arange(10) < torch.randint(3, 11, (64, 1))
+    keep = torch.rand(64, 10) < 0.2
+    seen = []
+
+    def denoiser(given):
+        seen.append(given == MASK)
+        return torch.zeros(*given.shape, VOCAB)
+
+    config = MaskedObjectiveConfig(complementary=True)
+    masked_cross_entropy(
+        denoiser, tokens, mask, mask_id=MASK, generator=torch.Generator().manual_seed(0), config=config, keep=keep
+    )
+    first, second = seen[0].chunk(2)
+    assert torch.equal(first ^ second, mask & ~keep)
+    assert not (first & second).any()
 
 
 def test_given_words_are_never_hidden():
@@ -119,7 +141,8 @@ def test_what_cannot_be_is_refused():
     assert set(MASKERS) == {"uniform", "span", "rarity"}
     with pytest.raises(ConfigError, match="unknown masker"):
         masker("syntax")
-    wrong: list[dict[str, Any]] = [{"masker": "x"}, {"weighting": "x"}, {"least_share": 0.0}]
+    wrong: list[dict[str, Any]] = [{"masker": "x"}, {"weighting": "x"}, {"least_share": 0.0}, {"copies": 0}]
+    wrong.append({"copies": 2, "complementary": True})
     for settings in wrong:
         with pytest.raises(ConfigError):
             MaskedObjectiveConfig(**settings)

@@ -21,6 +21,8 @@ from manta.recipes.recipe import seconds
 from manta.spaces import LatentSpaceConfig
 from manta.training import Progress
 
+from ..training.test_log import events
+
 TINY = {
     "data": "builtin:weather",
     "num_examples": 120,
@@ -29,6 +31,7 @@ TINY = {
     "batch_tokens": 512,
     "num_steps": 13,
     "checkpoint_minutes": 0.0,
+    "consensus": "none",
     "model": {"dim": 32, "heads": 2, "prompt_depth": 1, "depth": 1, "space": {"channels": 4}},
 }
 
@@ -105,7 +108,13 @@ def test_consensus_targets_train_and_resume(tmp_path, consensus):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"family": "ar"}, {"model": {**TINY["model"], "space": {"kind": "embedding", "channels": 8}}}]
+    "changes",
+    [
+        {"family": "ar"},
+        {"model": {**TINY["model"], "space": {"kind": "embedding", "channels": 8}}},
+        {"train": {"optimizer": "adamw"}},
+        {"train": {"optimizer": "muon"}},
+    ],
 )
 def test_other_kinds_train_resume_and_load(tmp_path, changes):
     finish(TrainingRun(recipe(**changes), tmp_path / "whole"))
@@ -113,6 +122,26 @@ def test_other_kinds_train_resume_and_load(tmp_path, changes):
     finish(TrainingRun(None, tmp_path / "run", resume=True))
     assert same(tmp_path / "whole", tmp_path / "run")
     assert load(tmp_path / "run").write([None])
+
+
+def test_tensorboard_resumes_without_a_step_twice(tmp_path):
+    pytest.importorskip("tensorboard")
+    run, settings = tmp_path / "run", {"family": "ar", "num_steps": 8, "train": {"tensorboard": True}}
+    finish(TrainingRun(recipe(**settings), run), 5)
+    finish(TrainingRun(None, run, resume=True))
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    shown = events(run)
+    assert [step for step, _ in shown["teacher/loss"]] == [row["global_step"] for row in rows] == list(range(1, 9))
+    values = [value.float_val[0] for _, value in shown["teacher/loss"]]
+    assert values == pytest.approx([row["loss"] for row in rows])
+    assert [step for step, _ in shown["samples/text_summary"]] == [2, 4, 6, 8]
+
+
+def test_tensorboard_that_is_missing_stops_a_run_before_it_has_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(ConfigError, match="tensorboard"):
+        TrainingRun(recipe(train={"tensorboard": True}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_with_a_run_is_not_overwritten(whole):
@@ -150,10 +179,27 @@ def test_resolve_keeps_what_was_set_by_hand():
     assert resolve(found) == found
 
 
-@pytest.mark.parametrize("wrong", [{"vocab_size": 10}, {"num_steps": 1}, {"time_budget": "soon"}, {"warm_start": True}])
+@pytest.mark.parametrize("wrong", [{"vocab_size": 10}, {"num_steps": 1}, {"time_budget": "soon"}, {"batch_tokens": 10}])
 def test_a_recipe_that_cannot_run_is_refused(wrong):
     with pytest.raises(ConfigError):
         from_dict(Recipe, wrong)
+
+
+@pytest.mark.parametrize(
+    ("data", "changes", "teaches"),
+    [
+        ("builtin:weather", {}, True),
+        ("builtin:weather", {"family": "masked"}, False),
+        ("builtin:weather", {"consensus": "none"}, False),
+        ("builtin:sudoku4", {}, False),
+    ],
+)
+def test_a_teacher_answers_the_prompts_of_a_manta_lm_unless_a_rule_does(tmp_path, data, changes, teaches):
+    given = {**TINY, "data": data, "consensus": "auto", "num_steps": 10, "num_examples": 20, **changes}
+    run = TrainingRun(from_dict(Recipe, given), tmp_path / "run")
+    stages = [progress.stage for progress in finish(run)]
+    assert ("teacher" in stages) == teaches
+    assert (tmp_path / "run" / "targets-teacher.jsonl").exists() == teaches
 
 
 @pytest.mark.parametrize(("budget", "size"), [("3m", "nano"), ("15m", "tiny"), ("2h", "small"), (None, "small")])

@@ -53,28 +53,30 @@ def squares(model, batch, generator) -> Loss:
 
 def make_stage(num_steps: int = 60, objective=squares, **config) -> Stage:
     torch.manual_seed(0)
-    settings = {"learning_rate": 0.05, "precision": "float32", "weight_decay": 0.0, **config}
+    settings = {"optimizer": "adamw", "learning_rate": 0.05, "precision": "float32", "weight_decay": 0.0, **config}
     return Stage("fit", nn.Linear(3, 1), objective, Numbers(), num_steps, TrainConfig(**settings), make_generator(7))
 
 
-def test_a_stage_fits_a_line():
-    stage = make_stage(300)
+@pytest.mark.parametrize(("optimizer", "learning_rate"), [("adamw", 0.05), ("muon", 0.2)])
+def test_a_stage_fits_a_line(optimizer, learning_rate):
+    stage = make_stage(300, optimizer=optimizer, learning_rate=learning_rate)
     losses = [progress.loss for progress in train_stage(stage)]
     assert losses[-1] < 1e-3 < losses[0]
     torch.testing.assert_close(stage.model.weight, torch.tensor([[1.0, -2.0, 0.5]]), atol=0.03, rtol=0)  # pyright: ignore
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("cut", [1, 17, 59])
-def test_state_taken_between_two_steps_continues_exactly(cut):
-    whole = make_stage()
+def test_state_taken_between_two_steps_continues_exactly(cut, optimizer):
+    whole = make_stage(optimizer=optimizer)
     list(train_stage(whole))
-    first = make_stage()
+    first = make_stage(optimizer=optimizer)
     run = train_stage(first)
     for _ in range(cut):
         next(run)
     tensors = {k: {n: t.clone() for n, t in group.items()} for k, group in first.tensors().items()}
     state, weights = json.loads(json.dumps(first.state_dict())), first.model.state_dict()
-    second = make_stage()
+    second = make_stage(optimizer=optimizer)
     second.model.load_state_dict(weights)
     second.load(tensors, state)
     list(train_stage(second))

@@ -14,6 +14,10 @@ from manta.errors import MantaError, UsageError
 VERBS = {
     "train": ("manta.cli.train", "train a model on a file, a built-in corpus or a recipe"),
     "generate": ("manta.cli.generate", "write texts with a model"),
+    "evaluate": ("manta.cli.evaluate", "measure a model's texts beside those of its corpus"),
+    "compare": ("manta.cli.compare", "measure several models and settings side by side, in one HTML page"),
+    "diagnose": ("manta.cli.diagnose", "see on one page why models fail and what to change"),
+    "bench": ("manta.cli.bench", "measure speed, start, memory and training rate on this machine"),
     "data": ("manta.cli.data", "export a built-in corpus, or judge texts by its oracle"),
     "doctor": ("manta.cli.doctor", "look for trouble in a data file or a run before it costs time"),
     "demo": ("manta.cli.demo", "see the model that ships write a few sentences"),

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,15 @@ class DoctorOptions:
     """Examine a data file, or a run folder of `manta train`, and warn of what would waste a run."""
 
     target: str = argument()
-    """A file, `builtin:NAME`, `e2e:PATH`, `tinystories:PATH`, `hf:NAME`, or a run folder."""
+    """A .txt, .jsonl or .csv file; builtin:weather; a structured task: builtin:sudoku4, builtin:sudoku9,
+    builtin:countdown, d1-countdown:PATH, sudoku17:PATH (d1-sudoku:PATH is a test set only); e2e:PATH,
+    tinystories:PATH, hf:NAME; or a run folder."""
     max_prompt: int = 64
-    """Longest prompt of the model to be trained, in tokens."""
+    """Longest prompt of the model to be trained, in tokens; a structured task has its own."""
     max_text: int = 96
-    """Longest text, in tokens."""
+    """Longest text, in tokens; a structured task has its own."""
     vocab_size: int = 1024
-    """Tokens of the tokenizer to be trained."""
+    """Tokens of the tokenizer to be trained; a structured task has a token a symbol."""
     json: bool = False
     """Print one JSON object: figures and warnings."""
 
@@ -58,20 +60,18 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _examine_data(options: DoctorOptions) -> tuple[dict[str, Any], list[Finding]]:
-    from dataclasses import asdict
-
-    from manta.data import Tokenizer, describe, read
+    from manta.data import describe, read, task_of, tokenizer_for
 
     print("reading the data twice: tokenizer, then figures", file=sys.stderr)
-    texts = (text for e in read(options.target) for text in (e.prompt or "", e.text) if text)
-    tokenizer = Tokenizer.train(texts, options.vocab_size)
+    tokenizer, task = tokenizer_for(options.target, options.vocab_size), task_of(options.target)
+    if task is not None:  # the lengths that a run takes of itself
+        options = replace(options, max_prompt=task.prompt_length, max_text=task.text_length)
     found = describe(read(options.target), tokenizer, options.max_prompt, options.max_text)
-    return asdict(found), list(_data_findings(found, options))
+    findings = list(_data_findings(found, options))
+    return asdict(found), findings if task is not None else [*findings, *_vocabulary_findings(found, options)]
 
 
 def _data_findings(found: Any, options: DoctorOptions) -> Iterator[Finding]:
-    from manta.data.tokenizers import MIN_VOCAB
-
     if found.examples < 1000:
         yield Finding(f"only {found.examples:,} examples", "expect the model to repeat them; 10,000 is a good start")
     if found.duplicate_share > 0.05:
@@ -88,6 +88,12 @@ def _data_findings(found: Any, options: DoctorOptions) -> Iterator[Finding]:
             f"{found.truncation_share:.0%} of the examples do not fit {options.max_prompt} + {options.max_text} tokens",
             f"set max_text={longest} (99% of the texts fit), or a larger vocab_size",
         )
+
+
+def _vocabulary_findings(found: Any, options: DoctorOptions) -> Iterator[Finding]:
+    """What only concerns a tokenizer that was trained."""
+    from manta.data.tokenizers import MIN_VOCAB
+
     if found.bytes_per_token < 2:
         yield Finding(
             f"{found.bytes_per_token:.1f} bytes a token: the vocabulary does not cover the texts", "double vocab_size"

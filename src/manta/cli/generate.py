@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from manta.cli.options import argument, parse_options
+from manta.cli.steering import check_steering, steer
 from manta.errors import DataError, UsageError
 
 OURS = ("prompt", "infill", "seed", "text", "nfe", "seconds")
@@ -42,6 +43,12 @@ class GenerateVerbOptions:
     """Standard deviation of the initial noise; the style's own without it."""
     temperature: float = 0.0
     """Temperature of the words; 0 takes the most likely one."""
+    target_entropy: float | None = None
+    """Choose the temperature (and guidance) so that a text's words have this mean entropy, in nats; see --held-out."""
+    escape_scale: float = 0.0
+    """Manta-LM: how far what is fed back is moved away from repetition (ACE); 0 is off; see --held-out."""
+    held_out: str | None = None
+    """Data whose split dev --target-entropy and --escape-scale are measured on, named as for manta train."""
     top_k: int | None = None
     """Autoregressive models: sample from the k likeliest words."""
     top_p: float = 1.0
@@ -66,6 +73,8 @@ class GenerateVerbOptions:
     """Network calls for the flow, out of the budget; the model's own split without it."""
     rounds: int | None = None
     """Rounds of the outer loop (decode, re-encode, re-noise, integrate); masked models: of taking words back."""
+    max_tokens: int | None = None
+    """Autoregressive and published masked models (LLaDA, Dream): most tokens of a text."""
     batch_size: int = 64
     """Texts written at once; it does not change them."""
     json: bool = False
@@ -81,11 +90,13 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError(f"--num-samples should be at least 1, received {options.num_samples}")
     if options.input is not None and (options.prompt is not None or options.infill is not None):
         raise UsageError("give --input, or --prompt and --infill, not both")
+    check_steering(options)
     settings = _settings(options)
     requests = list(_requests(options))
     from manta.hub import load
 
     lm = load(options.model or None, device=options.device)
+    settings = steer(lm, options, settings)
     write = _write_json if options.json else _write_terminal if sys.stdout.isatty() else _write_lines
     write(lm, requests, settings)
     return 0
@@ -95,9 +106,9 @@ def _settings(options: GenerateVerbOptions):
     from manta.config import from_dict
     from manta.families.events import GenerateOptions
 
-    names = ("num_steps", "style", "solver", "guidance_scale", "noise_scale", "temperature")
+    names = ("num_steps", "style", "solver", "guidance_scale", "noise_scale", "temperature", "escape_scale")
     names += ("flow_steps", "rounds", "batch_size", "top_k", "top_p", "decoder", "confidence", "threshold")
-    names += ("block_length", "window_masked", "window_width", "cache", "refresh")
+    names += ("block_length", "window_masked", "window_width", "cache", "refresh", "max_tokens")
     return from_dict(GenerateOptions, {name: getattr(options, name) for name in names})
 
 
@@ -107,7 +118,7 @@ def _requests(options: GenerateVerbOptions) -> Iterator[Any]:
 
     lines: list[dict[str, Any]] = [{"prompt": options.prompt, "infill": options.infill}]
     if options.input is not None:
-        lines = list(_read_lines(options.input))
+        lines = list(read_lines(options.input))
     for i, line in enumerate(lines):
         extra = {key: value for key, value in line.items() if key not in OURS}
         for j in range(options.num_samples):
@@ -118,7 +129,8 @@ def _requests(options: GenerateVerbOptions) -> Iterator[Any]:
             yield Request(prompt=line.get("prompt"), infill=line.get("infill"), seed=seed, extra=extra)
 
 
-def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Requests from a file of JSON lines, checked; the line is named in what is wrong with it."""
     try:
         text = path.read_bytes().decode("utf-8")
     except OSError as error:

@@ -17,7 +17,9 @@ class TrainOptions:
     """Train a model: tokenizer, space and policy, in one run folder that can be resumed."""
 
     data: str = argument("")
-    """A text, JSON lines or CSV file, `builtin:weather`, `e2e:PATH`, `tinystories:PATH`, `hf:NAME`; or a recipe."""
+    """A .txt, .jsonl or .csv file; builtin:weather; a structured task: builtin:sudoku4, builtin:sudoku9,
+    builtin:countdown, d1-countdown:PATH, sudoku17:PATH (d1-sudoku:PATH is a test set only); e2e:PATH,
+    tinystories:PATH, hf:NAME; or a recipe.toml."""
     overrides: tuple[str, ...] = argument(())
     """Fields of the recipe, such as `train.learning_rate=1e-3` or `model.space.rate=8`."""
     out: Path | None = None
@@ -34,6 +36,8 @@ class TrainOptions:
     """All randomness of the run."""
     device: str | None = None
     """cpu, cuda or cuda:N; the first GPU if there is one."""
+    tensorboard: bool = False
+    """Write TensorBoard events into the run folder too; needs the extra `log` (also: `train.tensorboard=true`)."""
     resume: bool = False
     """Continue the run in --out, exactly where its last checkpoint stands."""
 
@@ -74,7 +78,8 @@ def _recipe(options: TrainOptions):
     if "time_budget" in given and "num_steps" not in given:
         given["num_steps"] = None
     recipe = from_dict(Recipe, {**to_dict(recipe), **given})
-    return apply_overrides(recipe, options.overrides)
+    overrides = ("train.tensorboard=true", *options.overrides) if options.tensorboard else options.overrides
+    return apply_overrides(recipe, overrides)
 
 
 def _show(training) -> None:

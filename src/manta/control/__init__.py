@@ -25,6 +25,7 @@ from manta.control.stability import (
     corrupt,
     flip_rate,
     perturb,
+    respond,
 )
 from manta.control.stiffness import StrainProfile, peak_strain, strain
 from manta.control.trajectory import (
@@ -70,6 +71,7 @@ __all__ = [
     "random_probes",
     "relaxed_commit",
     "residual_profile",
+    "respond",
     "secant_derivative",
     "simplex_jumps",
     "step_lengths",

@@ -78,7 +78,30 @@ def perturb(
     push = unit_probes(state, 1, generator)[0] * free
     length = push.flatten(1).norm(dim=1)
     push = size * push / length.reshape(-1, *(1,) * (state.ndim - 1))
-    tokens = None
+    return respond(field, state, grid, push, times=times, readout=readout, mask=mask, **options)
+
+
+def respond(
+    field: Field,
+    state: Float[Tensor, "b *event"],
+    grid: Float[Tensor, "points"] | Sequence[float],
+    push: Float[Tensor, "b *event"],
+    *,
+    times: Sequence[float] = (0.2, 0.5, 0.8),
+    readout: Readout | None = None,
+    mask: Bool[Tensor, "b n"] | None = None,
+    **options: Any,
+) -> list[Response]:
+    """Push the state as given; otherwise as `perturb`, which draws the push.
+
+    Args:
+        field, state, grid, times, readout, mask, options: as in `perturb`.
+        push: what is added to the state, of any length above 0; 0 at known positions.
+
+    Returns:
+        A response per time.
+    """
+    tokens, length = None, push.flatten(1).norm(dim=1)
     with torch.no_grad():
         if readout is not None:
             *_, undisturbed = replay(record(field, state, grid, **options), state)
@@ -92,8 +115,8 @@ def perturb(
         responses.append(
             Response(
                 t=error.t,
-                feedback_gain=error.feedback / size,
-                replay_gain=error.replay / size,
+                feedback_gain=error.feedback / length,
+                replay_gain=error.replay / length,
                 feedback_flips=flips[0],
                 replay_flips=flips[1],
             )

@@ -1,11 +1,11 @@
 """Text on its way to a model: sources, tokenizer, corpus on disk, loader; consensus targets and figures."""
 
-from manta.data.consensus import medoids, with_consensus
+from manta.data.consensus import medoids
 from manta.data.corpus import Corpus, CorpusReport, build
 from manta.data.description import Description, describe
 from manta.data.example import CONSENSUS, HUMAN, Example
 from manta.data.loader import Batch, Loader, collate
-from manta.data.sources import fingerprint, read, task_of
+from manta.data.sources import fingerprint, read, task_of, tokenizer_for
 from manta.data.tokenizers import BOS, EOS, MASK, NULL, SPECIALS, Tokenizer
 
 __all__ = [
@@ -30,5 +30,5 @@ __all__ = [
     "medoids",
     "read",
     "task_of",
-    "with_consensus",
+    "tokenizer_for",
 ]

@@ -1,13 +1,11 @@
 """Consensus targets: of several texts that answer one prompt, the one most like the others."""
 
 import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float
-
-from manta.data.example import CONSENSUS, Example
 
 MAX_TEXTS = 256
 """Texts of one prompt that are compared: the cost is their number squared."""
@@ -70,33 +68,6 @@ def medoids(
         elif candidates:
             chosen[prompt] = candidates[0]
     return chosen
-
-
-def with_consensus(
-    examples: Iterable[Example], extra_candidates: Mapping[str, Sequence[str]] | None = None
-) -> Iterator[Example]:
-    """The untouched examples (tag 0), and after them a consensus target (tag 1) for each prompt that allows one.
-
-    A prompt allows one if it has two references, or any extra candidate; a prompt with extra candidates alone is a
-    teacher's. Examples without a prompt pass through. Memory grows with the prompts and their first `MAX_TEXTS`
-    references.
-
-    Args:
-        examples: read once, passed on as they come.
-        extra_candidates: as in `medoids`.
-
-    Yields:
-        Examples.
-    """
-    extra_candidates = extra_candidates or {}
-    groups: dict[str, list[str]] = {}
-    for example in examples:
-        yield example
-        if example.prompt is not None and len(group := groups.setdefault(example.prompt, [])) < MAX_TEXTS:
-            group.append(example.text)
-    for prompt, text in medoids(groups, extra_candidates).items():
-        if len(groups.get(prompt, ())) > 1 or prompt in extra_candidates:
-            yield Example(text, prompt, CONSENSUS)
 
 
 def _f1(rows: Sequence[Sequence[Hashable]], first: int) -> Float[np.ndarray, "c k"]:

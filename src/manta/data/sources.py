@@ -1,9 +1,11 @@
 """Data by name: a file, `e2e:PATH` and the like, `builtin:NAME` or `hf:NAME`, split into train, dev and test."""
 
+import json
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from io import BufferedIOBase
 from itertools import islice
 from pathlib import Path
@@ -13,10 +15,13 @@ from manta.data import files
 from manta.data.example import Example
 from manta.data.hashing import SPLITS, split_of
 from manta.data.tasks import TASK_OF_SCHEME, TASKS, Task, published
+from manta.data.tokenizers import Tokenizer
 from manta.errors import DataError, UsageError
 
 SCHEMES = ("e2e", "tinystories", *TASK_OF_SCHEME, "builtin", "hf")
 _E2E_FILES = {"train": "trainset.csv", "dev": "devset.csv", "test": "testset_w_refs.csv"}
+FINGERPRINTED = 64
+"""Examples of a drawn corpus that stand for all of it in its fingerprint."""
 _HF_SPLITS = {"train": ("train",), "dev": ("validation", "dev", "valid"), "test": ("test",)}
 
 
@@ -76,24 +81,56 @@ def read(name: str, split: str = "train", num: int | None = None, *, seed: int =
 
 
 def fingerprint(name: str, split: str = "train", num: int | None = None, *, seed: int = 0) -> str:
-    """A line that changes when a named source does: its name, split, number, and its file's size and time of change.
+    """A line that changes when a named source does.
+
+    It holds name, split and number; of a file size and time of change; of a drawn corpus the seed and a hash of its
+    first `FINGERPRINTED` examples, which change with the grammar or the generator.
 
     Raises:
         DataError: the file is missing.
     """
     scheme, _, rest = name.partition(":")
-    drawn = scheme in ("builtin", "d1-countdown")
-    line = f"{name} split={split} num={num}" + (f" seed={seed}" if drawn else "")
-    if scheme in ("builtin", "hf"):
+    line = f"{name} split={split} num={num}"
+    if scheme == "hf":
         return line
-    path = Path(rest if scheme in SCHEMES else name).expanduser()
+    if scheme != "builtin":
+        line += _file_state(Path(rest if scheme in SCHEMES else name).expanduser(), scheme)
+    if scheme in ("builtin", "d1-countdown"):
+        first = read(name, split, FINGERPRINTED if num is None else min(num, FINGERPRINTED), seed=seed)
+        rows = json.dumps([(example.prompt, example.text) for example in first])
+        line += f" seed={seed} content={blake2b(rows.encode(), digest_size=8).hexdigest()}"
+    return line
+
+
+def _file_state(path: Path, scheme: str) -> str:
+    """Size and time of change of a file, or of the files of a folder."""
     try:
         pattern = "*.jsonl" if scheme == "d1-countdown" else "*.csv"
         parts = sorted(path.rglob(pattern)) if path.is_dir() else [path]
         stats = [part.stat() for part in parts]
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; check its name and permissions") from error
-    return line + "".join(f" {stat.st_size}:{stat.st_mtime_ns}" for stat in stats)
+    return "".join(f" {stat.st_size}:{stat.st_mtime_ns}" for stat in stats)
+
+
+def tokenizer_for(name: str, vocab_size: int, num: int | None = None) -> Tokenizer:
+    """The tokenizer of a named data set.
+
+    Args:
+        name: as in `read`.
+        vocab_size: tokens of a trained one, specials included.
+        num: train on at most so many examples; None for all.
+
+    Returns:
+        A token a symbol for a structured task; else byte-level BPE of the train split's prompts and texts.
+
+    Raises:
+        DataError: the source is missing or broken.
+    """
+    if (task := task_of(name)) is not None:
+        return Tokenizer.of_symbols(task.symbols)
+    examples = read(name, "train", num)
+    return Tokenizer.train((text for e in examples for text in (e.prompt, e.text) if text), vocab_size)
 
 
 def task_of(name: str) -> Task | None:

@@ -4,6 +4,7 @@ Its parts carry the names of Manta-LM's (`embedding`, `memory_encoder`, a trunk 
 trained one can serve as a teacher and as the policy's first weights.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -79,10 +80,12 @@ class AutoregressiveModel(PromptedModel):
 
     def forward(self, tokens: Int64[Tensor, "b n"], memory: Memory) -> Float[Tensor, "b n v"]:
         """Logits of the token after each of `tokens`, the first of which is `begin`."""
+        return F.linear(self.hidden(tokens, memory), self.embedding.weight)
+
+    def hidden(self, tokens: Int64[Tensor, "b n"], memory: Memory) -> Float[Tensor, "b n d"]:
+        """What the logits are read from, of the same arguments."""
         context = OperatorContext(torch.arange(tokens.shape[1], device=tokens.device))
-        projected = self.trunk.project(memory.states, memory.mask)
-        hidden = self.trunk(self.embed(tokens), context, memory=projected)
-        return F.linear(hidden, self.embedding.weight)
+        return self.trunk(self.embed(tokens), context, memory=self.trunk.project(memory.states, memory.mask))
 
 
 def shifted(model: AutoregressiveModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -248,7 +251,7 @@ class AutoregressiveLM(Writer):
         steps = decode(
             self.model,
             memory,
-            max_tokens=self.model.config.max_text + 1,
+            max_tokens=min(self.model.config.max_text + 1, options.max_tokens or sys.maxsize),
             temperature=options.temperature,
             top_k=options.top_k,
             top_p=options.top_p,

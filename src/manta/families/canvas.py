@@ -44,19 +44,9 @@ def parse_template(text: str, tokenizer: Tokenizer, *, rate: int, max_cells: int
     Raises:
         RequestError: without a blank, with a blank of no or too many tokens, or longer than the model's canvas.
     """
-    if not _BLANK.search(text):
-        raise RequestError("the text to fill has no blank; write ___ (or ___{n} for up to n tokens) where text may go")
     tokens: list[int] = []
-    end = 0
-    for blank in _BLANK.finditer(text):
-        # A space before a blank belongs to the word that fills it: byte-level tokens carry their leading space.
-        tokens += tokenizer.encode(text[end : blank.start()].rstrip(" "), start=end == 0)
-        size = int(blank[1]) if blank[1] else DEFAULT_BLANK
-        if not 1 <= size <= max_cells * rate:
-            raise RequestError(f"a blank takes 1 to {max_cells * rate} tokens, received {blank[0]!r}")
-        tokens += [MASK] * size
-        end = blank.end()
-    tokens += tokenizer.encode(text[end:], start=False)
+    for given, blank in pieces_of(text, max_cells * rate):
+        tokens += tokenizer.encode(given, start=not tokens) + [MASK] * blank
     cells = len(tokens) // rate + 1
     if cells > max_cells:
         raise RequestError(
@@ -65,6 +55,31 @@ def parse_template(text: str, tokenizer: Tokenizer, *, rate: int, max_cells: int
         )
     tokens += [NULL] * (cells * rate - len(tokens))
     return Template(torch.tensor(tokens))
+
+
+def pieces_of(text: str, most: int) -> list[tuple[str, int]]:
+    """Cut a text at its blanks: what is given, and the tokens of the blank after it, 0 at the end.
+
+    A space before a blank belongs to the word that fills it, as byte-level tokens carry their leading space.
+
+    Args:
+        text: with at least one blank, `___` or `___{n}`.
+        most: tokens of the longest blank.
+
+    Raises:
+        RequestError: without a blank, or with one of no or too many tokens.
+    """
+    pieces: list[tuple[str, int]] = []
+    end = 0
+    for blank in _BLANK.finditer(text):
+        size = int(blank[1]) if blank[1] else DEFAULT_BLANK
+        if not 1 <= size <= most:
+            raise RequestError(f"a blank takes 1 to {most} tokens, received {blank[0]!r}")
+        pieces.append((text[end : blank.start()].rstrip(" "), size))
+        end = blank.end()
+    if not pieces:
+        raise RequestError("the text to fill has no blank; write ___ (or ___{n} for up to n tokens) where text may go")
+    return [*pieces, (text[end:], 0)]
 
 
 def prompt_tokens(request: Request, tokenizer: Tokenizer, limit: int) -> list[int]:

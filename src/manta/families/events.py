@@ -38,6 +38,9 @@ class GenerateOptions:
     """Standard deviation of the initial noise; None: 1 for `diverse`, 0.5 for `consensus`."""
     temperature: float = 0.0
     """Temperature of the words; 0 takes the most likely one."""
+    escape_scale: float = 0.0
+    """Manta-LM: how far, in units of the state, what is fed back is moved away from the direction in which its texts
+    repeat (`flow.escape`); 0 is off; anything else needs the model to know the direction (`MantaLM.repetition`)."""
     decoder: Literal["", "deferred", "block", "threshold", "confidence", "remask", "first_hitting"] = ""
     """Masked models: how words are committed; empty: the model's own, else deferred commitment."""
     confidence: Literal["probability", "margin", "entropy"] = "probability"
@@ -62,6 +65,9 @@ class GenerateOptions:
     """Calls that carry the plan; None: the model's own split of the budget; 0: none, the words come without a plan."""
     rounds: int | None = None
     """Rounds of the outer loop (decode, re-encode, re-noise, integrate); None: the model's own choice."""
+    max_tokens: int | None = None
+    """Autoregressive and published masked models: most tokens of a text; None: as many as the model writes, 128 of a
+    published one."""
     batch_size: int = 64
     """Texts written at once."""
 
@@ -70,12 +76,16 @@ class GenerateOptions:
             raise UsageError(f"--num-steps is a budget of network calls, at least 1; received {self.num_steps}")
         if self.batch_size < 1:
             raise UsageError(f"--batch-size should be at least 1, received {self.batch_size}")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise UsageError(f"--max-tokens should be at least 1, received {self.max_tokens}")
         if self.temperature < 0 or (self.noise_scale is not None and self.noise_scale < 0):
             raise UsageError("--temperature and --noise-scale should be 0 or more")
         if (self.top_k is not None and self.top_k < 1) or not 0 < self.top_p <= 1:
             raise UsageError(f"--top-k should be at least 1 and --top-p in (0, 1], received {self.top_k}, {self.top_p}")
         if self.guidance_scale < 0:
             raise UsageError(f"--guidance-scale should be 0 or more (1 is off), received {self.guidance_scale}")
+        if self.escape_scale < 0:
+            raise UsageError(f"--escape-scale should be 0 or more (0 is off), received {self.escape_scale}")
         if self.flow_steps is not None and self.flow_steps < 0:
             raise UsageError(f"--flow-steps should be 0 or more, received {self.flow_steps}")
 

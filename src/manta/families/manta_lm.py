@@ -22,7 +22,7 @@ from manta.families.canvas import Template, prompt_tokens, template_of
 from manta.families.events import Event, GenerateOptions, Request, Writer
 from manta.families.model import Action, MantaModel
 from manta.families.prompted import NO_PROMPT, Memory
-from manta.flow import SOLVERS, LinearPath, SolverState, guided, solve, steps_within
+from manta.flow import SOLVERS, LinearPath, SolverState, escaping, guided, solve, steps_within
 from manta.flow.time_density import TimeDensity
 from manta.nets.vector_field import Condition
 from manta.runtime import make_generator
@@ -78,6 +78,8 @@ class MantaLM(Writer):
     ) -> None:
         self.model, self.tokenizer, self.density = model.eval(), tokenizer, density
         self.splits = splits or {}
+        self.repetition: Tensor | None = None
+        """Direction in which texts repeat, "c" (`metrics.repetition.learn_repetition`), for `escape_scale`."""
         self._empty: Memory | None = None
         """The memory of no prompt, for guidance: the same for every request, so it is encoded once a model."""
 
@@ -127,6 +129,11 @@ class MantaLM(Writer):
             UsageError: for options that do not fit each other.
         """
         options = options or GenerateOptions()
+        if options.escape_scale and self.repetition is None:
+            raise UsageError(
+                "an escape from repetition needs its direction: set the model's `repetition` to what "
+                "manta.metrics.repetition.learn_repetition measures"
+            )
         split = self.split(options)
         limit = self.model.config.max_prompt
         prompts = [prompt_tokens(request, self.tokenizer, limit) for request in requests]
@@ -202,14 +209,18 @@ class MantaLM(Writer):
                 yield
 
     def _policy(self, memory: Memory, page: "Page", options: GenerateOptions) -> "_Policy":
-        cond = self.model.condition(memory, page.mask)
-        if options.guidance_scale == 1:
-            return _Policy(self.model, page, cond)
-        if self._empty is None:
-            nothing = torch.zeros(1, 0, dtype=torch.long, device=self.device)
-            none = torch.zeros(1, dtype=torch.long, device=self.device)
-            self._empty = self.model.memory(nothing, none, none + NO_PROMPT)
-        return _Policy(self.model, page, cond, self.model.condition(self._empty, page.mask), options.guidance_scale)
+        null = None
+        if options.guidance_scale != 1:
+            if self._empty is None:
+                nothing = torch.zeros(1, 0, dtype=torch.long, device=self.device)
+                none = torch.zeros(1, dtype=torch.long, device=self.device)
+                self._empty = self.model.memory(nothing, none, none + NO_PROMPT)
+            null = self.model.condition(self._empty, page.mask)
+        policy = _Policy(self.model, page, self.model.condition(memory, page.mask), null, options.guidance_scale)
+        if options.escape_scale:
+            assert self.repetition is not None, "generate refuses to escape from nothing"
+            policy.field = escaping(policy.field, self.repetition, options.escape_scale)
+        return policy
 
     def _choose(
         self, logits: Float[Tensor, "b n v"], page: "Page", batch: "_Batch", options: GenerateOptions
@@ -330,6 +341,30 @@ class Page:
         self.asked = null | (ranked < count[:, None]) if share > 0 else torch.zeros_like(null)
 
 
+def act_beside(
+    model: MantaModel,
+    state: Float[Tensor, "b m c"],
+    t: Float[Tensor, "*time"],
+    *,
+    cond: Condition,
+    self_cond: Tensor | None = None,
+) -> Action:
+    """One action of the policy beside settled words, which in the embedding space are known states, at t = 1.
+
+    Args:
+        model: the nets.
+        state: the present state.
+        t: its time, "b" or "b m".
+        cond: prompt, canvas and the words settled.
+        self_cond: the policy's last estimate.
+    """
+    if isinstance(model.space, EmbeddingSpace):
+        known = cond.mask & (cond.settled != MASK)
+        state = torch.where(known[..., None], model.space.clean(cond.settled), state)
+        t = (t if t.ndim == 2 else t[:, None].expand(known.shape)).masked_fill(known, 1.0)
+    return model.act(state, t, cond=cond, self_cond=self_cond)
+
+
 class _Policy:
     """The policy at work on a page: each action sees the words settled by then.
 
@@ -352,15 +387,9 @@ class _Policy:
             self.field = guided(self.field, self._acting("null", null), guidance_scale)
 
     def _acting(self, name: str, condition: Condition) -> Callable[..., Tensor]:
-        space = self.model.space
-
         def field(state: Tensor, t: Tensor, *, cond: Any = None, self_cond: Tensor | None) -> Tensor:
-            settled = self.page.settled
-            if isinstance(space, EmbeddingSpace):  # a settled word is a known state
-                known = self.page.mask & ~self.page.asked
-                state = torch.where(known[..., None], space.clean(settled), state)
-                t = t[:, None].expand(known.shape).masked_fill(known, 1.0)
-            action = self.model.act(state, t, cond=replace(condition, settled=settled), self_cond=self_cond)
+            seen = replace(condition, settled=self.page.settled)
+            action = act_beside(self.model, state, t, cond=seen, self_cond=self_cond)
             self.actions[name] = action
             return action.estimate
 

@@ -1,6 +1,6 @@
 """Masked-diffusion models: the same prompt memory and blocks as Manta-LM's policy, without a state or a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -25,6 +25,7 @@ from manta.masked import (
     LikelihoodBound,
     MaskedObjectiveConfig,
     RemaskConfig,
+    SpanDenoiser,
     WordSampler,
     decode,
     likelihood_bound,
@@ -180,7 +181,7 @@ class MaskedMatching:
         canvas = lay_out(batch, 1, self.layout, generator)
         memory = read_prompt(model, batch, self.layout, generator)
         blank = canvas.hole.any(1, keepdim=True)
-        times = 2 if self.config.complementary else 1
+        times = self.config.times
         mask = canvas.mask.repeat(times, 1)
         projected = model.trunk.project(memory.states.repeat(times, 1, 1), memory.mask.repeat(times, 1))
         loss = masked_cross_entropy(
@@ -210,6 +211,102 @@ def bound(model: MaskedModel, batch: Batch, generator: torch.Generator, *, num_s
         generator=generator,
         num_samples=num_samples,
     )
+
+
+def chosen_decoder(options: GenerateOptions, own: DecoderConfig | None = None) -> DecoderConfig:
+    """The decoder of a request: its options', else the model's own, else deferred commitment.
+
+    Args:
+        options: of the request.
+        own: the model's, if it has one.
+
+    Raises:
+        UsageError: for a setting that the decoder does not have.
+    """
+    given = {
+        name: value
+        for name in ("threshold", "block_length", "window_masked", "window_width", "rounds")
+        if (value := getattr(options, name)) is not None
+    }
+    base = DECODERS[options.decoder]() if options.decoder else (own or DECODERS["deferred"]())
+    try:
+        return replace(base, **given)
+    except TypeError as error:
+        raise UsageError(f"the {base.kind} decoder has no setting {', '.join(given)} ({error})") from error
+
+
+def write_canvas(
+    denoiser: SpanDenoiser,
+    tokens: Int64[Tensor, "b n"],
+    decoder: DecoderConfig,
+    options: GenerateOptions,
+    *,
+    mask_id: int,
+    generators: Sequence[torch.Generator],
+    width: int,
+    end_id: int | None,
+    ends_last: bool,
+    max_calls: int,
+) -> Iterator[Canvas]:
+    """Write a batch of canvases as the options of a request say; see `manta.masked.decode` for the arguments.
+
+    Args:
+        denoiser: logits of a span.
+        tokens: the canvases, the mask token where words go.
+        decoder: what to commit; those that ask for a number of calls get `max_calls`.
+        options: temperature, confidence and cache.
+        mask_id, end_id, ends_last: the tokens that mean something.
+        generators: one a row.
+        width: positions of the largest canvas, whatever the batch.
+        max_calls: budget of network calls.
+    """
+    if isinstance(decoder, ConfidenceConfig | RemaskConfig):
+        decoder = replace(decoder, num_steps=max_calls)
+    return decode(
+        denoiser,
+        tokens,
+        decoder.build(),
+        mask_id=mask_id,
+        sampler=WordSampler(options.temperature, generators, width, confidence=options.confidence),
+        cache=CacheConfig(kind=options.cache, refresh=options.refresh),
+        end_id=end_id,
+        ends_last=ends_last,
+        max_calls=max_calls,
+    )
+
+
+def canvas_events(
+    canvas: Canvas, mask: Bool[Tensor, "b n"], text_of: Callable[[list[int]], str], encode: int, kind: EventKind
+) -> list[Event]:
+    """What has become of each row; its time is the share of its canvas that is written.
+
+    Args:
+        canvas: as it stands.
+        mask: True on each row's canvas.
+        text_of: the text of a row's tokens, those without a word among them.
+        encode: network calls made before the canvas's.
+        kind: of the events.
+    """
+    events, processed = [], canvas.processed // len(mask)
+    for row in range(len(mask)):
+        words = canvas.tokens[row][mask[row]].tolist()
+        sure = canvas.confidence[row][mask[row]].clamp(0, 1).mean().item()
+        share = 1 - canvas.masked[row].sum().item() / max(1, int(mask[row].sum()))
+        events.append(Event(kind, row, text_of(words), tuple(words), share, sure, canvas.calls + encode, processed))
+    return events
+
+
+def batches(filled: Sequence[bool], size: int) -> Iterator[list[int]]:
+    """Which requests are written together: texts to fill apart from free ones, as their ends are settled otherwise.
+
+    Args:
+        filled: True for a text to fill.
+        size: most requests of a batch.
+    """
+    for kind in (False, True):
+        alike = [index for index, fill in enumerate(filled) if fill == kind]
+        for begin in range(0, len(alike), size):
+            yield alike[begin : begin + size]
 
 
 class MaskedLM(Writer):
@@ -247,29 +344,14 @@ class MaskedLM(Writer):
         prompts = [prompt_tokens(request, self.tokenizer, config.max_prompt) for request in requests]
         templates = [template_of(request, self.tokenizer, rate=1, max_cells=limit) for request in requests]
         size = options.batch_size if options.cache == "none" else 1
-        for begin in range(0, len(requests), size):
-            chosen = list(range(begin, min(begin + size, len(requests))))
+        for chosen in batches([template is not None for template in templates], size):
             rows = [(prompts[i], templates[i], make_generator(requests[i].seed)) for i in chosen]
             for events in self._write(rows, options):
-                yield from (replace(event, index=event.index + begin) for event in events)
+                yield from (replace(event, index=chosen[event.index]) for event in events)
 
     def decoder_for(self, options: GenerateOptions) -> DecoderConfig:
-        """The decoder of a request: its options', else the model's own, else deferred commitment.
-
-        Raises:
-            UsageError: for a setting that the decoder does not have.
-        """
-        given = {
-            name: value
-            for name in ("threshold", "block_length", "window_masked", "window_width", "rounds")
-            if (value := getattr(options, name)) is not None
-        }
-        base = DECODERS[options.decoder]() if options.decoder else (self.decoder or DECODERS["deferred"]())
-        try:
-            return replace(base, **given)
-        except TypeError as error:
-            kind = base.kind
-            raise UsageError(f"the {kind} decoder has no setting {', '.join(given)} ({error})") from error
+        """The decoder of a request, see `chosen_decoder`."""
+        return chosen_decoder(options, self.decoder)
 
     def _write(
         self, rows: list[tuple[list[int], Template | None, torch.Generator]], options: GenerateOptions
@@ -283,23 +365,18 @@ class MaskedLM(Writer):
         if options.cache != "none" and not attention:
             raise UsageError(f"the {options.cache} cache needs softmax attention; choose --cache none")
         denoiser = (CachedDenoiser if attention else FullDenoiser)(self.model, mask, memory)
-        decoder, budget = self.decoder_for(options), max(1, options.num_steps - encode)
-        if isinstance(decoder, ConfidenceConfig | RemaskConfig):
-            decoder = replace(decoder, num_steps=budget)
-        sampler = WordSampler(
-            options.temperature, generators, self.model.config.max_text + 2, confidence=options.confidence
-        )
         canvas: Canvas | None = None
-        for canvas in decode(
+        for canvas in write_canvas(
             denoiser,
             tokens,
-            decoder.build(),
+            self.decoder_for(options),
+            options,
             mask_id=MASK,
-            sampler=sampler,
-            cache=CacheConfig(kind=options.cache, refresh=options.refresh),
+            generators=generators,
+            width=self.model.config.max_text + 2,
             end_id=NULL,
             ends_last=free,
-            max_calls=budget,
+            max_calls=max(1, options.num_steps - encode),
         ):
             yield self._events(canvas, mask, int(encode), "draft")
         assert canvas is not None, "a canvas has something to write"
@@ -338,12 +415,7 @@ class MaskedLM(Writer):
         return tokens, mask
 
     def _events(self, canvas: Canvas, mask: Bool[Tensor, "b n"], encode: int, kind: EventKind) -> list[Event]:
-        """What has become of each row; its time is the share of its canvas that is written."""
-        events, processed = [], canvas.processed // len(mask)
-        for row in range(len(mask)):
-            words = canvas.tokens[row][mask[row]].tolist()
-            sure = canvas.confidence[row][mask[row]].clamp(0, 1).mean().item()
-            text = self.tokenizer.decode([t for t in words if t not in (NULL, MASK)]).strip()
-            share = 1 - canvas.masked[row].sum().item() / max(1, int(mask[row].sum()))
-            events.append(Event(kind, row, text, tuple(words), share, sure, canvas.calls + encode, processed))
-        return events
+        return canvas_events(canvas, mask, self._text, encode, kind)
+
+    def _text(self, words: list[int]) -> str:
+        return self.tokenizer.decode([t for t in words if t not in (NULL, MASK)]).strip()

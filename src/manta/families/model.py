@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from manta.data import MASK
+from manta.data import BOS, MASK
 from manta.errors import ConfigError
 from manta.families.prompted import Memory, PromptedModel
 from manta.flow.time_density import TimeDensityConfig
@@ -42,6 +42,8 @@ class MantaConfig:
     """Most tokens of a text."""
     absolute_places: bool = False
     """Tell prompt and text the absolute place of each token: for texts that answer their prompt place by place."""
+    shifted: bool = True
+    """Each place reads the word before it too, which lets a teacher's weights mean the same in the policy."""
     operator: OperatorChoice = field(default_factory=AttentionConfig)
     """The policy's integral operator."""
     space: SpaceChoice = field(default_factory=LatentSpaceConfig)
@@ -101,6 +103,7 @@ class MantaModel(PromptedModel):
             heads=config.heads,
             rate=self.space.rate,
             estimates=isinstance(self.space, LatentSpace),
+            shifted=config.shifted,
         )
 
     def condition(
@@ -118,8 +121,11 @@ class MantaModel(PromptedModel):
 
     def act(self, state: Tensor, t: Tensor, *, cond: Condition, self_cond: Tensor | None = None) -> Action:
         """The policy: one network call. Arguments as in `VectorField`."""
-        words = self.embed(cond.settled)
-        hidden = self.field(state, t, words, cond=cond, self_cond=self_cond)
+        before = None
+        if self.config.shifted:
+            first = torch.full_like(cond.settled[:, :1], BOS)
+            before = self.embed(torch.cat([first, cond.settled[:, :-1]], 1))
+        hidden = self.field(state, t, self.embed(cond.settled), before, cond=cond, self_cond=self_cond)
         if isinstance(self.space, LatentSpace):
             return Action(self.field.estimate(hidden), hidden)
         times = t if t.ndim == 2 else t[:, None].expand(state.shape[:2])

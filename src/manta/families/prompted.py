@@ -65,6 +65,11 @@ class PromptedModel(nn.Module):
         x = self.embedding(tokens)
         return x if self.places is None else x + self.places.weight[start : start + tokens.shape[1]]
 
+    def embed_weights(self, weights: Float[Tensor, "b n v"]) -> Float[Tensor, "b n d"]:
+        """Expected embeddings: tokens given as weights over the vocabulary, so that a gradient can reach them."""
+        x = weights @ self.embedding.weight
+        return x if self.places is None else x + self.places.weight[: weights.shape[1]]
+
     def memory(
         self,
         prompt: Int64[Tensor, "b p"],

@@ -13,6 +13,7 @@ from manta.flow.closed_loop import (
     refine,
     replay,
 )
+from manta.flow.escape import escaping, repetition_direction
 from manta.flow.guidance import guided
 from manta.flow.objective import (
     FlowObjectiveConfig,
@@ -49,6 +50,7 @@ __all__ = [
     "TimeDensity",
     "TimeDensityConfig",
     "disturbance_errors",
+    "escaping",
     "euler",
     "expected_embedding",
     "feedback",
@@ -63,6 +65,7 @@ __all__ = [
     "record",
     "refine",
     "renoise",
+    "repetition_direction",
     "replay",
     "solve",
     "steps_within",

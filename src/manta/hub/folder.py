@@ -118,6 +118,22 @@ def load(path: str | Path | None = None, *, device: str | None = None) -> Langua
     raise ModelError(f"{folder} holds a model of the unknown family {config['family']!r}; update manta")
 
 
+def model_config(path: str | Path | None = None) -> dict[str, Any]:
+    """What a model folder records of itself: family, shape, recipe and the fingerprint of its tokenizer.
+
+    Args:
+        path: as for `load`.
+
+    Returns:
+        The contents of its `config.json`; empty for a checkpoint that manta did not write.
+
+    Raises:
+        ModelError: when the folder is missing, damaged, or of another format.
+    """
+    folder = shipped() if path is None else _find(path)
+    return {} if find_foreign(folder) is not None else _read_config(folder)
+
+
 def _find(path: str | Path) -> Path:
     folder = Path(path)
     if (folder / "model" / "config.json").is_file():

@@ -155,6 +155,8 @@ def decode(
     while not bool(policy.done(canvas).all()):
         left, right = policy.span(canvas)
         start, stop = span.of(canvas, left, right)
+        if max_calls is not None and canvas.calls + 1 >= max_calls:
+            start, stop = 0, tokens.shape[1]  # what is left has to be committed now, wherever it is
         logits = denoiser(canvas.tokens, start, stop).float()
         logits[..., mask_id] = -torch.inf
         canvas.calls += 1

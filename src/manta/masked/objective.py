@@ -24,8 +24,10 @@ class MaskedObjectiveConfig:
     """Which words: `uniform`, `span` (runs) or `rarity` (rare words more often)."""
     least_share: float = 1e-3
     """Least share of hidden words."""
+    copies: int = 1
+    """Times that each text enters a step, each time under a mask of its own."""
     complementary: bool = False
-    """Train each text a second time with the complement hidden, so that every word is supervised in every step."""
+    """Each text enters a step twice, the second time with the complement hidden: every word is supervised."""
     weighting: str = "likelihood"
     """`likelihood` weighs a row by 1/share, the bound of LLaDA and MDLM; `mean` weighs hidden words alike."""
 
@@ -36,6 +38,15 @@ class MaskedObjectiveConfig:
             raise ConfigError(f"weighting should be 'likelihood' or 'mean', received {self.weighting!r}")
         if not 0 < self.least_share < 1:
             raise ConfigError(f"least_share should lie in (0, 1), received {self.least_share}")
+        if self.copies < 1 or (self.complementary and self.copies > 1):
+            raise ConfigError(
+                f"copies should be at least 1, and 1 with complementary masks, which are two; received {self.copies}"
+            )
+
+    @property
+    def times(self) -> int:
+        """Rows of a step for each text."""
+        return 2 if self.complementary else self.copies
 
 
 def masked_cross_entropy(
@@ -53,10 +64,11 @@ def masked_cross_entropy(
         t ~ U(0, 1),  p = (1 − ε) t + ε,  loss = 1/(b·n) Σ_i [i hidden] −log p_θ(token_i | rest) / p
 
     an upper bound of the negative log-likelihood a word (Sahoo et al., MDLM, arXiv 2406.07524; Nie et al., LLaDA,
-    arXiv 2502.09992). The shares of a batch are stratified, one from each of b strata.
+    arXiv 2502.09992). The shares of a batch are stratified, one from each of b strata. Of a text's complementary
+    masks each has the marginal law of a single one but for the least share, so the expected loss is the same.
 
     Args:
-        denoiser: logits of every position given the words left.
+        denoiser: logits of every position given the words left, of `config.times` rows a text, copy after copy.
         tokens: the texts.
         mask: True where a word counts.
         mask_id: token that stands for a hidden word.
@@ -68,22 +80,23 @@ def masked_cross_entropy(
         `Loss` with parts `nats` (a hidden word, unweighted) and `supervised` (share of the words that were supervised
         in this step).
     """
+    texts, words = len(tokens), mask if keep is None else mask & ~keep
+    if not config.complementary:
+        tokens, words = tokens.repeat(config.copies, 1), words.repeat(config.copies, 1)
     b = len(tokens)
     strata = (torch.randperm(b, generator=generator) + torch.rand(b, generator=generator)) / b
     share = (config.least_share + (1 - config.least_share) * strata).to(tokens.device)
-    free = mask if keep is None else mask & ~keep
-    hidden = masker(config.masker)(tokens, free, share, generator)
+    hidden = masker(config.masker)(tokens, words, share, generator)
     if config.complementary:
-        tokens, mask = tokens.repeat(2, 1), mask.repeat(2, 1)
         share = torch.cat([share, (1 - share).clamp_min(config.least_share)])
-        hidden = torch.cat([hidden, free & ~hidden])
-        free = free.repeat(2, 1)
+        hidden = torch.cat([hidden, words & ~hidden])
+        tokens, words = tokens.repeat(2, 1), words.repeat(2, 1)
     logits = denoiser(tokens.masked_fill(hidden, mask_id))
     nats = F.cross_entropy(logits[hidden].float(), tokens[hidden], reduction="none")
     weight = (1 / share)[:, None].expand(hidden.shape)[hidden] if config.weighting == "likelihood" else 1.0
-    total = (nats * weight).sum() / (free.sum() if config.weighting == "likelihood" else max(1, len(nats)))
-    seen = hidden.view(2, b, -1).any(0) if config.complementary else hidden
-    supervised = seen.sum() / free[:b].sum().clamp_min(1)
+    total = (nats * weight).sum() / (words.sum() if config.weighting == "likelihood" else max(1, len(nats)))
+    seen = hidden.view(config.times, texts, -1).any(0)
+    supervised = seen.sum() / words[:texts].sum().clamp_min(1)
     return Loss(total, {"nats": nats.detach().mean() if len(nats) else total.detach(), "supervised": supervised})
 
 

@@ -24,6 +24,7 @@ from manta.metrics.mauve import Mauve, MauveConfig, frontier_area, mauve
 from manta.metrics.overlap import bleu, chrf, rouge
 from manta.metrics.perplexity import Judge, JudgedQuality, judge_quality
 from manta.metrics.slots import SlotReport, slot_error_rate, slot_errors
+from manta.metrics.target_entropy import Met, Tried, meet_entropy
 
 __all__ = [
     "Copying",
@@ -36,8 +37,10 @@ __all__ = [
     "JudgedQuality",
     "Mauve",
     "MauveConfig",
+    "Met",
     "SlotReport",
     "Tokenize",
+    "Tried",
     "bleu",
     "bootstrap_difference",
     "bootstrap_mean",
@@ -53,6 +56,7 @@ __all__ = [
     "judge_quality",
     "length_statistics",
     "mauve",
+    "meet_entropy",
     "repeated_share",
     "rouge",
     "slot_error_rate",

@@ -11,7 +11,8 @@ from manta.nets.blocks import MODULATIONS
 class TimeEmbedding(nn.Module):
     """A vector for a flow time, or for each of many.
 
-    ``e(t) = W₂ silu(W₁ [cos(ω_k t), sin(ω_k t)]_k)`` with ω from 1 to 1000 radians in equal ratios.
+    ``e(t) = W₂ silu(W₁ [cos(ω_k t), sin(ω_k t)]_k)`` with ω from 1 to 32 radians in equal ratios: a field
+    may change within a tenth of the path, and does not ripple between the steps of a solver.
 
     Args:
         dim: width of the embedding.
@@ -22,7 +23,7 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, dim: int, frequencies: int = 64) -> None:
         super().__init__()
-        self.register_buffer("omega", torch.logspace(0, 3, frequencies), persistent=False)
+        self.register_buffer("omega", torch.logspace(0, 1.5, frequencies), persistent=False)
         self.mlp = nn.Sequential(nn.Linear(2 * frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, time: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape d"]:

@@ -53,6 +53,8 @@ class VectorField(nn.Module):
         heads: heads of the reading of memory.
         rate: r, tokens that share one latent.
         estimates: build `estimate`; a space in which the words determine the clean state does without.
+        shifted: each place reads the word before it as an autoregressive model does, and its own through a linear map
+            that starts at zero: weights of such a model then mean the same here (Gong et al., arXiv 2410.17891).
     """
 
     def __init__(
@@ -65,22 +67,27 @@ class VectorField(nn.Module):
         heads: int,
         rate: int = 1,
         estimates: bool = True,
+        shifted: bool = False,
     ) -> None:
         super().__init__()
         self.rate, self.dim = rate, dim
         self.spread = nn.Linear(2 * channels, rate * dim)
+        self.own = nn.Linear(dim, dim, bias=False) if shifted else None
         self.time = TimeEmbedding(dim)
         self.modulation = SharedModulation(dim)
         self.trunk = Trunk(dim, depth, operator, heads=heads, cross=True, modulation=True)
         self.merge = nn.Linear(rate * dim, channels) if estimates else None
         nn.init.normal_(self.spread.weight, std=0.1)
         nn.init.zeros_(self.spread.bias)
+        if self.own is not None:
+            nn.init.zeros_(self.own.weight)
 
     def forward(
         self,
         state: Float[Tensor, "b m c"],
         t: Float[Tensor, "b"] | Float[Tensor, "b m"],
         words: Float[Tensor, "b n d"],
+        before: Float[Tensor, "b n d"] | None = None,
         *,
         cond: Condition,
         self_cond: Float[Tensor, "b m c"] | None = None,
@@ -91,11 +98,15 @@ class VectorField(nn.Module):
             state: the present state.
             t: time of each row or latent, 0 = noise, 1 = data.
             words: embeddings of `cond.settled`.
+            before: those of the word before each place; given if and only if built with `shifted`.
             cond: prompt and canvas.
             self_cond: the policy's own last estimate; None and zeros mean the same.
         """
+        assert (before is None) == (self.own is None), "words before go with a net built with shifted=True"
         b, n, _ = words.shape
         fed_back = torch.zeros_like(state) if self_cond is None else self_cond
+        if self.own is not None and before is not None:
+            words = before + self.own(words)
         x = words + self.spread(torch.cat([state, fed_back], -1)).reshape(b, n, self.dim).to(words.dtype)
         times = t.repeat_interleave(self.rate, 1) if t.ndim == 2 else t[:, None].expand(b, n)
         modulation = self.modulation(self.time(t))

@@ -1,10 +1,13 @@
 """Data of a run: tokenizer, corpus, and consensus targets, each kept in the run folder and reused on resuming."""
 
 import json
+import math
 import random
 import re
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from manta.data import (
@@ -19,14 +22,21 @@ from manta.data import (
     medoids,
     read,
     task_of,
+    tokenizer_for,
 )
 from manta.errors import ConfigError, DataError
 from manta.families.autoregressive import AutoregressiveLM
 from manta.families.events import GenerateOptions, Request
-from manta.recipes.recipe import Recipe
+from manta.recipes.recipe import Recipe, seconds
 from manta.runtime import atomic_write
 
-_SLOT = re.compile(r"\s*([^\[\],]+)\[([^\]]*)\]\s*(?:,|$)")
+TARGETS_SHARE = 0.1
+"""Share of a time budget that the teacher may spend on answering prompts."""
+SLOT_FORMS = (
+    (re.compile(r"\s*([^\[\],]+)\[([^\]]*)\]\s*(?:,|$)"), "{}[{}]"),
+    (re.compile(r"\s*([^:,]+): ([^,]*)(?:,|$)"), "{}: {}"),
+)
+"""Forms of a prompt's slots, joined by commas: what reads a slot, and what writes it."""
 
 
 def examples(recipe: Recipe) -> Iterator[Example]:
@@ -35,7 +45,7 @@ def examples(recipe: Recipe) -> Iterator[Example]:
 
 
 def tokenizer_of(recipe: Recipe, run: Path) -> Tokenizer:
-    """The run's tokenizer: a token a symbol for a structured task, else trained on prompts and texts; or read back.
+    """The run's tokenizer, see `tokenizer_for`; read back where the run has one.
 
     Raises:
         ConfigError: the model is too short for the task.
@@ -48,10 +58,7 @@ def tokenizer_of(recipe: Recipe, run: Path) -> Tokenizer:
             f"has max_prompt={recipe.max_prompt} and max_text={recipe.max_text}; raise them"
         )
     if not file.exists():
-        tokenizer = (
-            Tokenizer.of_symbols(task.symbols) if task else Tokenizer.train(_both(examples(recipe)), recipe.vocab_size)
-        )
-        tokenizer.save(file)
+        tokenizer_for(recipe.data, recipe.vocab_size, recipe.num_examples).save(file)
     return Tokenizer.load(file)
 
 
@@ -86,51 +93,81 @@ def write_medoids(recipe: Recipe, run: Path) -> Path:
     return file
 
 
+def consensus_of(recipe: Recipe) -> Recipe:
+    """Settle `consensus = "auto"`: a teacher answers for a Manta-LM that learns from prompts, unless a rule does."""
+    if recipe.consensus != "auto":
+        return recipe
+    prompted = any(example.prompt is not None for example in read(recipe.data, "train", 1))
+    taught = recipe.family == "manta" and prompted and task_of(recipe.data) is None
+    return replace(recipe, consensus="teacher" if taught else "none")
+
+
 def write_teacher_targets(recipe: Recipe, run: Path, teacher: AutoregressiveLM) -> Path:
-    """Write what the teacher answers, greedily, to every training prompt and to recombined ones."""
+    """Write what the teacher answers, greedily, to the training prompts and to recombined ones.
+
+    They are taken in random order; with a time budget, as many as fit in `TARGETS_SHARE` of it.
+    """
     file = run / "targets-teacher.jsonl"
     if not file.exists():
         prompts = list(dict.fromkeys(e.prompt for e in examples(recipe) if e.prompt))
         if not prompts:
             raise DataError(f"{recipe.data} has no prompts for a teacher to answer; set consensus = 'none'")
         prompts += recombine(prompts, recipe.recombined, recipe.seed)
-        requests = [Request(prompt=prompt) for prompt in prompts]
-        done = teacher.generate(requests, GenerateOptions(batch_size=256))
-        _write_targets(file, ((prompts[event.index], event.text) for event in done))
+        random.Random(recipe.seed).shuffle(prompts)
+        end = time.perf_counter() + (seconds(recipe.time_budget) * TARGETS_SHARE if recipe.time_budget else math.inf)
+        answered: list[tuple[str, str]] = []
+        for begin in range(0, len(prompts), 256):
+            requests = [Request(prompt=prompt) for prompt in prompts[begin : begin + 256]]
+            done = [
+                event for event in teacher.generate(requests, GenerateOptions(batch_size=256)) if event.kind == "done"
+            ]
+            answered += [(prompts[begin + event.index], event.text) for event in done]
+            if time.perf_counter() > end:
+                break
+        _write_targets(file, answered)
     return file
 
 
 def recombine(prompts: list[str], num: int, seed: int) -> list[str]:
-    """Make new prompts of the form `key[value], …`: the keys of one prompt, each with a value it has in another.
+    """Make new prompts of the forms `key[value], …` and `key: value, …`.
 
-    Prompts of another form give none. No prompt that exists is returned.
+    A new prompt has the keys of one prompt, each with a value that it has in another of the same form. Values are
+    drawn one by one, so that a prompt may ask for what nobody would. Prompts of another form give none, and no prompt
+    that exists is returned.
+
+    Args:
+        prompts: those that exist.
+        num: most prompts to make.
+        seed: of the draws.
     """
-    parsed = [_SLOT.findall(prompt) for prompt in prompts]
-    shapes = [slots for slots, prompt in zip(parsed, prompts, strict=True) if _joined(slots) == prompt]
-    values: dict[str, list[str]] = defaultdict(list)
-    for slots in shapes:
+    shapes = [shape for prompt in prompts if (shape := _slots(prompt))]
+    values: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for form, slots in shapes:
         for key, value in slots:
-            values[key].append(value)
+            values[form, key].append(value)
     rng, found, known = random.Random(seed), [], set(prompts)
     for _ in range(num * 20 if shapes else 0):
         if len(found) == num:
             break
-        prompt = _joined([(key, rng.choice(values[key])) for key, _ in rng.choice(shapes)])
+        form, slots = rng.choice(shapes)
+        prompt = _joined(form, [(key, rng.choice(values[form, key])) for key, _ in slots])
         if prompt not in known:
             known.add(prompt)
             found.append(prompt)
     return found
 
 
-def _joined(slots: Iterable[tuple[str, str]]) -> str:
-    return ", ".join(f"{key}[{value}]" for key, value in slots)
+def _slots(prompt: str) -> tuple[str, list[tuple[str, str]]] | None:
+    """The form of a prompt and its slots, if it is nothing but slots of one form."""
+    for slot, form in SLOT_FORMS:
+        found = slot.findall(prompt)
+        if found and _joined(form, found) == prompt:
+            return form, found
+    return None
 
 
-def _both(rows: Iterable[Example]) -> Iterator[str]:
-    for example in rows:
-        if example.prompt:
-            yield example.prompt
-        yield example.text
+def _joined(form: str, slots: Iterable[tuple[str, str]]) -> str:
+    return ", ".join(form.format(key, value) for key, value in slots)
 
 
 def _with_targets(rows: Iterable[Example], targets: Path | None) -> Iterator[Example]:

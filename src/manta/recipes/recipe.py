@@ -16,14 +16,17 @@ from manta.spaces import LatentSpaceConfig
 from manta.training import TrainConfig
 
 SIZES = {
-    # width, heads, blocks of the policy
-    "nano": (96, 4, 2),
-    "tiny": (128, 4, 3),
-    "small": (160, 4, 5),
-    "base": (384, 6, 8),
-    "large": (768, 12, 12),
+    # width, heads, blocks of the policy, tokens of a batch
+    "nano": (96, 4, 4, 2_000),
+    "tiny": (128, 4, 4, 3_000),
+    "small": (160, 4, 5, 5_000),
+    "base": (384, 6, 8, 16_000),
+    "large": (768, 12, 12, 32_000),
 }
-"""The size dial: width, heads, depth; about 0.8M, 1.7M, 3.6M, 40M and 250M parameters."""
+"""The size dial; about 1.1M, 2.1M, 3.6M, 40M and 250M parameters."""
+
+LEARNING_RATE = 0.384
+"""Learning rate times width: a step moves what a wider matrix puts out by more."""
 
 AUTO_SIZE: tuple[tuple[float, Literal["nano", "tiny", "small"]], ...] = ((6, "nano"), (20, "tiny"), (math.inf, "small"))
 """Minutes of the budget up to which a size is trained well on two CPU cores."""
@@ -50,7 +53,9 @@ class Recipe:
     """A training run."""
 
     data: str = "builtin:weather"
-    """Where the texts come from: a file, `builtin:NAME`, `e2e:PATH`, `tinystories:PATH` or `hf:NAME`."""
+    """Where the texts come from: a .txt, .jsonl or .csv file, `builtin:weather`, a structured task (`builtin:sudoku4`,
+    `builtin:sudoku9`, `builtin:countdown`, `d1-countdown:PATH`, `sudoku17:PATH`; `d1-sudoku:PATH` is a test set only),
+    `e2e:PATH`, `tinystories:PATH` or `hf:NAME`."""
     num_examples: int | None = None
     """Examples to read; None reads all."""
     family: Literal["manta", "masked", "ar"] = "manta"
@@ -63,18 +68,19 @@ class Recipe:
     """Longest prompt in tokens; longer pairs are dropped and counted."""
     max_text: int = 96
     """Longest text in tokens; longer prose becomes windows, longer pairs are dropped and counted."""
-    consensus: Literal["none", "medoid", "teacher"] = "none"
-    """Consensus targets beside the human ones: the medoid of a prompt's texts, or what a teacher writes."""
+    consensus: Literal["auto", "none", "medoid", "teacher"] = "auto"
+    """Consensus targets beside the human ones: the medoid of a prompt's texts, or what a teacher writes. `auto` takes a
+    teacher for a Manta-LM on prompts and texts, unless a rule tells the one right text."""
     consensus_share: float = 0.5
     """Share of the examples that are consensus targets, where there are some."""
     absolute_places: bool = False
     """Tell prompt and text the absolute place of each token: for texts that answer their prompt place by place."""
     recombined: int = 0
-    """Prompts made by recombining the slots of others (`key[value], …`), for the teacher to answer."""
-    warm_start: bool = False
-    """Start prompt encoder and policy from the teacher's weights; needs `consensus = "teacher"`."""
-    batch_tokens: int = 4096
-    """Tokens of a batch, prompt and text with padding."""
+    """Prompts made by recombining the slots of others (`key[value], …` or `key: value, …`), for the teacher."""
+    warm_start: bool = True
+    """Start prompt encoder and policy from the teacher's weights, where there is a teacher."""
+    batch_tokens: int | None = None
+    """Tokens of a batch, prompt and text with padding; None takes what fits the size."""
     time_budget: str | None = None
     """Time for the whole run, such as `3m`, `90m` or `2h`; turned into steps once, at the start."""
     num_steps: int | None = None
@@ -107,11 +113,9 @@ class Recipe:
             raise ConfigError(f"num_steps should be at least 4, received {self.num_steps}")
         if self.time_budget is not None:
             seconds(self.time_budget)
-        if self.warm_start and self.consensus != "teacher":
-            raise ConfigError('warm_start needs a teacher: set consensus = "teacher"')
         if not 0 <= self.consensus_share <= 1:
             raise ConfigError(f"consensus_share should lie in [0, 1], received {self.consensus_share}")
-        if self.batch_tokens < 64:
+        if self.batch_tokens is not None and self.batch_tokens < 64:
             raise ConfigError(f"batch_tokens should be at least 64, received {self.batch_tokens}")
 
 
@@ -128,9 +132,9 @@ def seconds(duration: str) -> float:
 
 
 def resolve(recipe: Recipe) -> Recipe:
-    """Derive everything that follows from the dials: the shapes from `size`, limits and vocabulary.
+    """Derive all that follows from the dials: shapes, batches and learning rate from size, limits and vocabulary.
 
-    Fields of `model` and `teacher` that were set by hand to something other than their default stay.
+    Fields of `model`, `masked`, `teacher` and `train` that were set by hand to something other than their default stay.
     """
     if recipe.time_budget is None and recipe.num_steps is None:
         recipe = replace(recipe, time_budget="30m")
@@ -139,7 +143,7 @@ def resolve(recipe: Recipe) -> Recipe:
     if recipe.size == "auto":
         minutes = math.inf if recipe.time_budget is None else seconds(recipe.time_budget) / 60
         recipe = replace(recipe, size=next(size for limit, size in AUTO_SIZE if minutes <= limit))
-    dim, heads, depth = SIZES[recipe.size]
+    dim, heads, depth, batch_tokens = SIZES[recipe.size]
     rate = recipe.model.space.rate if isinstance(recipe.model.space, LatentSpaceConfig) else 1
     max_text = -(-recipe.max_text // rate) * rate
     derived = {
@@ -157,7 +161,9 @@ def resolve(recipe: Recipe) -> Recipe:
     derived |= {name: getattr(taught, name) for name in ("dim", "heads", "depth", "prompt_depth")}
     teacher = _filled(recipe.teacher, AutoregressiveConfig(), derived)
     masked = _filled(recipe.masked, MaskedConfig(), derived)
-    return replace(recipe, model=model, masked=masked, teacher=teacher, max_text=max_text)
+    train = _filled(recipe.train, TrainConfig(), {"learning_rate": LEARNING_RATE / model.dim})
+    shapes = {"model": model, "masked": masked, "teacher": teacher, "max_text": max_text}
+    return replace(recipe, train=train, batch_tokens=recipe.batch_tokens or batch_tokens, **shapes)
 
 
 def _filled(config, default, derived):

@@ -1,13 +1,14 @@
 """A training run: stages in order, checkpoints, logs and samples, resumable bit for bit.
 
 The run folder holds `recipe.json`, `plan.json` (steps of each stage, measured once), `metrics.jsonl`, `checkpoints/`,
-`samples/`, the data as prepared, and at the end the model folder `model/`.
+`samples/`, `tensorboard/` if wanted, the data as prepared, and at the end the model folder `model/`.
 """
 
 import copy
 import json
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from manta.families.masked import MaskedLM, MaskedModel
 from manta.hub import save_model
 from manta.hub.folder import LanguageModel
 from manta.recipes.card import model_card
-from manta.recipes.prepare import corpus_of, tokenizer_of
+from manta.recipes.prepare import TARGETS_SHARE, consensus_of, corpus_of, tokenizer_of
 from manta.recipes.recipe import Recipe, resolve, seconds
 from manta.recipes.stages import Parts, StageSpec, stage_specs
 from manta.runtime import (
@@ -37,9 +38,20 @@ from manta.runtime import (
     resolve_device,
 )
 from manta.spaces import LatentSpace
-from manta.training import Progress, Stage, latest_checkpoint, load_checkpoint, save_checkpoint, train_stage
+from manta.training import (
+    Progress,
+    RunLog,
+    Stage,
+    latest_checkpoint,
+    load_checkpoint,
+    require_tensorboard,
+    save_checkpoint,
+    train_stage,
+)
 
-MEASURED_STEPS = 5
+WARM_UP_STEPS = 3
+"""Steps before the timed ones: the first take memory from the system and are several times slower."""
+MEASURED_STEPS = 8
 """Steps of each stage that are timed to turn a time budget into a number of steps."""
 SAFETY = 0.93
 """Share of the budget that is planned: checkpoints, samples and averages take the rest."""
@@ -65,6 +77,7 @@ class TrainingRun:
     Raises:
         UsageError: when the folder holds a run and `resume` is not set.
         CheckpointError: when there is nothing to resume.
+        ConfigError: when TensorBoard events are wanted and the package is missing.
     """
 
     def __init__(
@@ -78,10 +91,14 @@ class TrainingRun:
             if not file.exists():
                 raise CheckpointError(f"nothing to resume in {self.out}: it has no recipe.json")
             self.recipe = from_dict(Recipe, json.loads(file.read_text()))
-            return
-        if file.exists():
+        elif file.exists():
             raise UsageError(f"{self.out} holds a run already; add --resume to continue it, or choose another --out")
-        self.recipe = resolve(recipe or Recipe())
+        else:
+            self.recipe = resolve(recipe or Recipe())
+        if self.recipe.train.tensorboard:
+            require_tensorboard()
+        if resume:
+            return
         self.out.mkdir(parents=True, exist_ok=True)
         atomic_write(file, (json.dumps(to_dict(self.recipe), indent=1) + "\n").encode())
 
@@ -96,18 +113,32 @@ class TrainingRun:
         tensors, state = self._restore()
         names = [spec.name for spec in self.specs]
         first = names.index(state["stage"]) + int(state.get("completed", False)) if state else 0
-        for index in range(first, len(self.specs)):
-            resumed = (tensors, state) if state and index == first and not state.get("completed") else None
-            yield from self._run_stage(index, plan, resumed)
+        self.log = RunLog(self.out, state["step"] if state else 0, tensorboard=self.recipe.train.tensorboard)
+        with closing(self.log):
+            for index in range(first, len(self.specs)):
+                resumed = (tensors, state) if state and index == first and not state.get("completed") else None
+                yield from self._run_stage(index, plan, resumed)
         self.language_model = self._language_model(self.specs[-1].name)
         recipe = portable(self.recipe)
         card = model_card(recipe, plan, self._minutes(), self.report)
         save_model(self.out / "model", self.language_model, recipe=to_dict(recipe), card=card)
         yield Note(f"model written to {self.out / 'model'}")
 
+    def trials(self, num_steps: int) -> Iterator[Stage]:
+        """Each stage in turn, ready to train for some steps: for measuring. Only the data as prepared is written.
+
+        Args:
+            num_steps: of each stage.
+        """
+        self._prepare()
+        self.specs = stage_specs(self.parts)
+        for spec in self.specs:
+            self._free(spec)
+            yield self._stage(spec, num_steps)
+
     def _prepare(self) -> None:
         """Tokenizer and corpus; both are kept in the folder and reused."""
-        recipe = self.recipe
+        recipe = consensus_of(self.recipe)
         tokenizer = tokenizer_of(recipe, self.out)
         size = tokenizer.vocab_size
         shapes = {name: replace(getattr(recipe, name), vocab_size=size) for name in ("model", "masked", "teacher")}
@@ -128,23 +159,30 @@ class TrainingRun:
             assert self.recipe.time_budget is not None, "resolve sets a budget"
             left = seconds(self.recipe.time_budget)
             pace = {spec.name: self._seconds_per_step(spec) for spec in self.specs}
-            left = SAFETY * (left - (time.perf_counter() - self.start))
+            answering = TARGETS_SHARE * left if self.recipe.consensus == "teacher" else 0.0
+            left = SAFETY * (left - answering - (time.perf_counter() - self.start))
             if left <= 0:
                 raise UsageError(f"preparing the data took the whole budget of {self.recipe.time_budget}; give more")
             plan = {name: max(1, int(left * share / total / pace[name])) for name, share in shares.items()}
         atomic_write(file, (json.dumps(plan) + "\n").encode())
         return plan
 
+    def _free(self, spec: StageSpec) -> None:
+        """Let a stage train its own parts and nothing else."""
+        self.parts.modules.requires_grad_(False)
+        for part in spec.trained:
+            part.requires_grad_(True)
+
     def _seconds_per_step(self, spec: StageSpec) -> float:
-        """Median time of a few real steps on copies, which leave no trace in the run."""
+        """Mean time of a few real steps on copies, which leave no trace in the run."""
         model, objective = copy.deepcopy((spec.model, spec.objective))
         trial = StageSpec(spec.name, spec.share, model, (model,), objective, lambda: self.parts.corpus)
         trained = {id(p) for part in spec.trained for p in part.parameters()}
         for ours, theirs in zip(spec.model.parameters(), model.parameters(), strict=True):
             theirs.requires_grad_(id(ours) in trained)
-        stage = self._stage(trial, MEASURED_STEPS)
-        times = sorted(progress.seconds for progress in train_stage(stage))
-        return times[len(times) // 2]
+        stage = self._stage(trial, WARM_UP_STEPS + MEASURED_STEPS)
+        times = [progress.seconds for progress in train_stage(stage)]
+        return sum(times[WARM_UP_STEPS:]) / MEASURED_STEPS
 
     def _stage(self, spec: StageSpec, num_steps: int) -> Stage:
         seed = self.recipe.seed * 1000 + len(spec.name) + ord(spec.name[0])
@@ -160,10 +198,9 @@ class TrainingRun:
         )
 
     def _restore(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """Weights and state of the newest checkpoint; the log is cut back to it."""
+        """Weights and state of the newest checkpoint."""
         found = latest_checkpoint(self.out)
         if found is None:
-            (self.out / "metrics.jsonl").unlink(missing_ok=True)
             return {}, None
         tensors, state = load_checkpoint(found)
         try:
@@ -172,18 +209,12 @@ class TrainingRun:
                 part.load_state_dict(load_json_tensors(state["measured"][name]))
         except (RuntimeError, KeyError) as error:
             raise CheckpointError(f"{found} does not fit this recipe ({error})") from error
-        log = self.out / "metrics.jsonl"
-        if log.exists():
-            lines = [line for line in log.read_text().splitlines() if json.loads(line)["global_step"] <= state["step"]]
-            atomic_write(log, "".join(line + "\n" for line in lines).encode())
         return tensors, state
 
     def _run_stage(self, index: int, plan: dict[str, int], resumed: tuple | None) -> Iterator[Note | Progress]:
         spec = self.specs[index]
         before = sum(plan[s.name] for s in self.specs[:index])
-        self.parts.modules.requires_grad_(False)
-        for part in spec.trained:
-            part.requires_grad_(True)
+        self._free(spec)
         if resumed is None:
             spec.begin()
         stage = self._stage(spec, plan[spec.name])
@@ -192,24 +223,23 @@ class TrainingRun:
             yield Note(f"resumed {spec.name} at step {stage.step} of {stage.num_steps}")
         saved, every = time.perf_counter(), 60 * self.recipe.checkpoint_minutes
         sample_every = max(1, stage.num_steps // 3)
-        with (self.out / "metrics.jsonl").open("a") as log:
-            for progress in train_stage(stage):
-                self._log(log, before + progress.step, progress)
-                yield progress
-                if progress.step % sample_every == 0:
-                    yield from self._samples(stage, before + progress.step)
-                if time.perf_counter() - saved > every and progress.step < stage.num_steps:
-                    log.flush()
-                    self._checkpoint(before + progress.step, stage.tensors(), stage.state_dict())
-                    saved = time.perf_counter()
+        for progress in train_stage(stage):
+            self._log(before + progress.step, progress)
+            yield progress
+            if progress.step % sample_every == 0:
+                yield from self._samples(stage, before + progress.step)
+            if time.perf_counter() - saved > every and progress.step < stage.num_steps:
+                self._checkpoint(before + progress.step, stage.tensors(), stage.state_dict())
+                saved = time.perf_counter()
         self._checkpoint(before + stage.num_steps, {}, {"stage": spec.name, "completed": True})
 
     def _checkpoint(self, step: int, tensors: dict[str, Any], state: dict[str, Any]) -> None:
+        self.log.flush()
         tensors = {"model": self.parts.modules.state_dict(), **tensors}
         measured = {name: json_tensors(part.state_dict()) for name, part in self.parts.measured.items()}
         save_checkpoint(self.out, step, tensors, {**state, "measured": measured, "version": __version__})
 
-    def _log(self, log: Any, step: int, progress: Progress) -> None:
+    def _log(self, step: int, progress: Progress) -> None:
         row: dict[str, Any] = {"global_step": step, "stage": progress.stage, "step": progress.step}
         row |= {"loss": progress.loss, "lr": progress.learning_rate, "gradient_norm": progress.gradient_norm}
         row |= {"seconds": progress.seconds, "tokens": progress.tokens, **progress.parts}
@@ -222,7 +252,7 @@ class TrainingRun:
                 row["implied_nats_a_latent"] = density.implied_likelihood(space.channels, snr)
         if progress.step % 100 == 0:
             row["peak_memory_bytes"] = peak_memory_bytes(self.device)
-        log.write(json.dumps(row) + "\n")
+        self.log.row(step, row)
 
     def _samples(self, stage: Stage, step: int) -> Iterator[Note]:
         """A few texts by the averaged weights, into `samples/` and as a note."""
@@ -239,6 +269,7 @@ class TrainingRun:
         folder = self.out / "samples"
         folder.mkdir(exist_ok=True)
         atomic_write(folder / f"step-{step}.txt", ("\n".join(lines) + "\n").encode())
+        self.log.text(step, "\n".join(lines))
         yield Note("\n".join("  " + line for line in lines))
 
     def _language_model(self, stage: str) -> LanguageModel:
@@ -288,7 +319,7 @@ def train(
     """Train a model and return it, ready to write.
 
     Args:
-        data: a file, `builtin:NAME`, `e2e:PATH`, `tinystories:PATH` or `hf:NAME`.
+        data: name of the data, see `Recipe.data`.
         out: the run folder; the model folder is `out/model`.
         resume: continue the run of that folder.
         device: see `resolve_device`.

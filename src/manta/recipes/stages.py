@@ -87,7 +87,7 @@ class Parts:
         model = dict(self.modules.items()).get("model")
         rate = model.space.rate if isinstance(model, MantaModel) else 1
         share = recipe.consensus_share if recipe.consensus != "none" and corpus is self.consensus else None
-        return Loader(corpus, batch_tokens=recipe.batch_tokens, multiple=rate, seed=seed, tag_share=share)
+        return Loader(corpus, batch_tokens=recipe.batch_tokens or 0, multiple=rate, seed=seed, tag_share=share)
 
 
 def stage_specs(parts: Parts) -> list[StageSpec]:
@@ -111,7 +111,7 @@ def stage_specs(parts: Parts) -> list[StageSpec]:
     share = recipe.shares.policy
     if not isinstance(space, LatentSpace):
         objective, share = EmbeddingMatching(recipe.objective, parts.density), share + recipe.shares.own
-        return [*specs, _spec("policy", share, parts.model, objective, parts.targets)]
+        return [*specs, _started(parts, _spec("policy", share, parts.model, objective, parts.targets))]
     parts.controller = RateController(space.config.information)
     objective = PolicyMatching(recipe.objective, parts.density, parts.controller)
     policy = _spec("policy", share, parts.model, objective, parts.targets)
@@ -129,7 +129,11 @@ def _spec(name, share, model, objective, corpus) -> StageSpec:
 
 def _started(parts: Parts, spec: StageSpec) -> StageSpec:
     """The stage, begun from the teacher's weights if the recipe says so."""
-    return replace(spec, begin=lambda: warm_start(parts)) if parts.recipe.warm_start else spec
+    return (
+        replace(spec, begin=lambda: warm_start(parts))
+        if parts.recipe.warm_start and "teacher" in parts.modules
+        else spec
+    )
 
 
 def warm_start(parts: Parts) -> None:

@@ -2,15 +2,18 @@
 
 from manta.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from manta.training.ema import ExponentialAverage
+from manta.training.log import RunLog, require_tensorboard
 from manta.training.loop import Progress, Stage, TrainConfig, train_stage
 
 __all__ = [
     "ExponentialAverage",
     "Progress",
+    "RunLog",
     "Stage",
     "TrainConfig",
     "latest_checkpoint",
     "load_checkpoint",
+    "require_tensorboard",
     "save_checkpoint",
     "train_stage",
 ]

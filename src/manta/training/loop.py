@@ -17,6 +17,7 @@ from manta.errors import ConfigError, TrainingError
 from manta.runtime import autocast
 from manta.training.checkpoint import pack_bytes, unpack_bytes
 from manta.training.ema import ExponentialAverage
+from manta.training.optimizer import Kind, build_optimizers, load_moments, moments
 from manta.types import Loss
 
 
@@ -24,8 +25,10 @@ from manta.types import Loss
 class TrainConfig:
     """How a stage is optimised."""
 
+    optimizer: Kind = "muon"
+    """`muon` for the weights of linear maps with AdamW for all else, or `adamw` for everything."""
     learning_rate: float = 2e-3
-    """Peak step size of AdamW."""
+    """Peak step size."""
     warmup_share: float = 0.03
     """Share of the stage over which the step size rises linearly from zero, [0, 1)."""
     decay: str = "linear"
@@ -42,6 +45,8 @@ class TrainConfig:
     """Horizon of the weight average as a share of the stage's steps, (0, 1]."""
     precision: str = "bfloat16"
     """Precision of matrix products: `bfloat16` or `float32`."""
+    tensorboard: bool = False
+    """Write the log and the live samples as TensorBoard events too; needs the extra `log`."""
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
@@ -113,11 +118,12 @@ class Stage:
         self.num_steps, self.config, self.generator = num_steps, config, generator
         self.step = 0
         self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        matrices = [p for p in self.named.values() if p.ndim >= 2]
-        vectors = [p for p in self.named.values() if p.ndim < 2]
-        groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(
-            [g for g in groups if g["params"]], lr=config.learning_rate, betas=config.betas, fused=True
+        self.optimizers = build_optimizers(
+            model,
+            config.optimizer,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            betas=config.betas,
         )
         self.average = ExponentialAverage(model, config.average_share * num_steps)
         self.device = next(iter(self.named.values())).device
@@ -132,12 +138,8 @@ class Stage:
         return self.config.learning_rate * fall
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Everything heavy that a resumed stage needs: moments of the optimiser and the weight average."""
-        moments = {}
-        for name, parameter in self.named.items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                moments[f"{name}/{key}"] = value
-        return {"optimizer": moments, "average": self.average.tensors()}
+        """Everything heavy that a resumed stage needs: moments of the optimisers and the weight average."""
+        return {"optimizer": moments(self.optimizers, self.named), "average": self.average.tensors()}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything light that a resumed stage needs, as plain JSON values."""
@@ -152,9 +154,7 @@ class Stage:
     def load(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
         """Restore `tensors()` and `state_dict()`; the weights of the model are the caller's."""
         self.step = state["stage_step"]
-        for key, value in tensors["optimizer"].items():
-            name, slot = key.rsplit("/", 1)
-            self.optimizer.state[self.named[name]][slot] = value.to(self.device if slot != "step" else "cpu")
+        load_moments(self.optimizers, self.named, tensors["optimizer"])
         self.average.load({k: v.to(self.device) for k, v in tensors["average"].items()}, state["average_step"])
         self.generator.set_state(unpack_bytes(state["generator"]))
         self.batches.load_state_dict(state["batches"])
@@ -175,8 +175,9 @@ def train_stage(stage: Stage) -> Iterator[Progress]:
     while stage.step < stage.num_steps:
         start = time.perf_counter()
         rate = stage.learning_rate(stage.step)
-        for group in stage.optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer in stage.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
         total, tokens, parts = 0.0, 0, {}
         for _ in range(stage.config.accumulate):
             batch = next(stage.batches)
@@ -188,10 +189,11 @@ def train_stage(stage: Stage) -> Iterator[Progress]:
             parts = {name: float(value) for name, value in loss.parts.items()}
         norm = nn.utils.clip_grad_norm_(parameters, stage.config.clip_norm).item()
         if not (math.isfinite(total) and math.isfinite(norm)):
-            stage.optimizer.zero_grad()
+            stage.model.zero_grad()
             raise TrainingError(_diagnose(stage, total, norm, rate, parts))
-        stage.optimizer.step()
-        stage.optimizer.zero_grad()
+        for optimizer in stage.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         stage.average.update(stage.model)
         stage.step += 1
         seconds = time.perf_counter() - start

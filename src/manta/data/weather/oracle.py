@@ -13,7 +13,7 @@ from manta.data.weather.pcfg import Values
 from manta.data.weather.records import DOMAINS, WeatherRecord, allows_record, parse_prompt, sample_record
 from manta.errors import UsageError
 
-SIZES = {"train": 30_000, "dev": 1_000, "test": 1_000}
+SIZES = {"train": 15_000, "dev": 1_000, "test": 1_000}
 """Examples a split holds where no number is asked for."""
 
 _TOKEN = re.compile(r"[^\s.,]+|[.,]")
@@ -42,7 +42,7 @@ def examples(split: str, num: int | None = None, seed: int = 0) -> Iterator[Exam
 
     Args:
         split: "train", "dev" or "test".
-        num: how many, at least 0; None for 30,000 (train) or 1,000 (dev, test).
+        num: how many, at least 0; None for 15,000 (train) or 1,000 (dev, test).
         seed: any integer; others give other draws of the same splits.
 
     Yields:

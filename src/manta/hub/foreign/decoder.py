@@ -1,5 +1,6 @@
 """The net of Llama-like masked models: every token attends to every other."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,12 +44,32 @@ class DecoderShape:
             raise ConfigError(f"the norms' eps is {self.eps} and the rotary base {self.rotary_base}, out of range")
 
 
+class KeyValues:
+    """Keys and values of a row's positions in one block, as they were last computed."""
+
+    def __init__(self) -> None:
+        self.start = 0
+        """First position of the next span that is computed."""
+        self._kept: Float[Tensor, "2 b g n c"] | None = None
+
+    def renew(
+        self, key: Float[Tensor, "b g k c"], value: Float[Tensor, "b g k c"]
+    ) -> tuple[Float[Tensor, "b g n c"], Float[Tensor, "b g n c"]]:
+        """Those of all positions, with a span's in their place; the first span is the whole row."""
+        if self._kept is None:
+            self._kept = torch.stack([key, value])
+        else:
+            self._kept[:, :, :, self.start : self.start + key.shape[2]] = torch.stack([key, value])
+        return self._kept[0], self._kept[1]
+
+
 def attend_to_all(
     query: Float[Tensor, "b h n c"],
     key: Float[Tensor, "b g n c"],
     value: Float[Tensor, "b g n c"],
     tables: RotaryTables,
     mask: Bool[Tensor, "b n"] | None,
+    kept: KeyValues | None = None,
 ) -> Float[Tensor, "b n h*c"]:
     """Softmax attention of each position to every real one.
 
@@ -62,9 +83,12 @@ def attend_to_all(
         value: of g heads.
         tables: of the positions.
         mask: True where a position is real; None: all are.
+        kept: of the positions outside, when query, key and value are of a span.
     """
     wide = torch.promote_types(query.dtype, torch.float32)
     query, key = (rotate(part.to(wide), tables).to(value.dtype) for part in (query, key))
+    if kept is not None:
+        key, value = kept.renew(key, value)
     visible = None if mask is None else mask[:, None, None]
     grouped = query.shape[1] != key.shape[1]
     y = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, enable_gqa=grouped)
@@ -98,7 +122,11 @@ class DecoderBlock(nn.Module):
         self.down = nn.Linear(shape.hidden, dim, bias=False)
 
     def forward(
-        self, x: Float[Tensor, "b n d"], tables: RotaryTables, mask: Bool[Tensor, "b n"] | None
+        self,
+        x: Float[Tensor, "b n d"],
+        tables: RotaryTables,
+        mask: Bool[Tensor, "b n"] | None,
+        kept: KeyValues | None = None,
     ) -> Float[Tensor, "b n d"]:
         """The state after this block; see `attend_to_all`."""
         normed = self.attention_norm(x)
@@ -106,7 +134,7 @@ class DecoderBlock(nn.Module):
             part(normed).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for part in (self.query, self.key, self.value)
         ]
-        x = x + self.out(attend_to_all(heads[0], heads[1], heads[2], tables, mask))
+        x = x + self.out(attend_to_all(heads[0], heads[1], heads[2], tables, mask, kept))
         normed = self.mlp_norm(x)
         return x + self.down(F.silu(self.gate(normed)) * self.up(normed))
 
@@ -131,6 +159,7 @@ class DecoderNet(nn.Module):
         tokens: Int64[Tensor, "b n"],
         mask: Bool[Tensor, "b n"] | None = None,
         positions: Num[Tensor, "*rows n"] | None = None,
+        kept: Sequence[KeyValues] | None = None,
     ) -> Float[Tensor, "b n v"]:
         """Logits as the published net gives them: neither shifted nor without the mask token.
 
@@ -138,6 +167,7 @@ class DecoderNet(nn.Module):
             tokens: the mask token where a word is hidden.
             mask: True where a token is real, False at padding, whose logits have no meaning; None: all are.
             positions: of the tokens, "n" or "b n"; 0, 1, … without.
+            kept: one a block, when the tokens are a span of a row whose other positions are read as last computed.
         """
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)
@@ -146,6 +176,6 @@ class DecoderNet(nn.Module):
         if positions.ndim == 2:
             tables = RotaryTables(tables.cos[:, None], tables.sin[:, None])
         x = self.embedding(tokens)
-        for block in self.blocks:
-            x = block(x, tables, mask)
+        for index, block in enumerate(self.blocks):
+            x = block(x, tables, mask, None if kept is None else kept[index])
         return self.head(self.norm(x))

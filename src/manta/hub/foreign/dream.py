@@ -1,6 +1,6 @@
 """Dream's layout: a Qwen2 that attends both ways and predicts a token at the position before it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64, Num
 from torch import Tensor
 
 from manta.hub.foreign.checkpoint import published_names
-from manta.hub.foreign.decoder import DecoderNet, DecoderShape
+from manta.hub.foreign.decoder import DecoderNet, DecoderShape, KeyValues
 from manta.hub.foreign.layout import Layout, check_sizes, check_token, parse
 
 UNUSED = frozenset({"max_window_layers", "sliding_window"})
@@ -118,11 +118,12 @@ class DreamNet(DecoderNet):
         tokens: Int64[Tensor, "b n"],
         mask: Bool[Tensor, "b n"] | None = None,
         positions: Num[Tensor, "*rows n"] | None = None,
+        kept: Sequence[KeyValues] | None = None,
     ) -> Float[Tensor, "b n v"]:
         """Logits as the published net gives them: those at i are of token i + 1; see `DecoderNet`."""
         if positions is None and mask is not None:
             positions = (mask.long().cumsum(-1) - 1).clamp_min(0)
-        return super().forward(tokens, mask, positions)
+        return super().forward(tokens, mask, positions, kept)
 
 
 def read(config: Mapping[str, Any], file: Path) -> Layout:

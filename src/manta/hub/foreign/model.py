@@ -1,7 +1,9 @@
 """A published masked model in one form for every decoder, and how it is loaded."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
@@ -10,23 +12,44 @@ from jaxtyping import Float32, Int64, Shaped
 from torch import Tensor, nn
 
 from manta.data.foreign import ForeignTokenizer
-from manta.errors import ModelError, RequestError
+from manta.errors import ModelError, RequestError, UsageError
+from manta.families.canvas import pieces_of
 from manta.families.events import Event, GenerateOptions, Request, Writer
+from manta.families.masked import batches, canvas_events, chosen_decoder, write_canvas
 from manta.hub.foreign import dream, llada, mdlm
+from manta.hub.foreign.chat import ChatFrame, find_frame
 from manta.hub.foreign.checkpoint import load_weights
+from manta.hub.foreign.decoder import DecoderNet
+from manta.hub.foreign.denoisers import RowDenoiser, SpanOfRow
 from manta.hub.foreign.layout import Layout, read_json
-from manta.runtime import resolve_device
+from manta.masked import Canvas, DecoderConfig
+from manta.runtime import make_generator, resolve_device
 
 Kind = Literal["llada", "Dream", "mdlm"]
 KINDS: tuple[Kind, ...] = ("llada", "Dream", "mdlm")
 """Layouts that manta reads, by the `model_type` of their config.json."""
 
 
+MAX_TOKENS = 128
+"""Tokens of a text that is not told how long to be."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A request in tokens."""
+
+    prompt: list[int]
+    """What is given before the text, a chat's frame included."""
+    canvas: list[int]
+    """The text, the mask token where a word is to be written."""
+    seed: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class ForeignModel(Writer):
-    """A published masked model, ready for a decoder: a callable from tokens to logits.
+    """A published masked model, ready to write, and for any decoder a callable from tokens to logits.
 
-    The contract, whatever the layout:
+    The contract of the callable, whatever the layout:
 
     - `model(tokens, attention_mask=None)`, also named `logits`, is one network call on a whole batch of rows. Hidden
       words carry `mask_id`; every token attends to every real one.
@@ -55,6 +78,8 @@ class ForeignModel(Writer):
     """What the checkpoint pads with; a padded position is also False in the attention mask."""
     shifted: bool
     """The net predicts token i at position i − 1; the first token, which has none before it, at its own."""
+    frame: ChatFrame | None = None
+    """What an instruct model's chat template puts around a prompt; None gives prompts as they are."""
 
     def __call__(
         self, tokens: Int64[Tensor, "b n"], attention_mask: Shaped[Tensor, "b n"] | None = None
@@ -81,16 +106,94 @@ class ForeignModel(Writer):
         logits[..., self.mask_id] = -torch.inf
         return logits
 
+    @torch.no_grad()
     def generate(self, requests: Sequence[Request], options: GenerateOptions | None = None) -> Iterator[Event]:
-        """Refuses: such a model is asked by token ids, as chat templates and lengths differ from one to the next.
+        """Write texts; yields drafts as they form and one `done` event a request.
+
+        A text depends on its prompt, its seed and the options, never on the batch it rides in. Prompts are put into the
+        model's chat frame, if it has one. An end that is committed ends the text; in a text to fill, a blank's tokens
+        that turn out to be ends vanish.
 
         Raises:
-            RequestError: always.
+            RequestError: the folder has no tokenizer, or prompt and text do not fit the model.
+            UsageError: for options that do not fit each other or the model.
         """
-        raise RequestError(
-            "a published masked model is asked by token ids: call manta.hub.llada.generate(model, prompt), or give the "
-            "model to manta.masked.decode"
-        )
+        options = options or GenerateOptions()
+        rows = [self._row(request, options.max_tokens) for request in requests]
+        filled = [request.infill is not None for request in requests]
+        decoder = chosen_decoder(options)
+        if options.cache != "none" and not isinstance(self.net, DecoderNet):
+            raise UsageError(f"a {self.family} model has no {options.cache} cache; choose --cache none")
+        alone = options.cache != "none" or any(filled)  # blanks differ in length, and draws are made for the longest
+        for chosen in batches(filled, 1 if alone else options.batch_size):
+            for events in self._write([rows[i] for i in chosen], options, decoder, ends=not filled[chosen[0]]):
+                yield from (replace(event, index=chosen[event.index]) for event in events)
+
+    def _row(self, request: Request, max_tokens: int | None) -> _Row:
+        if self.tokenizer is None:
+            raise RequestError(
+                "the model's folder has no tokenizer, so it speaks token ids only: put its tokenizer.json there, or "
+                "call manta.hub.llada.generate(model, token_ids)"
+            )
+        text, encode = request.prompt or "", self.tokenizer.encode
+        prompt = self.frame.encode(text, self.tokenizer) if text and self.frame is not None else encode(text)
+        room = self.max_length - len(prompt)
+        if room < 1:
+            raise RequestError(
+                f"the prompt takes {len(prompt)} tokens of the model's {self.max_length}, which leaves no room for a "
+                f"text; shorten it: {text[:60]!r}"
+            )
+        canvas = [self.mask_id] * min(max_tokens or MAX_TOKENS, room)
+        if request.infill is not None:
+            pieces = pieces_of(request.infill, room)
+            canvas = [token for given, blank in pieces for token in [*encode(given), *[self.mask_id] * blank]]
+        if len(canvas) > room:
+            raise RequestError(
+                f"the text to fill takes {len(canvas)} tokens with its blanks, the model has room for {room}; shorten "
+                "it or its blanks"
+            )
+        return _Row(prompt, canvas, request.seed)
+
+    def _write(
+        self, rows: Sequence[_Row], options: GenerateOptions, decoder: DecoderConfig, *, ends: bool
+    ) -> Iterator[list[Event]]:
+        """Events of each call, and at last those of the finished texts."""
+        n = max(len(row.canvas) for row in rows)
+        filler = 0 if self.mask_id else 1  # any word: what lies beyond a row's canvas is never seen
+        tokens = torch.tensor([row.canvas + [filler] * (n - len(row.canvas)) for row in rows], device=self.device)
+        mask = torch.tensor([[place < len(row.canvas) for place in range(n)] for row in rows], device=self.device)
+        if options.cache == "none":
+            denoiser = RowDenoiser(self.logits, [row.prompt for row in rows], mask)
+        else:
+            assert isinstance(self.net, DecoderNet)
+            denoiser = SpanOfRow(self.net, rows[0].prompt, shifted=self.shifted, device=self.device)
+        text_of = partial(self._text, ends=ends)
+        canvas: Canvas | None = None
+        for canvas in write_canvas(
+            denoiser,
+            tokens,
+            decoder,
+            options,
+            mask_id=self.mask_id,
+            generators=[make_generator(row.seed) for row in rows],
+            width=(options.max_tokens or MAX_TOKENS) if ends else n,
+            end_id=self.eos_id if ends else None,
+            ends_last=False,
+            max_calls=options.num_steps,
+        ):
+            yield canvas_events(canvas, mask, text_of, 0, "draft")
+        assert canvas is not None, "a canvas has something to write"
+        yield canvas_events(canvas, mask, text_of, 0, "done")
+
+    def _text(self, words: list[int], *, ends: bool) -> str:
+        """What a canvas says: up to its end, or all of it where ends vanish."""
+        assert self.tokenizer is not None
+        stops = {self.eos_id}
+        if self.frame is not None:
+            stops.add(self.tokenizer.id_of(self.frame.end))
+        if ends:
+            words = list(takewhile(lambda word: word not in stops, words))
+        return self.tokenizer.decode([word for word in words if word != self.mask_id and word not in stops]).strip()
 
     @property
     def device(self) -> torch.device:
@@ -149,16 +252,18 @@ def load_foreign(folder: str | Path, device: str | None = None, *, dtype: torch.
     load_weights(
         layout.net, folder, layout.names, device=where, dtype=dtype or layout.dtype, constants=layout.constants
     )
+    tokenizer = _tokenizer(folder, layout)
     return ForeignModel(
         family=kind,
         net=layout.net.eval(),
-        tokenizer=_tokenizer(folder, layout),
+        tokenizer=tokenizer,
         vocab_size=layout.vocab_size,
         max_length=layout.max_length,
         mask_id=layout.mask_id,
         eos_id=layout.eos_id,
         pad_id=layout.pad_id,
         shifted=layout.shifted,
+        frame=None if tokenizer is None else find_frame(folder, tokenizer),
     )
 
 

@@ -11,7 +11,7 @@ from manta.errors import DataError, ModelError
 from manta.hub import load_foreign
 from manta.hub.foreign.dream import SPLIT
 
-from .published import write
+from ..hub.published import write
 
 TEXTS = [
     "the cat isn't there, the rain is",

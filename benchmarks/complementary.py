@@ -1,0 +1,115 @@
+"""Complementary masks against gradient sparsity: does supervising every word of a text in a step pay?
+
+    python benchmarks/complementary.py --minutes 4 --seeds 3 --out benchmarks/results/complementary.json
+
+A masked model on the built-in weather corpus, at equal minutes, in three arms with equally many rows in a step: one
+mask a text; a mask and its complement; and, as the control, two masks of the same text drawn independently, which halve
+the texts of a step as the complement does. For each: the share of the texts' words that a step supervises (from the
+training log), the likelihood bound of held-out texts, and the oracle's verdict on texts written by every budget.
+Finished rows in --out are kept, so the command can be repeated.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+
+from manta.bench import machine
+from manta.config import from_dict
+from manta.data import Corpus, build, collate, read, weather
+from manta.families.masked import MaskedModel, bound
+from manta.recipes import Recipe, TrainingRun
+from manta.runtime import atomic_write, make_generator
+
+ARMS: dict[str, dict[str, Any]] = {
+    "one mask": {"copies": 1},
+    "a mask and its complement": {"complementary": True},
+    "two independent masks": {"copies": 2},
+}
+BUDGETS = (4, 8, 16)
+
+
+def recipe_of(arm: str, seed: int, args: argparse.Namespace) -> Recipe:
+    """The recipe of an arm; `batch_tokens` is divided by the rows of a text, so that steps cost the same."""
+    masking = ARMS[arm]
+    rows = 1 if masking == {"copies": 1} else 2
+    given = {"data": "builtin:weather", "family": "masked", "size": args.size, "num_examples": args.num_examples}
+    given |= {"batch_tokens": args.batch_tokens // rows, "masking": masking, "seed": seed}
+    length = {"num_steps": args.num_steps} if args.num_steps else {"time_budget": f"{args.minutes * 60:.0f}s"}
+    return from_dict(Recipe, {**given, **length})
+
+
+def held_out(run: TrainingRun, folder: Path, args: argparse.Namespace) -> dict[str, float]:
+    """Nats a token of held-out texts by the bound, and the mean standard error of its estimate."""
+    lm = run.language_model
+    assert isinstance(lm.model, MaskedModel)
+    examples = read("builtin:weather", "dev", args.num_texts)
+    recipe = run.recipe
+    build(examples, lm.tokenizer, folder / "dev", max_prompt=recipe.max_prompt, max_text=recipe.max_text)
+    corpus = Corpus.open(folder / "dev", tokenizer=lm.tokenizer)
+    batch = collate(corpus, np.arange(len(corpus)), 1).to(lm.device)
+    found = bound(lm.model, batch, make_generator(0), num_samples=args.num_samples)
+    tokens = batch.text_lengths + 1
+    return {
+        "bound_nats_a_token": (found.nats.sum() / tokens.sum()).item(),
+        "standard_error": (found.standard_error.square().sum().sqrt() / tokens.sum()).item(),
+    }
+
+
+def written(run: TrainingRun, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """The oracle's verdict at every budget."""
+    prompts = [example.prompt or "" for example in read("builtin:weather", "test", args.num_texts)]
+    rows = {}
+    for budget in BUDGETS:
+        texts = run.language_model.write(prompts, num_steps=budget)
+        verdict = weather.judge(list(zip(prompts, texts, strict=True)))
+        rows[str(budget)] = {key: verdict[key] for key in ("grammatical", "faithful", "num")}
+    return rows
+
+
+def measure(arm: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Train one arm and measure it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run = TrainingRun(recipe_of(arm, seed, args), folder / "run")
+        for _ in run.events():
+            pass
+        log = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+        row: dict[str, Any] = {"arm": arm, "seed": seed, "steps": len(log)}
+        row["supervised_share"] = round(mean(line["supervised"] for line in log), 4)
+        row["gradient_norm"] = round(mean(line["gradient_norm"] for line in log[len(log) // 2 :]), 4)
+        return {**row, **held_out(run, folder, args), "written": written(run, args)}
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Read the command line and measure what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=4.0, help="of training, each arm and seed")
+    parser.add_argument("--num-steps", type=int, help="instead of minutes")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--size", default="nano")
+    parser.add_argument("--num-examples", type=int, default=10_000)
+    parser.add_argument("--batch-tokens", type=int, default=1500)
+    parser.add_argument("--num-texts", type=int, default=300)
+    parser.add_argument("--num-samples", type=int, default=32, help="masks a text of the bound")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args(argv)
+    settings = {name: value for name, value in vars(args).items() if name not in ("out", "seeds")}
+    result = json.loads(args.out.read_text()) if args.out.exists() else {"settings": settings, "rows": []}
+    result["machine"] = machine()
+    for seed in range(args.seeds):
+        for arm in ARMS:
+            if any(row["arm"] == arm and row["seed"] == seed for row in result["rows"]):
+                continue
+            result["rows"].append(measure(arm, seed, args))
+            print(json.dumps(result["rows"][-1]), flush=True)
+            atomic_write(args.out, (json.dumps(result, indent=1) + "\n").encode())
+    return result
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Texts and tokens a second, against batch and length, for every family and decoder."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any, Literal
+
+from manta.bench.timing import Row, interleaved
+from manta.errors import UsageError
+from manta.families.autoregressive import AutoregressiveLM
+from manta.families.events import GenerateOptions, Request, Writer
+from manta.families.masked import MaskedLM
+from manta.hub.foreign import ForeignModel
+from manta.masked import DECODERS
+
+Cache = Literal["none", "prefix", "dual"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """How a model is asked to write."""
+
+    decoder: str = ""
+    """Of masked models; empty: the model's own."""
+    cache: Cache = "none"
+    """Of masked models; all others than `none` serve one text at a time."""
+
+
+def settings_of(lm: Writer, decoders: Sequence[str] = (), caches: Sequence[Cache] = ("none",)) -> list[Setting]:
+    """What is compared for a model: every decoder with every cache of a masked model, one setting of any other.
+
+    Args:
+        lm: the model.
+        decoders: names of decoders; none takes all.
+        caches: kinds of caches.
+
+    Raises:
+        UsageError: for an unknown decoder.
+    """
+    for name in decoders:
+        if name not in DECODERS:
+            raise UsageError(f"unknown decoder {name!r}; choose among {', '.join(DECODERS)}")
+    if not isinstance(lm, MaskedLM | ForeignModel):
+        return [Setting()]
+    return [Setting(decoder=name, cache=cache) for name in decoders or DECODERS for cache in caches]
+
+
+def capacity(lm: Writer) -> int:
+    """Most tokens of a text, without a prompt."""
+    return lm.max_length if isinstance(lm, ForeignModel) else lm.model.config.max_text  # pyright: ignore
+
+
+def writing_rates(
+    lm: Writer,
+    lengths: Sequence[int],
+    batches: Sequence[int],
+    settings: Sequence[Setting],
+    *,
+    num_steps: int = 8,
+    prompt: str | None = None,
+    repeats: int = 3,
+) -> Iterator[Row]:
+    """Measure a model at every length, batch and setting; the settings take turns.
+
+    Every text is given the length that is asked for: a canvas of so many tokens, or so many tokens left to right. Only
+    a masked decoder that commits an early end stops before; its `calls` show it.
+
+    Args:
+        lm: any family.
+        lengths: tokens of a text.
+        batches: texts written at once.
+        settings: see `settings_of`.
+        num_steps: budget of network calls of everything that is not left to right.
+        prompt: of every text.
+        repeats: rounds of `interleaved`; medians count, `spread` is the range of the seconds over their median.
+
+    Yields:
+        A row for each length, batch and setting.
+
+    Raises:
+        UsageError: a length is more than the model writes.
+    """
+    if max(lengths) > capacity(lm):
+        raise UsageError(f"the model writes at most {capacity(lm)} tokens, received a length of {max(lengths)}")
+    for length in lengths:
+        for batch in batches:
+            fitting = [setting for setting in settings if batch == 1 or setting.cache == "none"]
+            done: dict[str, list[int]] = {str(index): [] for index in range(len(fitting))}
+            with _endless(lm) as writer:
+                work = {
+                    name: _Work(writer, length, batch, fitting[int(name)], num_steps, prompt, done[name])
+                    for name in done
+                }
+                times = interleaved(work, repeats)
+            for name, setting in zip(done, fitting, strict=True):
+                seconds, calls = median(times[name]), done[name]
+                row: Row = {"family": lm.family, "decoder": setting.decoder, "cache": setting.cache}
+                row |= {"length": length, "batch": batch, "calls": sum(calls) / len(calls), "seconds": seconds}
+                row |= {"texts_per_second": batch / seconds, "tokens_per_second": batch * length / seconds}
+                yield {**row, "spread": (max(times[name]) - min(times[name])) / seconds}
+
+
+@dataclass
+class _Work:
+    """One batch of texts; the calls of each are noted."""
+
+    lm: Writer
+    length: int
+    batch: int
+    setting: Setting
+    num_steps: int
+    prompt: str | None
+    calls: list[int]
+
+    def __call__(self) -> None:
+        own_length = isinstance(self.lm, AutoregressiveLM | ForeignModel)
+        infill = None if own_length else f"___{{{self.length}}}"
+        requests = [Request(prompt=self.prompt, infill=infill, seed=seed) for seed in range(self.batch)]
+        given: dict[str, Any] = {"decoder": self.setting.decoder, "cache": self.setting.cache}
+        options = GenerateOptions(
+            num_steps=self.num_steps, batch_size=self.batch, max_tokens=self.length if own_length else None, **given
+        )
+        self.calls += [event.nfe for event in self.lm.generate(requests, options) if event.kind == "done"]
+
+
+@contextmanager
+def _endless(lm: Writer) -> Iterator[Writer]:
+    """The model with no token that ends a text, so that every text has its full length."""
+    if isinstance(lm, ForeignModel):
+        yield replace(lm, eos_id=None)
+        return
+    if not isinstance(lm, AutoregressiveLM):
+        yield lm
+        return
+    end, lm.model.end = lm.model.end, -1
+    try:
+        yield lm
+    finally:
+        lm.model.end = end

@@ -1,0 +1,171 @@
+"""`manta bench [MODEL …]`: what writing, training and starting up cost on this machine."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from manta.cli.options import argument, parse_options
+from manta.errors import UsageError
+
+if TYPE_CHECKING:
+    from manta.recipes import Recipe
+
+PARTS = ("start", "writing", "outside", "training", "operators")
+QUICK: dict[str, Any] = {
+    "repeats": 1,
+    "batches": (1, 4),
+    "operator_lengths": (64, 256),
+    "decoders": ("deferred", "confidence"),
+}
+"""What --quick changes, unless it was said otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """Measure this machine: cold start and memory, texts and tokens a second against batch and length for every family
+    and decoder, an outside reference, training as a share of the matrix rate, and operators against length."""
+
+    models: tuple[str, ...] = argument(())
+    """Model folders, run folders or hub names; the model that ships if none is named."""
+    parts: tuple[str, ...] = ()
+    """start, writing, outside, training or operators; all without it; repeat the flag for several."""
+    lengths: tuple[int, ...] = ()
+    """Tokens of a text; a quarter, half and all of what each model writes, if left out."""
+    batches: tuple[int, ...] = (1, 16)
+    """Texts written at once."""
+    num_steps: int = 8
+    """Budget of network calls for a text."""
+    decoders: tuple[str, ...] = ()
+    """Masked models: the decoders to compare; all without it."""
+    caches: tuple[str, ...] = ("none",)
+    """Masked models: none, prefix or dual; the latter two are measured at batch 1."""
+    prompt: str | None = None
+    """Of every text."""
+    operator_lengths: tuple[int, ...] = (64, 128, 256, 512, 1024)
+    """Elements of a row for the operators."""
+    repeats: int = 3
+    """Rounds; within one, rivals take turns, and medians count."""
+    recipe: Path | None = None
+    """A recipe whose training is measured; without it every family on builtin:weather, of the size tiny."""
+    quick: bool = False
+    """One round of little of everything, in less than a minute."""
+    json: bool = False
+    """One JSON object on stdout instead of tables."""
+    out: Path | None = None
+    """A file for the JSON object as well."""
+    device: str | None = None
+    """cpu, cuda or cuda:N."""
+
+    def __post_init__(self) -> None:
+        for part in self.parts:
+            if part not in PARTS:
+                raise UsageError(f"unknown part {part!r}; choose among {', '.join(PARTS)}")
+        for cache in self.caches:
+            if cache not in ("none", "prefix", "dual"):
+                raise UsageError(f"unknown cache {cache!r}; choose none, prefix or dual")
+        counts = (*self.lengths, *self.batches, *self.operator_lengths, self.repeats, self.num_steps)
+        if min(counts) < 1 or not self.batches:
+            raise UsageError("lengths, batches, steps and rounds should be at least 1")
+        if self.operator_lengths and len(set(self.operator_lengths)) < 2:
+            raise UsageError("growth shows between two --operator-lengths or more")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the verb."""
+    options = parse_options(BenchOptions, argv, "bench")
+    if options.quick:
+        usual = BenchOptions()
+        less = {name: value for name, value in QUICK.items() if getattr(options, name) == getattr(usual, name)}
+        options = replace(options, **less)
+    from manta.bench import machine, rows_as_table
+    from manta.runtime import atomic_write, resolve_device
+
+    result: dict[str, Any] = {"machine": machine(resolve_device(options.device))}
+    for part, rows in _measured(options):
+        result[part] = rows
+        if not options.json and rows:
+            print(f"{part.replace('_', ' ')}\n{rows_as_table(rows)}\n", flush=True)
+    if options.json:
+        print(json.dumps(result))
+    if options.out is not None:
+        atomic_write(options.out, (json.dumps(result, indent=1) + "\n").encode())
+    return 0
+
+
+def _measured(options: BenchOptions) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The parts that are asked for, each as it is done."""
+    from manta.bench import cold_start, growth, operator_costs
+    from manta.runtime import resolve_device
+
+    models, parts = options.models or ("",), options.parts or PARTS
+    if "start" in parts:
+        _tell("start")
+        start = {"repeats": options.repeats, "prompt": options.prompt or "", "device": options.device}
+        yield "start", cold_start(models, **start)
+    if "writing" in parts or "outside" in parts:
+        written, outside = [], []
+        for model in models:
+            ours, theirs = _writing(model, options, parts)
+            written += ours
+            outside += [row for row in theirs if row not in outside]
+        yield "writing", written
+        yield "outside", outside
+    if "training" in parts:
+        yield "training", list(_training(options))
+    if "operators" in parts:
+        _tell("operators")
+        costs = operator_costs(options.operator_lengths, repeats=options.repeats, device=resolve_device(options.device))
+        yield "operators", costs
+        yield "growth_of_operators", growth(costs)
+
+
+def _writing(model: str, options: BenchOptions, parts: Sequence[str]) -> tuple[list[dict], list[dict]]:
+    """Rates of a model, and of an outside one of its shape."""
+    from manta.bench import capacity, has_transformers, outside_rates, settings_of, writing_rates
+    from manta.hub import ForeignModel, load
+    from manta.runtime import resolve_device
+
+    lm = load(model or None, device=options.device)
+    most = min(capacity(lm), 256)
+    lengths = options.lengths or ((most // 2,) if options.quick else (most // 4, most // 2, most))
+    name, rows, outside = model or "the model that ships", [], []
+    if "writing" in parts:
+        _tell(f"writing with {name}")
+        settings = settings_of(lm, options.decoders, options.caches)  # pyright: ignore[reportArgumentType]
+        given = {"num_steps": options.num_steps, "prompt": options.prompt, "repeats": options.repeats}
+        rows = [{"model": name, **row} for row in writing_rates(lm, lengths, options.batches, settings, **given)]
+    if "outside" in parts and not isinstance(lm, ForeignModel):
+        if not has_transformers():
+            print("manta: transformers is not installed, so there is no outside reference", file=sys.stderr)
+            return rows, outside
+        _tell(f"an outside model of the shape of {name}")
+        device = str(resolve_device(options.device))
+        outside = outside_rates(lm.model.config, lengths, options.batches, repeats=options.repeats, device=device)
+    return rows, outside
+
+
+def _training(options: BenchOptions) -> Iterator[dict[str, Any]]:
+    from manta.bench import training_rates
+
+    for recipe in _recipes(options):
+        _tell(f"training, {recipe.family}")
+        yield from training_rates(recipe, pairs=1 if options.quick else 5, device=options.device)
+
+
+def _recipes(options: BenchOptions) -> "list[Recipe]":
+    from manta.config import from_dict, load_toml
+    from manta.recipes import Recipe
+
+    if options.recipe is not None:
+        return [load_toml(Recipe, options.recipe)]
+    base = {"data": "builtin:weather", "num_examples": 2000, "size": "tiny"}
+    if options.quick:
+        base |= {"num_examples": 300, "size": "nano", "vocab_size": 512, "batch_tokens": 1024}
+    return [from_dict(Recipe, {**base, "family": family}) for family in ("manta", "masked", "ar")]
+
+
+def _tell(what: str) -> None:
+    print(f"manta: measuring {what}", file=sys.stderr, flush=True)

@@ -1,0 +1,98 @@
+"""What `evaluate` and `compare` have in common: options, the evaluator they make, and progress on stderr."""
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from manta.errors import UsageError
+
+if TYPE_CHECKING:
+    from manta.evaluation import Evaluator
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureOptions:
+    """Options of every verb that measures models."""
+
+    data: str | None = None
+    """What to evaluate on: a file, `builtin:NAME`, `e2e:PATH`, `tinystories:PATH`, `hf:NAME`."""
+    split: Literal["train", "dev", "test"] = "test"
+    """Part of the data."""
+    num: int = 1000
+    """At most so many prompts, or texts of data without prompts."""
+    num_seeds: int = 3
+    """Texts for each prompt, each of another seed; figures are their mean and half their range."""
+    seed: int = 0
+    """Of all texts and draws."""
+    metrics: tuple[str, ...] = ()
+    """likelihood, diversity, guards, copying, mauve, overlap, slots, oracle or judge; separated by commas or repeated;
+    all that the data allows without it."""
+    judge: str | None = None
+    """Whose likelihood gives generative perplexity, and whose hidden states MAUVE compares: a folder of
+    `manta train --family ar`, or a causal language model of the hub."""
+    judge_words: int | None = None
+    """Words of each text that the judge reads; all without it."""
+    likelihood_texts: int = 256
+    """Human texts whose likelihood is measured."""
+    likelihood_samples: int = 8
+    """Draws a text where only a bound can be had (masked models)."""
+    training_texts: int = 100_000
+    """Texts of the training split that copies are looked for in."""
+    style: Literal["consensus", "diverse"] = "diverse"
+    """`diverse` draws from the distribution of human texts, `consensus` seeks the most agreed-on one."""
+    decoder: str = ""
+    """Masked models: deferred, block, threshold, confidence, remask or first_hitting; the model's own without it."""
+    top_k: int | None = None
+    """Autoregressive models: sample from the k likeliest words."""
+    top_p: float = 1.0
+    """Autoregressive models: sample from the fewest words that make up this probability."""
+    batch_size: int = 64
+    """Texts written at once; it does not change them."""
+    device: str | None = None
+    """cpu, cuda or cuda:N."""
+
+
+class Line:
+    """Progress on stderr: one line in place on a terminal, a line every ten seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self.live, self.last, self.subject = sys.stderr.isatty(), time.perf_counter(), ""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """See `manta.evaluation.writing.Progress`."""
+        now = time.perf_counter()
+        if now - self.last > (0.1 if self.live else 10):
+            self.last = now
+            line = f"{self.subject}{what} {done}/{total}"
+            print(f"\r\x1b[K{line}" if self.live else line, end="" if self.live else "\n", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Leave nothing on the terminal's line."""
+        if self.live:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def make_evaluator(options: MeasureOptions, progress: Line, verb: str) -> "Evaluator":
+    """Read the data, load the judge and make the evaluator.
+
+    Raises:
+        UsageError: no data is named, or options that do not fit.
+        DataError: the data is missing, empty, or does not allow a figure that was asked for.
+        ModelError: there is no such judge.
+    """
+    if options.data is None:
+        raise UsageError(f"say what to evaluate on: manta {verb} MODEL --data FILE|builtin:NAME|e2e:PATH")
+    from manta.config import from_dict
+    from manta.evaluation import Evaluator, EvaluatorConfig, evaluation_set, load_judge
+
+    metrics = [name for part in options.metrics for name in part.split(",") if name]
+    names = ("num_seeds", "seed", "judge_words", "likelihood_texts", "likelihood_samples")
+    config = from_dict(EvaluatorConfig, {"metrics": metrics, **{name: getattr(options, name) for name in names}})
+    if config.metrics and "judge" in config.metrics and options.judge is None:
+        raise UsageError("the figures of a judge need one; name it: --judge MODEL")
+    data = evaluation_set(
+        options.data, options.split, options.num, seed=options.seed, training_texts=options.training_texts
+    )
+    judge = None if options.judge is None else load_judge(options.judge, device=options.device)
+    return Evaluator(data, config, judge=judge, progress=progress)

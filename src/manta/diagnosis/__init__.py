@@ -1,0 +1,25 @@
+"""Real models before the diagnostics of `manta.control`: adapters, figures with their spread, verdicts, the report."""
+
+from manta.diagnosis.page import render
+from manta.diagnosis.results import Figure, Measured, Profile, Settings
+from manta.diagnosis.run import Diagnosis, ModelDiagnosis, diagnose
+from manta.diagnosis.systems import AutoregressiveSystem, FlowSystem, MaskedSystem, System, system_of
+from manta.diagnosis.verdicts import Verdict, verdicts
+
+__all__ = [
+    "AutoregressiveSystem",
+    "Diagnosis",
+    "Figure",
+    "FlowSystem",
+    "MaskedSystem",
+    "Measured",
+    "ModelDiagnosis",
+    "Profile",
+    "Settings",
+    "System",
+    "Verdict",
+    "diagnose",
+    "render",
+    "system_of",
+    "verdicts",
+]

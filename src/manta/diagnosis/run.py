@@ -1,0 +1,188 @@
+"""A diagnosis of models side by side: the same prompts, seeds and disturbances for each."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from manta.diagnosis import chain_figures, flow_figures
+from manta.diagnosis.common import correction_figures, disturbance_figures, quality_figures, word_figures
+from manta.diagnosis.judging import Judgement, oracle_of
+from manta.diagnosis.results import Measured, Settings
+from manta.diagnosis.steering import Steered, choose_keyword, steer
+from manta.diagnosis.systems import AutoregressiveSystem, FlowSystem, MaskedSystem, System, system_of
+from manta.errors import UsageError
+from manta.families.autoregressive import AutoregressiveLM
+from manta.families.events import GenerateOptions, Request
+from manta.spaces import LatentSpace
+
+Progress = Callable[[str], None]
+"""`progress(line)`: told what is being measured."""
+
+
+@dataclass
+class ModelDiagnosis:
+    """What was found of one model."""
+
+    name: str
+    family: str
+    about: dict[str, Any]
+    """Space, parameters, calls: what a reader should know of the model."""
+    measured: Measured = field(default_factory=Measured)
+    steered: list[Steered] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def row(self) -> dict[str, Any]:
+        """Plain values for JSON; what is absent is None."""
+        return {
+            "name": self.name,
+            "family": self.family,
+            **self.about,
+            "seconds": round(self.seconds, 1),
+            "figures": {name: figure.row() for name, figure in sorted(self.measured.figures.items())},
+            "profiles": {name: profile.row() for name, profile in sorted(self.measured.profiles.items())},
+            "ways": {kind: [list(way) for way in ways] for kind, ways in self.measured.ways.items()},
+            "timelines": self.measured.timelines,
+            "steering": [part.row() for part in self.steered],
+        }
+
+
+@dataclass
+class Diagnosis:
+    """What was found of all models."""
+
+    models: list[ModelDiagnosis]
+    prompts: list[str | None]
+    settings: Settings
+    oracle: str | None
+    """Name of the oracle of faithfulness; None where the prompts have none."""
+    judge: str | None
+    """Name of the model that judged fluency; None: none did."""
+    keyword: str | None
+    """Goal of the steering; None: no word offered itself."""
+
+    def row(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "prompts": len(self.prompts),
+            "settings": asdict(self.settings),
+            "oracle": self.oracle,
+            "judge": self.judge,
+            "keyword": self.keyword,
+            "models": [model.row() for model in self.models],
+        }
+
+
+def diagnose(
+    models: Mapping[str, Any],
+    prompts: Sequence[str | None],
+    settings: Settings | None = None,
+    *,
+    judge: tuple[str, AutoregressiveLM] | None = None,
+    keyword: str | None = None,
+    progress: Progress = lambda line: None,
+) -> Diagnosis:
+    """Measure every figure of `docs/diagnostics.md` on each model.
+
+    Args:
+        models: name → model of the family manta, masked or ar.
+        prompts: the same for all models, at least two for a spread.
+        settings: how.
+        judge: name and model of the judge of fluency; None takes the first autoregressive one among the models, which
+            favours its own texts, or none.
+        keyword: goal of the steering; None chooses one from the first model's texts.
+        progress: called with a line before each part.
+
+    Raises:
+        ModelError: for a model without the needed access.
+        RequestError: for a prompt that does not fit a model.
+        UsageError: without models or prompts.
+    """
+    settings = settings or Settings()
+    if not models or not prompts:
+        raise UsageError(f"a diagnosis takes models and prompts, received {len(models)} and {len(prompts)}")
+    judge = judge or next(((name, lm) for name, lm in models.items() if isinstance(lm, AutoregressiveLM)), None)
+    oracle = oracle_of(prompts)
+    judgement = Judgement(oracle, judge[1] if judge else None)
+    found = Diagnosis(
+        models=[],
+        prompts=list(prompts),
+        settings=settings,
+        oracle=oracle.__name__.strip("_") if oracle else None,
+        judge=judge[0] if judge else None,
+        keyword=keyword,
+    )
+    for name, lm in models.items():
+        found.models.append(_diagnose(name, lm, found, judgement, progress))
+    return found
+
+
+def _diagnose(name: str, lm: Any, found: Diagnosis, judgement: Judgement, progress: Progress) -> ModelDiagnosis:
+    start, settings = time.perf_counter(), found.settings
+    options = GenerateOptions(num_steps=settings.num_steps + 1, style=settings.style)  # pyright: ignore
+    requests = [Request(prompt=prompt, seed=settings.seed + i) for i, prompt in enumerate(found.prompts)]
+    progress(f"{name}: writing {len(requests)} texts")
+    size = settings.batch_size
+    systems = [
+        system_of(lm, requests[at : at + size], settings.num_steps, options, settings.words)
+        for at in range(0, len(requests), size)
+    ]
+    if found.keyword is None:
+        texts = [text for system in systems for text in system.texts(system.tokens)]
+        found.keyword = choose_keyword(texts, found.prompts)
+    model = ModelDiagnosis(name, systems[0].family, about(lm, systems[0]))
+    for part, measure in _parts(systems[0], settings, judgement).items():
+        progress(f"{name}: {part}")
+        whole = Measured()
+        for system in systems:
+            whole.join(measure(system))
+        model.measured.figures |= whole.figures
+        model.measured.profiles |= whole.profiles
+        model.measured.ways |= whole.ways
+        model.measured.timelines += whole.timelines
+    if found.keyword is not None:
+        progress(f"{name}: steering toward {found.keyword!r}")
+        for system in systems:
+            parts = steer(system, found.keyword, settings, judgement)
+            if model.steered:
+                for one, other in zip(model.steered, parts, strict=True):
+                    one.join(other)
+            else:
+                model.steered = parts
+    model.seconds = time.perf_counter() - start
+    return model
+
+
+def _parts(system: System, settings: Settings, judgement: Judgement) -> dict[str, Callable[[Any], Measured]]:
+    """What is measured of a family, in order."""
+    parts: dict[str, Callable[[Any], Measured]] = {
+        "quality": lambda s: quality_figures(s, judgement),
+        "the way of the words": word_figures,
+        "disturbed words": lambda s: disturbance_figures(s, settings, judgement),
+        "a corrupted text": lambda s: correction_figures(s, settings, judgement),
+    }
+    if isinstance(system, FlowSystem):
+        return parts | {
+            "the plan's way": flow_figures.path_figures,
+            "strain and rotation": lambda s: flow_figures.field_figures(s, settings),
+            "acceleration and pressure": flow_figures.burgers_figures,
+            "the adjoint": lambda s: flow_figures.adjoint_figures(s, settings),
+            "pushes": lambda s: flow_figures.push_figures(s, settings),
+        }
+    assert isinstance(system, MaskedSystem | AutoregressiveSystem)
+    return parts | {"the adjoint": lambda s: chain_figures.adjoint_figures(s, settings)}
+
+
+def about(lm: Any, system: System) -> dict[str, Any]:
+    """What a reader should know of a model."""
+    facts: dict[str, Any] = {"parameters": sum(p.numel() for p in lm.model.parameters())}
+    facts["calls"] = round(sum(system.lengths()) / len(system.requests), 1)
+    if isinstance(system, FlowSystem):
+        space = lm.model.space
+        facts["space"] = "latents" if isinstance(space, LatentSpace) else "embeddings"
+        facts["noise_floor"] = space.config.noise_floor if isinstance(space, LatentSpace) else 0.0
+        facts["state"] = f"{system.rate} tokens a latent of {space.channels} channels"
+        facts["own_split"] = {str(size): split.flow for size, split in sorted(lm.splits.items())}
+    if isinstance(system, MaskedSystem):
+        facts["decoder"] = lm.decoder_for(system.options).kind
+    return facts

@@ -1,0 +1,30 @@
+"""One frozen evaluator for every family of models, and the comparison of several of them."""
+
+from manta.evaluation.dataset import EvaluationSet, Metric, Oracle, evaluation_set
+from manta.evaluation.evaluator import METRICS, Evaluation, Evaluator, EvaluatorConfig, Spread
+from manta.evaluation.features import hashed_ngrams
+from manta.evaluation.judges import JudgeModel, load_judge, shared_training
+from manta.evaluation.likelihood import Likelihood, likelihood
+from manta.evaluation.writing import Contestant, Written, contestant, write
+
+__all__ = [
+    "METRICS",
+    "Contestant",
+    "Evaluation",
+    "EvaluationSet",
+    "Evaluator",
+    "EvaluatorConfig",
+    "JudgeModel",
+    "Likelihood",
+    "Metric",
+    "Oracle",
+    "Spread",
+    "Written",
+    "contestant",
+    "evaluation_set",
+    "hashed_ngrams",
+    "likelihood",
+    "load_judge",
+    "shared_training",
+    "write",
+]

@@ -1,0 +1,279 @@
+"""Models side by side: settings swept, what each costs, which are worth it, and how sure a difference is."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from manta.errors import RequestError, UsageError
+from manta.evaluation.evaluator import Evaluation, Evaluator
+from manta.evaluation.likelihood import Likelihood
+from manta.evaluation.writing import Contestant
+from manta.families.events import GenerateOptions
+from manta.metrics import Interval, bootstrap_difference
+from manta.runtime import make_generator
+
+QUALITIES: Final[Mapping[str, bool]] = {
+    "oracle_faithful": True,
+    "oracle_solved": True,
+    "bleu": True,
+    "slot_error_rate": False,
+    "perplexity": False,
+    "mauve": True,
+}
+"""Figures that say how good texts are, and whether more is better; the first that is measured draws the frontier."""
+SHOWN_PROMPTS: Final = 8
+"""Prompts whose texts are shown side by side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """The settings that are tried; every combination of them."""
+
+    num_steps: tuple[int, ...] = (2, 4, 8, 16)
+    """Budgets of network calls; a left-to-right model, whose calls are its words, has none."""
+    temperature: tuple[float, ...] = (0.0,)
+    """Temperatures of the words."""
+    guidance_scale: tuple[float, ...] = (1.0,)
+    """Strengths of guidance; left-to-right models have none."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "temperature", "guidance_scale"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise UsageError(f"--{name.replace('_', '-')} takes different values, at least one; received {values}")
+
+    def settings(self, family: str) -> list[dict[str, Any]]:
+        """What is tried with a model of this family."""
+        names = ("temperature",) if family == "ar" else ("num_steps", "temperature", "guidance_scale")
+        values = itertools.product(*(getattr(self, name) for name in names))
+        return [dict(zip(names, combination, strict=True)) for combination in values]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model with one setting."""
+
+    setting: Mapping[str, Any]
+    """What was swept."""
+    evaluation: Evaluation
+    """What came of it."""
+
+    @property
+    def name(self) -> str:
+        """The model."""
+        return self.evaluation.model
+
+    @property
+    def label(self) -> str:
+        """The setting in words."""
+        words = {"num_steps": "{} calls", "temperature": "temperature {}", "guidance_scale": "guidance {}"}
+        off = {"temperature": 0.0, "guidance_scale": 1.0}
+        told = [words[key].format(value) for key, value in self.setting.items() if value != off.get(key)]
+        return ", ".join(told) or "its own calls"
+
+    def mean(self, figure: str) -> float:
+        """Over the seeds."""
+        return self.evaluation.figures[figure].mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A figure of one row less that of another, prompt by prompt."""
+
+    first: int
+    """Place of a row."""
+    second: int
+    """Place of the other."""
+    why: str
+    """`same setting` or `best of each`."""
+    figure: str
+    """Of single texts."""
+    interval: Interval
+    """Mean of first − second; the rows differ if it leaves out 0."""
+    prompts: int
+    """Pairs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Everything that came of a comparison."""
+
+    rows: tuple[Row, ...]
+    """All models with all their settings."""
+    likelihoods: Mapping[str, Likelihood | None]
+    """Of each model."""
+    parameters: Mapping[str, int | None]
+    """Of each model."""
+    corpus: Mapping[str, float]
+    """The figures of human texts."""
+    quality: str | None
+    """The figure that draws the frontier; None where none was measured."""
+    frontier: tuple[int, ...]
+    """Rows that none beats in quality at as few calls or fewer, by calls."""
+    nearest: Mapping[str, int]
+    """For each model its row whose texts' entropy is nearest to the corpus' own."""
+    differences: tuple[Difference, ...]
+    """With bootstrap intervals."""
+    left_out: tuple[str, ...]
+    """Settings that a model refused, and why."""
+
+    def row(self, evaluator: Evaluator, command: str) -> dict[str, Any]:
+        """Everything, for JSON."""
+        data = evaluator.data
+        return {
+            "command": command,
+            "data": data.name,
+            "split": data.split,
+            "prompts": len(data.prompts),
+            "seeds": evaluator.config.num_seeds,
+            "mauve_features": evaluator.features,
+            "corpus": dict(self.corpus),
+            "models": [
+                {"name": name, "parameters": self.parameters[name], "likelihood": found and found.row()}
+                for name, found in self.likelihoods.items()
+            ],
+            "rows": [{"setting": dict(row.setting), "label": row.label, **row.evaluation.row()} for row in self.rows],
+            "quality": self.quality,
+            "frontier": list(self.frontier),
+            "nearest_entropy": dict(self.nearest),
+            "differences": [
+                {
+                    "first": difference.first,
+                    "second": difference.second,
+                    "why": difference.why,
+                    "figure": difference.figure,
+                    "value": difference.interval.value,
+                    "low": difference.interval.low,
+                    "high": difference.interval.high,
+                    "level": difference.interval.level,
+                    "prompts": difference.prompts,
+                }
+                for difference in self.differences
+            ],
+            "left_out": list(self.left_out),
+            "texts": [
+                {
+                    "prompt": data.prompts[at],
+                    "human": data.references[at][0],
+                    "texts": {f"{row.name}, {row.label}": row.evaluation.texts[at] for row in self.rows},
+                }
+                for at in shown(len(data.prompts))
+            ],
+        }
+
+
+def compare(evaluator: Evaluator, models: Sequence[Contestant], sweep: Sweep, options: GenerateOptions) -> Comparison:
+    """Measure models over a sweep of settings, each likelihood once.
+
+    Args:
+        evaluator: of the data, the same for all.
+        models: of different names.
+        sweep: what is varied.
+        options: what is not.
+
+    Raises:
+        UsageError: no models, two of one name, or none of a model's settings that it allows.
+    """
+    names = [model.name for model in models]
+    if not models or len(set(names)) < len(names):
+        raise UsageError(f"compare takes at least one model, and each once; received {', '.join(names) or 'none'}")
+    rows: list[Row] = []
+    left_out: list[str] = []
+    for model in models:
+        found = list(_swept(evaluator, model, sweep, options, left_out))
+        if not found:
+            raise UsageError(f"{model.name} allows none of the settings: {left_out[-1]}")
+        rows += found
+    asked = "likelihood" in evaluator.metrics
+    corpus = evaluator.corpus
+    quality = next((name for name in QUALITIES if all(name in row.evaluation.figures for row in rows)), None)
+    return Comparison(
+        rows=tuple(rows),
+        likelihoods={model.name: evaluator.likelihood(model) if asked else None for model in models},
+        parameters={model.name: model.parameters for model in models},
+        corpus=corpus,
+        quality=quality,
+        frontier=tuple(frontier(rows, quality)) if quality else (),
+        nearest=_nearest(rows, corpus),
+        differences=tuple(_differences(rows, quality, evaluator.config.seed)),
+        left_out=tuple(left_out),
+    )
+
+
+def frontier(rows: Sequence[Row], quality: str) -> list[int]:
+    """Rows that none beats: no other is at least as good for no more calls, and better in one of the two.
+
+    Args:
+        rows: with the figures `nfe` and `quality`.
+        quality: one of `QUALITIES`.
+
+    Returns:
+        Places of the rows, by calls.
+    """
+    sign = 1 if QUALITIES[quality] else -1
+    points = [(row.mean("nfe"), -sign * row.mean(quality)) for row in rows]
+    kept = [
+        i
+        for i, (cost, loss) in enumerate(points)
+        if not any(c <= cost and x <= loss and (c, x) != (cost, loss) for c, x in points)
+    ]
+    return sorted(kept, key=lambda i: points[i])
+
+
+def best(rows: Sequence[Row], quality: str | None) -> dict[str, int]:
+    """For each model the place of its row of the best quality; of its last row where no quality is measured."""
+    found: dict[str, int] = {}
+    sign = 1 if quality is None or QUALITIES[quality] else -1
+    for i, row in enumerate(rows):
+        at = found.get(row.name)
+        if at is None or quality is None or sign * row.mean(quality) > sign * rows[at].mean(quality):
+            found[row.name] = i
+    return found
+
+
+def shown(count: int) -> list[int]:
+    """Prompts whose texts are shown, evenly spaced."""
+    return sorted({i * count // SHOWN_PROMPTS for i in range(SHOWN_PROMPTS)})
+
+
+def _swept(
+    evaluator: Evaluator, model: Contestant, sweep: Sweep, options: GenerateOptions, left_out: list[str]
+) -> Iterator[Row]:
+    for setting in sweep.settings(model.lm.family):
+        try:
+            evaluation = evaluator.measure(model, replace(options, **setting), with_likelihood=False)
+        except (UsageError, RequestError) as error:
+            left_out.append(f"{model.name}, {setting}: {error}")
+            continue
+        yield Row(setting, evaluation)
+
+
+def _nearest(rows: Sequence[Row], corpus: Mapping[str, float]) -> dict[str, int]:
+    if "entropy" not in corpus:
+        return {}
+    found: dict[str, int] = {}
+    distance = [abs(row.mean("entropy") - corpus["entropy"]) for row in rows]
+    for i, row in enumerate(rows):
+        if row.name not in found or distance[i] < distance[found[row.name]]:
+            found[row.name] = i
+    return found
+
+
+def _differences(rows: Sequence[Row], quality: str | None, seed: int) -> Iterator[Difference]:
+    """Every two models at every setting that both have, and where each is at its best."""
+    chosen = best(rows, quality)
+    for i, j in itertools.combinations(range(len(rows)), 2):
+        first, second = rows[i], rows[j]
+        if first.name == second.name:
+            continue
+        same = first.setting == second.setting
+        bests = (chosen[first.name], chosen[second.name]) == (i, j)
+        if not same and not bests:
+            continue
+        for figure, values in first.evaluation.items.items():
+            other = second.evaluation.items[figure]
+            if len(values) > 1:
+                interval = bootstrap_difference(values, other, generator=make_generator(seed))
+                why = "best of each" if bests else "same setting"
+                yield Difference(first=i, second=j, why=why, figure=figure, interval=interval, prompts=len(values))

@@ -1,0 +1,189 @@
+"""A comparison as one self-contained page."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from manta.evaluation.comparison import QUALITIES, Comparison, Row, best, shown
+from manta.evaluation.dataset import EvaluationSet
+from manta.evaluation.evaluator import Evaluator
+from manta.report import Page, lines, scatter
+
+TITLES: Final = {
+    "oracle_faithful": "faithful texts (share)",
+    "oracle_solved": "solved puzzles (share)",
+    "bleu": "BLEU",
+    "slot_error_rate": "slot error rate",
+    "perplexity": "generative perplexity",
+    "mauve": "MAUVE",
+    "entropy": "entropy of a text (nats)",
+    "nfe": "network calls a text",
+    "repeated_4": "repeated 4-grams (share)",
+    "seconds_per_text": "seconds a text",
+}
+"""How figures are called on axes and in tables."""
+COLUMNS: Final = ("nfe", "seconds_per_text", *QUALITIES, "entropy", "repeated_4", "distinct")
+"""Figures of the table, as far as they are measured."""
+
+
+def comparison_page(comparison: Comparison, evaluator: Evaluator, command: str) -> str:
+    """Write the page: frontier, entropy, table, paired differences, texts, warnings, and the command.
+
+    Args:
+        comparison: what came out.
+        evaluator: what measured it.
+        command: what was typed.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+    """
+    data, rows = evaluator.data, comparison.rows
+    page = Page(f"Models compared on {data.name.rpartition('/')[2]}")
+    page.text(
+        f"{len(comparison.parameters)} models on {len(data.prompts)} "
+        f"{'prompts' if data.conditional else 'texts'} of {data.name}, split {data.split}; "
+        f"{evaluator.config.num_seeds} texts for each, one a seed. Figures are means over seeds ± half their range."
+    )
+    page.code(command)
+    _plots(page, comparison)
+    page.section("All settings")
+    names = [name for name in COLUMNS if all(name in row.evaluation.figures for row in rows)]
+    header = ["model", "setting", *(TITLES.get(name, name) for name in names), ""]
+    body = [
+        [row.name, row.label, *(_figure(row, name) for name in names), _mark(i, comparison)]
+        for i, row in enumerate(rows)
+    ]
+    human = ["human texts", "", *(_human(comparison, name) for name in names), ""]
+    features = f" MAUVE compares {evaluator.features}." if "mauve" in names else ""
+    page.table(
+        header, [*body, human], "frontier: none is as good for as few calls; entropy: nearest to the corpus." + features
+    )
+    _likelihoods(page, comparison)
+    _differences(page, comparison)
+    _texts(page, comparison, data)
+    _warnings(page, comparison)
+    return page.html()
+
+
+def _plots(page: Page, comparison: Comparison) -> None:
+    rows, corpus = comparison.rows, comparison.corpus
+    groups = {name: [row for row in rows if row.name == name] for name in comparison.parameters}
+    page.section("Quality and cost")
+    for quality in [name for name in QUALITIES if all(name in row.evaluation.figures for row in rows)]:
+        series, bands = {}, {}
+        for name, own in groups.items():
+            own = sorted(own, key=lambda row: row.mean("nfe"))
+            spreads = [row.evaluation.figures[quality] for row in own]
+            series[name] = ([row.mean("nfe") for row in own], [spread.mean for spread in spreads])
+            bands[name] = ([min(spread.values) for spread in spreads], [max(spread.values) for spread in spreads])
+        if quality in corpus:
+            calls = [row.mean("nfe") for row in rows]
+            series["human texts"] = ([min(calls), max(calls)], [corpus[quality]] * 2)
+        title = TITLES[quality]
+        drawn = lines(
+            series, title=f"{title} against calls", x_label=TITLES["nfe"], y_label=title, bands=bands, log_x=True
+        )
+        more = "higher" if QUALITIES[quality] else "lower"
+        page.figure(drawn, f"{title}: {more} is better. Bands span the sampling seeds.")
+    if comparison.quality is None or "entropy" not in corpus:
+        return
+    page.section("Quality at the data's own entropy")
+    points = {
+        name: ([row.mean("entropy") for row in own], [row.mean(comparison.quality) for row in own])
+        for name, own in groups.items()
+    }
+    labels = {name: [row.label for row in own] for name, own in groups.items()}
+    if comparison.quality in corpus:
+        points["human texts"] = ([corpus["entropy"]], [corpus[comparison.quality]])
+    title = TITLES[comparison.quality]
+    drawn = scatter(
+        points, title=f"{title} against entropy", x_label=TITLES["entropy"], y_label=title, joined=True, labels=labels
+    )
+    near = "; ".join(
+        f"{name}: {rows[at].label} ({rows[at].mean('entropy'):.3f})" for name, at in comparison.nearest.items()
+    )
+    page.figure(
+        drawn,
+        f"The corpus has {corpus['entropy']:.3f} nats. Nearest to it are {near}. Fewer nats buy likelihood cheaply.",
+    )
+
+
+def _likelihoods(page: Page, comparison: Comparison) -> None:
+    found = {name: likelihood for name, likelihood in comparison.likelihoods.items() if likelihood is not None}
+    if not found:
+        return
+    page.section("Likelihood of human texts")
+    body = []
+    for name, likelihood in found.items():
+        bits, count = likelihood.bits_per_byte, comparison.parameters[name]
+        samples = "" if likelihood.samples is None else f"; {likelihood.samples} draws a text"
+        sign = "≤ " if likelihood.kind == "bound" else ""
+        cells = [
+            "–" if likelihood.nats_per_token is None else f"{sign}{likelihood.nats_per_token:.4g}",
+            "–" if bits is None else f"{sign}{bits}",
+        ]
+        body.append(
+            [name, "–" if count is None else f"{count:,}", likelihood.kind, *cells, likelihood.estimator + samples]
+        )
+    header = ["model", "parameters", "kind", "nats a token", "bits a byte", "estimator"]
+    page.table(header, body, "Bits a byte compare between tokenizers, nats a token do not. Self-conditioning is off.")
+
+
+def _differences(page: Page, comparison: Comparison) -> None:
+    if not comparison.differences:
+        return
+    page.section("Paired differences")
+    body = []
+    for difference in comparison.differences:
+        first, second = comparison.rows[difference.first], comparison.rows[difference.second]
+        interval = difference.interval
+        sure = "differ" if interval.low > 0 or interval.high < 0 else "may be equal"
+        pair = [f"{first.name}, {first.label}", f"{second.name}, {second.label}", difference.why]
+        body.append([*pair, difference.figure, str(interval), sure])
+    level = comparison.differences[0].interval.level
+    page.table(
+        ["first", "second", "", "figure of a text", "first − second", ""],
+        body,
+        f"Mean difference over prompts with its {level:.0%} bootstrap interval; it holds no other seed of training.",
+    )
+
+
+def _texts(page: Page, comparison: Comparison, data: EvaluationSet) -> None:
+    page.section("Texts side by side")
+    chosen = [comparison.rows[at] for at in best(comparison.rows, comparison.quality).values()]
+    first = ["prompt"] if data.conditional else []
+    body = [
+        [
+            *([data.prompts[at] or ""] if first else []),
+            data.references[at][0],
+            *(row.evaluation.texts[at] for row in chosen),
+        ]
+        for at in shown(len(data.prompts))
+    ]
+    page.table([*first, "a human text", *(f"{row.name}, {row.label}" for row in chosen)], body)
+
+
+def _warnings(page: Page, comparison: Comparison) -> None:
+    said = [(f"{row.name}, {row.label}", warning) for row in comparison.rows for warning in row.evaluation.warnings]
+    said += [("left out", reason) for reason in comparison.left_out]
+    page.section("Warnings")
+    if said:
+        page.table(["of", "warning"], said)
+    else:
+        page.text("None.")
+
+
+def _figure(row: Row, name: str) -> str:
+    spread = row.evaluation.figures[name]
+    return f"{spread.mean:.4g}" + (f" ± {spread.half_range:.2g}" if len(spread.values) > 1 else "")
+
+
+def _human(comparison: Comparison, name: str) -> str:
+    return f"{comparison.corpus[name]:.4g}" if name in comparison.corpus else "–"
+
+
+def _mark(at: int, comparison: Comparison) -> str:
+    marks: Sequence[tuple[str, bool]] = (
+        ("frontier", at in comparison.frontier),
+        ("entropy", at in comparison.nearest.values()),
+    )
+    return ", ".join(word for word, yes in marks if yes)

@@ -1,0 +1,154 @@
+"""Judges of generated texts: a left-to-right model of ours, or a causal model of the hub; and what they may not share.
+
+A judge that has read the texts a contestant was trained on finds the contestant's copies of them likely. What model
+folders record of their training (data, tokenizer) is compared, and whatever is shared is said.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from manta.errors import ModelError, RequestError, UsageError
+from manta.evaluation.likelihood import ROWS, to_batch
+from manta.evaluation.writing import Contestant
+from manta.families.autoregressive import AutoregressiveLM, shifted
+from manta.hub import load, load_causal, model_config
+
+
+@dataclass(frozen=True)
+class JudgeModel:
+    """A model that gives texts a likelihood; a `manta.metrics.Judge`."""
+
+    name: str
+    """As it was named."""
+    nats: Callable[[list[str]], tuple[Tensor, Tensor]] = field(repr=False)
+    """−log p of each text given nothing, in nats, and the tokens judged."""
+    features: Callable[[list[str]], Tensor] = field(repr=False)
+    """One vector a text: the mean of its tokens' hidden states."""
+    config: Mapping[str, Any]
+    """Of its `config.json`; empty for a model of the hub, whose training texts are not recorded."""
+
+    def __call__(self, texts: list[str], /) -> tuple[Float[Tensor, "n"], Int64[Tensor, "n"]]:
+        """See `manta.metrics.Judge`."""
+        return self.nats(texts)
+
+
+def load_judge(name: str, *, device: str | None = None) -> JudgeModel:
+    """Load a judge.
+
+    Args:
+        name: a folder that `manta train --family ar` wrote, or a causal language model of the hub, or its folder.
+        device: where it computes.
+
+    Raises:
+        ModelError: there is no such model, or transformers is needed and not installed.
+        UsageError: a model of another family, which gives no exact likelihood.
+    """
+    if not _is_ours(Path(name)):
+        if Path(name).expanduser().is_absolute() and not Path(name).exists():
+            raise ModelError(f"no judge at {name}; give a folder of `manta train --family ar`, or a name on the hub")
+        causal = load_causal(name, device=device)
+        return JudgeModel(name, causal.nats, causal.features, {})
+    lm = load(name, device=device)
+    if not isinstance(lm, AutoregressiveLM):
+        raise UsageError(
+            f"{name} is of the family {lm.family}, which gives no exact likelihood; a judge is trained with: "
+            "manta train DATA --family ar"
+        )
+    own = _Autoregressive(name, lm)
+    return JudgeModel(name, own.nats, own.features, model_config(name))
+
+
+def shared_training(judge: JudgeModel, model: Contestant) -> list[str]:
+    """Say what training text a judge may share with a contestant, as far as their folders tell.
+
+    Args:
+        judge: who judges.
+        model: who is judged.
+
+    Returns:
+        Warnings, a line each; none where their recipes name different data and their tokenizers differ.
+    """
+    ours, theirs = judge.config.get("recipe", {}), model.config.get("recipe", {})
+    known = f"the judge {judge.name} and {model.name}"
+    warnings = []
+    if not judge.config or not model.config:
+        unknown = judge.name if not judge.config else model.name
+        warnings.append(f"{known} may share training text: what {unknown} was trained on is not recorded")
+    elif ours.get("data") and ours.get("data") == theirs.get("data"):
+        warnings.append(
+            f"{known} share training text: both were trained on {ours['data']}; the judge favours what it has read"
+        )
+    elif judge.config.get("tokenizer") == model.config.get("tokenizer") is not None:
+        warnings.append(f"{known} share training text: their tokenizers, made from their training texts, are the same")
+    if judge.config and judge.config.get("family") == model.config.get("family") and judge.name == model.name:
+        warnings.append(f"{model.name} judges itself")
+    return warnings
+
+
+def asked_without_prompt(judge: JudgeModel) -> str | None:
+    """A warning where a judge learned texts with their prompts, since it is asked without; None where it did not."""
+    data = str(judge.config.get("recipe", {}).get("data", ""))
+    if data.startswith(("e2e:", "builtin:")):
+        return (
+            f"the judge {judge.name} learned to answer prompts ({data}) and is asked without; trust its figures only "
+            "as far as its perplexity of the human texts, or train one on the texts alone"
+        )
+    return None
+
+
+def _is_ours(folder: Path) -> bool:
+    for file in (folder / "model" / "config.json", folder / "config.json"):
+        if file.is_file():
+            try:
+                return "format" in json.loads(file.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                return False
+    return False
+
+
+class _Autoregressive:
+    """Likelihoods and features by a left-to-right model of ours."""
+
+    def __init__(self, name: str, lm: AutoregressiveLM) -> None:
+        self.name, self.lm = name, lm
+
+    @torch.no_grad()
+    def nats(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Every token and the closing one are judged."""
+        nats, counts = [], []
+        for begin in range(0, len(texts), ROWS):
+            hidden, target, asked = self._read(texts[begin : begin + ROWS])
+            logits = F.linear(hidden, self.lm.model.embedding.weight).float()
+            each = F.cross_entropy(logits.transpose(1, 2), target, reduction="none") * asked
+            nats.append(each.double().sum(1).cpu())
+            counts.append(asked.sum(1).cpu())
+        return torch.cat(nats), torch.cat(counts)
+
+    @torch.no_grad()
+    def features(self, texts: list[str]) -> Tensor:
+        """Mean of the last hidden states, normalised as the words are read from them."""
+        found = []
+        for begin in range(0, len(texts), ROWS):
+            hidden, _, asked = self._read(texts[begin : begin + ROWS])
+            weight = asked[..., None].to(hidden.dtype)
+            found.append(((hidden * weight).sum(1) / weight.sum(1)).float().cpu())
+        return torch.cat(found)
+
+    def _read(self, texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden states, the token that each should tell, and where."""
+        model, limit = self.lm.model, self.lm.model.config.max_text
+        rows = self.lm.tokenizer.encode_batch(texts)
+        if (longest := max(map(len, rows))) > limit:
+            raise RequestError(f"a text has {longest} tokens, and the judge {self.name} reads {limit}; cut the texts")
+        batch = to_batch([()] * len(rows), rows, model.embedding.weight.device)
+        given, target, asked = shifted(model, batch)
+        memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
+        return model.hidden(given, memory), target, asked

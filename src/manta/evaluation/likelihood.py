@@ -1,0 +1,196 @@
+"""How likely a model finds human texts: exact where the family allows it, a bound that says how it was got, or none."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from manta.data import HUMAN, NULL, Batch, Tokenizer
+from manta.evaluation.dataset import EvaluationSet
+from manta.evaluation.writing import Progress, silent
+from manta.families.autoregressive import AutoregressiveLM, log_likelihood
+from manta.families.events import Writer
+from manta.families.masked import MaskedLM, MaskedModel, bound
+from manta.metrics import Interval, bootstrap_ratio
+from manta.runtime import make_generator
+
+ROWS = 64
+"""Texts of a batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likelihood:
+    """−log p of human texts given their prompts under a model, and what kind of figure it is."""
+
+    kind: Literal["exact", "bound", "none"]
+    """`bound` is from above: the text is at least so likely."""
+    estimator: str
+    """How it was got, or why there is none."""
+    samples: int | None = None
+    """Random draws a text; None where nothing is drawn."""
+    self_conditioning: Literal["off"] = "off"
+    """Whether the model read its own estimate: a bound that lets it has to differentiate through it; ours does not."""
+    texts: int = 0
+    """Texts measured."""
+    too_long: int = 0
+    """Texts left out since the model has no room for them or for their prompt."""
+    nats_per_token: float | None = None
+    """Of the model's own tokens, the closing one included: for models of one tokenizer only."""
+    bits_per_byte: Interval | None = None
+    """Of the text in UTF-8, with a bootstrap interval over texts: comparable between tokenizers."""
+    standard_error: float | None = None
+    """Of `nats_per_token`, from the random draws alone."""
+
+    def row(self) -> dict[str, float | int | str | None]:
+        """The figures by name."""
+        bits = self.bits_per_byte
+        return {
+            "kind": self.kind,
+            "estimator": self.estimator,
+            "samples": self.samples,
+            "self_conditioning": self.self_conditioning,
+            "texts": self.texts,
+            "too_long": self.too_long,
+            "nats_per_token": self.nats_per_token,
+            "standard_error": self.standard_error,
+            "bits_per_byte": bits and bits.value,
+            "bits_per_byte_low": bits and bits.low,
+            "bits_per_byte_high": bits and bits.high,
+        }
+
+
+def likelihood(
+    lm: Writer,
+    data: EvaluationSet,
+    *,
+    texts: int = 256,
+    samples: int = 8,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Likelihood:
+    """Measure −log p(text | prompt) of human texts, one a prompt.
+
+        autoregressive: −log p = −Σ log p(token | tokens before it), the closing token included
+        masked:         −log p ≤ −log p(length) + E_l E_places [ n/l Σ_hidden −log p(token | rest) ]
+
+    A Manta-LM has none: its readout is trained beside the flow, and no bound on the texts follows from either.
+
+    Args:
+        lm: any family.
+        data: held-out texts.
+        texts: at most so many, evenly spaced over the set.
+        samples: draws a text for the bound, at least 2.
+        seed: of those draws.
+        progress: told of the texts done.
+
+    Returns:
+        The figure with its kind; nothing but the kind where no text fits.
+
+    Raises:
+        UsageError: fewer than two samples for a bound.
+
+    Source: Ou et al., arXiv 2406.03736, for the bound (see `manta.masked.likelihood_bound`).
+    """
+    if isinstance(lm, AutoregressiveLM):
+        return _measured(lm, data, texts, progress, kind="exact", estimator="chain rule", samples=None, seed=seed)
+    if isinstance(lm, MaskedLM):
+        how = "hidden words, their number uniform and stratified; exact nats of the length"
+        return _measured(lm, data, texts, progress, kind="bound", estimator=how, samples=samples, seed=seed)
+    return Likelihood(kind="none", estimator=f"no sound bound is known for the family {lm.family}")
+
+
+def to_batch(
+    prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]], device: torch.device | str = "cpu"
+) -> Batch:
+    """Rows of tokens as a padded batch of human texts.
+
+    Args:
+        prompts: tokens of each prompt, none for no prompt.
+        texts: tokens of each text, at least one.
+        device: where the batch goes.
+    """
+    rows = [[torch.tensor(row, dtype=torch.long) for row in side] for side in (prompts, texts)]
+    prompt, text = (pad_sequence(side, batch_first=True, padding_value=NULL) for side in rows)
+    return Batch(
+        prompt=prompt,
+        text=text,
+        tag=torch.full((len(texts),), HUMAN),
+        index=torch.arange(len(texts)),
+        prompt_lengths=torch.tensor([len(row) for row in prompts]),
+        text_lengths=torch.tensor([len(row) for row in texts]),
+    ).to(device)
+
+
+def _measured(
+    lm: AutoregressiveLM | MaskedLM,
+    data: EvaluationSet,
+    num: int,
+    progress: Progress,
+    *,
+    kind: Literal["exact", "bound"],
+    estimator: str,
+    samples: int | None,
+    seed: int,
+) -> Likelihood:
+    at = (
+        [round(i * len(data.prompts) / num) for i in range(num)]
+        if num < len(data.prompts)
+        else range(len(data.prompts))
+    )
+    pairs = [(data.prompts[i], data.references[i][0]) for i in at]
+    rows = list(_rows(pairs, lm.tokenizer, lm.model.config.max_prompt, lm.model.config.max_text))
+    rows.sort(key=lambda row: len(row[1]))
+    if len(rows) < 2:
+        return Likelihood(
+            kind="none", estimator=f"{len(rows)} of {len(pairs)} texts fit the model", too_long=len(pairs)
+        )
+    generator, nats, errors = make_generator(seed), [], []
+    for begin in range(0, len(rows), ROWS):
+        prompts, texts, _ = zip(*rows[begin : begin + ROWS], strict=True)
+        batch = to_batch(prompts, texts, lm.model.embedding.weight.device)
+        if isinstance(lm, AutoregressiveLM):
+            nats.append(-log_likelihood(lm.model, batch).double().cpu())
+        else:
+            assert samples is not None, "a bound draws samples"
+            found = bound(lm.model, batch, generator, num_samples=samples)
+            nats.append((found.nats).double().cpu())
+            errors.append(found.standard_error.double().cpu())
+        progress("likelihood", min(begin + ROWS, len(rows)), len(rows))
+    tokens = sum(len(text) + 1 for _, text, _ in rows)
+    total = torch.cat(nats)
+    size = torch.tensor([bytes_ for *_, bytes_ in rows], dtype=torch.float64) * math.log(2)
+    return Likelihood(
+        kind=kind,
+        estimator=estimator,
+        samples=samples,
+        texts=len(rows),
+        too_long=len(pairs) - len(rows),
+        nats_per_token=float(total.sum()) / tokens,
+        bits_per_byte=bootstrap_ratio(total, size, generator=make_generator(seed)),
+        standard_error=float(torch.cat(errors).square().sum().sqrt()) / tokens if errors else None,
+    )
+
+
+@torch.no_grad()
+def length_nats(model: MaskedModel, batch: Batch) -> Float[Tensor, "b"]:
+    """−log p(length | prompt) of each text, a part of the bound on the text, since a canvas has a length."""
+    memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
+    chance = model.length_logits(memory).log_softmax(-1)
+    # A text of n tokens is laid out on n + 1 places, the last of which closes it.
+    return -chance.gather(1, batch.text_lengths[:, None])[:, 0]
+
+
+def _rows(
+    pairs: Sequence[tuple[str | None, str]], tokenizer: Tokenizer, max_prompt: int, max_text: int
+) -> Iterator[tuple[list[int], list[int], int]]:
+    """Tokens of prompt and text, and the text's bytes, of the pairs that fit."""
+    for prompt, text in pairs:
+        asked = tokenizer.encode(prompt) if prompt else []
+        tokens = tokenizer.encode(text)
+        if len(asked) <= max_prompt and 0 < len(tokens) <= max_text:
+            yield asked, tokens, len(text.encode("utf-8", "surrogatepass"))

@@ -1,0 +1,96 @@
+"""The texts that are evaluated, written by any family through its one interface."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from manta.errors import UsageError
+from manta.evaluation.dataset import EvaluationSet
+from manta.families.events import GenerateOptions, Request, Writer
+from manta.hub import load, model_config
+from manta.runtime import MAX_SEED
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much there is."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """A `Progress` that says nothing."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A model with what its folder records of itself."""
+
+    name: str
+    """As it is shown."""
+    lm: Writer
+    """Writes."""
+    config: dict[str, Any]
+    """Of its `config.json`; empty where it is not known."""
+
+    @property
+    def parameters(self) -> int | None:
+        """Numbers that are learned; None where they cannot be counted."""
+        net = getattr(self.lm, "model", getattr(self.lm, "net", None))
+        return None if net is None else sum(parameter.numel() for parameter in net.parameters())
+
+
+SHIPPED: Final = "the model that ships"
+"""Name of the model that is taken where none is named."""
+
+
+def contestant(path: str, *, device: str | None = None) -> Contestant:
+    """Load a model to evaluate.
+
+    Args:
+        path: a model folder, a run folder or a hub name; empty for the model that ships.
+        device: see `manta.hub.load`.
+
+    Raises:
+        ModelError: as `manta.hub.load`.
+    """
+    where = path or None
+    return Contestant(path or SHIPPED, load(where, device=device), model_config(where))
+
+
+@dataclass(frozen=True)
+class Written:
+    """One text for each prompt, and what it cost."""
+
+    texts: list[str]
+    """In the order of the prompts."""
+    nfe: list[int]
+    """Sequential network calls of each text."""
+    seconds: float
+    """Wall time of all texts together, s."""
+
+
+def write(
+    lm: Writer, data: EvaluationSet, options: GenerateOptions, *, seed: int = 0, progress: Progress = silent
+) -> Written:
+    """Write one text for each prompt of a set.
+
+    Args:
+        lm: any family.
+        data: whose prompts are answered; without prompts as many texts are written freely.
+        options: how to write.
+        seed: text i uses seed + i.
+        progress: told of every finished text.
+
+    Raises:
+        RequestError: a prompt does not fit the model.
+        UsageError: the options do not fit the model, or a seed out of range.
+    """
+    total = len(data.prompts)
+    if not 0 <= seed <= MAX_SEED - total:
+        raise UsageError(f"seeds lie between 0 and {MAX_SEED}, received {seed} for {total} texts")
+    requests = [Request(prompt=prompt, seed=seed + i) for i, prompt in enumerate(data.prompts)]
+    texts, calls, done = [""] * total, [0] * total, 0
+    start = time.perf_counter()
+    for event in lm.generate(requests, options):
+        if event.kind == "done":
+            texts[event.index], calls[event.index], done = event.text, event.nfe, done + 1
+            progress("writing", done, total)
+    return Written(texts, calls, time.perf_counter() - start)

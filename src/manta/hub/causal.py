@@ -1,0 +1,100 @@
+"""Causal language models of the hub, read by `transformers`, as judges of texts."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from manta.errors import ModelError, RequestError
+from manta.runtime import resolve_device
+
+ROWS = 16
+"""Texts of a batch."""
+
+
+@dataclass(frozen=True)
+class CausalModel:
+    """A causal language model with its tokenizer, in full precision."""
+
+    name: str
+    """Name on the hub, or folder."""
+    net: Any
+    """The model of `transformers`."""
+    tokenizer: Any
+    """Its tokenizer."""
+
+    @torch.no_grad()
+    def nats(self, texts: list[str]) -> tuple[Float[Tensor, "n"], Int64[Tensor, "n"]]:
+        """−log p of each text in nats, and how many of its tokens were given a probability.
+
+        The first token has one where the tokenizer has a token that begins a text; no closing token is judged.
+
+        Raises:
+            RequestError: a text is longer than the model's window.
+        """
+        nats, counts = [], []
+        for begin in range(0, len(texts), ROWS):
+            tokens, mask = self._padded(texts[begin : begin + ROWS])
+            logits = self.net(input_ids=tokens, attention_mask=mask).logits[:, :-1].float()
+            each = F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none") * mask[:, 1:]
+            nats.append(each.double().sum(1).cpu())
+            counts.append(mask[:, 1:].sum(1).cpu())
+        return torch.cat(nats), torch.cat(counts)
+
+    @torch.no_grad()
+    def features(self, texts: list[str]) -> Float[Tensor, "n d"]:
+        """The mean over each text's tokens of the last layer's hidden states.
+
+        Raises:
+            RequestError: a text is longer than the model's window.
+        """
+        found = []
+        for begin in range(0, len(texts), ROWS):
+            tokens, mask = self._padded(texts[begin : begin + ROWS])
+            states = self.net(input_ids=tokens, attention_mask=mask, output_hidden_states=True).hidden_states[-1]
+            weight = mask[..., None].to(states.dtype)
+            found.append(((states * weight).sum(1) / weight.sum(1).clamp_min(1)).float().cpu())
+        return torch.cat(found)
+
+    def _padded(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        rows = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        first = self.tokenizer.bos_token_id
+        rows = [([] if first is None else [first]) + row for row in rows]
+        longest, window = max(map(len, rows)), getattr(self.net.config, "max_position_embeddings", None)
+        if window is not None and longest > window:
+            raise RequestError(f"a text has {longest} tokens, and the judge {self.name} reads {window}; cut the texts")
+        # One column at least: a text without a token is a row of padding.
+        width = max(1, longest)
+        tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows], dtype=torch.long)
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        return tokens.to(self.net.device), mask.to(self.net.device)
+
+
+def load_causal(name: str | Path, *, device: str | None = None) -> CausalModel:
+    """Load a causal language model by its name on the hub or from a folder; no code of the repository is run.
+
+    Args:
+        name: `owner/name`, a name such as `gpt2`, or a folder.
+        device: see `manta.runtime.resolve_device`.
+
+    Raises:
+        ModelError: transformers is not installed, or there is no such model, or it has no safetensors.
+    """
+    try:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ImportError as error:
+        raise ModelError(f'{name} needs transformers; install it with: pip install "manta[hf]"') from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        net: Any = AutoModelForCausalLM.from_pretrained(
+            name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = re.split(r"(?<=\.)\s|\n", str(error).strip(), maxsplit=1)[0]
+        raise ModelError(f"{name} is no causal language model that transformers can load ({reason})") from error
+    return CausalModel(str(name), net.to(resolve_device(device)).eval(), tokenizer)

@@ -1,0 +1,214 @@
+"""What the benchmarks measure is what they say: rivals take turns, texts have their length, growth is recovered."""
+
+import json
+import runpy
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from manta.bench import (
+    Setting,
+    cold_start,
+    growth,
+    interleaved,
+    machine,
+    operator_costs,
+    rows_as_table,
+    settings_of,
+    training_rates,
+    writing_rates,
+)
+from manta.cli import main
+from manta.data import EOS, Tokenizer
+from manta.errors import ModelError, UsageError
+from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
+from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
+from manta.hub import save_model
+from manta.masked import DECODERS
+from manta.operators import KINDS
+from manta.recipes import Recipe
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SHAPE: dict[str, Any] = {"dim": 16, "heads": 2, "prompt_depth": 1, "depth": 1, "max_prompt": 8, "max_text": 24}
+
+
+def make(family: str) -> MaskedLM | AutoregressiveLM:
+    tokenizer = Tokenizer.train(["the cat sat on a mat while rain fell"] * 3, 512)
+    shape = {**SHAPE, "vocab_size": tokenizer.vocab_size}
+    if family == "ar":
+        return AutoregressiveLM(AutoregressiveModel(AutoregressiveConfig(**shape)), tokenizer)
+    return MaskedLM(MaskedModel(MaskedConfig(**shape, absolute_places=True)), tokenizer)
+
+
+def test_rivals_take_turns():
+    order: list[str] = []
+    rivals = {name: lambda name=name: order.append(name) for name in "abc"}
+    times = interleaved(rivals, 3)
+    assert "".join(order) == "abc" + "abc" + "bca" + "cab"
+    assert {name: len(seconds) for name, seconds in times.items()} == dict.fromkeys("abc", 3)
+    slow = interleaved({"fast": lambda: None, "slow": lambda: time.sleep(0.02)}, 2)
+    assert min(slow["slow"]) > 0.019 > max(slow["fast"])
+    with pytest.raises(UsageError, match="repeats"):
+        interleaved(rivals, 0)
+
+
+def test_a_table_has_a_column_for_every_name():
+    lines = rows_as_table([{"what": "a", "seconds": 0.12345}, {"what": "bb", "tokens_per_second": 1234.5}]).splitlines()
+    assert lines[0].split("  ") == ["what", "seconds", "tokens per second"]
+    assert lines[1].split() == ["a", "0.123"]
+    assert lines[2].split() == ["bb", "1,234"] or lines[2].split() == ["bb", "1,235"]
+
+
+def test_operators_are_measured_beside_their_operations():
+    rows = operator_costs((4, 8), dim=16, batch=2, repeats=1)
+    assert [(row["operator"], row["length"]) for row in rows] == [(kind, n) for n in (4, 8) for kind in KINDS]
+    attention = KINDS["attention"]().build(16)
+    assert [row["mflop"] for row in rows if row["operator"] == "attention"] == pytest.approx(
+        [2 * attention.flops(n, 16) / 1e6 for n in (4, 8)]
+    )
+    assert all(row["milliseconds"] > 0 for row in rows)
+
+
+def test_an_exponent_of_growth_is_recovered():
+    rows = [{"operator": "x", "length": n, "milliseconds": 3 * n**1.5, "mflop": n**2} for n in (8, 32, 16)]
+    [found] = growth(rows)
+    assert (found["from"], found["to"]) == (8, 32)
+    assert found["exponent_of_seconds"] == pytest.approx(1.5)
+    assert found["exponent_of_operations"] == pytest.approx(2)
+
+
+def test_every_text_has_the_length_that_is_asked_for():
+    lm = make("ar")
+    assert isinstance(lm, AutoregressiveLM)
+    rows = list(writing_rates(lm, (5, 24), (1, 3), settings_of(lm), repeats=1))
+    assert [(row["length"], row["batch"]) for row in rows] == [(5, 1), (5, 3), (24, 1), (24, 3)]
+    assert [row["calls"] for row in rows] == [7, 7, 26, 26]  # a call a token, and the prompt's
+    assert all(row["tokens_per_second"] == pytest.approx(row["length"] * row["texts_per_second"]) for row in rows)
+    assert lm.model.end == EOS
+
+
+def test_decoders_and_caches_are_compared():
+    lm = make("masked")
+    assert [setting.decoder for setting in settings_of(lm)] == list(DECODERS)
+    settings = settings_of(lm, ("deferred", "confidence"), ("none", "dual"))
+    rows = list(writing_rates(lm, (16,), (1, 2), settings, num_steps=5, repeats=1))
+    assert [(row["decoder"], row["cache"], row["batch"]) for row in rows] == [
+        ("deferred", "none", 1),
+        ("deferred", "dual", 1),
+        ("confidence", "none", 1),
+        ("confidence", "dual", 1),
+        ("deferred", "none", 2),
+        ("confidence", "none", 2),
+    ]
+    assert all(row["calls"] <= 5 for row in rows)
+    with pytest.raises(UsageError, match="at most 24 tokens"):
+        list(writing_rates(lm, (25,), (1,), settings, repeats=1))
+    with pytest.raises(UsageError, match="unknown decoder"):
+        settings_of(lm, ("blocks",))
+    assert settings_of(make("ar"), ("deferred",)) == [Setting()]
+
+
+def test_a_machine_is_named():
+    found = machine()
+    assert found["threads"] == torch.get_num_threads() and found["torch"] == torch.__version__
+    assert found["processor"]
+
+
+@pytest.mark.slow
+def test_a_fresh_process_is_measured(tmp_path):
+    save_model(tmp_path, make("masked"), recipe={}, card="")
+    rows = cold_start([str(tmp_path)], repeats=1, device="cpu")
+    assert [row["what"] for row in rows] == ["manta --help", str(tmp_path)]
+    assert rows[1]["seconds"] > rows[0]["seconds"] > 0
+    assert rows[1]["peak_memory_mib"] > 50
+    with pytest.raises(ModelError, match="nowhere"):
+        cold_start([str(tmp_path / "nowhere")], repeats=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["manta", "masked", "ar"])
+def test_training_is_measured_stage_by_stage(family):
+    small = {"dim": 32, "heads": 2, "depth": 1, "prompt_depth": 1}
+    recipe = Recipe(family=family, num_examples=120, size="nano", vocab_size=512, batch_tokens=256)
+    recipe = replace(
+        recipe, **{name: replace(getattr(recipe, name), **small) for name in ("model", "masked", "teacher")}
+    )
+    rows = list(training_rates(recipe, pairs=1))
+    assert [row["stage"] for row in rows] == {"manta": ["policy", "own"], "masked": ["masked"], "ar": ["teacher"]}[
+        family
+    ]
+    for row in rows:
+        assert 0 < row["share_of_matrix_rate"] < 1
+        seconds = row["milliseconds_per_step"] / 1000
+        share = row["gflop_per_step"] / seconds / row["matrix_gflop_per_second"]
+        assert row["share_of_matrix_rate"] == pytest.approx(share, rel=0.1)  # the factors are rounded
+
+
+def test_the_verb_prints_tables_or_json(tmp_path, capsys):
+    save_model(tmp_path / "model", make("masked"), recipe={}, card="")
+    arguments = ["bench", str(tmp_path / "model"), "--parts", "writing", "--parts", "operators", "--quick"]
+    arguments += ["--operator-lengths", "4,8", "--lengths", "8", "--decoders", "deferred", "--device", "cpu"]
+    assert main([*arguments, "--json", "--out", str(tmp_path / "bench.json")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == json.loads((tmp_path / "bench.json").read_text())
+    assert set(found) == {"machine", "writing", "outside", "operators", "growth_of_operators"}
+    assert [row["batch"] for row in found["writing"]] == [1, 4] and found["writing"][0]["family"] == "masked"
+    assert main(arguments) == 0
+    assert "texts per second" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--parts", "everything"], "start, writing, outside, training, operators"),
+        (["--caches", "suffix"], "prefix or dual"),
+        (["--batches", "0"], "at least 1"),
+        (["--operator-lengths", "64"], "two --operator-lengths"),
+    ],
+)
+def test_a_wrong_question_is_refused(capsys, arguments, words):
+    assert main(["bench", *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_speed_benchmark_finds_equal_outputs_equal(capsys):
+    pytest.importorskip("transformers")
+    script = SimpleNamespace(**runpy.run_path(str(BENCHMARKS / "speed.py")))
+    small = ["--dim", "16", "--depth", "1", "--heads", "2", "--vocab-size", "32", "--repeats", "1"]
+    result = script.main(["--lengths", "8", "40", "--batches", "1", *small])
+    assert all(row["equal_without_cache_at_8"] for row in result["autoregressive"])
+    exact = [row for row in result["masked"] if row["equal_by_mathematics"]]
+    assert len(exact) == 6
+    assert all(row["agreement_with_none"] == 1 for row in exact)
+    processed = {row["cache"]: row["positions"] for row in result["masked"] if row["length"] == 40}
+    assert processed["dual"] < processed["prefix"] < processed["none"]
+
+
+@pytest.mark.slow
+def test_the_complementary_benchmark_measures_what_is_supervised(tmp_path, capsys):
+    script = SimpleNamespace(**runpy.run_path(str(BENCHMARKS / "complementary.py")))
+    small = [
+        "--num-steps",
+        "4",
+        "--seeds",
+        "1",
+        "--num-examples",
+        "200",
+        "--num-texts",
+        "4",
+        "--num-samples",
+        "2",
+        "--batch-tokens",
+        "400",
+    ]
+    rows = script.main([*small, "--out", str(tmp_path / "rows.json")])["rows"]
+    found = {row["arm"]: row["supervised_share"] for row in rows}
+    assert found["a mask and its complement"] == 1.0
+    assert found["one mask"] < found["two independent masks"] < 1
+    assert script.main([*small, "--out", str(tmp_path / "rows.json")])["rows"] == rows

@@ -1,0 +1,142 @@
+"""`manta evaluate` and `manta compare` as a person uses them: what they print and write, and with which exit code."""
+
+import json
+
+import pytest
+import torch
+
+from manta.cli import main
+from manta.data.hashing import split_of
+from manta.hub import save_model
+
+from ..families.conftest import make_lm
+from ..families.test_autoregressive import make_ar
+
+WORDS = "the cat sat on a mat near some old river while rain fell"
+
+
+def keys(split: str, count: int) -> list[str]:
+    return [key for key in (f"rain {i}" for i in range(10_000)) if split_of(key) == split][:count]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with two models, a judge and data."""
+    folder, words = tmp_path_factory.mktemp("place"), WORDS.split()
+    save_model(folder / "manta", make_lm(), recipe={"data": "x.jsonl"}, card="", dtype=torch.float32)
+    save_model(folder / "ar", make_ar(), recipe={"data": "x.jsonl"}, card="", dtype=torch.float32)
+    save_model(folder / "judge", make_ar(max_text=96), recipe={"data": "x.jsonl"}, card="", dtype=torch.float32)
+    rows = [
+        {"prompt": key, "text": " ".join(words[i % 5 : i % 5 + 4 + j])}
+        for split, count in (("train", 30), ("test", 10))
+        for i, key in enumerate(keys(split, count))
+        for j in range(2)
+    ]
+    (folder / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "bare.jsonl").write_text("".join(json.dumps({"text": key}) + "\n" for key in keys("test", 8)))
+    return folder
+
+
+def test_json_is_one_object_with_every_figure_and_warnings_go_to_stderr(place, capsys):
+    pytest.importorskip("sacrebleu")
+    out = place / "report.json"
+    given = [str(place / "ar"), "--data", str(place / "x.jsonl"), "--num-seeds", "2", "--judge", str(place / "judge")]
+    assert main(["evaluate", *given, "--temperature", "1", "--json", "--out", str(out)]) == 0
+    printed = capsys.readouterr()
+    report = json.loads(printed.out)
+    assert report == json.loads(out.read_text())
+    assert (report["prompts"], report["references"], report["seeds"]) == (10, 20, 2)
+    assert report["likelihood"]["kind"] == "exact"
+    assert report["likelihood"]["self_conditioning"] == "off"
+    wanted = {"nfe", "seconds", "entropy", "repeated_4", "distinct_2", "mean_words", "empty", "training_texts", "bleu"}
+    assert wanted | {"perplexity", "mauve", "chrf"} <= set(report["figures"])
+    assert report["corpus"]["perplexity"] > 1
+    assert len(report["judged"]) == 2
+    assert {"entropy", "repeated_4", "perplexity_low"} <= set(report["judged"][0])
+    assert "hidden states" in report["mauve_features"]
+    assert "share training text: both were trained on x.jsonl" in printed.err
+
+
+def test_the_table_has_the_corpus_beside_the_model_and_says_what_is_not_known(place, capsys):
+    given = ["--data", str(place / "x.jsonl"), "--num-seeds", "1", "--metrics", "diversity,likelihood,mauve"]
+    assert main(["evaluate", str(place / "manta"), "--num-steps", "3", *given]) == 0
+    table = capsys.readouterr().out
+    (line,) = [line.split() for line in table.splitlines() if line.startswith("entropy ")]
+    assert len(line) == 3
+    assert "likelihood: none" in table
+    assert "MAUVE compares hashed word 1- and 2-grams" in table
+    assert "bleu" not in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["evaluate", "{}/ar"], 2, "--data"),
+        (["evaluate", "{}/ar", "--data", "{}/missing.jsonl"], 1, "missing.jsonl"),
+        (["evaluate", "{}/ar", "--data", "{}/x.jsonl", "--split", "dev"], 1, "no examples in its dev split"),
+        (["evaluate", "{}/ar", "--data", "{}/bare.jsonl", "--metrics", "overlap"], 1, "has no prompts"),
+        (["evaluate", "{}/ar", "--data", "{}/x.jsonl", "--metrics", "slots"], 1, "meaning representations"),
+        (["evaluate", "{}/ar", "--data", "{}/x.jsonl", "--metrics", "beauty"], 2, "beauty"),
+        (["evaluate", "{}/ar", "--data", "{}/x.jsonl", "--metrics", "diversity,judge"], 2, "--judge MODEL"),
+        (
+            ["evaluate", "{}/ar", "--data", "{}/x.jsonl", "--metrics", "judge", "--judge", "{}/judge"],
+            2,
+            "not shown without the entropy and the repetition",
+        ),
+        (["evaluate", "{}/ar", "--data", "{}/x.jsonl", "--judge", "{}/manta"], 2, "no exact likelihood"),
+        (["evaluate", "{}/none", "--data", "{}/x.jsonl"], 1, "no model at"),
+        (["evaluate", "{}/ar", "--data", "{}/x.jsonl", "--num-seeds", "0"], 2, "at least 1 seed"),
+        (["evaluate", "{}/ar", "--data", "{}/x.jsonl", "--num-stepz", "3"], 2, "--num-steps"),
+        (["compare", "{}/ar", "--data", "{}/x.jsonl"], 2, "--out DIR"),
+        (["compare", "{}/ar", "--data", "{}/x.jsonl", "--out", "{}/c", "--num-steps", "2,2"], 2, "different values"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_an_exit_code(place, capsys, arguments, code, words):
+    if arguments[0] == "compare":
+        pytest.importorskip("matplotlib")
+    assert main([argument.format(place) for argument in arguments]) == code
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("manta: error: ")]
+    assert len(error) == 1
+    assert words in error[0]
+
+
+def test_texts_without_prompts_are_written_freely(place, capsys):
+    data = place / "free.jsonl"
+    texts = keys("test", 6) + keys("train", 6)
+    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    assert main(["evaluate", str(place / "ar"), "--data", str(data), "--num-seeds", "1", "--temperature", "1"]) == 0
+    table = capsys.readouterr().out
+    assert "6 texts a seed" in table
+    assert "bleu" not in table
+
+
+def test_compare_writes_a_report_and_a_page(place, capsys):
+    pytest.importorskip("matplotlib")
+    from ..report.test_page import check_self_contained
+
+    out = place / "compared"
+    given = ["--data", str(place / "x.jsonl"), "--out", str(out), "--num-steps", "2,3", "--num-seeds", "1"]
+    given += ["--metrics", "diversity,likelihood,mauve"]
+    assert main(["compare", str(place / "manta"), str(place / "ar"), *given]) == 0
+    assert capsys.readouterr().out.split() == [str(out / "compare.html"), str(out / "compare.json")]
+    report = json.loads((out / "compare.json").read_text())
+    assert [(row["family"], row["setting"].get("num_steps")) for row in report["rows"]] == [
+        ("manta", 2),
+        ("manta", 3),
+        ("ar", None),
+    ]
+    assert report["command"].startswith("manta compare ")
+    assert report["quality"] == "mauve"
+    assert {"low", "high", "value"} <= set(report["differences"][0])
+    page = check_self_contained((out / "compare.html").read_text(encoding="utf-8"))
+    assert report["command"] in page.words
+
+
+def test_compare_without_matplotlib_says_so_before_it_works(place, capsys, monkeypatch):
+    import sys
+
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert main(["compare", str(place / "ar"), "--data", str(place / "x.jsonl"), "--out", str(place / "no")]) == 2
+    assert 'pip install "manta[eval]"' in capsys.readouterr().err
+    assert not (place / "no").exists()

@@ -1,0 +1,106 @@
+"""The adapters: what is measured is the model's own way, and every family answers the same questions."""
+
+import pytest
+import torch
+
+from manta.control import chain_adjoint, hard_commit, straight_through_commit
+from manta.data import MASK
+from manta.diagnosis.chain_figures import decisions
+from manta.diagnosis.systems import AutoregressiveSystem, FlowSystem, MaskedSystem, system_of
+from manta.errors import ModelError
+from manta.families.events import GenerateOptions, Request
+
+from ..families.conftest import make_ar, make_lm, make_masked
+
+REQUESTS = [Request(prompt="the cat", seed=3), Request(prompt="some old river", seed=4)]
+MAKERS = {"latent": make_lm, "embedding": lambda: make_lm("embedding"), "masked": make_masked, "ar": make_ar}
+
+
+def build(kind, **options):
+    return system_of(MAKERS[kind](), REQUESTS, 4, GenerateOptions(num_steps=5), **options)
+
+
+@pytest.mark.parametrize("kind", ["latent", "embedding"])
+def test_the_field_is_the_policy_on_its_own_way(kind):
+    system = build(kind)
+    assert isinstance(system, FlowSystem)
+    cells = system.cells[..., None]
+    for k, wanted in enumerate(system.trace.cleans):
+        with torch.no_grad():
+            found = system.field(system.states[k], system.times(float(system.grid[k])), self_cond=system.self_cond(k))
+        torch.testing.assert_close(found * cells, wanted * cells, rtol=1e-4, atol=1e-4)
+
+
+def test_with_all_words_masked_the_field_is_another():
+    answers = []
+    for words in ("writing", "masked"):
+        system = build("latent", words=words)
+        assert isinstance(system, FlowSystem)
+        last = system.num_steps - 1
+        answers.append(system.field_at(last)(system.states[last], system.times(0.9)))
+    assert not torch.allclose(*answers)
+
+
+@pytest.mark.parametrize("kind", list(MAKERS))
+@pytest.mark.parametrize("t", [0.2, 0.5, 0.8])
+def test_nothing_disturbed_nothing_changes(kind, t):
+    system = build(kind)
+    assert torch.equal(system.continued(t, system.standing(t)), system.tokens)
+
+
+@pytest.mark.parametrize("kind", list(MAKERS))
+def test_a_disturbance_exchanges_standing_words_alone(kind):
+    system = build(kind)
+    standing = system.standing(0.8)
+    where = (standing != MASK) & system.mask
+    disturbed = system.corrupted(standing, 0.2, where, 1)
+    changed = disturbed != standing
+    assert not bool((changed & ~where).any())
+    assert changed.sum(1).tolist() == [max(1, round(0.2 * n)) if n else 0 for n in where.sum(1).tolist()]
+
+
+@pytest.mark.parametrize("kind", ["masked", "ar"])
+def test_a_word_that_is_never_taken_back_stays_exchanged(kind):
+    system = build(kind)
+    standing = system.standing(0.8)
+    disturbed = system.corrupted(standing, 0.5, (standing != MASK) & system.mask, 1)
+    end = system.continued(0.8, disturbed)
+    changed = disturbed != standing
+    assert bool(changed.any())
+    assert torch.equal(end[changed], disturbed[changed])
+
+
+@pytest.mark.parametrize("kind", ["masked", "ar"])
+def test_the_hard_chain_writes_the_text_and_passes_no_gradient(kind):
+    system = build(kind)
+    assert isinstance(system, MaskedSystem | AutoregressiveSystem)
+    steps, state = system.chain(hard_commit)
+    weights = state
+    for step in steps:
+        weights = step.commit(step.policy(weights), weights)
+    width = weights.shape[1]
+    mask = system.mask[:, :width]
+    assert torch.equal(weights.argmax(-1)[mask], system.tokens[:, :width][mask])
+
+    points = system.trace.settled[:, :, :width]
+    chosen = (points[1:] != points[:-1]) & mask
+    probes = torch.randn(1, *state.shape, generator=torch.Generator().manual_seed(0)) * mask[..., None]
+    along, least, largest, without = decisions(chain_adjoint(steps, state, probes, known=~mask), chosen)
+    assert bool(along.isnan().all()) and bool(least.isnan().all()) and bool(largest.isnan().all())
+    assert without.tolist() == [1.0, 1.0]
+
+    steps, state = system.chain(straight_through_commit)
+    _, least, largest, without = decisions(chain_adjoint(steps, state, probes, known=~mask), chosen)
+    assert bool((least > 0).all()) and bool((largest >= least).all())
+    assert without.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("kind", list(MAKERS))
+def test_put_back_to_the_end_a_text_stays(kind):
+    system = build(kind)
+    assert torch.equal(system.rewritten(system.tokens, 1.0 - 1e-9)[system.mask], system.tokens[system.mask])
+
+
+def test_a_model_without_gradients_is_refused_in_plain_words():
+    with pytest.raises(ModelError, match="follows gradients"):
+        system_of(object(), REQUESTS, 4, GenerateOptions())

@@ -1,0 +1,139 @@
+"""A comparison sweeps what a family knows, keeps what nothing beats, and is sure only of what its intervals show."""
+
+import json
+
+import pytest
+import torch
+
+from manta.errors import UsageError
+from manta.evaluation import Evaluation, Evaluator, EvaluatorConfig, Spread
+from manta.evaluation.comparison import Row, Sweep, best, compare, frontier, shown
+from manta.evaluation.comparison_page import comparison_page
+from manta.families.events import GenerateOptions
+
+from ..report.test_page import check_self_contained
+from .conftest import Scripted, scripted
+
+
+def row(name: str, **figures: float) -> Row:
+    spreads = {figure: Spread((float(value),)) for figure, value in figures.items()}
+    evaluation = Evaluation(
+        model=name, family="x", figures=spreads, likelihood=None, judged=(), warnings=(), texts=(), items={}
+    )
+    return Row({"num_steps": 1}, evaluation)
+
+
+def half_right(data, wrong: int):
+    """Writes the reference, but for the first `wrong` prompts something else."""
+    return lambda index, request: "none <b>" if index < wrong else data.humans[index]
+
+
+@pytest.fixture(scope="module")
+def comparison(data):
+    evaluator = Evaluator(data, EvaluatorConfig(metrics=("diversity", "oracle", "likelihood"), num_seeds=2))
+    models = [scripted(half_right(data, 60), "half"), scripted(half_right(data, 0), "whole")]
+    return evaluator, compare(evaluator, models, Sweep(num_steps=(2, 4)), GenerateOptions())
+
+
+def test_the_frontier_keeps_what_nothing_beats_in_both():
+    rows = [row("a", nfe=2, bleu=10), row("a", nfe=4, bleu=30), row("b", nfe=4, bleu=20), row("b", nfe=1, bleu=10)]
+    assert frontier(rows, "bleu") == [3, 1]
+    rows = [row("a", nfe=2, slot_error_rate=0.1), row("b", nfe=2, slot_error_rate=0.2)]
+    assert frontier(rows, "slot_error_rate") == [0]
+    assert frontier([row("a", nfe=1, bleu=1), row("b", nfe=1, bleu=1)], "bleu") == [0, 1]
+
+
+def test_the_best_row_of_a_model_is_the_highest_or_the_lowest():
+    rows = [row("a", perplexity=5), row("a", perplexity=3), row("b", perplexity=9)]
+    assert best(rows, "perplexity") == {"a": 1, "b": 2}
+    assert best([row("a", bleu=5), row("a", bleu=3)], "bleu") == {"a": 0}
+
+
+def test_every_combination_is_tried_and_a_left_to_right_model_has_no_budget():
+    sweep = Sweep(num_steps=(2, 4), temperature=(0.0, 1.0), guidance_scale=(1.0,))
+    assert len(sweep.settings("manta")) == len(sweep.settings("masked")) == 4
+    assert sweep.settings("ar") == [{"temperature": 0.0}, {"temperature": 1.0}]
+    with pytest.raises(UsageError, match="--num-steps takes different values"):
+        Sweep(num_steps=(2, 2))
+
+
+def test_the_swept_settings_reach_the_models(data):
+    evaluator = Evaluator(data, EvaluatorConfig(metrics=("diversity",), num_seeds=1))
+    model = scripted(half_right(data, 0))
+    compare(evaluator, [model], Sweep(num_steps=(3,), guidance_scale=(1.0, 2.0)), GenerateOptions(style="consensus"))
+    assert isinstance(model.lm, Scripted)
+    asked = [(options.num_steps, options.guidance_scale, options.style) for options in model.lm.asked]
+    assert asked == [(3, 1.0, "consensus"), (3, 2.0, "consensus")]
+
+
+def test_paired_differences_are_those_of_the_prompts(comparison):
+    _, found = comparison
+    faithful = [d for d in found.differences if d.figure == "faithful"]
+    assert [(d.first, d.second, d.why) for d in faithful] == [(0, 2, "best of each"), (1, 3, "same setting")]
+    for difference in faithful:
+        assert difference.interval.value == pytest.approx(-60 / difference.prompts)
+        assert difference.interval.low < difference.interval.value < difference.interval.high < 0
+    assert not [d for d in found.differences if found.rows[d.first].name == found.rows[d.second].name]
+
+
+def test_the_frontier_and_the_entropy_point_to_rows(comparison, data):
+    evaluator, found = comparison
+    assert found.quality == "oracle_faithful"
+    assert [found.rows[at].name for at in found.frontier] == ["whole"]
+    assert found.rows[found.frontier[0]].mean("nfe") == 2
+    assert found.nearest == {"half": 0, "whole": 2}
+    assert found.rows[2].mean("entropy") == evaluator.corpus["entropy"]
+
+
+def test_a_setting_that_a_model_refuses_is_left_out_and_said(data):
+    class Picky(Scripted):
+        def generate(self, requests, options=None):
+            if options is not None and options.num_steps < 4:
+                raise UsageError("too few calls")
+            return super().generate(requests, options)
+
+    evaluator = Evaluator(data, EvaluatorConfig(metrics=("diversity",), num_seeds=1))
+    model = scripted(half_right(data, 0))
+    picky = type(model)("picky", Picky(half_right(data, 0)), {})
+    found = compare(evaluator, [picky], Sweep(num_steps=(2, 4)), GenerateOptions())
+    assert [row.setting["num_steps"] for row in found.rows] == [4]
+    assert "too few calls" in found.left_out[0]
+    with pytest.raises(UsageError, match="allows none of the settings"):
+        compare(evaluator, [picky], Sweep(num_steps=(2, 3)), GenerateOptions())
+    with pytest.raises(UsageError, match="each once"):
+        compare(evaluator, [model, model], Sweep(num_steps=(2,)), GenerateOptions())
+
+
+def test_json_holds_rows_frontier_texts_and_intervals(comparison, data):
+    evaluator, found = comparison
+    report = json.loads(json.dumps(found.row(evaluator, "manta compare x"), allow_nan=False))
+    assert [r["setting"]["num_steps"] for r in report["rows"]] == [2, 4, 2, 4]
+    assert report["rows"][0]["figures"]["entropy"]["values"]
+    assert {"first", "second", "why", "figure", "value", "low", "high", "level", "prompts"} == set(
+        report["differences"][0]
+    )
+    assert len(report["texts"]) == len(shown(len(data.prompts))) == 8
+    assert report["texts"][0]["texts"]["half, 2 calls"] == "none <b>"
+    assert report["models"][0]["likelihood"]["kind"] == "none"
+
+
+def test_the_page_is_self_contained_and_shows_everything(comparison, data):
+    pytest.importorskip("matplotlib")
+    evaluator, found = comparison
+    page = comparison_page(found, evaluator, "manta compare 'a b' --data <x>")
+    reader = check_self_contained(page)
+    assert sum(tag == "svg" for tag, _ in reader.seen) >= 2
+    for words in ("manta compare 'a b' --data <x>", "none <b>", "half, 2 calls", "frontier", data.humans[0], "differ"):
+        assert words in reader.words
+    assert "all seeds wrote the same texts" in reader.words
+
+
+def test_one_prompt_gives_no_interval(data):
+    from dataclasses import replace
+
+    one = replace(data, prompts=data.prompts[:1], references=data.references[:1])
+    evaluator = Evaluator(one, EvaluatorConfig(metrics=("diversity",), num_seeds=1))
+    models = [scripted(half_right(data, 0), name) for name in ("a", "b")]
+    found = compare(evaluator, models, Sweep(num_steps=(2,)), GenerateOptions())
+    assert found.differences == ()
+    assert torch.equal(found.rows[0].evaluation.items["words"], found.rows[1].evaluation.items["words"])

@@ -1,0 +1,285 @@
+"""Published models write through the one decode loop: as LLaDA's own script, alone as in a batch, within the budget."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tokenizers as hf
+import torch
+
+import manta
+from manta.cli import main
+from manta.data.foreign import ForeignTokenizer
+from manta.errors import RequestError, UsageError
+from manta.families.events import GenerateOptions, Request
+from manta.hub import ForeignModel, llada, load_foreign
+from manta.hub.foreign.chat import ChatFrame, find_frame
+from manta.hub.foreign.denoisers import RowDenoiser, SpanOfRow
+from manta.masked import DECODERS
+
+from .published import write
+
+KINDS = ["llada", "Dream", "mdlm"]
+MASK = 53
+
+
+def write_tokenizer(folder: Path, turns: tuple[str, str] = ("<|a|>", "<|b|>")) -> None:
+    """A word a token: w0 … w44 and the names of roles, then special tokens, the ends and starts of turns among them."""
+    words = [f"w{i}" for i in range(45)] + ["user", "assistant", "system", "Be", "good"]
+    backend = hf.Tokenizer(hf.models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="w0"))
+    backend.pre_tokenizer = hf.pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
+    specials = [turns[0], "<|end|>", turns[1], "<|mask|>", "<|begin|>", "<|end_header_id|>"]
+    backend.add_special_tokens([hf.AddedToken(name, normalized=False) for name in specials])
+    backend.save(str(folder / "tokenizer.json"))
+
+
+def make(folder: Path, kind: str) -> ForeignModel:
+    write(folder, kind, mask_token_id=MASK)
+    write_tokenizer(folder)
+    return load_foreign(folder, "cpu", dtype=torch.float32)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def model(request, tmp_path_factory) -> ForeignModel:
+    return make(tmp_path_factory.mktemp("model"), request.param)
+
+
+@pytest.fixture(scope="module")
+def endless(model) -> ForeignModel:
+    return replace(model, eos_id=None)
+
+
+def tokens_of(model, requests, **options) -> dict[int, tuple[int, ...]]:
+    events = model.generate(requests, GenerateOptions(**{"max_tokens": 8, "num_steps": 99, **options}))
+    return {event.index: event.tokens for event in events if event.kind == "done"}
+
+
+def single(model, prompt="w1 w2 w3", **options) -> list[int]:
+    return list(tokens_of(model, [Request(prompt=prompt)], **options)[0])
+
+
+@pytest.mark.parametrize(("steps", "block"), [(8, 8), (4, 8), (3, 8), (1, 8), (8, 4), (4, 4), (2, 4), (8, 1)])
+def test_confidence_is_lladas_own_sampler(endless, steps, block):
+    prompts = torch.tensor([[1, 2, 3], [9, 30, 4]])
+    expected = llada.generate(endless, prompts, None, steps, 8, block, mask_id=MASK)[:, 3:]
+    requests = [Request(prompt=" ".join(f"w{i}" for i in row)) for row in prompts.tolist()]
+    options = {"decoder": "confidence", "block_length": block, "num_steps": steps}
+    assert list(tokens_of(endless, requests, **options).values()) == [tuple(row) for row in expected.tolist()]
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_text_is_the_same_alone_and_in_any_batch(model, decoder, temperature):
+    prompts = ["w1 w2 w3", "w7", None, "w9 w8 w7 w6 w5 w4 w3 w2 w1 w10 w11 " * 5]  # the last leaves less room
+    requests = [Request(prompt=p, seed=10 + i) for i, p in enumerate(prompts)]
+    requests.append(Request(prompt="w4", infill="w1 ___{2} w2 ___{3}", seed=3))
+    options = {"decoder": decoder, "temperature": temperature, "num_steps": 7, "max_tokens": 12}
+    together = tokens_of(model, requests, **options)
+    assert [len(together[i]) for i in range(5)] == [12, 12, 12, 9, 7]
+    assert together == tokens_of(model, requests, batch_size=2, **options)
+    assert together == {i: tokens_of(model, [request], **options)[0] for i, request in enumerate(requests)}
+    if temperature:
+        assert len({single(model, temperature=1.0, decoder=decoder)[0], *single(model, decoder=decoder)}) > 1
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("budget", [1, 3, 20])
+def test_the_budget_is_kept_and_every_word_is_written(model, decoder, budget):
+    options = GenerateOptions(decoder=decoder, num_steps=budget, max_tokens=10)
+    *drafts, done = model.generate([Request(prompt="w1 w2")], options)
+    assert done.nfe == len(drafts) <= budget
+    assert len(done.tokens) == 10 and MASK not in done.tokens
+    assert done.processed == 10 * done.nfe
+
+
+def test_deferred_looks_further_than_blocks_and_meets_them_at_the_ends(endless):
+    """A window of one word and a block of one word go from left to right; a window over all is no window."""
+    leftmost = single(endless, decoder="deferred", window_masked=1)
+    assert leftmost == single(endless, decoder="block", block_length=1, threshold=0.0)
+    expected, row = [], [1, 2, 3] + [MASK] * 8
+    for place in range(3, 11):
+        row[place] = int(endless(torch.tensor([row]))[0, place].argmax())
+        expected.append(row[place])
+    assert leftmost == expected
+    for threshold in (0.05, 0.2, 0.9):
+        wide = single(endless, decoder="deferred", window_masked=8, window_width=8, threshold=threshold)
+        assert wide == single(endless, decoder="threshold", threshold=threshold)
+
+
+@pytest.mark.parametrize("decoder", ["deferred", "block"])
+def test_what_is_committed_stays_and_the_window_holds(endless, decoder):
+    options = {"decoder": decoder, "threshold": 0.1, "num_steps": 99, "max_tokens": 12}
+    options |= {"window_masked": 3, "window_width": 5} if decoder == "deferred" else {"block_length": 4}
+    before = (MASK,) * 12
+    for event in endless.generate([Request(prompt="w5 w6")], GenerateOptions(**options)):
+        new = [i for i in range(12) if before[i] == MASK and event.tokens[i] != MASK]
+        assert all(a in (b, MASK) for a, b in zip(before, event.tokens, strict=True))
+        if event.kind == "draft":
+            first = before.index(MASK)
+            reach = first + 5 if decoder == "deferred" else first // 4 * 4 + 4
+            assert new and max(new) < reach
+            assert sum(before[i] == MASK for i in range(first, max(new) + 1)) <= (3 if decoder == "deferred" else 4)
+        before = event.tokens
+
+
+def test_an_end_ends_the_text(endless):
+    options = {"decoder": "deferred", "window_masked": 1, "temperature": 1.0}
+    plain = single(endless, **options)
+    place = next(i for i in range(2, 8) if plain[i] not in plain[:i])
+    model = replace(endless, eos_id=plain[place])
+    request = Request(prompt="w1 w2 w3")
+    *_, done = model.generate([request], GenerateOptions(num_steps=99, max_tokens=8, **options))
+    assert list(done.tokens) == plain[:place] + [plain[place]] * (8 - place)
+    assert done.nfe == place + 1
+    assert model.tokenizer is not None
+    assert done.text == model.tokenizer.decode(plain[:place])
+
+
+def test_given_words_stay_and_ends_in_blanks_vanish(endless):
+    template = "w1 ___{2} w2 w3 ___{3}"
+    *_, done = endless.generate([Request(infill=template)], GenerateOptions(num_steps=9))
+    assert len(done.tokens) == 8 and [done.tokens[i] for i in (0, 3, 4)] == [1, 2, 3] and MASK not in done.tokens
+    model = replace(endless, eos_id=done.tokens[1])
+    *_, again = model.generate([Request(infill=template)], GenerateOptions(num_steps=9))
+    assert again.tokens == done.tokens
+    assert model.tokenizer is not None
+    assert again.text == model.tokenizer.decode([token for token in done.tokens if token != model.eos_id])
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("prompt", [[], [4, 9, 2]])
+def test_a_span_equals_the_row_and_reads_the_others_as_they_were(tmp_path, shifted, prompt):
+    model = replace(make(tmp_path, "llada"), shifted=shifted)
+    tokens = torch.randint(0, 50, (1, 9), generator=torch.Generator().manual_seed(0))
+    whole = RowDenoiser(model.logits, [prompt], torch.ones(1, 9).bool())
+    part = SpanOfRow(model.net, prompt, shifted=shifted, device=model.device)  # pyright: ignore[reportArgumentType]
+    words = torch.arange(56) != MASK
+    with torch.no_grad():
+        before = whole(tokens, 0, 9)
+        torch.testing.assert_close(part(tokens, 0, 9)[..., words], before[..., words])
+        for start, stop in ((2, 6), (0, 3), (7, 9)):
+            torch.testing.assert_close(part(tokens, start, stop)[..., words], before[:, start:stop, words])
+        changed = tokens.clone()
+        changed[0, 8] = 7
+        torch.testing.assert_close(part(changed, 2, 6)[..., words], before[:, 2:6, words])
+        assert not torch.allclose(whole(changed, 2, 6)[..., words], before[:, 2:6, words], atol=1e-3)
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+@pytest.mark.parametrize("kind", ["llada", "Dream"])
+def test_a_cache_that_is_refreshed_every_call_changes_nothing(tmp_path, kind, cache):
+    model = make(tmp_path, kind)
+    requests = [Request(prompt="w1 w2"), Request(prompt="w3"), Request()]
+    options = {"decoder": "deferred", "window_masked": 3, "window_width": 6, "max_tokens": 16}
+    plain = tokens_of(model, requests, **options)
+    assert plain == tokens_of(model, requests, cache=cache, refresh=0, **options)
+    cached = list(model.generate(requests, GenerateOptions(num_steps=99, cache=cache, refresh=99, **options)))
+    assert all(MASK not in event.tokens for event in cached if event.kind == "done")
+    assert all(event.processed < 16 * event.nfe for event in cached if event.kind == "done")
+
+
+def test_what_cannot_be_is_said_so(tmp_path):
+    model = make(tmp_path / "mdlm", "mdlm")
+    for request, options, error, words in [
+        (Request(prompt="w1"), {"cache": "dual"}, UsageError, "no dual cache"),
+        (Request(prompt="w1 " * 64), {}, RequestError, "takes 64 tokens of the model's 64"),
+        (Request(infill="w1 ___{40} w2 ___{40}"), {}, RequestError, "room for 64"),
+        (Request(infill="w1 w2"), {}, RequestError, "no blank"),
+        (Request(), {"decoder": "confidence", "threshold": 0.5}, UsageError, "no setting threshold"),
+    ]:
+        with pytest.raises(error, match=words):
+            list(model.generate([request], GenerateOptions(**options)))
+    with pytest.raises(RequestError, match="no tokenizer"):
+        list(replace(model, tokenizer=None).generate([Request(prompt="w1")]))
+    with pytest.raises(UsageError, match="--max-tokens"):
+        GenerateOptions(max_tokens=0)
+
+
+def test_load_write_and_the_command_line(model, tmp_path, capsys):
+    make(tmp_path, model.family)
+    lm = manta.load(tmp_path, device="cpu")
+    options = {"decoder": "deferred", "max_tokens": 6, "num_steps": 20}
+    texts = lm.write(["w1 w2", None], seed=3, **options)
+    assert all(set(text.split()) <= {f"w{i}" for i in range(45)} | {"user", "assistant", "system", "Be", "good"}
+               for text in texts)  # fmt: skip
+    arguments = ["--prompt", "w1 w2", "--decoder", "deferred", "--max-tokens", "6", "--num-steps", "20", "--seed", "3"]
+    assert main(["generate", str(tmp_path), *arguments, "--device", "cpu", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["text"] == texts[0] and row["nfe"] <= 6
+
+
+LLAMA3 = (
+    "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + "
+    "message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}"
+    "{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}"
+    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"
+)
+CHATML = (
+    "{%- if messages[0]['role'] == 'system' %}{{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}"
+    "{%- else %}{{- '<|im_start|>system\\nBe good<|im_end|>\\n' }}{%- endif %}{%- for message in messages %}"
+    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+
+
+def framed(
+    folder: Path, template: object, turns: tuple[str, str] = ("<|a|>", "<|b|>")
+) -> tuple[ForeignTokenizer, ChatFrame | None]:
+    write_tokenizer(folder, turns)
+    config = {"chat_template": template, "bos_token": {"content": "<|begin|>"}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = ForeignTokenizer.load(folder)
+    assert tokenizer is not None
+    return tokenizer, find_frame(folder, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("template", "turns"),
+    [(LLAMA3, ("<|eot_id|>", "<|start_header_id|>")), (CHATML, ("<|im_end|>", "<|im_start|>"))],
+)
+def test_a_frame_is_what_the_template_renders(tmp_path, template, turns):
+    jinja2 = pytest.importorskip("jinja2")
+    tokenizer, frame = framed(tmp_path, template, turns)
+    assert frame is not None and frame.end == turns[0]
+    messages = [{"role": "user", "content": " w1 w2 "}]
+    settings = {"messages": messages, "bos_token": "<|begin|>", "add_generation_prompt": True}
+    rendered = jinja2.Environment().from_string(template).render(**settings)
+    assert frame.before + (" w1 w2 ".strip() if frame.trimmed else " w1 w2 ") + frame.after == rendered
+    assert frame.encode(" w1 w2 ", tokenizer) == tokenizer.encode(rendered, special_names=True)
+    assert frame.encode(f"w1 {turns[0]}", tokenizer).count(50) == frame.encode("w1 w2", tokenizer).count(50)
+
+
+def test_an_unknown_template_leaves_prompts_plain(tmp_path):
+    write_tokenizer(tmp_path)
+    tokenizer = ForeignTokenizer.load(tmp_path)
+    assert tokenizer is not None and find_frame(tmp_path, tokenizer) is None
+    for template in ("[INST] {{ messages }}", [{"name": "default", "template": CHATML}], CHATML):
+        assert framed(tmp_path, template)[1] is None  # the tokenizer lacks ChatML's tokens
+
+
+def test_an_answer_ends_with_its_turn(tmp_path):
+    write(tmp_path, "llada")
+    framed(tmp_path, LLAMA3, ("<|eot_id|>", "<|start_header_id|>"))
+    model = load_foreign(tmp_path, "cpu", dtype=torch.float32)
+    assert model.frame is not None
+    seen = []
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, tokens, mask):
+            seen.append(tokens)
+            logits = torch.zeros(*tokens.shape, 56)
+            start = int((tokens[0] == MASK).nonzero()[0]) if (tokens[0] == MASK).any() else 0
+            for offset, word in enumerate((3, 4, 50, 5)):
+                if start + offset < tokens.shape[1]:
+                    logits[:, start + offset, word] = 50.0
+            return logits
+
+    [text] = replace(model, net=Net()).write(["w1"], max_tokens=4, num_steps=1)
+    assert text == "w3 w4"
+    assert model.tokenizer is not None
+    assert seen[0][0, :-4].tolist() == model.frame.encode("w1", model.tokenizer)

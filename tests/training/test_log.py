@@ -1,0 +1,75 @@
+"""A log that is continued holds every step once, whatever an interruption left behind."""
+
+import json
+import sys
+from typing import Any
+
+import pytest
+
+from manta.errors import ConfigError
+from manta.training import RunLog
+
+
+def row(step: int, loss: float) -> dict:
+    return {"global_step": step, "stage": "policy", "step": step, "loss": loss}
+
+
+def losses(run) -> list[tuple[int, float]]:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [(found["global_step"], found["loss"]) for found in map(json.loads, lines)]
+
+
+def write(run, start: int, steps: range, sign: float, *, tensorboard: bool = False, stop: bool = True) -> RunLog:
+    log = RunLog(run, start, tensorboard=tensorboard)
+    for step in steps:
+        log.row(step, row(step, sign * step))
+    log.text(steps[-1], f"a text of step {steps[-1]}")
+    log.flush()
+    if stop:
+        log.close()
+    return log
+
+
+def events(run) -> dict[str, list[tuple[int, Any]]]:
+    """What TensorBoard would show of a run: steps and values by name."""
+    reader = pytest.importorskip("tensorboard.backend.event_processing.plugin_event_accumulator")
+    found = reader.EventAccumulator(str(run / "tensorboard"), {"tensors": 0})
+    found.Reload()
+    return {tag: [(e.step, e.tensor_proto) for e in found.Tensors(tag)] for tag in found.Tags()["tensors"]}
+
+
+def test_a_continued_log_holds_every_step_once(tmp_path):
+    write(tmp_path, 0, range(1, 8), 1.0)
+    write(tmp_path, 5, range(6, 10), -1.0)
+    assert losses(tmp_path) == [*((s, 1.0 * s) for s in range(1, 6)), *((s, -1.0 * s) for s in range(6, 10))]
+    write(tmp_path, 0, range(1, 3), 1.0)
+    assert losses(tmp_path) == [(1, 1.0), (2, 2.0)]
+
+
+@pytest.mark.parametrize("half", ['{"global_step": 4, "sta', "", '{"glo'])
+def test_half_a_row_left_by_a_kill_is_cut_off(tmp_path, half):
+    write(tmp_path, 0, range(1, 4), 1.0)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(half)
+    write(tmp_path, 3, range(4, 6), 1.0)
+    assert losses(tmp_path) == [(s, 1.0 * s) for s in range(1, 6)]
+
+
+def test_tensorboard_shows_every_step_once(tmp_path):
+    """The first log is left as a kill leaves it: neither closed nor told of what comes."""
+    left = write(tmp_path, 0, range(1, 8), 1.0, tensorboard=True, stop=False)
+    write(tmp_path, 5, range(6, 10), -1.0, tensorboard=True)
+    shown = events(tmp_path)
+    assert sorted(shown) == ["policy/loss", "samples/text_summary"]
+    assert [(step, value.float_val[0]) for step, value in shown["policy/loss"]] == losses(tmp_path)
+    ((step, text),) = shown["samples/text_summary"]
+    assert step == 9 and b"a text of step 9" in text.string_val[0]
+    left.close()
+
+
+def test_a_missing_package_is_one_clear_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(ConfigError, match=r"pip install 'manta\[log\]'"):
+        RunLog(tmp_path, 0, tensorboard=True)
+    assert list(tmp_path.iterdir()) == []
+    RunLog(tmp_path, 0).close()

@@ -1,0 +1,110 @@
+"""Muon follows its paper, and every parameter has exactly one optimiser."""
+
+import pytest
+import torch
+from torch import nn
+
+from manta.errors import CheckpointError
+from manta.training.optimizer import Kind, build_optimizers, hidden_matrices, load_moments, moments
+
+
+class Net(nn.Module):
+    """A net with one parameter of each kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(7, 6)
+        self.inner = nn.Linear(6, 4)
+        self.gain = nn.Parameter(torch.ones(4))
+        self.spectrum = nn.Parameter(torch.randn(2, 3, 4))
+        self.frozen = nn.Linear(4, 4)
+        self.frozen.requires_grad_(False)
+
+
+def build(net: Net, kind: Kind = "muon", learning_rate: float = 0.1, weight_decay: float = 0.3):
+    return build_optimizers(net, kind, learning_rate=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.98))
+
+
+def set_gradients(net: Net, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for p in net.parameters():
+        p.grad = torch.randn(p.shape, generator=generator) if p.requires_grad else None
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_every_trained_parameter_has_one_optimizer(kind):
+    net = Net()
+    held = [id(p) for o in build(net, kind) for group in o.param_groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in net.parameters() if p.requires_grad)
+    assert [id(p) for p in hidden_matrices(net)] == [id(net.inner.weight)]
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_vectors_do_not_decay(kind):
+    net = Net()
+    groups = [group for optimizer in build(net, kind) for group in optimizer.param_groups]
+    decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert all((decays[id(p)] == 0) == (p.ndim < 2) for p in net.parameters() if p.requires_grad)
+
+
+def test_muon_steps_along_orthogonal_matrices_of_the_size_of_adamws_steps():
+    """W - W' = lr (0.2 sqrt(max(4, 6)) U V^T + decay W) for the Nesterov momentum U S V^T, up to Newton-Schulz."""
+    net, lr, decay = Net(), 0.1, 0.3
+    optimizers, momentum = build(net, "muon", lr, decay), torch.zeros(4, 6)
+    for step in range(3):
+        set_gradients(net, step)
+        gradient, before = net.inner.weight.grad, net.inner.weight.detach().clone()
+        assert gradient is not None
+        momentum = 0.95 * momentum + 0.05 * gradient
+        left, _, right = torch.linalg.svd(0.05 * gradient + 0.95 * momentum, full_matrices=False)
+        for optimizer in optimizers:
+            optimizer.step()
+        moved = (before - net.inner.weight.detach()) / lr - decay * before
+        inner = left.T @ (moved / (0.2 * 6**0.5)) @ right.T
+        assert (inner.diag() - 1).abs().max() < 0.4, "five steps bring singular values into about 0.7 ... 1.2"
+        assert (inner - inner.diag().diag()).abs().max() < 0.02
+
+
+def test_muon_leaves_the_rest_to_adamw():
+    ours, theirs = Net(), Net()
+    both, adamw = build(ours, "muon"), build(theirs, "adamw")
+    for step in range(3):
+        for net, optimizers in ((ours, both), (theirs, adamw)):
+            set_gradients(net, step)
+            for optimizer in optimizers:
+                optimizer.step()
+    for name in ("table.weight", "inner.bias", "gain", "spectrum", "frozen.weight"):
+        torch.testing.assert_close(ours.get_parameter(name), theirs.get_parameter(name), atol=0, rtol=0)
+    assert not torch.equal(ours.inner.weight, theirs.inner.weight)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_moments_restore_every_optimizer(kind):
+    net = Net()
+    optimizers, named = build(net, kind), dict(net.named_parameters())
+    set_gradients(net, 0)
+    for optimizer in optimizers:
+        optimizer.step()
+    stored = {name: value.clone() for name, value in moments(optimizers, named).items()}
+    assert ("inner.weight/momentum_buffer" in stored) == (kind == "muon")
+    other = Net()
+    other.load_state_dict(net.state_dict())
+    copies = build(other, kind)
+    load_moments(copies, dict(other.named_parameters()), stored)
+    for model, group in ((net, optimizers), (other, copies)):
+        set_gradients(model, 1)
+        for optimizer in group:
+            optimizer.step()
+    assert all(torch.equal(p, other.get_parameter(name)) for name, p in net.named_parameters())
+
+
+@pytest.mark.parametrize(("before", "after"), [("adamw", "muon"), ("muon", "adamw")])
+def test_moments_of_another_kind_are_refused(before, after):
+    net = Net()
+    optimizers, named = build(net, before), dict(net.named_parameters())
+    set_gradients(net, 0)
+    for optimizer in optimizers:
+        optimizer.step()
+    with pytest.raises(CheckpointError, match=r"inner\.weight.*another train\.optimizer"):
+        load_moments(build(net, after), named, moments(optimizers, named))
