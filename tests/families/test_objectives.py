@@ -45,12 +45,15 @@ def make_batch(lengths: list[int], prompt: int = 5, vocab: int = 200) -> Batch:
     rate=st.sampled_from([1, 2, 4, 8]),
     blank=st.sampled_from([0.0, 0.5, 1.0]),
     extra=st.sampled_from([0.0, 1.0]),
+    room=st.integers(0, 4),
     seed=st.integers(0, 100),
 )
-def test_a_canvas_holds_its_text_and_closes_with_null(lengths, rate, blank, extra, seed):
+def test_a_canvas_holds_its_text_and_closes_with_null(lengths, rate, blank, extra, room, seed):
     batch = make_batch(lengths)
     config = ObjectiveConfig(blank_share=blank, extra_cell=extra)
-    canvas = lay_out(batch, rate, config, make_generator(seed))
+    most = max(lengths) // rate + 1 + room
+    canvas = lay_out(batch, rate, config, make_generator(seed), max_cells=most)
+    assert int(canvas.cells.max()) <= most
     for row, length in enumerate(lengths):
         tokens = canvas.tokens[row]
         assert tokens[tokens != NULL].tolist() == batch.text[row, :length].tolist()
@@ -64,7 +67,7 @@ def test_a_canvas_holds_its_text_and_closes_with_null(lengths, rate, blank, extr
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_what_is_hidden_lies_on_the_canvas_and_a_blank_is_hidden_whole(seed):
-    canvas = lay_out(make_batch([3, 9, 14, 20]), 4, ObjectiveConfig(blank_share=0.5), make_generator(seed))
+    canvas = lay_out(make_batch([3, 9, 14, 20]), 4, ObjectiveConfig(blank_share=0.5), make_generator(seed), max_cells=9)
     hidden = hide(canvas, ObjectiveConfig(), make_generator(seed + 1))
     assert not hidden[~canvas.mask].any()
     assert hidden.any(1).all()
@@ -75,7 +78,7 @@ def test_what_is_hidden_lies_on_the_canvas_and_a_blank_is_hidden_whole(seed):
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_latents_are_known_only_where_every_word_is_settled(seed):
-    canvas = lay_out(make_batch([3, 9, 14, 20]), 4, ObjectiveConfig(), make_generator(seed))
+    canvas = lay_out(make_batch([3, 9, 14, 20]), 4, ObjectiveConfig(), make_generator(seed), max_cells=9)
     hidden = hide(canvas, ObjectiveConfig(all_hidden=0.2), make_generator(seed + 1))
     known = known_cells(hidden, canvas.mask, 4, 1.0, make_generator(seed))
     assert known is not None

@@ -20,10 +20,10 @@ def adjoint_figures(system: MaskedSystem | AutoregressiveSystem, settings: Setti
         |dC / d logits_k| / |lambda_N| at the positions that step k settled, root mean square over the probes
 
     Figures, for the steps as they are run and for both surrogates (`…_straight_through`, `…_relaxed`):
-    `adjoint_least`, `adjoint_largest` over the steps, nan where it is absent; `adjoint_early_over_late`, the first third
-    of the steps over the last, which has no unit and so compares between families; `controls_without_gradient`, the share of
-    the settled words whose logits no gradient reaches. Profiles: `adjoint_…` of the surrogates, over
-    the last third of the steps.
+    `adjoint_least`, `adjoint_largest` over the steps, nan where it is absent; `adjoint_early_over_late`, the first
+    third of the steps over the last, which has no unit and so compares between families; `controls_without_gradient`,
+    the share of the settled words whose logits no gradient reaches. Profiles: `adjoint_…` of the surrogates, over the
+    last third of the steps.
     """
     found, lengths = Measured(), system.lengths()
     width = max(lengths) if isinstance(system, AutoregressiveSystem) else system.mask.shape[1]
@@ -38,9 +38,9 @@ def adjoint_figures(system: MaskedSystem | AutoregressiveSystem, settings: Setti
     for name, commit in COMMITS.items():
         chain, start = system.chain(commit)
         adjoint = chain_adjoint(chain, start, probes, known=~mask)
-        early, late = thirds(steps.cpu(), lengths)
         suffix = "" if name == "hard" else f"_{name}"
         steps, least, largest, without = decisions(adjoint, chosen)
+        early, late = thirds(steps.cpu(), lengths)
         found.put(
             **{
                 f"adjoint_least{suffix}": least,

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import median
 
 import torch
 
@@ -103,12 +104,14 @@ def _decisions(other: ModelDiagnosis) -> Verdict:
     """What the claim says of the others: as they are run their adjoint is absent; and what surrogates bring back."""
     figures = other.measured.figures
     absent = figures["controls_without_gradient"].mean
-    ratios = {way: figures[f"adjoint_early_over_late_{way}"].mean for way in ("straight_through", "relaxed")}
+    ways = ("straight_through", "relaxed")
+    ratios = {way: median(figures[f"adjoint_early_over_late_{way}"].finite or [math.nan]) for way in ways}
     kept = [way.replace("_", "-") for way, ratio in ratios.items() if BAND[0] <= ratio <= BAND[1]]
+    outcome = f"no vanishing with {' or '.join(kept)}" if kept else "it vanishes"
     line = (
         f"As it is run, {absent:.0%} of the decisions have no gradient: it is absent, not 0. Through surrogates the "
-        f"early decisions get {ratios['straight_through']:.2g} (straight-through) and {ratios['relaxed']:.2g} (relaxed) "
-        f"times the gradient of the late ones: {'no vanishing with ' + ' or '.join(kept) if kept else 'it vanishes'}."
+        f"early decisions get {ratios['straight_through']:.2g} (straight-through) and {ratios['relaxed']:.2g} "
+        f"(relaxed) times the gradient of the late ones, in the median: {outcome}."
     )
     return Verdict("adjoint", f"{other.name}: absent as run", "holds" if absent > 0.99 else "fails", line)
 

@@ -158,7 +158,7 @@ def _measured(
         else:
             assert samples is not None, "a bound draws samples"
             found = bound(lm.model, batch, generator, num_samples=samples)
-            nats.append((found.nats).double().cpu())
+            nats.append((found.nats + length_nats(lm.model, batch)).double().cpu())
             errors.append(found.standard_error.double().cpu())
         progress("likelihood", min(begin + ROWS, len(rows)), len(rows))
     tokens = sum(len(text) + 1 for _, text, _ in rows)

@@ -82,13 +82,15 @@ class MaskedModel(PromptedModel):
     """
 
     def __init__(self, config: MaskedConfig) -> None:
+        self.max_cells = config.max_text + 1
+        """Most words of a canvas: the longest text and a closing null."""
         super().__init__(
             vocab_size=config.vocab_size,
             dim=config.dim,
             heads=config.heads,
             prompt_depth=config.prompt_depth,
-            num_lengths=config.max_text + 1,
-            num_places=max(config.max_prompt, config.max_text + 2) if config.absolute_places else 0,
+            num_lengths=self.max_cells,
+            num_places=max(config.max_prompt, self.max_cells) if config.absolute_places else 0,
         )
         self.config = config
         self.trunk = Trunk(config.dim, config.depth, config.operator, heads=config.heads, cross=True)
@@ -178,7 +180,7 @@ class MaskedMatching:
 
     def __call__(self, model: MaskedModel, batch: Batch, generator: torch.Generator) -> Loss:
         """Loss with parts nats (a hidden word), supervised (share of words) and length (nats)."""
-        canvas = lay_out(batch, 1, self.layout, generator)
+        canvas = lay_out(batch, 1, self.layout, generator, max_cells=model.max_cells)
         memory = read_prompt(model, batch, self.layout, generator)
         blank = canvas.hole.any(1, keepdim=True)
         times = self.config.times
@@ -200,7 +202,7 @@ class MaskedMatching:
 def bound(model: MaskedModel, batch: Batch, generator: torch.Generator, *, num_samples: int = 128) -> LikelihoodBound:
     """Upper bound of −log p of each text given prompt and length, the closing null included."""
     layout = ObjectiveConfig(blank_share=0.0, extra_cell=0.0, prompt_drop=0.0, bare_share=0.0)
-    canvas = lay_out(batch, 1, layout, generator)
+    canvas = lay_out(batch, 1, layout, generator, max_cells=model.max_cells)
     memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
     projected = model.trunk.project(memory.states, memory.mask)
     return likelihood_bound(
@@ -340,7 +342,7 @@ class MaskedLM(Writer):
             UsageError: for options that do not fit each other or the model.
         """
         options = options or GenerateOptions()
-        config, limit = self.model.config, self.model.config.max_text + 1
+        config, limit = self.model.config, self.model.max_cells
         prompts = [prompt_tokens(request, self.tokenizer, config.max_prompt) for request in requests]
         templates = [template_of(request, self.tokenizer, rate=1, max_cells=limit) for request in requests]
         size = options.batch_size if options.cache == "none" else 1

@@ -84,21 +84,29 @@ class Canvas:
         return Canvas(*parts)
 
 
-def lay_out(batch: Batch, rate: int, config: ObjectiveConfig, generator: torch.Generator) -> Canvas:
+def lay_out(batch: Batch, rate: int, config: ObjectiveConfig, generator: torch.Generator, *, max_cells: int) -> Canvas:
     """Lay texts out on canvases: a blank in some, at least one closing null, whole latents.
 
     A blank covers up to `max_blank` tokens of the text and as many unused slots after them, so that a span can come
-    out shorter than the room it is given.
+    out shorter than the room it is given. Where the largest canvas leaves no room, there are fewer slots.
+
+    Args:
+        batch: the texts.
+        rate: tokens that share a latent.
+        config: shares of rows with a blank and with a latent to spare.
+        generator: of all draws.
+        max_cells: latents of the largest canvas; it holds the longest text and a null.
     """
     b, n = batch.text.shape
     draws = torch.rand(6, b, generator=generator).to(batch.text.device)
     slots = (draws[0] < config.blank_share) * (draws[1] * (config.max_blank + 1)).long()
     lengths = batch.text_lengths
+    slots = torch.minimum(slots, max_cells * rate - 1 - lengths)
     start = (draws[2] * (lengths + 1)).long()
     covered = torch.minimum((draws[3] * config.max_blank).long() + 1, lengths - start)
     has_hole = draws[0] < config.blank_share
     end = start + covered  # the unused slots follow the covered tokens
-    cells = (lengths + slots) // rate + 1 + (draws[4] < config.extra_cell).long()
+    cells = ((lengths + slots) // rate + 1 + (draws[4] < config.extra_cell).long()).clamp_max(max_cells)
     width = int(cells.max()) * rate
     place = torch.arange(width, device=batch.text.device)[None]
     source = torch.where(place < end[:, None], place, place - slots[:, None])
@@ -210,7 +218,7 @@ class PolicyMatching:
         """
         space, config = model.space, self.config
         assert isinstance(space, LatentSpace)
-        canvas = lay_out(batch, space.rate, config, generator)
+        canvas = lay_out(batch, space.rate, config, generator, max_cells=model.max_cells)
         memory = read_prompt(model, batch, config, generator)
         mean, std = encode(model, canvas, memory, generator, drop=space.config.token_drop)
         sample = mean + std * torch.randn(mean.shape, generator=generator).to(mean.device)
@@ -284,7 +292,8 @@ class OwnStates:
             return self.ordinary(model, batch, generator)
         space = model.space
         assert isinstance(space, LatentSpace)
-        canvas = lay_out(batch, space.rate, replace(self.config, blank_share=0.0), generator)
+        layout = replace(self.config, blank_share=0.0)
+        canvas = lay_out(batch, space.rate, layout, generator, max_cells=model.max_cells)
         memory = read_prompt(model, batch, self.config, generator)
         with torch.no_grad():
             mean, std = encode(model, canvas, memory, generator)
@@ -358,7 +367,7 @@ class EmbeddingMatching:
 
     def __call__(self, model: MantaModel, batch: Batch, generator: torch.Generator) -> Loss:
         """Loss with parts cross_entropy (nats a hidden token) and length (nats)."""
-        canvas = lay_out(batch, 1, self.config, generator)
+        canvas = lay_out(batch, 1, self.config, generator, max_cells=model.max_cells)
         memory = read_prompt(model, batch, self.config, generator)
         hidden = hide(canvas, self.config, generator)
 

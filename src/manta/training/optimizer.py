@@ -83,7 +83,7 @@ def load_moments(optimizers: list[Optimizer], named: dict[str, nn.Parameter], st
         optimizer = owner[id(parameter)]
         if isinstance(optimizer, torch.optim.Muon) != (slot == MUON_SLOT):
             raise CheckpointError(
-                f"the checkpoint holds {slot} of {name}, which {type(optimizer).__name__} does not keep: the run was begun "
+                f"the checkpoint holds {slot} of {name}, which {type(optimizer).__name__} does not keep: the run began "
                 "with another train.optimizer; set that one in the run's recipe.json"
             )
         optimizer.state[parameter][slot] = value.to(parameter.device)
