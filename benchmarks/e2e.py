@@ -18,7 +18,7 @@ import torch
 from manta.config import to_dict
 from manta.evaluation import EvaluationSet, evaluation_set, write
 from manta.families.events import GenerateOptions
-from manta.families.manta_lm import CONSENSUS_NOISE, MantaLM, Split
+from manta.families.manta_lm import MantaLM, Split
 from manta.hub import load
 from manta.metrics import bleu, diversity, slot_error_rate
 from manta.runtime import atomic_write
@@ -26,8 +26,6 @@ from manta.runtime import atomic_write
 BUDGETS = (1, 2, 4, 8, 16, 32)
 ABLATED = (3, 4, 8, 16)
 """Budgets at which the plan is taken away or shuffled."""
-NOISES = (0.5, 1.0)
-"""Initial noise of the consensus style that is tried."""
 
 
 class Disturbed(MantaLM):
@@ -92,18 +90,15 @@ def choose(args: argparse.Namespace) -> None:
     table = []
     for budget in BUDGETS:
         for split in candidates(budget):
-            for noise in NOISES if split.flow else NOISES[:1]:
-                lm.splits = {budget: split}
-                options = GenerateOptions(num_steps=budget, style="consensus", noise_scale=noise)
-                row = scores(lm, data, options)
-                table.append({"budget": budget, "split": to_dict(split), "noise": noise, **row})
-                print(budget, to_dict(split), noise, row["bleu"], row["slot_error_rate"], flush=True)
+            lm.splits = {budget: split}
+            row = scores(lm, data, GenerateOptions(num_steps=budget, style="consensus"))
+            table.append({"budget": budget, "split": to_dict(split), **row})
+            print(budget, to_dict(split), row["bleu"], row["slot_error_rate"], flush=True)
 
     def merit(row: dict[str, Any]) -> float:
         return row["bleu"] - 50 * row["slot_error_rate"]
 
-    usual = [row for row in table if row["noise"] == CONSENSUS_NOISE]
-    best = {b: max((r for r in usual if r["budget"] == b), key=merit)["split"] for b in BUDGETS}
+    best = {b: max((r for r in table if r["budget"] == b), key=merit)["split"] for b in BUDGETS}
     file = Path(args.model) / "config.json"
     config = json.loads(file.read_text())
     config["splits"] = {str(budget): split for budget, split in best.items()}
@@ -128,13 +123,13 @@ def report(args: argparse.Namespace) -> None:
         add("consensus", lm, args.seeds, num_steps=budget, style="consensus")
         add("diverse", lm, args.seeds, num_steps=budget, style="diverse")
     for budget in ABLATED:
-        flow = max(1, lm.split(GenerateOptions(num_steps=budget)).flow)
+        flow = lm.split(GenerateOptions(num_steps=budget)).flow or budget // 2
         for style in ("consensus", "diverse"):
             same = {"num_steps": budget, "style": style, "rounds": 0}
-            add(f"{style}, with the plan", lm, args.seeds, flow_steps=flow, **same)
-            add(f"{style}, without (t = 0)", lm, args.seeds, flow_steps=0, **same)
-            add(f"{style}, readout alone (z = 0)", Disturbed(lm, "nothing"), 1, flow_steps=0, **same)
-            add(f"{style}, shuffled z", Disturbed(lm, "shuffled"), args.seeds, flow_steps=flow, **same)
+            add(f"{style}, with the plan", lm, flow_steps=flow, **same)
+            add(f"{style}, without (t = 0)", lm, flow_steps=0, **same)
+            add(f"{style}, readout alone (z = 0)", Disturbed(lm, "nothing"), flow_steps=0, **same)
+            add(f"{style}, shuffled z", Disturbed(lm, "shuffled"), flow_steps=flow, **same)
     result["human"] = human(data)
     if args.out:
         Path(args.out).write_text(json.dumps(result, indent=1))

@@ -5,6 +5,7 @@ import math
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from manta.report import Page, heat, lines, plots, scatter
 
 from .test_page import check_self_contained
 
-NAMES = {"title": "T", "x_label": "x", "y_label": "y"}
+NAMES: dict[str, Any] = {"title": "T", "x_label": "x", "y_label": "y"}
 AN = ([1.0, 2.0, 4.0], [3.0, 1.0, 2.0])
 
 
