@@ -66,6 +66,33 @@ def weather_table(result: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def tasks_table(result: list[dict[str, Any]]) -> str:
+    """Solved puzzles by decoder, mean and half the range over training seeds, with calls a text."""
+    columns = list(dict.fromkeys((row["task"], row["test"]) for row in result))
+    names = list(dict.fromkeys(row["decoder"] for row in result if row["task"] == columns[0][0]))
+    names += [row["decoder"] for row in result if row["decoder"] not in names]
+    heads = [task if test == "builtin" else f"{task}, {test}" for task, test in columns]
+    lines = ["| solved (calls) | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
+    for name in dict.fromkeys(names):
+        cells = []
+        for task, test in columns:
+            found = [
+                row
+                for row in result
+                if (row["task"], row["test"], row["decoder"]) == (task, test, name) and row.get("batch") != 1
+            ]
+            if not found:
+                cells.append("–")
+                continue
+            solved = [100 * row["solved"] for row in found]
+            spread = f" ± {(max(solved) - min(solved)) / 2:.1f}" if len(solved) > 1 else ""
+            cells.append(
+                f"{sum(solved) / len(solved):.1f}%{spread} ({sum(row['calls'] for row in found) / len(found):.1f})"
+            )
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def tables() -> str:
     """All tables whose results are recorded."""
     parts = []
@@ -73,6 +100,8 @@ def tables() -> str:
         parts.append(e2e_table(e2e))
     if (found := recorded("weather.json")) is not None:
         parts.append(weather_table(found))
+    if (found := recorded("tasks.json")) is not None:
+        parts.append(tasks_table(found))
     return "\n\n".join(parts) + "\n"
 
 

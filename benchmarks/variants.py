@@ -4,8 +4,9 @@
     python benchmarks/variants.py e2e --data PATH --minutes 20 --out benchmarks/results/e2e_spaces.json
 
 `weather` changes one thing at a time; `e2e` compares the spaces (rate r, nats a text, embeddings) and the other
-families, by the recipe of `configs/e2e.toml`. Finished variants in --out are kept, so that the command can be repeated
-after an interruption. `--only NAME` trains one; `--keep DIR` keeps the models, which `benchmarks/prediction.py` reads.
+families, each with its own teacher, at the size asked for. Finished variants in --out are kept, so that the command can
+be repeated after an interruption. `--only NAME` trains one; `--keep DIR` keeps the models, which
+`benchmarks/prediction.py` reads.
 """
 
 import argparse
@@ -13,7 +14,6 @@ import json
 import shutil
 import tempfile
 import time
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ from manta.runtime import atomic_write
 
 BUDGETS = (4, 8, 16, 32)
 NUM_RECORDS = 300
-ROOT = Path(__file__).parent.parent
 
 WEATHER: dict[str, dict[str, Any]] = {
     "base": {},
@@ -54,9 +53,9 @@ E2E: dict[str, dict[str, Any]] = {
     "latents, r = 1": {"model": {"space": {"rate": 1}}},
     "latents, r = 8": {"model": {"space": {"rate": 8, "channels": 16}}},
     "latents, r = 4, 10 nats": {"model": {"space": {"information": 10.0}}},
-    "embeddings": {"model": {"space": {"kind": "embedding"}, "depth": 7}},
-    "masked": {"family": "masked", "masked": {"depth": 7}},
-    "autoregressive": {"family": "ar", "consensus": "none", "warm_start": False, "teacher": {"depth": 7}},
+    "embeddings": {"model": {"space": {"kind": "embedding"}, "depth": 6}},
+    "masked": {"family": "masked", "masked": {"depth": 6}},
+    "autoregressive": {"family": "ar", "consensus": "none", "warm_start": False, "teacher": {"depth": 6}},
 }
 """Without an encoder of latents the others get its blocks, so that parameters agree."""
 
@@ -92,6 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", choices=("weather", "e2e"))
     parser.add_argument("--data", help="e2e-dataset.zip or its folder")
+    parser.add_argument("--size", default="nano", help="of the e2e suite")
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only")
@@ -101,7 +101,7 @@ def main() -> None:
     variants, judge = (WEATHER, judge_weather) if args.suite == "weather" else (E2E, judge_e2e)
     common: dict[str, Any] = {"data": "builtin:weather"}
     if args.suite == "e2e":
-        common = {**tomllib.loads((ROOT / "configs" / "e2e.toml").read_text()), "data": f"e2e:{args.data}"}
+        common = {"data": f"e2e:{args.data}", "size": args.size, "consensus": "teacher"}
     done = json.loads(args.out.read_text()) if args.out.exists() else []
     for seed in range(args.seeds):
         for name, changes in variants.items():

@@ -75,6 +75,22 @@ def test_input_lines_keep_their_own_keys_and_seeds(model, capsys, tmp_path):
     assert found[2]["text"].startswith("the")
 
 
+def test_a_line_separator_in_a_string_does_not_end_a_line_of_input(model, capsys, tmp_path):
+    path = tmp_path / "in.jsonl"
+    path.write_text(json.dumps({"note": "a\u2028b"}, ensure_ascii=False) + "\r\n", encoding="utf-8")
+    assert main(["generate", model, "--input", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.rstrip("\n"))["note"] == "a\u2028b"
+
+
+def test_texts_come_in_the_order_of_their_requests(capsys, tmp_path):
+    """A left-to-right model writes prompts of like length together; what is printed keeps the order of the file."""
+    save_model(tmp_path / "ar", make_baseline("ar"), recipe={}, card="", dtype=torch.float32)
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps({"prompt": WORDS[0][:size]}) + "\n" for size in (6, 1, 4)))
+    assert main(["generate", str(tmp_path / "ar"), "--input", str(path), "--json", "--max-tokens", "2"]) == 0
+    assert [len(row["prompt"]) for row in lines(capsys.readouterr().out)] == [6, 1, 4]
+
+
 def test_without_json_a_pipe_gets_the_texts(model, capsys):
     assert main(["generate", model, "--prompt", "the cat"]) == 0
     assert capsys.readouterr().out.count("\n") == 1
@@ -185,6 +201,26 @@ def test_training_that_cannot_start_says_why(capsys, tmp_path, arguments, code, 
     error = capsys.readouterr().err
     assert words in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("again", "code", "words"),
+    [
+        ([], 0, ""),
+        (["builtin:weather"], 0, ""),
+        (["builtin:weather", "max_text=97", "--size", "nano"], 0, ""),
+        (["builtin:weather", "train.learning_rate=1e-4"], 2, "another train; leave that"),
+        (["--num-steps", "900"], 2, "num_steps; leave that"),
+        (["builtin:sudoku4"], 2, "another data"),
+    ],
+)
+def test_a_resumed_run_keeps_its_recipe(capsys, tmp_path, monkeypatch, again, code, words):
+    monkeypatch.setattr("manta.cli.train._show", lambda training: None)
+    first = ["train", "builtin:weather", "max_text=97", "--size", "nano", "--out", str(tmp_path / "run")]
+    assert main(first) == 0
+    capsys.readouterr()
+    assert main(["train", *again, "--resume", "--out", str(tmp_path / "run")]) == code
+    assert words in capsys.readouterr().err
 
 
 def test_the_flag_for_tensorboard_reaches_the_recipe(capsys, tmp_path, monkeypatch):

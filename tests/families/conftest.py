@@ -1,5 +1,7 @@
 """A small Manta-LM whose weights are random but nowhere zero, so that every part has a say in what it writes."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -39,7 +41,7 @@ def make_lm(kind: str = "latent", rate: int = 4) -> MantaLM:
     return MantaLM(model, tokenizer, config.time.build())
 
 
-SMALL = {"dim": 32, "heads": 2, "prompt_depth": 1, "depth": 1, "max_prompt": 12, "max_text": 24}
+SMALL: dict[str, Any] = {"dim": 32, "heads": 2, "prompt_depth": 1, "depth": 1, "max_prompt": 12, "max_text": 24}
 
 
 def make_masked() -> MaskedLM:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +17,9 @@ from manta.families.objectives import (
     hide,
     known_cells,
     lay_out,
+    length_cost,
 )
+from manta.families.prompted import NO_PROMPT
 from manta.runtime import make_generator
 from manta.spaces import EmbeddingSpace, RateController
 
@@ -215,3 +218,23 @@ def test_the_policy_sees_the_words_left_and_is_asked_for_the_hidden_ones_only(mo
     assert torch.equal(masked, seen["where"])
     assert masked.any()
     assert not masked.all()
+
+
+def test_blanks_do_not_teach_the_length():
+    batch = make_batch([3, 9, 14, 20])
+    plain, widened = (
+        lay_out(batch, 4, ObjectiveConfig(blank_share=share, extra_cell=0.0), make_generator(3), max_cells=9)
+        for share in (0.0, 1.0)
+    )
+    model = make_lm("latent").model
+    memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
+    rows = F.cross_entropy(model.length_logits(memory), plain.cells - 1)
+    torch.testing.assert_close(length_cost(model, memory, plain), rows)
+    assert length_cost(model, memory, widened) == 0
+
+
+def test_rows_without_a_prompt_are_of_one_kind():
+    batch, model = make_batch([3, 9]), make_lm("latent").model
+    none = torch.zeros(2, dtype=torch.long)
+    found = [model.memory(batch.prompt, none, torch.full((2,), kind)).states for kind in (0, 1, NO_PROMPT)]
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from manta.config import from_dict
-from manta.errors import CheckpointError, ConfigError, TrainingError, UsageError
+from manta.errors import CheckpointError, ConfigError, DataError, TrainingError, UsageError
 from manta.hub import load
 from manta.recipes import Recipe, TrainingRun, resolve
 from manta.recipes.recipe import seconds
@@ -107,6 +107,28 @@ def test_consensus_targets_train_and_resume(tmp_path, consensus):
     assert same(tmp_path / "whole", tmp_path / "run")
 
 
+def test_prompts_too_long_to_be_read_do_not_stop_a_run(tmp_path):
+    """The corpus drops them; the samples of a stage and the teacher's answers have to leave them out as well."""
+    numbers = random.Random(0)
+    rows = [f"name: {i}" + f", long: {numbers.randrange(10**400)}" * (i % 2) for i in range(60)]
+    lines = (json.dumps({"prompt": prompt, "text": "It is here."}) for prompt in rows)
+    (tmp_path / "data.jsonl").write_text("\n".join(lines))
+    settings = {"data": str(tmp_path / "data.jsonl"), "consensus": "teacher", "num_steps": 5, "num_examples": None}
+    finish(TrainingRun(recipe(**settings), tmp_path / "run"))
+    answered = (tmp_path / "run" / "targets-teacher.jsonl").read_text()
+    samples = "".join(file.read_text() for file in (tmp_path / "run" / "samples").iterdir())
+    assert "long" not in answered + samples
+    assert "name" in samples
+
+
+@pytest.mark.parametrize("consensus", ["medoid", "teacher"])
+def test_consensus_targets_of_texts_without_prompts_are_refused_before_training(tmp_path, consensus):
+    (tmp_path / "data.txt").write_text("\n".join(f"line {i}" for i in range(20)))
+    run = TrainingRun(recipe(data=str(tmp_path / "data.txt"), consensus=consensus), tmp_path / "run")
+    with pytest.raises(DataError, match="no prompts"):
+        next(run.events())
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -177,6 +199,12 @@ def test_resolve_keeps_what_was_set_by_hand():
     assert isinstance(found.model.space, LatentSpaceConfig)
     assert found.model.depth == 5
     assert resolve(found) == found
+
+
+@pytest.mark.parametrize("shape", [{"model": {"max_text": 16}}, {"teacher": {"max_prompt": 8}}])
+def test_a_model_shorter_than_its_data_is_refused(shape):
+    with pytest.raises(ConfigError, match="less than the data"):
+        resolve(from_dict(Recipe, shape))
 
 
 @pytest.mark.parametrize("wrong", [{"vocab_size": 10}, {"num_steps": 1}, {"time_budget": "soon"}, {"batch_tokens": 10}])

@@ -138,7 +138,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}); --input takes JSON lines") from error
     found = False
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines would break JSON strings at U+2028 and its like
         if not line.strip():
             continue
         try:
@@ -158,11 +158,14 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _done(lm: Any, requests: list[Any], settings: Any) -> Iterator[tuple[Any, Any, float]]:
-    """Finished texts with the seconds of the batch they came in, in order of the requests within a batch."""
-    start = time.perf_counter()
+    """Finished texts with the seconds after which they came, in order of the requests: some families sort theirs."""
+    start, following, early = time.perf_counter(), 0, {}
     for event in lm.generate(requests, settings):
         if event.kind == "done":
-            yield requests[event.index], event, time.perf_counter() - start
+            early[event.index] = event, time.perf_counter() - start
+        while following in early:
+            yield requests[following], *early.pop(following)
+            following += 1
 
 
 def _write_json(lm: Any, requests: list[Any], settings: Any) -> None:

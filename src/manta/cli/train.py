@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from manta.cli.options import argument, parse_options
@@ -39,7 +39,7 @@ class TrainOptions:
     tensorboard: bool = False
     """Write TensorBoard events into the run folder too; needs the extra `log` (also: `train.tensorboard=true`)."""
     resume: bool = False
-    """Continue the run in --out, exactly where its last checkpoint stands."""
+    """Continue the run in --out, exactly where its last checkpoint stands, by the recipe it began with."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -53,6 +53,8 @@ def run(argv: Sequence[str]) -> int:
 
     recipe = None if options.resume else _recipe(options)
     training = TrainingRun(recipe, options.out, resume=options.resume, device=options.device)
+    if options.resume:
+        _refuse_changes(options, training.recipe)
     try:
         _show(training)
     except KeyboardInterrupt:
@@ -64,10 +66,32 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _recipe(options: TrainOptions):
+def _refuse_changes(options: TrainOptions, own) -> None:
+    """Refuse, with --resume, what would make another run of it; what the run has already may be said again.
+
+    Raises:
+        UsageError: something given differs from the run's own recipe.
+    """
+    from manta.recipes import resolve
+
+    changed = _recipe(options, own)
+    if changed != own and not (options.data and resolve(_recipe(options)) == own):
+        names = [name for name, value in to_dict(changed).items() if value != to_dict(own)[name]]
+        raise UsageError(
+            f"--resume continues {options.out} by its own recipe, which has another {', '.join(names)}; leave that "
+            f"out, or change {options.out}/recipe.json"
+        )
+
+
+def _recipe(options: TrainOptions, own=None):
+    """The recipe that the options describe, or with `own` that one with what they change."""
     from manta.recipes import Recipe
 
-    if options.data.endswith(".toml"):
+    if own is not None and not options.data:
+        recipe = own
+    elif own is not None and not options.data.endswith(".toml"):
+        recipe = replace(own, data=options.data)
+    elif options.data.endswith(".toml"):
         recipe = load_toml(Recipe, Path(options.data))
     else:
         recipe = from_dict(Recipe, {"data": options.data})

@@ -14,7 +14,7 @@ from manta.errors import ConfigError, UsageError
 from manta.families.canvas import Template, prompt_tokens, template_of
 from manta.families.events import Event, EventKind, GenerateOptions, Request, Writer
 from manta.families.model import OperatorChoice
-from manta.families.objectives import ObjectiveConfig, lay_out, read_prompt
+from manta.families.objectives import ObjectiveConfig, lay_out, length_cost, read_prompt
 from manta.families.prompted import Memory, PromptedModel
 from manta.masked import (
     DECODERS,
@@ -195,7 +195,7 @@ class MaskedMatching:
             config=self.config,
             keep=blank & ~canvas.hole,
         )
-        length = F.cross_entropy(model.length_logits(memory), canvas.cells - 1)
+        length = length_cost(model, memory, canvas)
         return Loss(loss.total + 0.1 * length, {**loss.parts, "length": length.detach()})
 
 

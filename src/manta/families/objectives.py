@@ -13,7 +13,7 @@ from torch import Tensor
 from manta.data import MASK, NULL, Batch
 from manta.errors import ConfigError
 from manta.families.model import Action, MantaModel
-from manta.families.prompted import NO_PROMPT, Memory, PromptedModel
+from manta.families.prompted import Memory, PromptedModel
 from manta.flow import FlowObjectiveConfig, LinearPath, TimeDensity, terminal_cross_entropy, velocity_matching
 from manta.nets.vector_field import Condition
 from manta.spaces import LatentSpace, RateController, gaussian_rate
@@ -124,7 +124,14 @@ def read_prompt(model: PromptedModel, batch: Batch, config: ObjectiveConfig, gen
     dropped = dropped & (batch.prompt_lengths > 0)
     lengths = torch.where(dropped, 0, batch.prompt_lengths)
     bare = float(torch.rand((), generator=generator)) < config.bare_share
-    return model.memory(batch.prompt, lengths, torch.where(dropped, NO_PROMPT, batch.tag), encode=not bare)
+    return model.memory(batch.prompt, lengths, batch.tag, encode=not bare)
+
+
+def length_cost(model: PromptedModel, memory: Memory, canvas: Canvas) -> Tensor:
+    """Mean nats of the texts' lengths; rows that a blank has made longer say nothing of them."""
+    nats = F.cross_entropy(model.length_logits(memory), canvas.cells - 1, reduction="none")
+    free = ~canvas.hole.any(1)
+    return (nats * free).sum() / free.sum().clamp_min(1)
 
 
 def hide(canvas: Canvas, config: ObjectiveConfig, generator: torch.Generator) -> Bool[Tensor, "b n"]:
@@ -256,7 +263,7 @@ class PolicyMatching:
             weight=config.velocity_weight,
             terminal=cost,
         )
-        length = F.cross_entropy(model.length_logits(memory), canvas.cells - 1)
+        length = length_cost(model, memory, canvas)
         tokens_a_text = canvas.mask.sum(1).float().mean()
         total = loss.total + 0.1 * length + self.controller.weight * rate / tokens_a_text
         parts = {"nats": loss.parts["terminal"], "velocity": loss.parts["velocity"]}
@@ -387,5 +394,5 @@ class EmbeddingMatching:
             cond=model.condition(memory, canvas.mask, canvas.tokens.masked_fill(hidden, MASK)),
             select=lambda condition, rows: condition.rows(rows),
         )
-        length = F.cross_entropy(model.length_logits(memory), canvas.cells - 1)
+        length = length_cost(model, memory, canvas)
         return Loss(loss.total + 0.1 * length, {**loss.parts, "length": length.detach()})

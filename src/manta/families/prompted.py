@@ -83,10 +83,12 @@ class PromptedModel(nn.Module):
         Args:
             prompt: prompt tokens, padded at the right.
             lengths: prompt tokens of each row; 0 for none.
-            kind: kind of text asked for, in [0, TAGS).
+            kind: kind of text asked for, in [0, TAGS); rows without a prompt are of the kind `NO_PROMPT`, whatever is
+                asked, in training as in writing.
             encode: run the encoder; False is for a budget of a single call.
         """
         mask = torch.arange(prompt.shape[1], device=prompt.device) < lengths[:, None]
+        kind = torch.where(lengths == 0, NO_PROMPT, kind)
         states, mask = self.memory_encoder(self.embed(prompt), mask, kind, encode=encode)
         return Memory(states, mask)
 

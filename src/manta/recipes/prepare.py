@@ -6,7 +6,7 @@ import random
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,8 +94,14 @@ def write_medoids(recipe: Recipe, run: Path) -> Path:
 
 
 def consensus_of(recipe: Recipe) -> Recipe:
-    """Settle `consensus = "auto"`: a teacher answers for a Manta-LM that learns from prompts, unless a rule does."""
+    """Settle `consensus = "auto"`: a teacher answers for a Manta-LM that learns from prompts, unless a rule does.
+
+    Raises:
+        DataError: consensus targets are asked for, and there are no prompts to have them.
+    """
     if recipe.consensus != "auto":
+        if recipe.consensus != "none" and recipe.family != "ar" and not any(e.prompt for e in examples(recipe)):
+            raise DataError(f"{recipe.data} has no prompts, so it has no consensus targets; set consensus = 'none'")
         return recipe
     prompted = any(example.prompt is not None for example in read(recipe.data, "train", 1))
     taught = recipe.family == "manta" and prompted and task_of(recipe.data) is None
@@ -105,7 +111,8 @@ def consensus_of(recipe: Recipe) -> Recipe:
 def write_teacher_targets(recipe: Recipe, run: Path, teacher: AutoregressiveLM) -> Path:
     """Write what the teacher answers, greedily, to the training prompts and to recombined ones.
 
-    They are taken in random order; with a time budget, as many as fit in `TARGETS_SHARE` of it.
+    They are taken in random order; with a time budget, as many as fit in `TARGETS_SHARE` of it. Prompts that the
+    teacher cannot read, which the corpus has dropped too, are left out.
     """
     file = run / "targets-teacher.jsonl"
     if not file.exists():
@@ -113,6 +120,7 @@ def write_teacher_targets(recipe: Recipe, run: Path, teacher: AutoregressiveLM) 
         if not prompts:
             raise DataError(f"{recipe.data} has no prompts for a teacher to answer; set consensus = 'none'")
         prompts += recombine(prompts, recipe.recombined, recipe.seed)
+        prompts = fitting(prompts, teacher.tokenizer, teacher.model.config.max_prompt)
         random.Random(recipe.seed).shuffle(prompts)
         end = time.perf_counter() + (seconds(recipe.time_budget) * TARGETS_SHARE if recipe.time_budget else math.inf)
         answered: list[tuple[str, str]] = []
@@ -126,6 +134,12 @@ def write_teacher_targets(recipe: Recipe, run: Path, teacher: AutoregressiveLM) 
                 break
         _write_targets(file, answered)
     return file
+
+
+def fitting(prompts: Sequence[str], tokenizer: Tokenizer, limit: int) -> list[str]:
+    """Those of some prompts that have at most `limit` tokens."""
+    rows = zip(prompts, tokenizer.encode_batch(prompts), strict=True)
+    return [prompt for prompt, tokens in rows if len(tokens) <= limit]
 
 
 def recombine(prompts: list[str], num: int, seed: int) -> list[str]:

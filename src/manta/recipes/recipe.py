@@ -135,6 +135,9 @@ def resolve(recipe: Recipe) -> Recipe:
     """Derive all that follows from the dials: shapes, batches and learning rate from size, limits and vocabulary.
 
     Fields of `model`, `masked`, `teacher` and `train` that were set by hand to something other than their default stay.
+
+    Raises:
+        ConfigError: a model's own `max_text` or `max_prompt` leaves no room for the longest text or prompt.
     """
     if recipe.time_budget is None and recipe.num_steps is None:
         recipe = replace(recipe, time_budget="30m")
@@ -162,6 +165,12 @@ def resolve(recipe: Recipe) -> Recipe:
     teacher = _filled(recipe.teacher, AutoregressiveConfig(), derived)
     masked = _filled(recipe.masked, MaskedConfig(), derived)
     train = _filled(recipe.train, TrainConfig(), {"learning_rate": LEARNING_RATE / model.dim})
+    for name, shape in (("model", model), ("masked", masked), ("teacher", teacher)):
+        if shape.max_text < max_text or shape.max_prompt < recipe.max_prompt:
+            raise ConfigError(
+                f"{name}.max_text={shape.max_text} and {name}.max_prompt={shape.max_prompt} are less than the data "
+                f"has, {max_text} and {recipe.max_prompt}; set max_text and max_prompt of the recipe instead"
+            )
     shapes = {"model": model, "masked": masked, "teacher": teacher, "max_text": max_text}
     return replace(recipe, train=train, batch_tokens=recipe.batch_tokens or batch_tokens, **shapes)
 

@@ -25,7 +25,7 @@ from manta.families.masked import MaskedLM, MaskedModel
 from manta.hub import save_model
 from manta.hub.folder import LanguageModel
 from manta.recipes.card import model_card
-from manta.recipes.prepare import TARGETS_SHARE, consensus_of, corpus_of, tokenizer_of
+from manta.recipes.prepare import TARGETS_SHARE, consensus_of, corpus_of, fitting, tokenizer_of
 from manta.recipes.recipe import Recipe, resolve, seconds
 from manta.recipes.stages import Parts, StageSpec, stage_specs
 from manta.runtime import (
@@ -257,11 +257,13 @@ class TrainingRun:
     def _samples(self, stage: Stage, step: int) -> Iterator[Note]:
         """A few texts by the averaged weights, into `samples/` and as a note."""
         found = (example.prompt for example in read(self.recipe.data, "dev", 50 * NUM_SAMPLES))
-        prompts = list(dict.fromkeys(found))[:NUM_SAMPLES]
+        lm = self._language_model(stage.name)
+        kept = dict.fromkeys(p for p in found if not p or fitting([p], lm.tokenizer, lm.model.config.max_prompt))
+        prompts = list(kept)[:NUM_SAMPLES]
         prompts += prompts[-1:] * (NUM_SAMPLES - len(prompts))  # texts without a prompt differ by their seeds
         stage.average.swap(stage.model)
         try:
-            texts = self._language_model(stage.name).write(prompts, num_steps=8)
+            texts = lm.write(prompts, num_steps=8)
         finally:
             stage.average.swap(stage.model)
             stage.model.train()

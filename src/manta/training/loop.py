@@ -207,5 +207,5 @@ def _diagnose(stage: Stage, loss: float, norm: float, rate: float, parts: dict[s
     where = f"its part {broken[0]!r} is {parts[broken[0]]}" if broken else f"the gradient norm is {norm}"
     return (
         f"stage {stage.name!r} stopped at step {stage.step}: the loss is {loss} ({where}, step size {rate:.2g}); "
-        "resume from the last checkpoint with a smaller learning_rate or precision float32"
+        "set a smaller train.learning_rate or train.precision float32 in the run's recipe.json and resume"
     )
