@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from manta.config import from_dict
 from manta.errors import CheckpointError, ConfigError, DataError, TrainingError, UsageError
 from manta.hub import load
+from manta.operators import AttentionConfig
 from manta.recipes import Recipe, TrainingRun, resolve
-from manta.recipes.recipe import seconds
+from manta.recipes.recipe import SIZES, seconds
 from manta.spaces import LatentSpaceConfig
 from manta.training import Progress
 
@@ -228,6 +229,13 @@ def test_a_teacher_answers_the_prompts_of_a_manta_lm_unless_a_rule_does(tmp_path
     stages = [progress.stage for progress in finish(run)]
     assert ("teacher" in stages) == teaches
     assert (tmp_path / "run" / "targets-teacher.jsonl").exists() == teaches
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_teacher_and_its_pupil_have_the_same_blocks_at_every_size(size):
+    found = resolve(Recipe(size=size))
+    assert found.model.operator == AttentionConfig(heads=found.teacher.heads)
+    assert (found.model.dim, found.model.depth) == (found.teacher.dim, found.teacher.depth)
 
 
 @pytest.mark.parametrize(("budget", "size"), [("3m", "nano"), ("15m", "tiny"), ("2h", "small"), (None, "small")])

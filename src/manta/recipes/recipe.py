@@ -12,6 +12,7 @@ from manta.families.masked import MaskedConfig
 from manta.families.model import MantaConfig
 from manta.families.objectives import ObjectiveConfig
 from manta.masked import MaskedObjectiveConfig
+from manta.operators import AttentionConfig
 from manta.spaces import LatentSpaceConfig
 from manta.training import TrainConfig
 
@@ -158,12 +159,12 @@ def resolve(recipe: Recipe) -> Recipe:
         "max_text": max_text,
         "absolute_places": recipe.absolute_places,
     }
-    model = _filled(recipe.model, MantaConfig(), derived)
+    model = _headed(_filled(recipe.model, MantaConfig(), derived))
     # A teacher gives its weights to the model it teaches, so it takes the model's shape.
-    taught = model if recipe.family == "manta" else _filled(recipe.masked, MaskedConfig(), derived)
+    taught = model if recipe.family == "manta" else _headed(_filled(recipe.masked, MaskedConfig(), derived))
     derived |= {name: getattr(taught, name) for name in ("dim", "heads", "depth", "prompt_depth")}
     teacher = _filled(recipe.teacher, AutoregressiveConfig(), derived)
-    masked = _filled(recipe.masked, MaskedConfig(), derived)
+    masked = _headed(_filled(recipe.masked, MaskedConfig(), derived))
     train = _filled(recipe.train, TrainConfig(), {"learning_rate": LEARNING_RATE / model.dim})
     for name, shape in (("model", model), ("masked", masked), ("teacher", teacher)):
         if shape.max_text < max_text or shape.max_prompt < recipe.max_prompt:
@@ -173,6 +174,11 @@ def resolve(recipe: Recipe) -> Recipe:
             )
     shapes = {"model": model, "masked": masked, "teacher": teacher, "max_text": max_text}
     return replace(recipe, train=train, batch_tokens=recipe.batch_tokens or batch_tokens, **shapes)
+
+
+def _headed(config):
+    """Give an operator that was left alone the heads of its model, so that a teacher's blocks fit."""
+    return _filled(config, type(config)(), {"operator": AttentionConfig(heads=config.heads)})
 
 
 def _filled(config, default, derived):

@@ -1,0 +1,60 @@
+"""The policy's inputs: which words a place reads."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from manta.data import BOS, MASK
+from manta.families.model import MantaConfig, MantaModel
+from manta.operators import AttentionConfig
+from manta.recipes.stages import inherit
+
+from .conftest import make_ar, make_lm
+
+
+def entering(model: MantaModel, settled: torch.Tensor) -> torch.Tensor:
+    """What the first block is given for a state of zeros."""
+    seen = []
+    handle = model.field.trunk.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    b, n = settled.shape
+    state = torch.zeros(b, n // model.space.rate, model.space.channels)
+    none = torch.zeros(b, dtype=torch.long)
+    memory = model.memory(torch.zeros(b, 0, dtype=torch.long), none, none)
+    cond = model.condition(memory, torch.ones(b, n, dtype=torch.bool), settled)
+    with torch.no_grad():
+        model.act(state, torch.zeros(b), cond=cond)
+        handle.remove()
+        return seen[0] - model.field.spread.bias.view(1, model.space.rate, -1).repeat(1, n // model.space.rate, 1)
+
+
+def test_a_shifted_place_reads_the_word_before_it_and_its_own_through_a_map():
+    model = make_lm("latent").model
+    settled = torch.tensor([[7, MASK, 9, 10, 11, MASK, 12, 13]])
+    before = torch.tensor([[BOS, 7, MASK, 9, 10, 11, MASK, 12]])
+    own = model.field.own
+    assert own is not None
+    expected = model.embed(before) + own(model.embed(settled))
+    torch.testing.assert_close(entering(model, settled), expected.detach(), atol=1e-6, rtol=1e-5)
+
+
+def test_an_unshifted_place_reads_its_own_word():
+    torch.manual_seed(0)
+    shifted = make_lm("latent").model.config
+    model = MantaModel(replace(shifted, shifted=False)).eval()
+    settled = torch.tensor([[7, MASK, 9, 10]])
+    torch.testing.assert_close(entering(model, settled), model.embed(settled).detach(), atol=1e-6, rtol=1e-5)
+
+
+def test_a_fresh_policy_with_a_teachers_weights_is_given_what_the_teacher_is_given():
+    """The words enter at the places where the autoregressive model has them; its blocks are taken over by name."""
+    teacher = make_ar().model
+    shape: dict[str, Any] = {"vocab_size": teacher.config.vocab_size, "operator": AttentionConfig(heads=2)}
+    model = MantaModel(MantaConfig(dim=32, heads=2, prompt_depth=1, depth=1, **shape)).eval()
+    model.embedding.load_state_dict(teacher.embedding.state_dict())
+    inherit(teacher.trunk, model.field.trunk)
+    text = torch.tensor([[7, 8, 9, 10]])
+    given = torch.cat([torch.tensor([[BOS]]), text[:, :-1]], 1)
+    torch.testing.assert_close(entering(model, text), teacher.embed(given).detach(), atol=1e-6, rtol=1e-5)
+    ours, theirs = model.field.trunk.state_dict(), teacher.trunk.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
