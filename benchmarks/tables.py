@@ -52,6 +52,19 @@ def e2e_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def evaluation_table(result: list[dict[str, Any]]) -> str:
+    """What `manta evaluate` says of the shipped model and of its teacher."""
+    lines = [
+        "| E2E test, `manta evaluate` | BLEU | chrF | ROUGE-L | slot errors | 13 words in a row from training | calls |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result:
+        figures = [f"{row[key]['mean']:.1f}" for key in ("bleu", "chrf", "rougeL")]
+        figures += [f"{row[key]['mean']:.1%}" for key in ("slot_error_rate", "training_13_words")]
+        lines.append(f"| {row['name']} | " + " | ".join([*figures, f"{row['nfe']['mean']:.0f}"]) + " |")
+    return "\n".join(lines)
+
+
 def weather_table(result: list[dict[str, Any]]) -> str:
     """Oracle's verdicts on the built-in corpus."""
     lines = [
@@ -98,6 +111,8 @@ def tables() -> str:
     parts = []
     if (e2e := recorded("e2e.json")) is not None:
         parts.append(e2e_table(e2e))
+    if (found := recorded("e2e_autoregressive.json")) is not None:
+        parts.append(evaluation_table(found))
     if (found := recorded("weather.json")) is not None:
         parts.append(weather_table(found))
     if (found := recorded("tasks.json")) is not None:
