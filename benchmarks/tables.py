@@ -55,7 +55,7 @@ def e2e_table(result: dict[str, Any]) -> str:
 def evaluation_table(result: list[dict[str, Any]]) -> str:
     """What `manta evaluate` says of the shipped model and of its teacher."""
     lines = [
-        "| E2E test, `manta evaluate` | BLEU | chrF | ROUGE-L | slot errors | 13 words in a row from training | calls |",
+        "| E2E test, `manta evaluate` | BLEU | chrF | ROUGE-L | slot errors | 13 words from training | calls |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in result:
