@@ -57,6 +57,7 @@ def test_half_a_row_left_by_a_kill_is_cut_off(tmp_path, half):
 
 def test_tensorboard_shows_every_step_once(tmp_path):
     """The first log is left as a kill leaves it: neither closed nor told of what comes."""
+    pytest.importorskip("tensorboard")
     left = write(tmp_path, 0, range(1, 8), 1.0, tensorboard=True, stop=False)
     write(tmp_path, 5, range(6, 10), -1.0, tensorboard=True)
     shown = events(tmp_path)
