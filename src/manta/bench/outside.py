@@ -32,7 +32,7 @@ def gpt2_like(*, dim: int, depth: int, heads: int, vocab_size: int, max_length: 
     """
     if not has_transformers():
         raise ModelError("the outside reference needs transformers: pip install 'manta[hf]'")
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers import GPT2Config, GPT2LMHeadModel  # pyright: ignore[reportMissingImports]
 
     shape = {"n_embd": dim, "n_layer": depth, "n_head": heads, "vocab_size": vocab_size, "n_positions": max_length}
     config = GPT2Config(**shape, bos_token_id=0, eos_token_id=None, pad_token_id=1)  # pyright: ignore

@@ -86,7 +86,7 @@ def load_causal(name: str | Path, *, device: str | None = None) -> CausalModel:
         ModelError: transformers is not installed, or there is no such model, or it has no safetensors.
     """
     try:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM, AutoTokenizer  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ModelError(f'{name} needs transformers; install it with: pip install "manta[hf]"') from error
     try:

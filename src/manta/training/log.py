@@ -20,7 +20,7 @@ def require_tensorboard() -> None:
         ConfigError: the package is missing.
     """
     try:
-        import tensorboard as _  # noqa: F401
+        import tensorboard as _  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ConfigError(
             "train.tensorboard needs the package tensorboard: run `pip install 'manta[log]'`, or leave it out"
