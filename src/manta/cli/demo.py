@@ -11,7 +11,8 @@ PROMPTS = (
     "name[Blue Spice], eatType[coffee shop], area[city centre]",
     "name[The Eagle], eatType[pub], food[Italian], priceRange[cheap], area[riverside], familyFriendly[yes]",
     "name[Green Man], eatType[restaurant], food[Japanese], customer rating[5 out of 5], near[Café Sicilia]",
-    "name[The Mill], food[English], priceRange[more than £30], customer rating[high], area[riverside]",
+    "name[The Mill], eatType[pub], food[English], priceRange[more than £30], customer rating[high], area[riverside], "
+    "near[Raja Indian Cuisine]",
     "name[Cocum], eatType[coffee shop], food[Indian], priceRange[£20-25], familyFriendly[no]",
     "name[Aromi], eatType[pub], customer rating[low], area[city centre], familyFriendly[yes]",
 )
