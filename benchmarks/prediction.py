@@ -3,11 +3,12 @@
     python benchmarks/prediction.py variants.json --data builtin:weather --num-prompts 8 \
         --out benchmarks/results/prediction.json
 
-`variants.json` is a list of `{"name": …, "folder": …, "quality": {"4": 0.2, "8": 0.4, "32": 0.5}}`: a model folder and
-its texts' quality, by the oracle, at each budget of calls. Every figure's mean is correlated with the quality at each
-budget over the variants that have it (Spearman, two-sided permutation test). With 12 variants |ρ| > 0.59 has p < 0.05
-for a single test; with some forty figures about two would pass by chance, so p is also held against 0.05 over the
-number of figures (Bonferroni). Diagnoses already in --out are kept.
+`variants.json` is a list of `{"name": …, "seed": 0, "folder": …, "quality": {"4": 0.2, "8": 0.4, "32": 0.5}}`, as
+`variants.py weather --keep DIR` writes it: a model folder and its texts' quality, by the oracle, at each budget of
+calls. Every figure's mean is correlated with the quality at each budget over the variants that have it (Spearman,
+two-sided permutation test). With 12 variants |ρ| > 0.59 has p < 0.05 for a single test; with some forty figures about
+two would pass by chance, so p is also held against 0.05 over the number of figures (Bonferroni). Diagnoses already in
+--out are kept.
 """
 
 import argparse
@@ -72,16 +73,20 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/prediction.json"))
     args = parser.parse_args()
     variants = json.loads(args.variants.read_text())
-    done = {row["name"]: row for row in json.loads(args.out.read_text())["variants"]} if args.out.exists() else {}
+    done = (
+        {(row["name"], row["seed"]): row for row in json.loads(args.out.read_text())["variants"]}
+        if args.out.exists()
+        else {}
+    )
     distinct = dict.fromkeys(example.prompt for example in read(args.data, "test", 50 * args.num_prompts))
     prompts: list[str | None] = list(distinct)[: args.num_prompts]
     rows = []
     for variant in variants:
-        row = done.get(variant["name"])
+        row = done.get((variant["name"], variant["seed"]))
         if row is None:
             figures = figures_of(variant["folder"], prompts, args.num_steps)
-            row = {"name": variant["name"], "quality": variant["quality"], "figures": figures}
-            print(variant["name"], file=sys.stderr, flush=True)
+            row = {"name": variant["name"], "seed": variant["seed"], "quality": variant["quality"], "figures": figures}
+            print(variant["name"], variant["seed"], file=sys.stderr, flush=True)
         rows.append({**row, "quality": variant["quality"]})
         links = correlations(rows) if len(rows) >= LEAST_VARIANTS else {}
         tests = max((len(by_figure) for by_figure in links.values()), default=0)

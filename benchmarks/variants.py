@@ -5,7 +5,7 @@
 
 `weather` changes one thing at a time; `e2e` compares the spaces (rate r, nats a text, embeddings) and the other
 families, each with its own teacher, at the size asked for. Finished variants in --out are kept, so that the command can
-be repeated after an interruption. `--only NAME` trains one; `--keep DIR` keeps the models, which
+be repeated after an interruption. `--only NAME…` trains these; `--keep DIR` keeps the models, which
 `benchmarks/prediction.py` reads.
 """
 
@@ -79,10 +79,12 @@ def judge_weather(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
 def judge_e2e(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """BLEU and slot errors on dev, both styles, at several budgets."""
     lm, groups = load(folder), references(f"e2e:{args.data}", "dev")
-    budgets = (64,) if lm.family == "ar" else BUDGETS
+    budgets = {"consensus": BUDGETS, "diverse": BUDGETS[1:3]}
+    if lm.family == "ar":
+        budgets = {style: (96,) for style in budgets}
     return {
-        style: {str(b): scores(lm, groups, GenerateOptions(num_steps=b, style=style)) for b in budgets}
-        for style in ("consensus", "diverse")
+        style: {str(b): scores(lm, groups, GenerateOptions(num_steps=b, style=style)) for b in chosen}
+        for style, chosen in budgets.items()
     }
 
 
@@ -94,7 +96,7 @@ def main() -> None:
     parser.add_argument("--size", default="nano", help="of the e2e suite")
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--only")
+    parser.add_argument("--only", nargs="+", help="names of variants, in this order")
     parser.add_argument("--keep", type=Path, help="folder for the models")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -104,8 +106,9 @@ def main() -> None:
         common = {"data": f"e2e:{args.data}", "size": args.size, "consensus": "teacher"}
     done = json.loads(args.out.read_text()) if args.out.exists() else []
     for seed in range(args.seeds):
-        for name, changes in variants.items():
-            if (args.only and name != args.only) or any(r["name"] == name and r["seed"] == seed for r in done):
+        for name in args.only or variants:
+            changes = variants[name]
+            if any(row["name"] == name and row["seed"] == seed for row in done):
                 continue
             recipe = from_dict(Recipe, {**common, **changes, "seed": seed, "time_budget": f"{args.minutes * 60:.0f}s"})
             folder = Path(tempfile.mkdtemp())
@@ -117,12 +120,15 @@ def main() -> None:
             parameters = sum(p.numel() for p in run.language_model.model.parameters())
             row = {"name": name, "seed": seed, "minutes": round(minutes, 2), "parameters": parameters}
             row["scores"] = judge(folder / "run", args)
+            if args.suite == "weather":
+                row["quality"] = {budget: scored["faithful"] for budget, scored in row["scores"].items()}
+            if args.keep is not None:
+                place = args.keep / f"{name.replace(': ', '-').replace(' ', '-').replace(',', '')}-{seed}"
+                shutil.copytree(folder / "run" / "model", place, dirs_exist_ok=True)
+                row["folder"] = str(place)
             done.append(row)
             atomic_write(args.out, (json.dumps(done, indent=1) + "\n").encode())
             print(json.dumps(row), flush=True)
-            if args.keep is not None:
-                place = f"{name.replace(': ', '-').replace(' ', '-').replace(',', '')}-{seed}"
-                shutil.copytree(folder / "run" / "model", args.keep / place, dirs_exist_ok=True)
             shutil.rmtree(folder)
 
 

@@ -170,7 +170,7 @@ def test_levels_share_a_prompt_and_differ_in_time_and_hiding(monkeypatch):
     memories, states, settled, t = seen[-1]
     assert (memories, states) == (2, 6)
     assert len({tuple(row.tolist()) for row in settled}) == 6
-    assert len(set(t[:, 0].tolist())) > 1
+    assert len(set(t.reshape(len(t), -1)[:, 0].tolist())) > 1
 
 
 def test_the_embedding_space_is_taught_by_cross_entropy_only():

@@ -31,7 +31,7 @@ def test_a_share_of_the_rows_stands_at_either_end_of_the_path() -> None:
     seen = {}
 
     def field(state, t, *, cond, self_cond):
-        seen["t"] = t[:, 0]
+        seen["t"] = t
         return torch.zeros_like(state)
 
     settings = common(start_share=0.3, end_share=0.2, self_cond_probability=0.0)
@@ -145,7 +145,7 @@ def test_the_minimiser_of_the_objective_is_the_closed_form_field() -> None:
 
     def field_of(parameters: torch.Tensor):
         def field(state, t, *, cond=None, self_cond=None):
-            powers = (2 * t[..., None, None] - 1) ** torch.arange(degree + 1)
+            powers = (2 * t.reshape(-1, 1, 1, 1) - 1) ** torch.arange(degree + 1)
             return torch.cat([state[..., None] * powers, powers], -1) @ parameters
 
         return field

@@ -1,6 +1,15 @@
 """Diagnostics of control, on callables: trajectories, gradients, optimality and answers to disturbances."""
 
 from manta.control.adjoint import Adjoint, flow_adjoint, unit_probes
+from manta.control.adjoint_matching import (
+    AncestralStep,
+    Rollout,
+    TuningProgress,
+    adjoint_matching_loss,
+    ancestral_steps,
+    match_adjoint,
+    roll_out,
+)
 from manta.control.chain import ChainStep, chain_adjoint, hard_commit, relaxed_commit, straight_through_commit
 from manta.control.hjb import (
     ResidualProfile,
@@ -43,13 +52,18 @@ from manta.control.trajectory import (
 
 __all__ = [
     "Adjoint",
+    "AncestralStep",
     "ChainResponse",
     "ChainStep",
     "Correction",
     "ResidualProfile",
     "Response",
+    "Rollout",
     "Rotation",
     "StrainProfile",
+    "TuningProgress",
+    "adjoint_matching_loss",
+    "ancestral_steps",
     "basis_probes",
     "chain_adjoint",
     "chain_response",
@@ -62,6 +76,7 @@ __all__ = [
     "hard_commit",
     "jump_concentration",
     "kinetic_energy",
+    "match_adjoint",
     "material_derivative",
     "path_length",
     "peak_strain",
@@ -72,6 +87,7 @@ __all__ = [
     "relaxed_commit",
     "residual_profile",
     "respond",
+    "roll_out",
     "secant_derivative",
     "simplex_jumps",
     "step_lengths",

@@ -236,13 +236,14 @@ class AutoregressiveLM(Writer):
             chosen = order[begin : begin + options.batch_size]
             generators = [make_generator(requests[i].seed) for i in chosen]
             rows = self._decode([prompts[i] for i in chosen], generators, options)
-            for index, row in zip(chosen, rows, strict=True):
+            for index, (row, nfe) in zip(chosen, rows, strict=True):
                 text = self.tokenizer.decode(row).strip()
-                yield Event("done", index, text, tuple(row), 1.0, float("nan"), len(row) + 2)
+                yield Event("done", index, text, tuple(row), 1.0, float("nan"), nfe)
 
     def _decode(
         self, prompts: list[list[int]], generators: list[torch.Generator], options: GenerateOptions
-    ) -> list[list[int]]:
+    ) -> list[tuple[list[int], int]]:
+        """Each row's tokens and network calls: the prompt's, one a token and, unless the text was cut, the end's."""
         device = self.model.embedding.weight.device
         width = max(map(len, prompts))
         padded = torch.tensor([p + [0] * (width - len(p)) for p in prompts], dtype=torch.long, device=device)
@@ -251,11 +252,12 @@ class AutoregressiveLM(Writer):
         steps = decode(
             self.model,
             memory,
-            max_tokens=min(self.model.config.max_text + 1, options.max_tokens or sys.maxsize),
+            max_tokens=min(self.model.config.max_text, options.max_tokens or sys.maxsize),
             temperature=options.temperature,
             top_k=options.top_k,
             top_p=options.top_p,
             generators=generators,
         )
         rows = torch.stack(list(steps), 1).tolist()
-        return [row[: row.index(self.model.end)] if self.model.end in row else row for row in rows]
+        ends = [row.index(self.model.end) if self.model.end in row else None for row in rows]
+        return [(row[:end], 1 + (len(row) if end is None else end + 1)) for row, end in zip(rows, ends, strict=True)]

@@ -39,7 +39,7 @@ class ObjectiveConfig:
     levels: int = 1
     """Noise levels and hidings a text; they share its prompt and its encoding."""
     known_share: float = 0.15
-    """Share of rows in which latents with no hidden word are known, at t = 1."""
+    """Share of batches in which latents with no hidden word are known, at t = 1."""
     velocity_weight: float = 0.3
     """Weight of velocity matching beside the cross-entropy of the words. 0 leaves the words alone."""
     bare_share: float = 0.05
@@ -188,13 +188,14 @@ def _ends(
 def known_cells(
     hidden: Bool[Tensor, "b n"], mask: Bool[Tensor, "b n"], rate: int, share: float, generator: torch.Generator
 ) -> Bool[Tensor, "b m"] | None:
-    """In a share of the rows, the latents none of whose words is hidden are known; never a whole row."""
-    if share == 0:
+    """In a share of the batches, the latents none of whose words is hidden are known; never a whole row.
+
+    A batch without known latents has one time a row, which is cheaper than one a latent.
+    """
+    if float(torch.rand((), generator=generator)) >= share:
         return None
     b, n = hidden.shape
-    rows = torch.rand(b, generator=generator).to(hidden.device) < share
-    cells = (mask & ~hidden).view(b, n // rate, rate).all(-1)
-    return cells & rows[:, None]
+    return (mask & ~hidden).view(b, n // rate, rate).all(-1)
 
 
 class PolicyMatching:
@@ -327,14 +328,14 @@ class OwnStates:
     ) -> tuple[Float[Tensor, "b m c"], Float[Tensor, "b"], Bool[Tensor, "b n"], Tensor | None]:
         """State, time, hidden words and last estimate after some actions of the policy."""
         device, b = sample.device, len(sample)
-        draws = torch.rand(2, b, generator=generator).to(device)
+        draws = torch.rand(3, b, generator=generator).to(device)
         lengths = torch.tensor(self.schedules, device=device)
         length = lengths[torch.randint(len(self.schedules), (b,), generator=generator).to(device)]
         first = torch.where(consensus, 0, (self.earliest * length).ceil().long().clamp_max(length - 1))
         begin = first + (draws[0] * (length - first)).long()
         begin = torch.where(consensus & (draws[1] < 0.5), 0, begin)
         noise = torch.randn(sample.shape, generator=generator).to(device)
-        scale = torch.where(consensus, 0.5 + 0.5 * draws[1], 1.0)
+        scale = torch.where(consensus, 0.5 + 0.5 * draws[2], 1.0)
         t = begin / length
         state = PATH.sample(scale[:, None, None] * noise, sample, t)
         share = (1 - t)[:, None]

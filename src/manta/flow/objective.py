@@ -55,6 +55,8 @@ class _Noised:
     """Time of each row's unknown positions, "b"."""
     t: Tensor
     """Time of each position, "b n": 1 where known."""
+    times: Tensor
+    """What the field is told: `t_rows` where no position is known, which is cheaper, else `t`."""
     state: Tensor
     """State on the path, "b n c"."""
     scored: Tensor
@@ -86,8 +88,8 @@ def velocity_matching(
     E[clean | state, known positions].
 
     Args:
-        field: estimate of the clean state, `field(state, t "b n", *, cond, self_cond)`. Rows that are not given
-            their own estimate receive a `self_cond` of zeros, which must mean the same as none.
+        field: estimate of the clean state, `field(state, t, *, cond, self_cond)`; t is "b n" with `known`, else "b".
+            Rows that are not given their own estimate receive a `self_cond` of zeros, which must mean the same as none.
         clean: samples of the encoder (not its means), standardised. A target is a constant: an encoder that is trained
             at the same time receives its gradient through the state only, as the field's other costs see it.
         path: the path from noise to `clean`.
@@ -114,7 +116,7 @@ def velocity_matching(
     """
     noised = _noised(clean, path, time_density, generator, config, mask, known)
     fed_back = _first_estimates(field, noised, generator, config, cond, select)
-    estimate = field(noised.state, noised.t, cond=cond, self_cond=fed_back)
+    estimate = field(noised.state, noised.times, cond=cond, self_cond=fed_back)
     error = (estimate - clean.detach()).square().mean(-1)
     stiffness = (1 - noised.t).square().clamp_min(1 / config.weight_cap).reciprocal()
     if posterior is None:
@@ -176,7 +178,7 @@ def terminal_cross_entropy(
     token, so its implied likelihood is not defined here.
 
     Args:
-        logits_field: `field(state, t "b n", *, cond, self_cond) -> logits "b n v"`.
+        logits_field: `field(state, t, *, cond, self_cond) -> logits "b n v"`; t as in `velocity_matching`.
         tokens: target tokens.
         embedding: normalised embedding table E.
         path, time_density, generator, config, mask, known, cond, select, observe: as in `velocity_matching`;
@@ -194,7 +196,7 @@ def terminal_cross_entropy(
 
     noised = _noised(embedding[tokens], path, time_density, generator, config, mask, known)
     fed_back = _first_estimates(clean_field, noised, generator, config, cond, select)
-    logits = logits_field(noised.state, noised.t, cond=cond, self_cond=fed_back)
+    logits = logits_field(noised.state, noised.times, cond=cond, self_cond=fed_back)
     cost = torch.nn.functional.cross_entropy(logits.transpose(1, 2), tokens, reduction="none")
     total = _scored_mean(cost, noised.scored)
     if observe:
@@ -223,13 +225,15 @@ def _noised(
     draws = torch.rand(len(clean), generator=generator, device=generator.device).cpu()
     t_rows = t_rows.masked_fill(draws < config.start_share, 0.0).masked_fill(draws >= 1 - config.end_share, 1.0)
     t_rows = t_rows.to(clean)
-    t = t_rows[:, None].expand(clean.shape[:2])
+    t, times = t_rows[:, None].expand(clean.shape[:2]), t_rows
     if known is not None:
         scored = scored & ~known
-        t = t.masked_fill(known, 1.0)
+        t = times = t.masked_fill(known, 1.0)
     if not bool(scored.any()):
         raise UsageError("every position of the batch is padding or known, so there is nothing to learn from")
-    return _Noised(t_rows=t_rows, t=t, state=path.sample(_noise_like(clean, generator), clean, t), scored=scored)
+    return _Noised(
+        t_rows=t_rows, t=t, times=times, state=path.sample(_noise_like(clean, generator), clean, t), scored=scored
+    )
 
 
 def _first_estimates(
@@ -249,7 +253,7 @@ def _first_estimates(
     rows = torch.arange(len(chosen), device=chosen.device) if select is None else chosen.nonzero()[:, 0]
     with torch.no_grad():
         row_cond = cond if select is None else select(cond, rows)
-        estimate = field(noised.state[rows], noised.t[rows], cond=row_cond, self_cond=None)
+        estimate = field(noised.state[rows], noised.times[rows], cond=row_cond, self_cond=None)
         spread = config.self_cond_noise * draws[1]
         disturbed = estimate + (spread[:, None, None] * disturbance)[rows].to(estimate)
     fed_back = torch.zeros_like(noised.state).index_copy(0, rows, disturbed.to(noised.state))

@@ -97,10 +97,15 @@ def consensus_of(recipe: Recipe) -> Recipe:
     """Settle `consensus = "auto"`: a teacher answers for a Manta-LM that learns from prompts, unless a rule does.
 
     Raises:
+        ConfigError: consensus targets are asked for, and the model is autoregressive.
         DataError: consensus targets are asked for, and there are no prompts to have them.
     """
+    if recipe.family == "ar" and recipe.consensus not in ("auto", "none"):
+        raise ConfigError(
+            f"an autoregressive model learns from the texts alone; set consensus = 'none', not {recipe.consensus!r}"
+        )
     if recipe.consensus != "auto":
-        if recipe.consensus != "none" and recipe.family != "ar" and not any(e.prompt for e in examples(recipe)):
+        if recipe.consensus != "none" and not any(e.prompt for e in examples(recipe)):
             raise DataError(f"{recipe.data} has no prompts, so it has no consensus targets; set consensus = 'none'")
         return recipe
     prompted = any(example.prompt is not None for example in read(recipe.data, "train", 1))

@@ -90,7 +90,7 @@ class TrainingRun:
         if resume:
             if not file.exists():
                 raise CheckpointError(f"nothing to resume in {self.out}: it has no recipe.json")
-            self.recipe = from_dict(Recipe, json.loads(file.read_text()))
+            self.recipe = from_dict(Recipe, _stored(file))
         elif file.exists():
             raise UsageError(f"{self.out} holds a run already; add --resume to continue it, or choose another --out")
         else:
@@ -150,7 +150,7 @@ class TrainingRun:
         """Steps of each stage: measured at the start of the run and stored, so that a resumed run keeps them."""
         file = self.out / "plan.json"
         if file.exists():
-            return json.loads(file.read_text())
+            return _stored(file)
         shares = {spec.name: spec.share for spec in self.specs}
         total = sum(shares.values())
         if self.recipe.num_steps is not None:
@@ -260,6 +260,8 @@ class TrainingRun:
         lm = self._language_model(stage.name)
         kept = dict.fromkeys(p for p in found if not p or fitting([p], lm.tokenizer, lm.model.config.max_prompt))
         prompts = list(kept)[:NUM_SAMPLES]
+        if not prompts:
+            return
         prompts += prompts[-1:] * (NUM_SAMPLES - len(prompts))  # texts without a prompt differ by their seeds
         stage.average.swap(stage.model)
         try:
@@ -291,6 +293,18 @@ class TrainingRun:
             row = json.loads(line)
             spent[row["stage"]] = spent.get(row["stage"], 0.0) + row["seconds"] / 60
         return spent
+
+
+def _stored(file: Path) -> dict[str, Any]:
+    """What a run wrote down of itself.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file} is damaged ({error}); the run cannot be continued without it") from error
 
 
 def portable(recipe: Recipe) -> Recipe:

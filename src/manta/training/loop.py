@@ -178,7 +178,8 @@ def train_stage(stage: Stage) -> Iterator[Progress]:
         for optimizer in stage.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        total, tokens, parts = 0.0, 0, {}
+        total, tokens = 0.0, 0
+        parts: dict[str, list[float]] = {}
         for _ in range(stage.config.accumulate):
             batch = next(stage.batches)
             with autocast(stage.device, stage.config.precision):
@@ -186,18 +187,20 @@ def train_stage(stage: Stage) -> Iterator[Progress]:
             (loss.total / stage.config.accumulate).backward()
             total += loss.total.item() / stage.config.accumulate
             tokens += batch.num_tokens
-            parts = {name: float(value) for name, value in loss.parts.items()}
+            for name, value in loss.parts.items():
+                parts.setdefault(name, []).append(float(value))
         norm = nn.utils.clip_grad_norm_(parameters, stage.config.clip_norm).item()
+        means = {name: sum(values) / len(values) for name, values in parts.items()}
         if not (math.isfinite(total) and math.isfinite(norm)):
             stage.model.zero_grad()
-            raise TrainingError(_diagnose(stage, total, norm, rate, parts))
+            raise TrainingError(_diagnose(stage, total, norm, rate, means))
         for optimizer in stage.optimizers:
             optimizer.step()
             optimizer.zero_grad()
         stage.average.update(stage.model)
         stage.step += 1
         seconds = time.perf_counter() - start
-        yield Progress(stage.name, stage.step, stage.num_steps, total, parts, tokens, seconds, rate, norm)
+        yield Progress(stage.name, stage.step, stage.num_steps, total, means, tokens, seconds, rate, norm)
     stage.average.copy_to(stage.model)
 
 
