@@ -25,9 +25,9 @@ PUSHES = (0.1, 0.5, 1.0)
 """Lengths of a push over the root of the state's dimensions: 1 is as long as the noise a text begins from."""
 
 
-def measured(lm: Any, requests: list[Request], style: str, num_steps: int) -> list[dict[str, Any]]:
+def measured(lm: Any, requests: list[Request], style: Any, num_steps: int) -> list[dict[str, Any]]:
     """Rows of one style: mean and standard deviation over the requests."""
-    system = FlowSystem(lm, requests, num_steps, GenerateOptions(style=style))  # pyright: ignore[reportArgumentType]
+    system = FlowSystem(lm, requests, num_steps, GenerateOptions(style=style))
     canvas = (lm.model.max_cells, lm.model.space.channels)
     direction = system.draws(70, canvas, system.states.shape[2]) * system.cells[..., None]
     rows = []

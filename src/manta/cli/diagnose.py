@@ -38,6 +38,8 @@ class DiagnoseOptions:
     """An autoregressive model whose likelihood counts as fluency; without it the first one diagnosed."""
     keyword: str | None = None
     """Word to steer toward; without it one is chosen from the first model's texts."""
+    tune: int = 0
+    """Updates of adjoint matching toward that word, beside guidance, for flows over latents; 0 leaves it out."""
     batch_size: int = 8
     """Prompts measured at once; it does not change the figures."""
     json: bool = False
@@ -56,7 +58,7 @@ def run(argv: Sequence[str]) -> int:
     from manta.config import to_dict
     from manta.diagnosis import Settings, diagnose, render, verdicts
 
-    names = ("num_steps", "seed", "style", "batch_size", "words")
+    names = ("num_steps", "seed", "style", "batch_size", "words", "tune")
     settings = Settings(**{name: getattr(options, name) for name in names})
     if options.style not in ("diverse", "consensus"):
         raise UsageError(f"--style should be diverse or consensus, received {options.style!r}")

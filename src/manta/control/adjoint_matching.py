@@ -167,7 +167,7 @@ def match_adjoint(
     grid: Float[Tensor, "points"] | Sequence[float],
     *,
     noise: Noise,
-    parameters: Sequence[torch.nn.Parameter],
+    parameters: Sequence[Tensor],
     num_steps: int,
     learning_rate: float,
     steps_a_loss: int = 4,

@@ -4,6 +4,7 @@ from manta.diagnosis.page import render
 from manta.diagnosis.results import Figure, Measured, Profile, Settings
 from manta.diagnosis.run import Diagnosis, ModelDiagnosis, diagnose
 from manta.diagnosis.systems import AutoregressiveSystem, FlowSystem, MaskedSystem, System, system_of
+from manta.diagnosis.tuning import TuningConfig, tune
 from manta.diagnosis.verdicts import Verdict, verdicts
 
 __all__ = [
@@ -17,9 +18,11 @@ __all__ = [
     "Profile",
     "Settings",
     "System",
+    "TuningConfig",
     "Verdict",
     "diagnose",
     "render",
     "system_of",
+    "tune",
     "verdicts",
 ]

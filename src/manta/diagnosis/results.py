@@ -41,6 +41,8 @@ class Settings:
     """Time to which a corrupted text is put back."""
     strengths: tuple[float, ...] = (2.0, 8.0, 32.0)
     """Strengths of guidance toward the goal."""
+    tune: int = 0
+    """Updates of adjoint matching toward the goal, of a flow over latents; 0 leaves it out."""
 
     def __post_init__(self) -> None:
         if self.num_steps < 2:
@@ -49,6 +51,8 @@ class Settings:
             )
         if self.words not in ("writing", "masked"):
             raise UsageError(f"--words should be writing or masked, received {self.words!r}")
+        if self.tune < 0:
+            raise UsageError(f"--tune counts updates, 0 or more; received {self.tune}")
         if self.batch_size < 1 or self.probes < 1:
             raise UsageError("batch size and probes should be at least 1")
 

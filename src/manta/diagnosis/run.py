@@ -9,11 +9,13 @@ from manta.diagnosis import chain_figures, flow_figures
 from manta.diagnosis.common import correction_figures, disturbance_figures, quality_figures, word_figures
 from manta.diagnosis.judging import Judgement, oracle_of
 from manta.diagnosis.results import Measured, Settings
-from manta.diagnosis.steering import Steered, choose_keyword, steer
+from manta.diagnosis.steering import Steered, choose_keyword, steer, steer_tuned
 from manta.diagnosis.systems import AutoregressiveSystem, FlowSystem, MaskedSystem, System, system_of
+from manta.diagnosis.tuning import TuningConfig, tune
 from manta.errors import UsageError
 from manta.families.autoregressive import AutoregressiveLM
 from manta.families.events import GenerateOptions, Request
+from manta.families.manta_lm import MantaLM
 from manta.spaces import LatentSpace
 
 Progress = Callable[[str], None]
@@ -149,6 +151,14 @@ def _diagnose(name: str, lm: Any, found: Diagnosis, judgement: Judgement, progre
                     one.join(other)
             else:
                 model.steered = parts
+        if settings.tune and isinstance(lm, MantaLM) and isinstance(lm.model.space, LatentSpace):
+            progress(f"{name}: tuning toward {found.keyword!r}")
+            config = TuningConfig(num_updates=settings.tune)
+            tuned = tune(lm, found.prompts, found.keyword, config, seed=settings.seed)
+            parts = [steer_tuned(s, tuned, config.reward_scale, found.keyword, judgement) for s in systems]  # pyright: ignore
+            for other in parts[1:]:
+                parts[0].join(other)
+            model.steered.append(parts[0])
     model.seconds = time.perf_counter() - start
     return model
 

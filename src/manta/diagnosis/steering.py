@@ -16,7 +16,8 @@ from manta.diagnosis.common import presence
 from manta.diagnosis.judging import Judgement
 from manta.diagnosis.results import Figure, Settings
 from manta.diagnosis.systems import FlowSystem, System
-from manta.families.manta_lm import Page, act_beside
+from manta.families.manta_lm import MantaLM, Page, act_beside
+from manta.families.tracing import trace_flow
 from manta.nets.vector_field import Condition
 
 LEAST_LETTERS = 4
@@ -28,7 +29,7 @@ class Steered:
     """What one strength of guidance did."""
 
     way: str
-    """What was guided: `logits` (the words' choice), or `plan` (the state of a flow)."""
+    """What was guided: `logits` (the words' choice), `plan` (the state of a flow), or `plan, tuned`."""
     strength: float
     """Its strength; 0 is off."""
     figures: dict[str, Figure]
@@ -92,6 +93,21 @@ def steer(system: System, keyword: str, settings: Settings, judgement: Judgement
         for strength in settings.strengths:
             found.append(_outcome(system, way, strength, written(strength), keyword, clean, judgement))
     return found
+
+
+def steer_tuned(system: FlowSystem, tuned: MantaLM, scale: float, keyword: str, judgement: Judgement) -> Steered:
+    """What a tuned model writes from the same noise; see `diagnosis.tuning.tune`.
+
+    Args:
+        system: the model as it was, on its prompts.
+        tuned: the tuned copy.
+        scale: of the reward, told as the strength.
+        keyword: the goal.
+        judgement: of fluency and truth.
+    """
+    tokens = trace_flow(tuned, system.beginning, system.num_steps).tokens
+    clean = judgement.of(system, system.tokens)
+    return _outcome(system, "plan, tuned", scale, tokens, keyword, clean, judgement)
 
 
 def _by_logits(system: System, goal: TokenGoal, strength: float, room: int) -> Tensor:
