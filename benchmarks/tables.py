@@ -1,16 +1,21 @@
-"""Write the tables of the README from the recorded results: `python benchmarks/tables.py`; `--check` only compares."""
+"""Write the tables of README and docs/results.md from the recorded results: `python benchmarks/tables.py`.
+
+`--check` only compares.
+"""
 
 import json
 import re
 import sys
 from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-README = ROOT / "README.md"
-MARKS = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.S)
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+MARKS = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- /\2 -->)", re.S)
 
 
 def recorded(name: str) -> Any:
@@ -19,11 +24,12 @@ def recorded(name: str) -> Any:
     return json.loads(file.read_text()) if file.exists() else None
 
 
-def e2e_table(result: dict[str, Any]) -> str:
-    """BLEU and slot errors against network calls, both styles, and what the plan adds."""
+def e2e_table(result: dict[str, Any], *, plan: bool = False) -> str:
+    """BLEU and slot errors against network calls of both styles, or of both with and without the plan."""
     rows: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
     for row in result["rows"]:
-        rows[row["name"], row["num_steps"]].append(row)
+        if plan == ("," in row["name"]):
+            rows[row["name"], row["num_steps"]].append(row)
     budgets = sorted({steps for _, steps in rows})
     names = list(dict.fromkeys(name for name, _ in rows))
     lines = ["| E2E test: BLEU (slot error rate) | " + " | ".join(f"{b} calls" for b in budgets) + " |"]
@@ -40,6 +46,8 @@ def e2e_table(result: dict[str, Any]) -> str:
             errors = sum(row["slot_error_rate"] for row in found) / len(found)
             cells.append(f"{sum(bleu) / len(bleu):.1f}{spread} ({errors:.1%})")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    if plan:
+        return "\n".join(lines)
     human = result["human"]
     lines.append(
         f"\nOne sample for each of {result['prompts']} meaning representations, no reranking; sacreBLEU 13a, "
@@ -110,28 +118,100 @@ def tasks_table(result: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def tables() -> str:
-    """All tables whose results are recorded."""
-    parts = []
-    if (e2e := recorded("e2e.json")) is not None:
-        parts.append(e2e_table(e2e))
-    if (found := recorded("e2e_autoregressive.json")) is not None:
-        parts.append(evaluation_table(found))
-    if (found := recorded("weather.json")) is not None:
-        parts.append(weather_table(found))
-    if (found := recorded("tasks.json")) is not None:
-        parts.append(tasks_table(found))
-    return "\n\n".join(parts) + "\n"
+def spaces_table(result: list[dict[str, Any]]) -> str:
+    """Spaces and families at equal minutes on E2E dev."""
+    columns = [("consensus", calls) for calls in ("4", "8", "16", "32")] + [("diverse", calls) for calls in ("8", "16")]
+    heads = [f"{style} {calls}" for style, calls in columns]
+    lines = [
+        "| E2E dev, 20 minutes on one core: BLEU (slot error rate) | parameters | " + " | ".join(heads) + " |",
+        "|---|---|" + "---|" * len(heads),
+    ]
+    for row in result:
+        cells = []
+        for style, calls in columns:
+            scored = row["scores"][style].get(calls)
+            cells.append("–" if scored is None else f"{scored['bleu']:.1f} ({scored['slot_error_rate']:.1%})")
+        lines.append(f"| {row['name']} | {row['parameters'] / 1e6:.1f}M | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def variants_table(result: list[dict[str, Any]]) -> str:
+    """Ablations on the weather corpus: faithful texts at each budget."""
+    budgets = list(result[0]["quality"])
+    lines = [
+        "| weather, 3 minutes on one core: faithful texts | seeds | "
+        + " | ".join(f"{b} calls" for b in budgets)
+        + " |",
+        "|---|---|" + "---|" * len(budgets),
+    ]
+    for name in dict.fromkeys(row["name"] for row in result):
+        found = [row["quality"] for row in result if row["name"] == name]
+        cells = [spread([100 * quality[b] for quality in found]) + "%" for b in budgets]
+        lines.append(f"| {name} | {len(found)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def feedback_table(result: list[dict[str, Any]]) -> str:
+    """Where a pushed plan ends, with feedback and with recorded controls."""
+    lines = [
+        "| style | push (of the noise) | at t | distance at the end over the push: feedback | replay | "
+        "words told otherwise: feedback | replay |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result:
+        gains = [f"{row[name][0]:.2f} ± {row[name][1]:.2f}" for name in ("feedback_gain", "replay_gain")]
+        flips = [f"{row[name][0]:.1%}" for name in ("feedback_flips", "replay_flips")]
+        lines.append(f"| {row['style']} | {row['push']:g} | {row['t']:g} | " + " | ".join(gains + flips) + " |")
+    return "\n".join(lines)
+
+
+def prediction_table(result: dict[str, Any], most: int = 8) -> str:
+    """The figures that go best with quality, by budget."""
+    lines = ["| calls | figure | ρ | p | variants |", "|---|---|---|---|---|"]
+    for budget, figures in result["correlations"].items():
+        for name, link in list(figures.items())[:most]:
+            lines.append(f"| {budget} | `{name}` | {link['rho']:+.2f} | {link['p']:.4f} | {link['n']} |")
+    return "\n".join(lines)
+
+
+def spread(values: list[float]) -> str:
+    """Mean and half the range."""
+    half = f" ± {(max(values) - min(values)) / 2:.1f}" if len(values) > 1 else ""
+    return f"{sum(values) / len(values):.1f}{half}"
+
+
+TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
+    "results": (
+        ("e2e.json", e2e_table),
+        ("e2e_autoregressive.json", evaluation_table),
+        ("weather.json", weather_table),
+    ),
+    "plan": (("e2e.json", partial(e2e_table, plan=True)),),
+    "spaces": (("e2e_spaces.json", spaces_table),),
+    "variants": (("weather_variants.json", variants_table),),
+    "feedback": (("feedback.json", feedback_table),),
+    "prediction": (("prediction.json", prediction_table),),
+    "tasks": (("tasks.json", tasks_table),),
+}
+"""Mark of a page → recorded results and what writes each as a table."""
+
+
+def tables(mark: str) -> str:
+    """The tables of a mark whose results are recorded."""
+    found = [(write, recorded(name)) for name, write in TABLES[mark]]
+    return "\n\n".join(write(result) for write, result in found if result is not None) + "\n"
 
 
 def main() -> int:
     """Write the tables, or say whether they differ."""
-    text = README.read_text(encoding="utf-8")
-    wanted = MARKS.sub(lambda match: match[1] + tables() + match[2], text)
-    if "--check" in sys.argv:
-        return int(text != wanted)
-    README.write_text(wanted, encoding="utf-8")
-    return 0
+    differs = False
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        wanted = MARKS.sub(lambda match: match[1] + tables(match[2]) + match[3], text)
+        differs |= text != wanted
+        if "--check" not in sys.argv:
+            page.write_text(wanted, encoding="utf-8")
+    return int(differs and "--check" in sys.argv)
 
 
 if __name__ == "__main__":
