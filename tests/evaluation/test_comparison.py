@@ -128,6 +128,19 @@ def test_the_page_is_self_contained_and_shows_everything(comparison, data):
     assert "all seeds wrote the same texts" in reader.words
 
 
+def test_quality_against_length_is_the_mean_of_each_quarter(comparison, data):
+    _, found = comparison
+    assert {found.rows[profile.row].name for profile in found.lengths} == {"half", "whole"}
+    human = torch.tensor([len(text.split()) for text in data.humans], dtype=torch.float64)
+    order = human.argsort(stable=True).tensor_split(4)
+    for profile in found.lengths:
+        faithful = found.rows[profile.row].evaluation.items["faithful"]
+        assert profile.figure == "faithful" and list(profile.words) == sorted(profile.words)
+        for quarter, words, interval in zip(order, profile.words, profile.intervals, strict=True):
+            assert words == pytest.approx(float(human[quarter].mean()))
+            assert interval.value == pytest.approx(float(faithful[quarter].mean()))
+
+
 def test_one_prompt_gives_no_interval(data):
     from dataclasses import replace
 

@@ -5,12 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import torch
+
 from manta.errors import RequestError, UsageError
 from manta.evaluation.evaluator import Evaluation, Evaluator
 from manta.evaluation.likelihood import Likelihood
 from manta.evaluation.writing import Contestant
 from manta.families.events import GenerateOptions
-from manta.metrics import Interval, bootstrap_difference
+from manta.metrics import Interval, bootstrap_difference, bootstrap_mean
 from manta.runtime import make_generator
 
 QUALITIES: Final[Mapping[str, bool]] = {
@@ -22,6 +24,10 @@ QUALITIES: Final[Mapping[str, bool]] = {
     "mauve": True,
 }
 """Figures that say how good texts are, and whether more is better; the first that is measured draws the frontier."""
+OF_A_TEXT: Final = ("faithful", "solved", "slot_errors", "judge_nats", "chrf")
+"""Figures of single texts that say how good they are; the first that is measured is drawn against length."""
+LENGTH_GROUPS: Final = 4
+"""Groups of about equal size, from the shortest texts to the longest."""
 SHOWN_PROMPTS: Final = 8
 """Prompts whose texts are shown side by side."""
 
@@ -96,6 +102,20 @@ class Difference:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LengthProfile:
+    """Quality against length, of a model's best row: where errors compound, the longer texts are the worse ones."""
+
+    row: int
+    """Place of the row."""
+    figure: str
+    """One of `OF_A_TEXT`."""
+    words: tuple[float, ...]
+    """Mean length of each group: of its human texts where there are prompts, else of the model's own."""
+    intervals: tuple[Interval, ...]
+    """Mean of the figure in each group."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Everything that came of a comparison."""
 
@@ -115,6 +135,8 @@ class Comparison:
     """For each model its row whose texts' entropy is nearest to the corpus' own."""
     differences: tuple[Difference, ...]
     """With bootstrap intervals."""
+    lengths: tuple[LengthProfile, ...]
+    """One a model, where a figure of single texts and enough of them are there."""
     left_out: tuple[str, ...]
     """Settings that a model refused, and why."""
 
@@ -150,6 +172,17 @@ class Comparison:
                     "prompts": difference.prompts,
                 }
                 for difference in self.differences
+            ],
+            "lengths": [
+                {
+                    "row": profile.row,
+                    "figure": profile.figure,
+                    "words": list(profile.words),
+                    "mean": [interval.value for interval in profile.intervals],
+                    "low": [interval.low for interval in profile.intervals],
+                    "high": [interval.high for interval in profile.intervals],
+                }
+                for profile in self.lengths
             ],
             "left_out": list(self.left_out),
             "texts": [
@@ -197,6 +230,7 @@ def compare(evaluator: Evaluator, models: Sequence[Contestant], sweep: Sweep, op
         frontier=tuple(frontier(rows, quality)) if quality else (),
         nearest=_nearest(rows, corpus),
         differences=tuple(_differences(rows, quality, evaluator.config.seed)),
+        lengths=tuple(_lengths(rows, quality, evaluator)),
         left_out=tuple(left_out),
     )
 
@@ -258,6 +292,26 @@ def _nearest(rows: Sequence[Row], corpus: Mapping[str, float]) -> dict[str, int]
         if row.name not in found or distance[i] < distance[found[row.name]]:
             found[row.name] = i
     return found
+
+
+def _lengths(rows: Sequence[Row], quality: str | None, evaluator: Evaluator) -> Iterator[LengthProfile]:
+    """Quality against length, of each model's best row."""
+    data = evaluator.data
+    for at in best(rows, quality).values():
+        items = rows[at].evaluation.items
+        figure = next((name for name in OF_A_TEXT if name in items), None)
+        if figure is None or len(data.prompts) < 2 * LENGTH_GROUPS or not (data.conditional or "words" in items):
+            continue
+        human = torch.tensor([len(text.split()) for text in data.humans], dtype=torch.float64)
+        words = human if data.conditional else items["words"]
+        groups = words.argsort(stable=True).tensor_split(LENGTH_GROUPS)
+        generator = make_generator(evaluator.config.seed)
+        yield LengthProfile(
+            row=at,
+            figure=figure,
+            words=tuple(float(words[group].mean()) for group in groups),
+            intervals=tuple(bootstrap_mean(items[figure][group], generator=generator) for group in groups),
+        )
 
 
 def _differences(rows: Sequence[Row], quality: str | None, seed: int) -> Iterator[Difference]:

@@ -57,6 +57,7 @@ def comparison_page(comparison: Comparison, evaluator: Evaluator, command: str) 
     page.table(
         header, [*body, human], "frontier: none is as good for as few calls; entropy: nearest to the corpus." + features
     )
+    _lengths(page, comparison, data)
     _likelihoods(page, comparison)
     _differences(page, comparison)
     _texts(page, comparison, data)
@@ -104,6 +105,29 @@ def _plots(page: Page, comparison: Comparison) -> None:
     page.figure(
         drawn,
         f"The corpus has {corpus['entropy']:.3f} nats. Nearest to it are {near}. Fewer nats buy likelihood cheaply.",
+    )
+
+
+def _lengths(page: Page, comparison: Comparison, data: EvaluationSet) -> None:
+    if not comparison.lengths:
+        return
+    page.section("Quality and length")
+    series, bands = {}, {}
+    for profile in comparison.lengths:
+        row = comparison.rows[profile.row]
+        name = f"{row.name}, {row.label}"
+        series[name] = (list(profile.words), [interval.value for interval in profile.intervals])
+        bands[name] = ([i.low for i in profile.intervals], [i.high for i in profile.intervals])
+    figure = comparison.lengths[0].figure
+    whose = "the human text of the prompt" if data.conditional else "the model's own text"
+    drawn = lines(
+        series, title=f"{figure.replace('_', ' ')} against length", x_label=f"words of {whose}",
+        y_label=figure.replace("_", " "), bands=bands,
+    )  # fmt: skip
+    page.figure(
+        drawn,
+        "Each model at its best setting, its texts in groups from short to long; bands are bootstrap intervals. Errors "
+        "that compound show as a line that worsens to the right.",
     )
 
 

@@ -375,12 +375,22 @@ class Evaluator:
             singles["slot_errors"] = lambda i, text: slot_errors(data.prompts[i] or "", text).errors
         if "oracle" in metrics and (oracle := data.oracle) is not None:
             singles[oracle.name] = lambda i, text: oracle.right(data.prompts[i] or "", text)
-        return {
+        items = {
             name: torch.tensor(
                 [[float(single(i, text)) for i, text in enumerate(run.texts)] for run in runs], dtype=torch.float64
             ).mean(0)
             for name, single in singles.items()
         }
+        if self.judge is not None and "judge" in metrics:
+            items["judge_nats"] = torch.stack([self._nats_a_token(run.texts) for run in runs]).mean(0)
+        return items
+
+    def _nats_a_token(self, texts: Sequence[str]) -> Float[Tensor, "n"]:
+        """Of each text under the judge; 0 for one without a judged token."""
+        assert self.judge is not None, "checked when the evaluator was made"
+        cut = self.config.judge_words
+        nats, tokens = self.judge.nats([text if cut is None else " ".join(text.split()[:cut]) for text in texts])
+        return nats.double() / tokens.clamp_min(1)
 
 
 def _cost(run: Written) -> dict[str, float]:
