@@ -106,6 +106,9 @@ def test_consensus_targets_train_and_resume(tmp_path, consensus):
     finish(TrainingRun(recipe(**settings), tmp_path / "run"), 5)
     finish(TrainingRun(None, tmp_path / "run", resume=True))
     assert same(tmp_path / "whole", tmp_path / "run")
+    taught = [load(tmp_path / run / "teacher") for run in ("whole", "run") if consensus == "teacher"]
+    assert all(lm.family == "ar" and len(lm.write(["place: Fernley"])) == 1 for lm in taught)
+    assert consensus == "teacher" or not (tmp_path / "run" / "teacher").exists()
 
 
 def test_prompts_too_long_to_be_read_do_not_stop_a_run(tmp_path):

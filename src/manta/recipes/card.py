@@ -8,10 +8,13 @@ from manta.data import CorpusReport
 from manta.recipes.recipe import Recipe
 
 
-def model_card(recipe: Recipe, plan: dict[str, int], minutes: dict[str, float], report: CorpusReport) -> str:
+def model_card(
+    family: str, recipe: Recipe, plan: dict[str, int], minutes: dict[str, float], report: CorpusReport
+) -> str:
     """Write the card: data, recipe, steps and minutes. Scores are added by whoever measures them.
 
     Args:
+        family: of the model.
         recipe: as resolved.
         plan: steps of each stage.
         minutes: wall minutes of each stage.
@@ -20,7 +23,7 @@ def model_card(recipe: Recipe, plan: dict[str, int], minutes: dict[str, float], 
     rows = "\n".join(f"| {name} | {steps} | {minutes.get(name, 0):.1f} |" for name, steps in plan.items())
     settings: dict[str, Any] = to_dict(recipe)
     return (
-        f"# A {recipe.family} model trained by manta\n\n"
+        f"# A {family} model trained by manta\n\n"
         f"Data: `{recipe.data.split(':')[0]}` ({report}). "
         "The licence of the data applies to the texts it was made from.\n\n"
         f"| stage | steps | minutes |\n|---|---|---|\n{rows}\n\n"

@@ -1,7 +1,8 @@
 """A training run: stages in order, checkpoints, logs and samples, resumable bit for bit.
 
 The run folder holds `recipe.json`, `plan.json` (steps of each stage, measured once), `metrics.jsonl`, `checkpoints/`,
-`samples/`, `tensorboard/` if wanted, the data as prepared, and at the end the model folder `model/`.
+`samples/`, `tensorboard/` if wanted, the data as prepared, the teacher where there is one, as a model folder `teacher/`
+that writes by itself, and at the end the model folder `model/`.
 """
 
 import copy
@@ -119,9 +120,7 @@ class TrainingRun:
                 resumed = (tensors, state) if state and index == first and not state.get("completed") else None
                 yield from self._run_stage(index, plan, resumed)
         self.language_model = self._language_model(self.specs[-1].name)
-        recipe = portable(self.recipe)
-        card = model_card(recipe, plan, self._minutes(), self.report)
-        save_model(self.out / "model", self.language_model, recipe=to_dict(recipe), card=card)
+        self._save(self.out / "model", self.language_model, plan)
         yield Note(f"model written to {self.out / 'model'}")
 
     def trials(self, num_steps: int) -> Iterator[Stage]:
@@ -231,7 +230,16 @@ class TrainingRun:
             if time.perf_counter() - saved > every and progress.step < stage.num_steps:
                 self._checkpoint(before + progress.step, stage.tensors(), stage.state_dict())
                 saved = time.perf_counter()
+        if spec.name == "teacher" and len(self.specs) > 1:
+            self.log.flush()
+            self._save(self.out / "teacher", AutoregressiveLM(self.parts.teacher, self.parts.tokenizer), plan)
         self._checkpoint(before + stage.num_steps, {}, {"stage": spec.name, "completed": True})
+
+    def _save(self, folder: Path, lm: LanguageModel, plan: dict[str, int]) -> None:
+        """A model folder, with a card that tells how it came about."""
+        recipe = portable(self.recipe)
+        card = model_card(lm.family, recipe, plan, self._minutes(), self.report)
+        save_model(folder, lm, recipe=to_dict(recipe), card=card)
 
     def _checkpoint(self, step: int, tensors: dict[str, Any], state: dict[str, Any]) -> None:
         self.log.flush()
