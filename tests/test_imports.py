@@ -22,37 +22,29 @@ LADDER = (
     {"errors", "config", "runtime", "types"},
     {"operators", "data"},
     {"nets", "spaces"},
-    {"flow", "masked", "autoregressive"},
-    {"generation", "families"},
-    {"hub", "compress", "training", "control", "metrics", "report"},
+    {"flow", "masked"},
+    {"families"},
+    {"hub", "training", "control", "metrics", "report"},
     {"recipes", "evaluation", "bench", "diagnosis"},
-    {"cli", "server"},
+    {"cli"},
     {"__main__"},
 )
 """From the lowest rung to the highest. `manta/__init__.py` belongs to the lowest: it imports when asked."""
 RUNG = {package: rung for rung, packages in enumerate(LADDER) for package in packages} | {"__init__": 0}
 
-TAKES_CALLABLES = {"flow", "masked", "autoregressive", "control"}
+TAKES_CALLABLES = {"flow", "masked", "control"}
 KNOWS_NO_TEXT = {"operators", "nets", "flow", "control"}
 
 ONLY_IN = {
-    "accelerate": {"hub"},
     "datasets": {"data"},
-    "fastapi": {"server"},
     "huggingface_hub": {"hub", "data"},
-    "lm_eval": {"hub"},
     "matplotlib": {"report"},
-    "pydantic": {"server"},
-    "ray": {"training"},
     "rich": {"cli", "training"},
     "rouge_score": {"metrics"},
     "sacrebleu": {"metrics"},
-    "starlette": {"server"},
     "tensorboard": {"training"},
     "tokenizers": {"data"},
-    "torchao": {"compress"},
     "transformers": {"hub", "bench"},
-    "uvicorn": {"server", "cli"},
 }
 NOWHERE = {"cloudpickle", "dill", "flow_matching", "gradio", "joblib", "mauve", "pickle", "streaming", "torchcfm"}
 """Licences that do not fit, weights that do not fit, and whatever unpickles a file that a user may have downloaded."""
@@ -178,7 +170,7 @@ def test_a_public_name_is_found_when_asked_for():
 
 
 def test_importing_everything_loads_nothing_that_is_optional():
-    packages = sorted({package_of(path) for path in FILES} - {"__init__", "__main__", "server"})
+    packages = sorted({package_of(path) for path in FILES} - {"__init__", "__main__"})
     loaded = loaded_after("\n".join(f"import manta.{package}" for package in packages))
     optional = {"accelerate", "datasets", "fastapi", "lm_eval", "matplotlib", "ray", "rouge_score"}
     assert not loaded & (optional | {"sacrebleu", "tensorboard", "torchao", "transformers", "uvicorn"})
