@@ -354,3 +354,20 @@ def test_a_named_data_set_has_its_tokenizer(tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     train = [text for e in read(str(path), "train", 30) for text in (e.prompt or "", e.text)]
     assert tokenizer_for(str(path), 512, 30).fingerprint() == Tokenizer.train(train, 512).fingerprint()
+
+
+def test_parts_of_a_split_are_disjoint_and_make_it_whole():
+    whole = list(read("builtin:weather", "train", None))
+    parts = [list(read("builtin:weather", f"train:{k}/3")) for k in (1, 2, 3)]
+    assert sorted(e.text for part in parts for e in part) == sorted(e.text for e in whole)
+    assert all(len(part) > 0.25 * len(whole) for part in parts)
+    prompts = [{e.prompt for e in part} for part in parts]
+    assert not prompts[0] & prompts[1] and not prompts[0] & prompts[2] and not prompts[1] & prompts[2]
+    assert [e.text for e in read("builtin:weather", "train:2/3", 5)] == [e.text for e in parts[1][:5]]
+    assert fingerprint("builtin:weather", "train:1/3") != fingerprint("builtin:weather", "train:2/3")
+
+
+@pytest.mark.parametrize("split", ["train:0/2", "train:3/2", "train:1", "valid:1/2"])
+def test_a_split_that_is_none_is_refused(split):
+    with pytest.raises(UsageError, match=r"split|part"):
+        read("builtin:weather", split)

@@ -197,6 +197,10 @@ def test_a_judge_that_shares_training_text_is_told():
         (warning,) = shared_training(words_judge(config=config), model)
         assert words in warning
     assert shared_training(words_judge(config={"tokenizer": "2", "recipe": {"data": "other.txt"}}), model) == []
+    halves = [{"tokenizer": "1", "recipe": {"data": "mine.txt", "split": f"train:{k}/2"}} for k in (1, 2)]
+    assert shared_training(words_judge(config=halves[1]), replace(contestant, config=halves[0])) == []
+    assert shared_training(words_judge(config=halves[0]), replace(contestant, config=halves[0]))
+    assert shared_training(words_judge(config=trained), replace(contestant, config=halves[0]))
 
 
 def test_a_judge_that_shares_training_text_warns_in_the_evaluation(data):

@@ -1,10 +1,14 @@
 """Stable hashes of text, the split they decide, and a compact set of them."""
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt64
+
+from manta.errors import UsageError
 
 SPLITS = ("train", "dev", "test")
 
@@ -39,6 +43,45 @@ def split_of(key: str) -> str:
     """
     share = digest(key) / 2**64
     return "train" if share < 0.90 else "dev" if share < 0.95 else "test"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of several parts of a split, of about equal size and without a key in common."""
+
+    split: str
+    """train, dev or test."""
+    number: int = 1
+    """1 … of."""
+    of: int = 1
+    """How many parts the split has."""
+
+    def holds(self, key: str) -> bool:
+        """Whether an example lies in it.
+
+        Args:
+            key: as for `split_of`.
+        """
+        return digest("part", key) % self.of == self.number - 1
+
+    def disjoint(self, other: "Part") -> bool:
+        """Whether two parts are known to have no example in common."""
+        return self.split != other.split or (self.of == other.of and self.number != other.number)
+
+
+def part_of(split: str) -> Part:
+    """Read the name of a split, or of a part of one: `train`, or `train:2/3` for the second third of it.
+
+    Raises:
+        UsageError: it names neither.
+    """
+    found = re.fullmatch(r"(\w+)(?::(\d+)/(\d+))?", split)
+    if not found or found[1] not in SPLITS:
+        raise UsageError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}, or a part such as train:1/2")
+    part = Part(found[1], int(found[2] or 1), int(found[3] or 1))
+    if not 1 <= part.number <= part.of:
+        raise UsageError(f"{split!r} is no part: write {found[1]}:K/N with K from 1 to N")
+    return part
 
 
 class HashIndex:

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from manta.data import files
 from manta.data.example import Example
-from manta.data.hashing import SPLITS, split_of
+from manta.data.hashing import part_of, split_of
 from manta.data.tasks import TASK_OF_SCHEME, TASKS, Task, published
 from manta.data.tokenizers import Tokenizer
 from manta.errors import DataError, UsageError
@@ -42,11 +42,12 @@ def read(name: str, split: str = "train", num: int | None = None, *, seed: int =
     | `hf:NAME`, `hf:NAME:CONFIG` | rows of a hub data set, with the same fields | official, else by hash |
 
     The hash is that of the prompt where there is one, else of the text (`hashing.split_of`), so that a prompt never
-    lies in two splits. A small file may have no example in dev or test.
+    lies in two splits. A small file may have no example in dev or test. `train:1/2` is the first of two parts of a
+    split, by another hash of the same, so that a judge can learn from texts that no contestant has seen.
 
     Args:
         name: as above.
-        split: "train", "dev" or "test".
+        split: "train", "dev" or "test", or a part of one.
         num: at most so many examples of the split; None for all.
         seed: of the draws of a built-in corpus; files ignore it.
 
@@ -57,10 +58,13 @@ def read(name: str, split: str = "train", num: int | None = None, *, seed: int =
         UsageError: unknown split, or negative `num`.
         DataError: the source is missing, or it is broken, naming file and line (raised while iterating).
     """
-    if split not in SPLITS:
-        raise UsageError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
+    part = part_of(split)
     if num is not None and num < 0:
         raise UsageError(f"the number of examples is {num}; give 0 or more")
+    if part.of > 1:
+        whole = read(name, part.split, None, seed=seed)
+        return islice((e for e in whole if part.holds(e.text if e.prompt is None else e.prompt)), num)
+    split = part.split
     scheme, _, rest = name.partition(":")
     if scheme not in SCHEMES:
         return islice(_read_file(Path(name), split), num)
@@ -113,23 +117,24 @@ def _file_state(path: Path, scheme: str) -> str:
     return "".join(f" {stat.st_size}:{stat.st_mtime_ns}" for stat in stats)
 
 
-def tokenizer_for(name: str, vocab_size: int, num: int | None = None) -> Tokenizer:
+def tokenizer_for(name: str, vocab_size: int, num: int | None = None, *, split: str = "train") -> Tokenizer:
     """The tokenizer of a named data set.
 
     Args:
         name: as in `read`.
         vocab_size: tokens of a trained one, specials included.
         num: train on at most so many examples; None for all.
+        split: what to train on.
 
     Returns:
-        A token a symbol for a structured task; else byte-level BPE of the train split's prompts and texts.
+        A token a symbol for a structured task; else byte-level BPE of the split's prompts and texts.
 
     Raises:
         DataError: the source is missing or broken.
     """
     if (task := task_of(name)) is not None:
         return Tokenizer.of_symbols(task.symbols)
-    examples = read(name, "train", num)
+    examples = read(name, split, num)
     return Tokenizer.train((text for e in examples for text in (e.prompt, e.text) if text), vocab_size)
 
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from manta.data import part_of
 from manta.errors import ModelError, RequestError, UsageError
 from manta.evaluation.likelihood import ROWS, to_batch
 from manta.evaluation.writing import Contestant
@@ -82,6 +83,8 @@ def shared_training(judge: JudgeModel, model: Contestant) -> list[str]:
     if not judge.config or not model.config:
         unknown = judge.name if not judge.config else model.name
         warnings.append(f"{known} may share training text: what {unknown} was trained on is not recorded")
+    elif _disjoint(ours, theirs):
+        pass
     elif ours.get("data") and ours.get("data") == theirs.get("data"):
         warnings.append(
             f"{known} share training text: both were trained on {ours['data']}; the judge favours what it has read"
@@ -91,6 +94,13 @@ def shared_training(judge: JudgeModel, model: Contestant) -> list[str]:
     if judge.config and judge.config.get("family") == model.config.get("family") and judge.name == model.name:
         warnings.append(f"{model.name} judges itself")
     return warnings
+
+
+def _disjoint(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    """Whether two recipes name parts of the same data that have no text in common."""
+    if not ours.get("data") or ours["data"] != theirs.get("data"):
+        return False
+    return part_of(ours.get("split", "train")).disjoint(part_of(theirs.get("split", "train")))
 
 
 def asked_without_prompt(judge: JudgeModel) -> str | None:

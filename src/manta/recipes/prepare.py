@@ -40,8 +40,8 @@ SLOT_FORMS = (
 
 
 def examples(recipe: Recipe) -> Iterator[Example]:
-    """The training split of the recipe's data."""
-    return read(recipe.data, "train", recipe.num_examples)
+    """What of the recipe's data is learned from."""
+    return read(recipe.data, recipe.split, recipe.num_examples)
 
 
 def tokenizer_of(recipe: Recipe, run: Path) -> Tokenizer:
@@ -58,14 +58,14 @@ def tokenizer_of(recipe: Recipe, run: Path) -> Tokenizer:
             f"has max_prompt={recipe.max_prompt} and max_text={recipe.max_text}; raise them"
         )
     if not file.exists():
-        tokenizer_for(recipe.data, recipe.vocab_size, recipe.num_examples).save(file)
+        tokenizer_for(recipe.data, recipe.vocab_size, recipe.num_examples, split=recipe.split).save(file)
     return Tokenizer.load(file)
 
 
 def corpus_of(recipe: Recipe, run: Path, tokenizer: Tokenizer, targets: Path | None) -> tuple[Corpus, CorpusReport]:
     """The run's corpus: the human texts, and consensus targets from a file beside them."""
     folder = run / ("corpus" if targets is None else "corpus-consensus")
-    source = fingerprint(recipe.data, "train", recipe.num_examples)
+    source = fingerprint(recipe.data, recipe.split, recipe.num_examples)
     if targets is not None:
         source += f"+{targets.name}-{targets.stat().st_size}"
     report = build(
@@ -108,7 +108,7 @@ def consensus_of(recipe: Recipe) -> Recipe:
         if recipe.consensus != "none" and not any(e.prompt for e in examples(recipe)):
             raise DataError(f"{recipe.data} has no prompts, so it has no consensus targets; set consensus = 'none'")
         return recipe
-    prompted = any(example.prompt is not None for example in read(recipe.data, "train", 1))
+    prompted = any(example.prompt is not None for example in read(recipe.data, recipe.split, 1))
     taught = recipe.family == "manta" and prompted and task_of(recipe.data) is None
     return replace(recipe, consensus="teacher" if taught else "none")
 

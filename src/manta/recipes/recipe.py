@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from manta.data import task_of
+from manta.data import part_of, task_of
 from manta.errors import ConfigError
 from manta.families.autoregressive import AutoregressiveConfig
 from manta.families.masked import MaskedConfig
@@ -59,6 +59,8 @@ class Recipe:
     `e2e:PATH`, `tinystories:PATH` or `hf:NAME`."""
     num_examples: int | None = None
     """Examples to read; None reads all."""
+    split: str = "train"
+    """What to learn from: the training split, or a part of it: `train:1/2` shares no text with `train:2/2`."""
     family: Literal["manta", "masked", "ar"] = "manta"
     """Which family to train."""
     size: Literal["auto", "nano", "tiny", "small", "base", "large"] = "auto"
@@ -106,6 +108,8 @@ class Recipe:
     """How the stages are optimised."""
 
     def __post_init__(self) -> None:
+        if part_of(self.split).split != "train":
+            raise ConfigError(f"split should be train or a part of it such as train:1/2, received {self.split!r}")
         if not 512 <= self.vocab_size <= 32768:
             raise ConfigError(f"vocab_size should lie between 512 and 32768, received {self.vocab_size}")
         if self.time_budget is not None and self.num_steps is not None:
