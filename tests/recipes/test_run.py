@@ -19,6 +19,8 @@ from manta.hub import load
 from manta.operators import AttentionConfig
 from manta.recipes import Recipe, TrainingRun, resolve
 from manta.recipes.recipe import SIZES, seconds
+from manta.recipes.run import SAFETY
+from manta.recipes.stages import stage_specs
 from manta.spaces import LatentSpaceConfig
 from manta.training import Progress
 
@@ -254,11 +256,34 @@ def test_a_time_budget_becomes_steps_once(tmp_path):
     run = TrainingRun(recipe(num_steps=None, time_budget="20s"), tmp_path / "run")
     start = time.perf_counter()
     first = finish(run, 1)[0]
+    assert first.num_steps > 0
     plan = json.loads((tmp_path / "run" / "plan.json").read_text())
     assert first.num_steps == plan["policy"]
     assert time.perf_counter() - start < 20
     resumed = finish(TrainingRun(None, tmp_path / "run", resume=True), 1)[0]
     assert resumed.num_steps == plan["policy"]
+
+
+def test_each_stage_takes_its_share_of_what_is_left(tmp_path, monkeypatch):
+    """The pace of a step is what the clock says, and a stage that was slow leaves less to those after it."""
+    run = TrainingRun(recipe(num_steps=None, time_budget="1000s", consensus="teacher", recombined=0), tmp_path / "run")
+    run._prepare()
+    run.specs, run.earlier = stage_specs(run.parts), 0.0
+    monkeypatch.setattr(run, "_seconds_per_step", lambda spec: 2.0)
+    names, spent = [spec.name for spec in run.specs], [0.0, 500.0, 900.0]
+    assert names == ["teacher", "policy", "own"]
+    for index, seconds_spent in enumerate(spent):
+        run.start = time.perf_counter() - seconds_spent
+        run._steps_of(index)
+    shares = run.recipe.shares
+    left = [SAFETY * (1000 - seconds_spent) for seconds_spent in spent]
+    wanted = {
+        "teacher": (left[0] - 100) * shares.teacher / (shares.teacher + shares.policy + shares.own),
+        "policy": left[1] * shares.policy / (shares.policy + shares.own),
+        "own": left[2],
+    }
+    assert run.plan == {name: pytest.approx(value / 2, abs=1) for name, value in wanted.items()}
+    assert run._steps_of(1) == run.plan["policy"], "decided once"
 
 
 @pytest.mark.slow

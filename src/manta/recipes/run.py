@@ -1,8 +1,8 @@
 """A training run: stages in order, checkpoints, logs and samples, resumable bit for bit.
 
-The run folder holds `recipe.json`, `plan.json` (steps of each stage, measured once), `metrics.jsonl`, `checkpoints/`,
-`samples/`, `tensorboard/` if wanted, the data as prepared, the teacher where there is one, as a model folder `teacher/`
-that writes by itself, and at the end the model folder `model/`.
+The run folder holds `recipe.json`, `plan.json` (steps of each stage, decided as it begins), `metrics.jsonl`,
+`checkpoints/`, `samples/`, `tensorboard/` if wanted, the data as prepared, the teacher where there is one, as a model
+folder `teacher/` that writes by itself, and at the end the model folder `model/`.
 """
 
 import copy
@@ -40,6 +40,7 @@ from manta.runtime import (
 )
 from manta.spaces import LatentSpace
 from manta.training import (
+    METRICS,
     Progress,
     RunLog,
     Stage,
@@ -54,8 +55,8 @@ WARM_UP_STEPS = 3
 """Steps before the timed ones: the first take memory from the system and are several times slower."""
 MEASURED_STEPS = 8
 """Steps of each stage that are timed to turn a time budget into a number of steps."""
-SAFETY = 0.93
-"""Share of the budget that is planned: checkpoints, samples and averages take the rest."""
+SAFETY = 0.96
+"""Share of what is left that is planned: checkpoints, samples and averages take the rest."""
 NUM_SAMPLES = 4
 
 
@@ -109,18 +110,18 @@ class TrainingRun:
         self._prepare()
         yield Note(str(self.report))
         self.specs = stage_specs(self.parts)
-        plan = self._plan()
-        yield Note("steps: " + ", ".join(f"{name} {steps}" for name, steps in plan.items()))
         tensors, state = self._restore()
         names = [spec.name for spec in self.specs]
+        yield Note("stages: " + ", ".join(names))
         first = names.index(state["stage"]) + int(state.get("completed", False)) if state else 0
         self.log = RunLog(self.out, state["step"] if state else 0, tensorboard=self.recipe.train.tensorboard)
+        self.earlier = 60 * sum(self._minutes().values())
         with closing(self.log):
             for index in range(first, len(self.specs)):
                 resumed = (tensors, state) if state and index == first and not state.get("completed") else None
-                yield from self._run_stage(index, plan, resumed)
+                yield from self._run_stage(index, resumed)
         self.language_model = self._language_model(self.specs[-1].name)
-        self._save(self.out / "model", self.language_model, plan)
+        self._save(self.out / "model", self.language_model)
         yield Note(f"model written to {self.out / 'model'}")
 
     def trials(self, num_steps: int) -> Iterator[Stage]:
@@ -145,26 +146,36 @@ class TrainingRun:
         corpus, self.report = corpus_of(recipe, self.out, tokenizer, None)
         self.parts = Parts(self.recipe, self.out, tokenizer, corpus, self.device)
 
-    def _plan(self) -> dict[str, int]:
-        """Steps of each stage: measured at the start of the run and stored, so that a resumed run keeps them."""
+    @property
+    def plan(self) -> dict[str, int]:
+        """Steps of each stage that has begun, from the run's folder."""
         file = self.out / "plan.json"
-        if file.exists():
-            return _stored(file)
-        shares = {spec.name: spec.share for spec in self.specs}
-        total = sum(shares.values())
+        return _stored(file) if file.exists() else {}
+
+    def _steps_of(self, index: int) -> int:
+        """Steps of a stage: decided as it begins and stored, so that a resumed run keeps them.
+
+        Of a time budget a stage takes its share of what is left for it and the stages after it, at the pace that a few
+        trial steps have; so no stage pays for another's wrong estimate.
+        """
+        spec, plan = self.specs[index], self.plan
+        if spec.name in plan:
+            return plan[spec.name]
         if self.recipe.num_steps is not None:
-            plan = {name: max(1, round(self.recipe.num_steps * share / total)) for name, share in shares.items()}
+            steps = self.recipe.num_steps * spec.share / sum(other.share for other in self.specs)
+            plan[spec.name] = max(1, round(steps))
         else:
             assert self.recipe.time_budget is not None, "resolve sets a budget"
-            left = seconds(self.recipe.time_budget)
-            pace = {spec.name: self._seconds_per_step(spec) for spec in self.specs}
-            answering = TARGETS_SHARE * left if self.recipe.consensus == "teacher" else 0.0
-            left = SAFETY * (left - answering - (time.perf_counter() - self.start))
-            if left <= 0:
+            pace, budget = self._seconds_per_step(spec), seconds(self.recipe.time_budget)
+            left = SAFETY * (budget - self.earlier - (time.perf_counter() - self.start))
+            if left <= 0 and not plan:
                 raise UsageError(f"preparing the data took the whole budget of {self.recipe.time_budget}; give more")
-            plan = {name: max(1, int(left * share / total / pace[name])) for name, share in shares.items()}
-        atomic_write(file, (json.dumps(plan) + "\n").encode())
-        return plan
+            if spec.name == "teacher" and len(self.specs) > 1:
+                left -= TARGETS_SHARE * budget
+            share = spec.share / sum(other.share for other in self.specs[index:])
+            plan[spec.name] = max(1, int(left * share / pace))
+        atomic_write(self.out / "plan.json", (json.dumps(plan) + "\n").encode())
+        return plan[spec.name]
 
     def _free(self, spec: StageSpec) -> None:
         """Let a stage train its own parts and nothing else."""
@@ -175,7 +186,7 @@ class TrainingRun:
     def _seconds_per_step(self, spec: StageSpec) -> float:
         """Mean time of a few real steps on copies, which leave no trace in the run."""
         model, objective = copy.deepcopy((spec.model, spec.objective))
-        trial = StageSpec(spec.name, spec.share, model, (model,), objective, lambda: self.parts.corpus)
+        trial = StageSpec(spec.name, spec.share, model, (model,), objective, spec.corpus)
         trained = {id(p) for part in spec.trained for p in part.parameters()}
         for ours, theirs in zip(spec.model.parameters(), model.parameters(), strict=True):
             theirs.requires_grad_(id(ours) in trained)
@@ -210,13 +221,13 @@ class TrainingRun:
             raise CheckpointError(f"{found} does not fit this recipe ({error})") from error
         return tensors, state
 
-    def _run_stage(self, index: int, plan: dict[str, int], resumed: tuple | None) -> Iterator[Note | Progress]:
+    def _run_stage(self, index: int, resumed: tuple | None) -> Iterator[Note | Progress]:
         spec = self.specs[index]
-        before = sum(plan[s.name] for s in self.specs[:index])
         self._free(spec)
         if resumed is None:
             spec.begin()
-        stage = self._stage(spec, plan[spec.name])
+        stage = self._stage(spec, self._steps_of(index))
+        before = sum(self.plan[s.name] for s in self.specs[:index])
         if resumed is not None:
             stage.load(*resumed)
             yield Note(f"resumed {spec.name} at step {stage.step} of {stage.num_steps}")
@@ -232,13 +243,13 @@ class TrainingRun:
                 saved = time.perf_counter()
         if spec.name == "teacher" and len(self.specs) > 1:
             self.log.flush()
-            self._save(self.out / "teacher", AutoregressiveLM(self.parts.teacher, self.parts.tokenizer), plan)
+            self._save(self.out / "teacher", AutoregressiveLM(self.parts.teacher, self.parts.tokenizer))
         self._checkpoint(before + stage.num_steps, {}, {"stage": spec.name, "completed": True})
 
-    def _save(self, folder: Path, lm: LanguageModel, plan: dict[str, int]) -> None:
+    def _save(self, folder: Path, lm: LanguageModel) -> None:
         """A model folder, with a card that tells how it came about."""
         recipe = portable(self.recipe)
-        card = model_card(lm.family, recipe, plan, self._minutes(), self.report)
+        card = model_card(lm.family, recipe, self.plan, self._minutes(), self.report)
         save_model(folder, lm, recipe=to_dict(recipe), card=card)
 
     def _checkpoint(self, step: int, tensors: dict[str, Any], state: dict[str, Any]) -> None:
@@ -297,7 +308,8 @@ class TrainingRun:
     def _minutes(self) -> dict[str, float]:
         """Minutes of each stage, from the log."""
         spent: dict[str, float] = {}
-        for line in (self.out / "metrics.jsonl").read_text().splitlines():
+        file = self.out / METRICS
+        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
             row = json.loads(line)
             spent[row["stage"]] = spent.get(row["stage"], 0.0) + row["seconds"] / 60
         return spent

@@ -2,10 +2,11 @@
 
 from manta.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from manta.training.ema import ExponentialAverage
-from manta.training.log import RunLog, require_tensorboard
+from manta.training.log import METRICS, RunLog, require_tensorboard
 from manta.training.loop import Progress, Stage, TrainConfig, train_stage
 
 __all__ = [
+    "METRICS",
     "ExponentialAverage",
     "Progress",
     "RunLog",

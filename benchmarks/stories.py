@@ -1,0 +1,91 @@
+"""TinyStories: every family at equal minutes and parameters, judged by a model that shares no text with them.
+
+    python benchmarks/stories.py --data tinystories:PATH --minutes 8 --seeds 3 --folder runs/stories \
+        --out benchmarks/results/stories.json
+
+Contestants learn from one half of the training split, the judge, larger and longer trained, from the other. Models that
+stand in --folder are kept, so that the command can be repeated after an interruption. `--longer M` adds one run of M
+minutes of each. The page of the comparison is left in --folder.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from manta.bench import machine
+from manta.cli import main as manta
+from manta.runtime import atomic_write
+
+CONTESTANTS: dict[str, tuple[str, ...]] = {
+    "latents": (),
+    "embeddings": ("model.space.kind=embedding", "model.depth=5"),
+    "masked": ("--family", "masked", "masked.depth=5"),
+    "autoregressive": ("--family", "ar", "teacher.depth=5"),
+}
+"""Without an encoder of latents the others get its block, so that parameters agree."""
+BUDGETS = "1,2,4,8,16,32,64"
+WORDS = 60
+"""Words of a text that are judged: what a window of the tokenizer surely holds."""
+
+
+def trained(folder: Path, data: str, split: str, *arguments: str) -> Path:
+    """Train a model, or continue a run that was interrupted, unless it is there."""
+    if not (folder / "model").exists():
+        unfinished = (folder / "recipe.json").exists()
+        command = [data, "--out", str(folder), f"split={split}", *arguments]
+        if status := manta(["train", *(["--out", str(folder), "--resume"] if unfinished else command)]):
+            sys.exit(status)
+    return folder
+
+
+def main() -> int:
+    """Read the command line, train what is missing, compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--minutes", type=float, default=8)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--longer", type=float, help="minutes of one longer run of each")
+    parser.add_argument("--size", default="nano")
+    parser.add_argument("--num", type=int, default=200, help="texts a model and setting")
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    larger = {"nano": "tiny", "tiny": "small", "small": "base"}[args.size]
+    time = ("--time-budget", f"{2 * args.minutes}m", "--family", "ar", "--size", larger)
+    judge = trained(args.folder / "judge", args.data, "train:2/2", *time)
+    models = []
+    for seed in range(args.seeds):
+        for name, changes in CONTESTANTS.items():
+            budget = ("--time-budget", f"{args.minutes}m", "--size", args.size, f"seed={seed}")
+            models.append(trained(args.folder / f"{name}-{seed}", args.data, "train:1/2", *budget, *changes))
+    for name, changes in CONTESTANTS.items() if args.longer else ():
+        budget = ("--time-budget", f"{args.longer}m", "--size", args.size)
+        models.append(trained(args.folder / f"{name}-longer", args.data, "train:1/2", *budget, *changes))
+    report = args.folder / "compared"
+    command = ["compare", *map(str, models), "--data", args.data, "--out", str(report), "--judge", str(judge)]
+    command += ["--num", str(args.num), "--num-seeds", "1", "--num-steps", BUDGETS, "--judge-words", str(WORDS)]
+    if status := manta([*command, "--temperature", "0,0.5,1"]):
+        return status
+    found = json.loads((report / "compare.json").read_text())
+    atomic_write(args.out, (json.dumps({**kept(found), "machine": machine()}, indent=1) + "\n").encode())
+    return 0
+
+
+def kept(found: dict[str, Any]) -> dict[str, Any]:
+    """A comparison without its texts and command, which names places of this machine."""
+    rows = [
+        {
+            "model": row["model"],
+            "setting": row["setting"],
+            "figures": {name: float(f"{figure['mean']:.4g}") for name, figure in row["figures"].items()},
+        }
+        for row in found["rows"]
+    ]
+    short = {name: found[name] for name in ("prompts", "corpus", "models", "frontier", "nearest_entropy", "lengths")}
+    return {**short, "rows": rows}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
