@@ -18,9 +18,9 @@ from manta.training import TrainConfig
 
 SIZES = {
     # width, heads, blocks of the policy, tokens of a batch
-    "nano": (96, 4, 4, 1_000),
+    "nano": (96, 4, 4, 2_000),
     "tiny": (128, 4, 4, 3_000),
-    "small": (160, 4, 5, 3_000),
+    "small": (160, 4, 5, 5_000),
     "base": (384, 6, 8, 16_000),
     "large": (768, 12, 12, 32_000),
 }

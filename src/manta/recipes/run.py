@@ -7,6 +7,7 @@ folder `teacher/` that writes by itself, and at the end the model folder `model/
 
 import copy
 import json
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -184,7 +185,7 @@ class TrainingRun:
             part.requires_grad_(True)
 
     def _seconds_per_step(self, spec: StageSpec) -> float:
-        """Mean time of a few real steps on copies, which leave no trace in the run."""
+        """Median time of a few real steps on copies, which leave no trace in the run."""
         model, objective = copy.deepcopy((spec.model, spec.objective))
         trial = StageSpec(spec.name, spec.share, model, (model,), objective, spec.corpus)
         trained = {id(p) for part in spec.trained for p in part.parameters()}
@@ -192,7 +193,7 @@ class TrainingRun:
             theirs.requires_grad_(id(ours) in trained)
         stage = self._stage(trial, WARM_UP_STEPS + MEASURED_STEPS)
         times = [progress.seconds for progress in train_stage(stage)]
-        return sum(times[WARM_UP_STEPS:]) / MEASURED_STEPS
+        return statistics.median(times[WARM_UP_STEPS:])
 
     def _stage(self, spec: StageSpec, num_steps: int) -> Stage:
         seed = self.recipe.seed * 1000 + len(spec.name) + ord(spec.name[0])
