@@ -5,10 +5,10 @@
 
 `variants.json` is a list of `{"name": …, "seed": 0, "folder": …, "quality": {"4": 0.2, "8": 0.4, "32": 0.5}}`, as
 `variants.py weather --keep DIR` writes it: a model folder and its texts' quality, by the oracle, at each budget of
-calls. Every figure's mean is correlated with the quality at each budget over the variants that have it (Spearman,
-two-sided permutation test). With 12 variants |ρ| > 0.59 has p < 0.05 for a single test; with some forty figures about
-two would pass by chance, so p is also held against 0.05 over the number of figures (Bonferroni). Diagnoses already in
---out are kept.
+calls. Seeds of a variant are averaged. Every figure's mean is correlated with the quality at each budget over the
+variants that have it (Spearman, two-sided permutation test). With 12 variants |ρ| > 0.59 has p < 0.05 for a single
+test; with some forty figures about two a budget would pass by chance, so p is also held against 0.05 over the number of
+tests (Bonferroni). Diagnoses already in --out are kept.
 """
 
 import argparse
@@ -39,6 +39,24 @@ def figures_of(folder: str, prompts: list[str | None], num_steps: int) -> dict[s
         for name, figure in found.measured.figures.items()
         if "faithfulness" not in name and "likelihood" not in name
     }
+
+
+def by_variant(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a variant: means over its training seeds, which are no independent variants."""
+    found = []
+    for name in dict.fromkeys(row["name"] for row in rows):
+        own = [row for row in rows if row["name"] == name]
+        found.append({"name": name, **{part: _means([row[part] for row in own]) for part in ("quality", "figures")}})
+    return found
+
+
+def _means(parts: list[dict[str, float | None]]) -> dict[str, float | None]:
+    """The mean of each figure that all have; None where one lacks it."""
+    found: dict[str, float | None] = {}
+    for name in parts[0]:
+        values = [part.get(name) for part in parts]
+        found[name] = None if None in values else sum(v for v in values if v is not None) / len(values)
+    return found
 
 
 def correlations(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
@@ -88,8 +106,9 @@ def main() -> int:
             row = {"name": variant["name"], "seed": variant["seed"], "quality": variant["quality"], "figures": figures}
             print(variant["name"], variant["seed"], file=sys.stderr, flush=True)
         rows.append({**row, "quality": variant["quality"]})
-        links = correlations(rows) if len(rows) >= LEAST_VARIANTS else {}
-        tests = max((len(by_figure) for by_figure in links.values()), default=0)
+        points = by_variant(rows)
+        links = correlations(points) if len(points) >= LEAST_VARIANTS else {}
+        tests = sum(len(by_figure) for by_figure in links.values())
         result = {
             "prompts": len(prompts),
             "calls": args.num_steps,

@@ -143,15 +143,15 @@ def variants_table(result: list[dict[str, Any]]) -> str:
     """Ablations on the weather corpus: faithful texts at each budget."""
     budgets = list(result[0]["quality"])
     lines = [
-        "| weather, 3 minutes on one core: faithful texts | seeds | "
-        + " | ".join(f"{b} calls" for b in budgets)
-        + " |",
-        "|---|---|" + "---|" * len(budgets),
+        "| weather: faithful texts | seeds | minutes | " + " | ".join(f"{b} calls" for b in budgets) + " |",
+        "|---|---|---|" + "---|" * len(budgets),
     ]
     for name in dict.fromkeys(row["name"] for row in result):
-        found = [row["quality"] for row in result if row["name"] == name]
-        cells = [spread([100 * quality[b] for quality in found]) + "%" for b in budgets]
-        lines.append(f"| {name} | {len(found)} | " + " | ".join(cells) + " |")
+        rows = [row for row in result if row["name"] == name]
+        cells = [spread([100 * row["quality"][b] for row in rows]) + "%" for b in budgets]
+        lines.append(
+            f"| {name} | {len(rows)} | {spread([row['minutes'] for row in rows])} | " + " | ".join(cells) + " |"
+        )
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from manta.control import AncestralStep, adjoint_matching_loss, ancestral_steps, match_adjoint, roll_out
+from manta.control import AncestralStep, Start, adjoint_matching_loss, ancestral_steps, match_adjoint, roll_out
 from manta.errors import UsageError
 from manta.flow import mixture_field, renoise
 
@@ -55,7 +55,7 @@ def test_a_step_is_that_of_renoise(t, t_next):
     step = AncestralStep.between(t, t_next)
     ours = step.mean(field, state, None) + step.std * noise_of(1)(state)
     times = [torch.full((4,), value, dtype=torch.float64) for value in (t, t_next)]
-    theirs = renoise(lambda x, at: field(x, at), *times, state, noise=noise_of(1))
+    theirs = renoise(lambda x, at: field(x, at), times[0], times[1], state, noise=noise_of(1))
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
@@ -81,7 +81,7 @@ def test_a_linear_reward_moves_a_gaussian_by_its_variance_times_the_slope():
     start_noise = noise_of(3)
 
     def start():
-        return start_noise(torch.zeros(64, 2, dtype=torch.float64)), None
+        return Start(start_noise(torch.zeros(64, 2, dtype=torch.float64)))
 
     updates = list(
         match_adjoint(
@@ -100,7 +100,6 @@ def test_a_linear_reward_moves_a_gaussian_by_its_variance_times_the_slope():
         ]
     moved = (ends[1] - ends[0])[0]
     steps = ancestral_steps(GRID)
-    # No control is asked of the last step, which has no noise; its shift stays 0 and its variance enters as it is.
     torch.testing.assert_close(moved, process_variance(steps) * SLOPE, rtol=0.02, atol=0.01)
     assert process_variance(ancestral_steps(torch.linspace(0, 1, 401))) == pytest.approx(0.25, rel=0.02)
 
@@ -118,6 +117,35 @@ def test_the_optimal_control_has_no_loss_and_its_opposite_has():
         assert float(adjoint_matching_loss(worst, base, rollout, range(15))) > 1e-3
 
 
+def test_the_last_step_is_the_base_fields():
+    base, tuned = gaussian_field(), Shifted(16)
+    with torch.no_grad():
+        tuned.shifts[-1] = 5.0
+        zero = torch.zeros(1, 2, dtype=torch.float64)
+        ends = [roll_out(f, base, reward, zero, GRID, noise=torch.zeros_like).states[-1] for f in (base, tuned)]
+    assert torch.equal(ends[0], ends[1])
+
+
+def test_padding_pays_no_price():
+    def base(state, t, *, cond=None, self_cond=None):
+        return 0.3 * state
+
+    def moved(state, t, *, cond=None, self_cond=None):
+        return 0.3 * state + 1.0
+
+    def end(mask):
+        return lambda state: (state * mask[..., None]).sum(dim=(1, 2))
+
+    def loss(state, mask):
+        rollout = roll_out(base, base, end(mask), state, torch.linspace(0, 1, 5), noise=torch.zeros_like)
+        return float(adjoint_matching_loss(moved, base, rollout, [1, 2], mask=mask))
+
+    state = torch.randn(2, 3, 2, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    parts = [loss(state[:1], mask[:1]), loss(state[1:, :1], mask[1:, :1])]
+    assert loss(state, mask) == pytest.approx(sum(parts) / 2, rel=1e-5)
+
+
 def test_what_cannot_be_matched_is_refused():
     field = gaussian_field()
     with pytest.raises(UsageError, match="from 0 to 1"):
@@ -125,3 +153,12 @@ def test_what_cannot_be_matched_is_refused():
     rollout = roll_out(field, field, reward, torch.zeros(1, 2, dtype=torch.float64), GRID, noise=noise_of(0))
     with pytest.raises(UsageError, match="no noise"):
         adjoint_matching_loss(field, field, rollout, [15])
+    with pytest.raises(UsageError, match="at least one step"):
+        adjoint_matching_loss(field, field, rollout, [])
+    tuned = Shifted(16)
+    settings = {"noise": torch.zeros_like, "parameters": [tuned.shifts], "num_steps": 1, "learning_rate": 0.1}
+    begin = Start(torch.zeros(1, 2, dtype=torch.float64))
+    for grid, steps_a_loss in ((torch.tensor([0.0, 1.0]), 4), (GRID, 0)):
+        settings |= {"steps_a_loss": steps_a_loss, "generator": torch.Generator()}
+        with pytest.raises(UsageError, match="two steps"):
+            next(match_adjoint(tuned, field, reward, lambda: begin, grid, **settings))

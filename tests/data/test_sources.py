@@ -371,3 +371,11 @@ def test_parts_of_a_split_are_disjoint_and_make_it_whole():
 def test_a_split_that_is_none_is_refused(split):
     with pytest.raises(UsageError, match=r"split|part"):
         read("builtin:weather", split)
+
+
+def test_an_empty_part_says_so(tmp_path):
+    path = tmp_path / "few.txt"
+    path.write_text("".join(f"line {i} of a short file\n" for i in range(4)))
+    with pytest.raises(DataError, match=r"part \d of 50"):
+        for k in range(1, 10):
+            list(read(str(path), f"train:{k}/50"))

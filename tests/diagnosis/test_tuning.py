@@ -11,14 +11,16 @@ from ..families.conftest import make_lm
 from ..hub.test_foreign_writing import make as make_foreign
 
 PROMPTS = ["the cat", "some old river", "rain fell over"]
-QUICK = TuningConfig(num_updates=12, num_steps=4, batch_size=8, learning_rate=0.02, reward_scale=4.0)
+QUICK = TuningConfig(num_updates=16, num_steps=4, batch_size=32, learning_rate=1e-3, reward_scale=400.0)
 
 
 def test_tuning_raises_the_reward_and_touches_the_plan_alone():
-    lm, rewards = make_lm(), []
+    lm, done = make_lm(), []
     before = {name: value.clone() for name, value in lm.model.state_dict().items()}
-    tuned = tune(lm, PROMPTS, "hills", QUICK, progress=lambda done: rewards.append(done.reward))
-    assert sum(rewards[-3:]) > sum(rewards[:3])
+    tuned = tune(lm, PROMPTS[:1], "hills", QUICK, progress=done.append)
+    first, last = (sum(update.reward for update in part) / 4 for part in (done[:4], done[-4:]))
+    assert last > first + 0.1 * QUICK.reward_scale
+    assert done[-1].loss < 0.6 * done[0].loss
     assert all(torch.equal(value, before[name]) for name, value in lm.model.state_dict().items())
     changed = [name for name, value in tuned.model.state_dict().items() if not torch.equal(value, before[name])]
     assert set(changed) == {"field.merge.weight", "field.merge.bias"}
@@ -26,7 +28,8 @@ def test_tuning_raises_the_reward_and_touches_the_plan_alone():
 
 def test_the_same_seed_tunes_alike():
     lm, short = make_lm(), TuningConfig(num_updates=2, num_steps=3, batch_size=4)
-    weights = [tune(lm, PROMPTS, "hills", short, seed=seed).model.field.merge.weight for seed in (0, 0, 1)]
+    tuned = [tune(lm, PROMPTS, "hills", short, seed=seed).model.state_dict() for seed in (0, 0, 1)]
+    weights = [state["field.merge.weight"] for state in tuned]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 

@@ -5,14 +5,15 @@ import json
 import pytest
 import torch
 
-from manta.errors import UsageError
-from manta.evaluation import Evaluation, Evaluator, EvaluatorConfig, Spread
+from manta.errors import RequestError, UsageError
+from manta.evaluation import Evaluation, EvaluationSet, Evaluator, EvaluatorConfig, JudgeModel, Spread
 from manta.evaluation.comparison import Row, Sweep, best, compare, frontier, shown
 from manta.evaluation.comparison_page import comparison_page
 from manta.families.events import GenerateOptions
 
 from ..report.test_page import check_self_contained
 from .conftest import Scripted, scripted
+from .test_evaluator import words_judge
 
 
 def row(name: str, **figures: float) -> Row:
@@ -134,11 +135,33 @@ def test_quality_against_length_is_the_mean_of_each_quarter(comparison, data):
     human = torch.tensor([len(text.split()) for text in data.humans], dtype=torch.float64)
     order = human.argsort(stable=True).tensor_split(4)
     for profile in found.lengths:
-        faithful = found.rows[profile.row].evaluation.items["faithful"]
+        faithful = found.rows[profile.row].evaluation.items["faithful"].mean(0)
         assert profile.figure == "faithful" and list(profile.words) == sorted(profile.words)
         for quarter, words, interval in zip(order, profile.words, profile.intervals, strict=True):
             assert words == pytest.approx(float(human[quarter].mean()))
             assert interval.value == pytest.approx(float(faithful[quarter].mean()))
+
+
+def test_a_judge_of_single_texts_leaves_empty_ones_out():
+    """Texts without prompts, pooled over the seeds; every word costs 4 nats, so no length is worse than another."""
+    texts = tuple((" ".join(["word"] * (2 + i % 9)),) for i in range(20))
+    bare = EvaluationSet("x", "test", (None,) * 20, texts, lambda: iter(()))
+    evaluator = Evaluator(bare, EvaluatorConfig(metrics=("diversity", "judge"), num_seeds=2), judge=words_judge())
+    model = scripted(lambda index, request: "" if index % 5 == 0 else bare.humans[index], "a")
+    (profile,) = compare(evaluator, [model], Sweep(num_steps=(2,)), GenerateOptions()).lengths
+    assert profile.figure == "judge_nats" and profile.words[0] >= 2
+    assert [interval.value for interval in profile.intervals] == pytest.approx([4.0] * 4)
+
+
+def test_a_text_that_the_judge_cannot_read_is_a_warning(data):
+    def refuses(texts):
+        raise RequestError("too long")
+
+    judge = JudgeModel("short", refuses, lambda texts: torch.ones(len(texts), 2), {})
+    evaluator = Evaluator(data, EvaluatorConfig(num_seeds=1), judge=judge)
+    found = compare(evaluator, [scripted(half_right(data, 0), "whole")], Sweep(num_steps=(2,)), GenerateOptions())
+    assert any("no judge: too long" in warning for warning in found.rows[0].evaluation.warnings)
+    assert "judge_nats" not in found.rows[0].evaluation.items
 
 
 def test_one_prompt_gives_no_interval(data):

@@ -4,6 +4,7 @@ from manta.control.adjoint import Adjoint, flow_adjoint, unit_probes
 from manta.control.adjoint_matching import (
     AncestralStep,
     Rollout,
+    Start,
     TuningProgress,
     adjoint_matching_loss,
     ancestral_steps,
@@ -60,6 +61,7 @@ __all__ = [
     "Response",
     "Rollout",
     "Rotation",
+    "Start",
     "StrainProfile",
     "TuningProgress",
     "adjoint_matching_loss",

@@ -11,8 +11,9 @@ its control is what the tuned field moves its mean by, and the control's price i
 
     a_N = -grad reward(x_N),    a_k = (d mean_k / d x_k)^T a_{k+1},    control_k -> -std_k^2 a_{k+1}
 
-Domingo-Enrich et al. 2024, arXiv 2409.08861; here for the discrete sampler that is used, so that a linear field with a
-linear reward is tilted exactly at any number of steps.
+Domingo-Enrich et al. 2024, arXiv 2409.08861; here for the discrete sampler that is used, so that with a linear field
+and a linear reward the mean moves exactly as that of the tilted density of the sampler's own end, at any number of
+steps. The last step has no noise, so its control would have no price: it is the base field's.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from manta.errors import UsageError
@@ -104,7 +105,7 @@ def roll_out(
     steps = ancestral_steps(grid)
     states = [state]
     for step in steps:
-        states.append(step.mean(tuned, states[-1], cond) + step.std * noise(state))
+        states.append(step.mean(tuned if step.std else base, states[-1], cond) + step.std * noise(state))
     with torch.enable_grad():
         end = states[-1].detach().requires_grad_()
         rewards = reward(end)
@@ -119,7 +120,13 @@ def roll_out(
 
 
 def adjoint_matching_loss(
-    tuned: Field, base: Field, rollout: Rollout, chosen: Sequence[int], *, cond: Any = None
+    tuned: Field,
+    base: Field,
+    rollout: Rollout,
+    chosen: Sequence[int],
+    *,
+    cond: Any = None,
+    mask: Bool[Tensor, "b n"] | None = None,
 ) -> Float[Tensor, ""]:
     """Regress the control on the adjoint, at some steps of a rollout.
 
@@ -131,10 +138,13 @@ def adjoint_matching_loss(
         rollout: from `roll_out`; a constant.
         chosen: steps that enter the loss; the last one has no noise, so nothing can be asked of it.
         cond: handed to both fields.
+        mask: True at positions of a state "b n c" that count; at the others nothing is asked of the control.
 
     Raises:
-        UsageError: for a step without noise.
+        UsageError: without steps, or for a step without noise.
     """
+    if not chosen:
+        raise UsageError("a loss needs at least one step of the rollout, received none")
     total = rollout.states.new_zeros(())
     for k in chosen:
         step, state = rollout.steps[k], rollout.states[k]
@@ -143,10 +153,22 @@ def adjoint_matching_loss(
         with torch.no_grad():
             mean = step.mean(base, state, cond)
         control = step.mean(tuned, state, cond) - mean
-        total = (
-            total + 0.5 * (control / step.std + step.std * rollout.adjoints[k + 1]).flatten(1).square().sum(1).mean()
-        )
+        error = (control / step.std + step.std * rollout.adjoints[k + 1]).square()
+        error = error if mask is None else error * mask[..., None].to(error)
+        total = total + 0.5 * error.flatten(1).sum(1).mean()
     return total / len(chosen)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a batch of paths begins."""
+
+    state: Float[Tensor, "b *event"]
+    """Initial noise."""
+    cond: Any = None
+    """Handed to both fields."""
+    mask: Bool[Tensor, "b n"] | None = None
+    """See `adjoint_matching_loss`."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +185,7 @@ def match_adjoint(
     tuned: Field,
     base: Field,
     reward: Reward,
-    start: Callable[[], tuple[Tensor, Any]],
+    start: Callable[[], Start],
     grid: Float[Tensor, "points"] | Sequence[float],
     *,
     noise: Noise,
@@ -177,7 +199,7 @@ def match_adjoint(
 
     Args:
         tuned, base, reward, grid, noise: as in `roll_out`.
-        start: draws the initial noise of a batch and the condition that both fields are given.
+        start: draws where a batch begins.
         parameters: what is tuned.
         num_steps: updates.
         learning_rate: of AdamW.
@@ -186,14 +208,22 @@ def match_adjoint(
 
     Yields:
         The progress of each update, after it.
+
+    Raises:
+        UsageError: a grid of one step, or no step a loss.
     """
+    noisy = len(ancestral_steps(grid)) - 1
+    if noisy < 1 or steps_a_loss < 1:
+        raise UsageError(
+            "adjoint matching needs a grid of two steps or more and a step a loss, "
+            f"received {noisy + 1} and {steps_a_loss}"
+        )
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
     for index in range(num_steps):
-        state, cond = start()
-        rollout = roll_out(tuned, base, reward, state, grid, noise=noise, cond=cond)
-        noisy = len(rollout.steps) - 1
+        begin = start()
+        rollout = roll_out(tuned, base, reward, begin.state, grid, noise=noise, cond=begin.cond)
         chosen = torch.randperm(noisy, generator=generator)[:steps_a_loss].tolist()
-        loss = adjoint_matching_loss(tuned, base, rollout, chosen, cond=cond)
+        loss = adjoint_matching_loss(tuned, base, rollout, chosen, cond=begin.cond, mask=begin.mask)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from manta.data import files
 from manta.data.example import Example
-from manta.data.hashing import part_of, split_of
+from manta.data.hashing import Part, part_of, split_of
 from manta.data.tasks import TASK_OF_SCHEME, TASKS, Task, published
 from manta.data.tokenizers import Tokenizer
 from manta.errors import DataError, UsageError
@@ -43,7 +43,8 @@ def read(name: str, split: str = "train", num: int | None = None, *, seed: int =
 
     The hash is that of the prompt where there is one, else of the text (`hashing.split_of`), so that a prompt never
     lies in two splits. A small file may have no example in dev or test. `train:1/2` is the first of two parts of a
-    split, by another hash of the same, so that a judge can learn from texts that no contestant has seen.
+    split, by another hash of the same, so that a judge can learn from prompts, or texts without one, that no contestant
+    has seen.
 
     Args:
         name: as above.
@@ -62,8 +63,7 @@ def read(name: str, split: str = "train", num: int | None = None, *, seed: int =
     if num is not None and num < 0:
         raise UsageError(f"the number of examples is {num}; give 0 or more")
     if part.of > 1:
-        whole = read(name, part.split, None, seed=seed)
-        return islice((e for e in whole if part.holds(e.text if e.prompt is None else e.prompt)), num)
+        return islice(_in_part(read(name, part.split, None, seed=seed), part, name), num)
     split = part.split
     scheme, _, rest = name.partition(":")
     if scheme not in SCHEMES:
@@ -158,6 +158,19 @@ def _by_hash(examples: Iterable[Example], split: str, where: str) -> Iterator[Ex
         raise DataError(f"{where} holds no examples; it needs at least one line of text or one record")
     if kept == 0 and split == "train":
         raise DataError(f"{where} holds {seen} examples and none falls in the train split; add more examples")
+
+
+def _in_part(examples: Iterable[Example], part: Part, where: str) -> Iterator[Example]:
+    kept = 0
+    for example in examples:
+        if part.holds(example.text if example.prompt is None else example.prompt):
+            kept += 1
+            yield example
+    if kept == 0:
+        raise DataError(
+            f"no example of {where} falls in part {part.number} of {part.of} of its {part.split} split; add more "
+            "examples, or take fewer parts"
+        )
 
 
 def _read_file(path: Path, split: str) -> Iterator[Example]:

@@ -277,7 +277,11 @@ def _steered(page: Page, found: Diagnosis) -> None:
         "High on the left is what one wants: the goal met at no cost; numbers are strengths. Try: the weakest strength "
         "that meets the goal, or train with the word in the prompt.",
     )
-    page.table(["model", "guided", "strength", *_COSTS.values()], rows, "Guidance at sampling time.")
+    page.table(
+        ["model", "guided", "strength", *_COSTS.values()],
+        rows,
+        "Guidance at sampling time; tuned: adjoint matching, its strength is the reward's scale.",
+    )
 
 
 _COSTS = {

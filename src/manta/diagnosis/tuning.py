@@ -3,13 +3,12 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manta.control import TuningProgress, match_adjoint
+from manta.control import Start, TuningProgress, match_adjoint
 from manta.control.goals import keyword_goal
 from manta.data import MASK
 from manta.errors import ModelError, UsageError
@@ -39,6 +38,8 @@ class TuningConfig:
     def __post_init__(self) -> None:
         if min(self.num_updates, self.batch_size) < 1 or self.num_steps < 2:
             raise UsageError("num_updates and batch_size should be at least 1, and num_steps at least 2")
+        if min(self.reward_scale, self.learning_rate) <= 0:
+            raise UsageError("reward_scale and learning_rate should be above 0")
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,9 @@ def tune(
 
     The reward of a finished plan is the log-likelihood that the words read from it alone hold the keyword. What is
     tuned is the linear map that tells the clean state from the policy's hidden vectors: the words are read from them
-    as before, so that only the plan is controlled, not the language.
+    as before, so that only the plan is controlled, not the language. Paths are those of `diverse` texts in ancestral
+    steps, with no word settled and no estimate fed back; writing, which settles words and feeds back, only resembles
+    them.
 
     Args:
         lm: in a latent space.
@@ -90,7 +93,7 @@ def tune(
     generator, drawn = make_generator(seed), [0]
     latest: list[_Start] = []
 
-    def start() -> tuple[Tensor, Any]:
+    def start() -> Start:
         chosen = torch.randint(len(prompts), (config.batch_size,), generator=generator).tolist()
         requests = [Request(prompt=prompts[i], seed=seed + 1_000_003 + drawn[0] + k) for k, i in enumerate(chosen)]
         drawn[0] += len(requests)
@@ -98,7 +101,7 @@ def tune(
         with torch.no_grad():
             latest[:] = [_Start(lm.model.condition(beginning.memory, beginning.mask), beginning)]
         assert beginning.state is not None
-        return beginning.state, latest[0].condition
+        return Start(beginning.state, latest[0].condition, beginning.mask[:, :: lm.model.space.rate])
 
     def reward(state: Tensor) -> Tensor:
         nothing = replace(latest[0].condition, settled=latest[0].beginning.tokens)

@@ -300,17 +300,22 @@ def _lengths(rows: Sequence[Row], quality: str | None, evaluator: Evaluator) -> 
     for at in best(rows, quality).values():
         items = rows[at].evaluation.items
         figure = next((name for name in OF_A_TEXT if name in items), None)
-        if figure is None or len(data.prompts) < 2 * LENGTH_GROUPS or not (data.conditional or "words" in items):
+        if figure is None or not (data.conditional or "words" in items):
             continue
+        # Texts of one prompt are no independent draws, so they become one value; texts without prompts are.
         human = torch.tensor([len(text.split()) for text in data.humans], dtype=torch.float64)
-        words = human if data.conditional else items["words"]
+        words = human if data.conditional else items["words"].flatten()
+        values = items[figure].nanmean(0) if data.conditional else items[figure].flatten()
+        words, values = words[values.isfinite()], values[values.isfinite()]
+        if len(words) < 2 * LENGTH_GROUPS:
+            continue
         groups = words.argsort(stable=True).tensor_split(LENGTH_GROUPS)
         generator = make_generator(evaluator.config.seed)
         yield LengthProfile(
             row=at,
             figure=figure,
             words=tuple(float(words[group].mean()) for group in groups),
-            intervals=tuple(bootstrap_mean(items[figure][group], generator=generator) for group in groups),
+            intervals=tuple(bootstrap_mean(values[group], generator=generator) for group in groups),
         )
 
 
@@ -325,9 +330,10 @@ def _differences(rows: Sequence[Row], quality: str | None, seed: int) -> Iterato
         bests = (chosen[first.name], chosen[second.name]) == (i, j)
         if not same and not bests:
             continue
-        for figure, values in first.evaluation.items.items():
-            other = second.evaluation.items[figure]
-            if len(values) > 1:
-                interval = bootstrap_difference(values, other, generator=make_generator(seed))
+        for figure in [name for name in first.evaluation.items if name in second.evaluation.items]:
+            pair = torch.stack([row.evaluation.items[figure].nanmean(0) for row in (first, second)])
+            ours, theirs = pair[:, pair.isfinite().all(0)]
+            if len(ours) > 1:
+                interval = bootstrap_difference(ours, theirs, generator=make_generator(seed))
                 why = "best of each" if bests else "same setting"
-                yield Difference(first=i, second=j, why=why, figure=figure, interval=interval, prompts=len(values))
+                yield Difference(first=i, second=j, why=why, figure=figure, interval=interval, prompts=len(ours))

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final, get_args
 
 import torch
@@ -112,8 +112,8 @@ class Evaluation:
     """What to know before the figures are believed."""
     texts: tuple[str, ...]
     """Of the first seed, in the order of the prompts."""
-    items: Mapping[str, Tensor] = field(repr=False, compare=False)
-    """For each prompt the mean over seeds of what a single text shows, for paired differences."""
+    items: Mapping[str, Float[Tensor, "seeds prompts"]] = field(repr=False, compare=False)
+    """What each single text shows; nan where it shows nothing, as an empty text to a judge."""
 
     def row(self) -> dict[str, Any]:
         """Everything but texts and items, for JSON."""
@@ -362,7 +362,7 @@ class Evaluator:
         return doubts
 
     def _items(self, runs: Sequence[Written]) -> dict[str, Tensor]:
-        """What each text shows by itself, a mean over the seeds."""
+        """What each text shows by itself."""
         data, metrics = self.data, self.metrics
         singles: dict[str, Callable[[int, str], float]] = {}
         if "diversity" in metrics:
@@ -378,19 +378,27 @@ class Evaluator:
         items = {
             name: torch.tensor(
                 [[float(single(i, text)) for i, text in enumerate(run.texts)] for run in runs], dtype=torch.float64
-            ).mean(0)
+            )
             for name, single in singles.items()
         }
-        if self.judge is not None and "judge" in metrics:
-            items["judge_nats"] = torch.stack([self._nats_a_token(run.texts) for run in runs]).mean(0)
+        if "judge" in metrics:
+            nats = [self._allowed("judge", partial(self._nats_a_token, run.texts)) for run in runs]
+            if all(found is not None for found in nats):
+                items["judge_nats"] = torch.stack(nats)
         return items
 
     def _nats_a_token(self, texts: Sequence[str]) -> Float[Tensor, "n"]:
-        """Of each text under the judge; 0 for one without a judged token."""
+        """Of each text under the judge; nan for one without a word."""
         assert self.judge is not None, "checked when the evaluator was made"
-        cut = self.config.judge_words
-        nats, tokens = self.judge.nats([text if cut is None else " ".join(text.split()[:cut]) for text in texts])
-        return nats.double() / tokens.clamp_min(1)
+        words = [text.split()[: self.config.judge_words] for text in texts]
+        found = torch.full((len(texts),), torch.nan, dtype=torch.float64)
+        said = torch.tensor([bool(row) for row in words])
+        if bool(said.any()):
+            whole = self.config.judge_words is None
+            shown = [text if whole else " ".join(row) for text, row in zip(texts, words, strict=True) if row]
+            nats, tokens = self.judge.nats(shown)
+            found[said] = nats.double() / tokens
+        return found
 
 
 def _cost(run: Written) -> dict[str, float]:

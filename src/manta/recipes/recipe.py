@@ -60,7 +60,8 @@ class Recipe:
     num_examples: int | None = None
     """Examples to read; None reads all."""
     split: str = "train"
-    """What to learn from: the training split, or a part of it: `train:1/2` shares no text with `train:2/2`."""
+    """What to learn from: the training split, or a part of it: `train:1/2` shares no prompt, or no text where there are
+    none, with `train:2/2`."""
     family: Literal["manta", "masked", "ar"] = "manta"
     """Which family to train."""
     size: Literal["auto", "nano", "tiny", "small", "base", "large"] = "auto"
@@ -108,7 +109,7 @@ class Recipe:
     """How the stages are optimised."""
 
     def __post_init__(self) -> None:
-        if part_of(self.split).split != "train":
+        if not self.split.startswith("train") or part_of(self.split).split != "train":
             raise ConfigError(f"split should be train or a part of it such as train:1/2, received {self.split!r}")
         if not 512 <= self.vocab_size <= 32768:
             raise ConfigError(f"vocab_size should lie between 512 and 32768, received {self.vocab_size}")
