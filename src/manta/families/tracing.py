@@ -140,7 +140,7 @@ def begin(
         return Beginning(memory, tokens, mask, tuple(generators))
     batch = _Batch(prompts, [None] * len(prompts), generators, lm.model.embedding.weight.device)
     memory = lm.model.memory(batch.prompt, batch.prompt_lengths, torch.zeros_like(batch.prompt_lengths))
-    tokens = torch.full((batch.size, lm.model.config.max_text + 1), MASK, device=batch.prompt.device)
+    tokens = torch.full((batch.size, lm.model.config.max_text), MASK, device=batch.prompt.device)
     return Beginning(memory, tokens, torch.ones_like(tokens, dtype=torch.bool))
 
 
