@@ -32,7 +32,8 @@ def e2e_table(result: dict[str, Any], *, plan: bool = False) -> str:
             rows[row["name"], row["num_steps"]].append(row)
     budgets = sorted({steps for _, steps in rows})
     names = list(dict.fromkeys(name for name, _ in rows))
-    lines = ["| E2E test: BLEU (slot error rate) | " + " | ".join(f"{b} calls" for b in budgets) + " |"]
+    shown = "slot error rate, distinct 4-grams" if plan else "slot error rate"
+    lines = [f"| E2E test: BLEU ({shown}) | " + " | ".join(f"{b} calls" for b in budgets) + " |"]
     lines += ["|---|" + "---|" * len(budgets)]
     for name in names:
         cells = []
@@ -44,7 +45,8 @@ def e2e_table(result: dict[str, Any], *, plan: bool = False) -> str:
             bleu = [row["bleu"] for row in found]
             spread = f" ± {(max(bleu) - min(bleu)) / 2:.1f}" if len(bleu) > 1 else ""
             errors = sum(row["slot_error_rate"] for row in found) / len(found)
-            cells.append(f"{sum(bleu) / len(bleu):.1f}{spread} ({errors:.1%})")
+            variety = f", {sum(row['distinct_4'] for row in found) / len(found):.0%}" if plan else ""
+            cells.append(f"{sum(bleu) / len(bleu):.1f}{spread} ({errors:.1%}{variety})")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     if plan:
         return "\n".join(lines)
