@@ -180,6 +180,21 @@ def prediction_table(result: dict[str, Any], most: int = 8) -> str:
     return "\n".join(lines)
 
 
+def rate_table(result: dict[str, Any]) -> str:
+    """Training as a share of the machine's matrix rate, and texts a second."""
+    lines = [
+        "| training, stage | share of the matrix rate | text tokens a second | milliseconds a step |",
+        "|---|---|---|---|",
+    ]
+    for row in result["training"]:
+        cells = [f"{row['share_of_matrix_rate']:.0%}", f"{row['text_tokens_per_second']:,}"]
+        lines.append(f"| {row['stage']} | " + " | ".join([*cells, f"{row['milliseconds_per_step']:.0f}"]) + " |")
+    lines += ["", "| writing, batch | calls | texts a second (least, median, most) |", "|---|---|---|"]
+    for row in result["generation"]:
+        lines.append(f"| {row['batch']} | {row['num_steps']} | {', '.join(map(str, row['texts_per_second']))} |")
+    return "\n".join([*lines, "", f"Peak memory {result['peak_memory_mib']:,} MiB."])
+
+
 def spread(values: list[float]) -> str:
     """Mean and half the range."""
     half = f" ± {(max(values) - min(values)) / 2:.1f}" if len(values) > 1 else ""
@@ -195,6 +210,7 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "plan": (("e2e.json", partial(e2e_table, plan=True)),),
     "spaces": (("e2e_spaces.json", spaces_table),),
     "variants": (("weather_variants.json", variants_table),),
+    "rate": (("rate.json", rate_table),),
     "feedback": (("feedback.json", feedback_table),),
     "prediction": (("prediction.json", prediction_table),),
     "tasks": (("tasks.json", tasks_table),),
