@@ -195,6 +195,88 @@ def rate_table(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"Peak memory {result['peak_memory_mib']:,} MiB."])
 
 
+def families_table(result: dict[str, Any]) -> str:
+    """Families of equal data, minutes and parameters on E2E test, at 1 to 64 calls."""
+    budgets = sorted({row["budget"] for model in result["models"] for row in model["rows"] if row["budget"]})
+    lines = [
+        "| E2E test: BLEU (slot error rate) | parameters | style | " + " | ".join(f"{b} calls" for b in budgets) + " |",
+        "|---|---|---|" + "---|" * len(budgets),
+    ]
+    for model in result["models"]:
+        for style in dict.fromkeys(row["style"] for row in model["rows"]):
+            rows = {row["budget"]: row for row in model["rows"] if row["style"] == style}
+            if None in rows:
+                rows = {budgets[-1]: rows[None]}
+            cells = []
+            for budget in budgets:
+                row = rows.get(budget)
+                extra = "" if row is None or row["budget"] else f", {row['nfe']} calls"
+                extra += f", {row['decoder']}" if row is not None and "decoder" in row else ""
+                cells.append("–" if row is None else f"{row['bleu']:.1f} ({row['slot_error_rate']:.1%}{extra})")
+            size = f"{model['parameters'] / 1e6:.1f}M"
+            lines.append(f"| {model['name']} | {size} | {style} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def stories_table(result: dict[str, Any]) -> str:
+    """TinyStories: of every family the judge's perplexity with entropy and repetition beside it, against calls."""
+    seeds: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
+    budgets: list[int] = []
+    for row in result["rows"]:
+        name = Path(row["model"]).name
+        family, run = name.rsplit("-", 1)
+        calls = row["setting"].get("num_steps")
+        budgets += [calls] if calls not in (None, *budgets) else []
+        kind = f"{family}, temperature {row['setting']['temperature']:g}" + (", longer" if run == "longer" else "")
+        seeds[kind, "its own" if calls is None else str(calls)].append(row["figures"])
+    columns = [*map(str, sorted(budgets))]
+    lines = [
+        "| perplexity (entropy, repeated 4-grams) | runs | " + " | ".join(f"{c} calls" for c in columns) + " |",
+        "|---|---|" + "---|" * len(columns),
+    ]
+    for kind in dict.fromkeys(kind for kind, _ in seeds):
+        cells, runs = [], 0
+        for column in columns:
+            found = seeds.get((kind, column)) or (seeds.get((kind, "its own")) if column == columns[-1] else None)
+            if not found:
+                cells.append("–")
+                continue
+            runs = len(found)
+            text = spread([figures["perplexity"] for figures in found])
+            entropy, repeated = (
+                sum(f[name] for f in found) / len(found) for name in ("entropy", "repeated_4")
+            )
+            own = "" if (kind, column) in seeds else f", {found[0]['nfe']:.0f} calls"
+            cells.append(f"{text} ({entropy:.2f}, {repeated:.0%}{own})")
+        lines.append(f"| {kind} | {runs} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def speed_table(result: dict[str, Any]) -> str:
+    """Seconds against length: left to right beside GPT-2, and the caches of a masked model."""
+    lines = [
+        "| left to right: length | batch | seconds | over GPT-2 of equal shape | over GPT-2 of equal parameters |",
+        "|---|---|---|---|---|",
+    ]
+    for row in result["autoregressive"]:
+        ratios = [row[f"ratio_to_{name}"] for name in ("gpt2", "gpt2_of_equal_parameters")]
+        seconds = sorted(row["seconds_ours"])[len(row["seconds_ours"]) // 2]
+        cells = [f"{middle:.2f} ({least:.2f} to {most:.2f})" for middle, least, most in ratios]
+        lines.append(f"| {row['length']} | {row['batch']} | {seconds:.2f} | " + " | ".join(cells) + " |")
+    lengths = sorted({row["length"] for row in result["masked"]})
+    lines += ["", "| masked: seconds over no cache | " + " | ".join(f"{n} words" for n in lengths) + " |"]
+    lines.append("|---|" + "---|" * len(lengths))
+    for name in dict.fromkeys(row["cache"] for row in result["masked"]):
+        found = {row["length"]: row for row in result["masked"] if row["cache"] == name}
+        cells = []
+        for length in lengths:
+            row = found.get(length)
+            same = "" if row is None else f" (agrees {row['agreement_with_none']:.0%})"
+            cells.append("–" if row is None else f"{row['ratio_to_none']:.2f}{same}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def spread(values: list[float]) -> str:
     """Mean and half the range."""
     half = f" ± {(max(values) - min(values)) / 2:.1f}" if len(values) > 1 else ""
@@ -209,6 +291,9 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     ),
     "plan": (("e2e.json", partial(e2e_table, plan=True)),),
     "spaces": (("e2e_spaces.json", spaces_table),),
+    "families": (("e2e_families.json", families_table),),
+    "stories": (("stories.json", stories_table),),
+    "speed": (("speed.json", speed_table),),
     "variants": (("weather_variants.json", variants_table),),
     "rate": (("rate.json", rate_table),),
     "feedback": (("feedback.json", feedback_table),),

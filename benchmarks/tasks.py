@@ -45,7 +45,7 @@ class Suite:
 SUITES = {
     "sudoku4": Suite("nano", 2.0, 3, (2, 4, 8), (4, 16), "d1-sudoku:{}/d1_sudoku_countdown.tar.xz"),
     "countdown": Suite("nano", 3.0, 3, (8, 16), (8, 16), "d1-countdown:{}/d1_sudoku_countdown.tar.xz"),
-    "sudoku9": Suite("tiny", 10.0, 1, (9, 27), (9, 40), "sudoku17:{}/sudoku17.txt.xz"),
+    "sudoku9": Suite("nano", 10.0, 1, (9, 27), (9, 40), "sudoku17:{}/sudoku17.txt.xz", num_tests=200, num_timed=20),
 }
 CACHES = ("none", "prefix", "dual")
 EVERYTHING = 200

@@ -56,6 +56,8 @@ E2E: dict[str, dict[str, Any]] = {
     "latents, r = 1": {"model": {"space": {"rate": 1}}},
     "latents, r = 8": {"model": {"space": {"rate": 8, "channels": 16}}},
     "latents, r = 4, 10 nats": {"model": {"space": {"information": 10.0}}},
+    "latents, r = 4, no noise floor": {"model": {"space": {"noise_floor": 0.0}}},
+    "latents, r = 4, noise floor 0.5": {"model": {"space": {"noise_floor": 0.5}}},
     "embeddings": {"model": {"space": {"kind": "embedding"}, "depth": 6}},
     "masked": {"family": "masked", "masked": {"depth": 6}},
     "autoregressive": {"family": "ar", "consensus": "none", "warm_start": False, "teacher": {"depth": 6}},
