@@ -62,17 +62,24 @@ def e2e_table(result: dict[str, Any], *, plan: bool = False) -> str:
     return "\n".join(lines)
 
 
-def evaluation_table(result: list[dict[str, Any]]) -> str:
-    """What `manta evaluate` says of the shipped model and of its teacher."""
+def evaluation_table(result: dict[str, Any]) -> str:
+    """What `manta evaluate` says of the shipped model, of its teacher and of published systems."""
     lines = [
-        "| E2E test, `manta evaluate` | BLEU | chrF | ROUGE-L | slot errors | 13 words from training | calls |",
-        "|---|---|---|---|---|---|---|",
+        "| E2E test, `manta evaluate` | BLEU | chrF | ROUGE-L | slot errors | distinct 4-grams "
+        "| 13 words from training | calls |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for row in result:
-        figures = [f"{row[key]['mean']:.1f}" for key in ("bleu", "chrf", "rougeL")]
-        figures += [f"{row[key]['mean']:.1%}" for key in ("slot_error_rate", "training_13_words")]
-        lines.append(f"| {row['name']} | " + " | ".join([*figures, f"{row['nfe']['mean']:.0f}"]) + " |")
+    for row in (*result["rows"], *result["published"]):
+        figures = [_plus_minus(row[key], 1, "") for key in ("bleu", "chrf", "rougeL")]
+        figures += [_plus_minus(row[key], 100, "%") for key in ("slot_error_rate", "distinct_4", "training_13_words")]
+        calls = f"{row['nfe']['mean']:.0f}" if "nfe" in row else "–"
+        lines.append(f"| {row['name']} | " + " | ".join([*figures, calls]) + " |")
     return "\n".join(lines)
+
+
+def _plus_minus(figure: dict[str, float], factor: float, unit: str) -> str:
+    half = f" ± {factor * figure['half_range']:.1f}" if figure["half_range"] else ""
+    return f"{factor * figure['mean']:.1f}{half}{unit}"
 
 
 def weather_table(result: list[dict[str, Any]]) -> str:
@@ -243,9 +250,7 @@ def stories_table(result: dict[str, Any]) -> str:
                 continue
             runs = len(found)
             text = spread([figures["perplexity"] for figures in found])
-            entropy, repeated = (
-                sum(f[name] for f in found) / len(found) for name in ("entropy", "repeated_4")
-            )
+            entropy, repeated = (sum(f[name] for f in found) / len(found) for name in ("entropy", "repeated_4"))
             own = "" if (kind, column) in seeds else f", {found[0]['nfe']:.0f} calls"
             cells.append(f"{text} ({entropy:.2f}, {repeated:.0%}{own})")
         lines.append(f"| {kind} | {runs} | " + " | ".join(cells) + " |")
@@ -286,9 +291,9 @@ def spread(values: list[float]) -> str:
 TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "results": (
         ("e2e.json", e2e_table),
-        ("e2e_autoregressive.json", evaluation_table),
         ("weather.json", weather_table),
     ),
+    "evaluations": (("e2e_evaluations.json", evaluation_table),),
     "plan": (("e2e.json", partial(e2e_table, plan=True)),),
     "spaces": (("e2e_spaces.json", spaces_table),),
     "families": (("e2e_families.json", families_table),),

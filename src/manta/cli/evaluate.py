@@ -4,12 +4,13 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from manta.cli.measuring import Line, MeasureOptions, make_evaluator
 from manta.cli.options import argument, parse_options
+from manta.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,9 @@ class EvaluateOptions(MeasureOptions):
 
     model: str = argument("")
     """A model folder, a run folder of `manta train`, or a hub name; the model that ships without it."""
+    texts: Path | None = None
+    """Instead of a model, texts that any system has written: a .jsonl, .csv or .tsv file with `prompt` and `text`, or
+    `text` alone (the E2E challenge's `MR` and `output` serve, too)."""
     num_steps: int = 8
     """Budget of network calls for a text."""
     temperature: float = 0.0
@@ -40,22 +44,31 @@ def run(argv: Sequence[str]) -> int:
         0.
 
     Raises:
-        UsageError: wrong options, among them a perplexity without what has to stand beside it.
+        UsageError: wrong options, among them a perplexity without what has to stand beside it, or texts and a model.
         DataError: the data is missing, empty, or does not allow a figure that was asked for.
         ModelError: the model or the judge cannot be loaded.
     """
     options = parse_options(EvaluateOptions, argv, "evaluate")
+    if options.texts is not None:
+        if options.model or "likelihood" in ",".join(options.metrics).split(","):
+            raise UsageError(
+                "--texts stands in the place of a model and has no likelihood; leave out MODEL and likelihood"
+            )
+        options = replace(options, num_seeds=1)
     progress = Line()
     evaluator = make_evaluator(options, progress, "evaluate")
     from manta.config import from_dict
-    from manta.evaluation import contestant
+    from manta.evaluation import contestant, recorded_texts
     from manta.families.events import GenerateOptions
     from manta.runtime import atomic_write
 
     names = ("num_steps", "style", "decoder", "temperature", "guidance_scale", "top_k", "top_p", "batch_size")
     how = from_dict(GenerateOptions, {name: getattr(options, name) for name in names})
-    model = contestant(options.model, device=options.device)
-    evaluation = evaluator.measure(model, how)
+    if options.texts is None:
+        model = contestant(options.model, device=options.device)
+    else:
+        model = recorded_texts(options.texts)
+    evaluation = evaluator.measure(model, how, with_likelihood=options.texts is None)
     corpus = evaluator.corpus
     progress.clear()
     report = {

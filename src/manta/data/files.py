@@ -131,7 +131,7 @@ def _paragraphs(numbered: Iterable[tuple[int, str]], where: str) -> Iterator[str
 
 
 def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The records of a `.jsonl` or `.csv` file, whatever their fields.
+    """The records of a `.jsonl`, `.csv` or (separated by tabs) `.tsv` file, whatever their fields.
 
     Yields:
         Where the record stands ("FILE line 3"), for later errors, and the record.
@@ -141,7 +141,11 @@ def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     with open_file(path) as stream:
         numbered = lines(stream, str(path))
-        yield from (parse_csv if path.suffix.lower() == ".csv" else parse_json)(numbered, str(path))
+        separator = {".csv": ",", ".tsv": "\t"}.get(path.suffix.lower())
+        if separator is None:
+            yield from parse_json(numbered, str(path))
+        else:
+            yield from parse_csv(numbered, str(path), separator)
 
 
 def parse_json(numbered: Iterable[tuple[int, str]], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -166,13 +170,15 @@ def parse_json(numbered: Iterable[tuple[int, str]], where: str) -> Iterator[tupl
         yield at, record
 
 
-def parse_csv(numbered: Iterable[tuple[int, str]], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def parse_csv(
+    numbered: Iterable[tuple[int, str]], where: str, separator: str = ","
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """The records of numbered CSV lines, keyed by the header row, each with where it stands.
 
     Raises:
         DataError: a row that does not fit the header, a column named twice, or broken quotes.
     """
-    rows = csv.reader((line + "\n" for _, line in numbered), strict=True)
+    rows = csv.reader((line + "\n" for _, line in numbered), delimiter=separator, strict=True)
     header: list[str] | None = None
     while True:
         at = f"{where} line {rows.line_num + 1}"

@@ -5,6 +5,7 @@ from manta.evaluation.evaluator import METRICS, Evaluation, Evaluator, Evaluator
 from manta.evaluation.features import hashed_ngrams
 from manta.evaluation.judges import JudgeModel, load_judge, shared_training
 from manta.evaluation.likelihood import Likelihood, likelihood
+from manta.evaluation.texts import RecordedTexts, recorded_texts
 from manta.evaluation.writing import Contestant, Written, contestant, write
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Likelihood",
     "Metric",
     "Oracle",
+    "RecordedTexts",
     "Spread",
     "Written",
     "contestant",
@@ -25,6 +27,7 @@ __all__ = [
     "hashed_ngrams",
     "likelihood",
     "load_judge",
+    "recorded_texts",
     "shared_training",
     "write",
 ]

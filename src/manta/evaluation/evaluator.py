@@ -15,6 +15,7 @@ from manta.evaluation.dataset import EvaluationSet, Metric
 from manta.evaluation.features import hashed_ngrams
 from manta.evaluation.judges import JudgeModel, asked_without_prompt, shared_training
 from manta.evaluation.likelihood import Likelihood, likelihood
+from manta.evaluation.texts import RecordedTexts
 from manta.evaluation.writing import Contestant, Progress, Written, silent, write
 from manta.families.events import GenerateOptions
 from manta.metrics import (
@@ -205,7 +206,8 @@ class Evaluator:
             self.progress("measuring", number, len(runs))
             quality = self._judged(run.texts, seeds[number]) if "judge" in self.metrics else None
             judged += [quality] if quality else []
-            rows.append({**_cost(run), **self._figures(run.texts), **self._row(quality)})
+            cost = {} if isinstance(model.lm, RecordedTexts) else _cost(run)
+            rows.append({**cost, **self._figures(run.texts), **self._row(quality)})
         for row, copies in zip(rows, self._copied([run.texts for run in runs]), strict=True):
             row |= copies
         found = None

@@ -1,0 +1,74 @@
+"""E2E test under `manta evaluate`: the model that ships (five sampling seeds), its teacher, and published systems.
+
+    python benchmarks/e2e_evaluations.py --data PATH --teacher runs/e2e/teacher --published DIR \
+        --out benchmarks/results/e2e_evaluations.json
+
+PATH is e2e-dataset.zip or its folder. DIR holds a .tsv file a system with its 630 texts, as the E2E challenge publishes
+them (system_outputs/primary of github.com/tuetschek/e2e-eval). Only figures are kept.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from manta.bench import machine
+from manta.cli import main as manta
+from manta.runtime import atomic_write
+
+FIGURES = ("bleu", "chrf", "rougeL", "slot_error_rate", "mauve", "entropy", "distinct_4", "training_13_words", "nfe")
+SEEDS = 5
+
+
+def evaluated(name: str, *arguments: str, **places: str) -> dict[str, Any]:
+    """One row: what `manta evaluate` says, and its command without the places of this machine."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "row.json"
+        if status := manta(["evaluate", *(a.format(**places) for a in arguments), "--out", str(out)]):
+            sys.exit(status)
+        found = json.loads(out.read_text())
+    shown = {key: key.upper() for key in places}
+    row: dict[str, Any] = {
+        "name": name,
+        "command": shlex.join(["manta", "evaluate", *(a.format(**shown) for a in arguments)]),
+    }
+    row["seeds"] = found["seeds"]
+    for figure in FIGURES:
+        if figure in found["figures"]:
+            row[figure] = {key: float(f"{found['figures'][figure][key]:.5g}") for key in ("mean", "half_range")}
+    print(name, {figure: row[figure]["mean"] for figure in FIGURES if figure in row}, file=sys.stderr, flush=True)
+    return row
+
+
+def main() -> None:
+    """Read the command line and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--teacher", help="a model folder")
+    parser.add_argument("--published", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    data = ("--data", "e2e:{path}")
+    rows = []
+    for style in ("consensus", "diverse"):
+        for steps in ("8", "16"):
+            how = ("--num-steps", steps, "--style", style, "--num-seeds", str(SEEDS))
+            rows.append(evaluated(f"Manta-LM, {style}, {steps} calls", *data, *how, path=args.data))
+    if args.teacher:
+        greedy = ("{teacher}", *data, "--num-seeds", "1")
+        rows.append(evaluated("its teacher, greedy", *greedy, path=args.data, teacher=args.teacher))
+        sampled = ("{teacher}", *data, "--temperature", "1", "--num-seeds", str(SEEDS))
+        rows.append(evaluated("its teacher, sampled", *sampled, path=args.data, teacher=args.teacher))
+    published = []
+    for file in sorted(args.published.glob("*.tsv")) if args.published else ():
+        published.append(evaluated(file.stem, "--texts", "{file}", *data, path=args.data, file=str(file)))
+    published.sort(key=lambda row: -row["bleu"]["mean"])
+    result = {"machine": machine(), "rows": rows, "published": published}
+    atomic_write(args.out, (json.dumps(result, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()

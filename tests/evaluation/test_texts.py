@@ -1,0 +1,90 @@
+"""Texts of a file are measured as those of a model are."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from manta.cli import main
+from manta.errors import DataError
+from manta.evaluation import Evaluator, EvaluatorConfig, evaluation_set, recorded_texts
+from manta.families.events import GenerateOptions
+from tests.evaluation.conftest import weather
+
+
+def write_lines(path, *records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def test_the_corpus_own_texts_are_faithful_and_cost_no_calls(tmp_path):
+    data = weather()
+    rows = [{"prompt": p, "text": t} for p, t in zip(data.prompts, data.humans, strict=True)]
+    file = write_lines(tmp_path / "texts.jsonl", *reversed(rows))
+    found = Evaluator(data, EvaluatorConfig(num_seeds=1)).measure(
+        recorded_texts(file), GenerateOptions(), with_likelihood=False
+    )
+    assert found.texts == tuple(data.humans), "each prompt has its own text, whatever the order of the file"
+    assert found.figures["oracle_faithful"].mean == 1
+    assert "nfe" not in found.figures and "seconds" not in found.figures
+
+
+def test_the_files_of_the_e2e_challenge_are_read(tmp_path):
+    file = tmp_path / "system.tsv"
+    file.write_text('MR\toutput\n"name[A], area[b]"\tA is in b.\n"name[C], area[d]"\t"C is ""in"" d."\n')
+    lm = recorded_texts(file).lm
+    assert lm.write(["name[C], area[d]", "name[A], area[b]"]) == ['C is "in" d.', "A is in b."]
+
+
+def test_a_prompt_asked_again_takes_the_next_text_and_then_says_that_there_is_none(tmp_path):
+    lines = [{"prompt": "a", "text": "1"}, {"prompt": "b", "text": "2"}, {"prompt": "a", "text": "3"}, {"text": "4"}]
+    lm = recorded_texts(write_lines(tmp_path / "texts.jsonl", *lines)).lm
+    assert lm.write(["a", None, "a", "b"]) == ["1", "4", "3", "2"]
+    for prompts in (["b", "b"], ["c"], [None, None]):
+        with pytest.raises(DataError, match=r"texts\.jsonl holds"):
+            lm.write(prompts)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", "a text\n", "no .jsonl, .csv or .tsv file"),
+        ("a.jsonl", "", "empty"),
+        ("a.jsonl", "\n", "no texts"),
+        ("a.jsonl", '{"prompt": "a"}\n', "neither `text` nor `output`"),
+        ("a.jsonl", '{"prompt": 3, "text": "a"}\n', "should be strings"),
+        ("a.csv", "prompt,text\na\n", "1 fields where the header has 2"),
+        ("missing.tsv", None, "does not exist"),
+    ],
+)
+def test_what_cannot_be_read_is_named(tmp_path, name, content, message):
+    file = tmp_path / name
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(DataError, match=message.replace(".", r"\.")):
+        recorded_texts(file)
+
+
+def test_the_command_line_measures_texts_of_a_file(tmp_path, capsys):
+    data = weather()
+    rows = [{"prompt": p, "text": t} for p, t in zip(data.prompts, data.humans, strict=True)]
+    file = write_lines(tmp_path / "texts.jsonl", *rows)
+    command = ["evaluate", "--texts", str(file), "--data", "builtin:weather", "--num", str(len(rows)), "--json"]
+    assert main([*command, "--metrics", "oracle,diversity"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["family"], report["seeds"], report["likelihood"]) == ("texts", 1, None)
+    assert report["figures"]["oracle_faithful"]["mean"] == 1
+    assert main([*command, "--metrics", "likelihood"]) == 2
+    assert main(["evaluate", "runs/a", *command[1:]]) == 2
+    assert "stands in the place of a model" in capsys.readouterr().err
+
+
+def test_the_scorer_reproduces_the_published_bleu_of_the_challenge_baseline(data_dir):
+    outputs = os.environ.get("MANTA_E2E_OUTPUTS")
+    if outputs is None:
+        pytest.skip("MANTA_E2E_OUTPUTS names the folder of the E2E challenge's published outputs, with tgen.tsv")
+    data = evaluation_set(f"e2e:{data_dir}/e2e-dataset.zip", "test")
+    evaluator = Evaluator(data, EvaluatorConfig(num_seeds=1, metrics=("overlap",)))
+    found = evaluator.measure(recorded_texts(Path(outputs) / "tgen.tsv"), GenerateOptions())
+    assert round(found.figures["bleu"].mean, 2) == 65.93
