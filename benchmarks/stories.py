@@ -21,12 +21,13 @@ from manta.runtime import atomic_write
 CONTESTANTS: dict[str, tuple[str, ...]] = {
     "latents": (),
     "embeddings": ("model.space.kind=embedding", "model.depth=5"),
-    "masked": ("--family", "masked", "masked.depth=5"),
+    "masked": ("--family", "masked", "masked.depth=5", "warm_start=true"),
     "autoregressive": ("--family", "ar", "teacher.depth=5"),
 }
-"""Without an encoder of latents the others get its block, so that parameters agree."""
+"""Without an encoder of latents the others get its block, so that parameters agree. All but the last start from an
+autoregressive model that takes a share of their minutes."""
 BUDGETS = "1,2,4,8,16,32,64"
-WORDS = 60
+WORDS = 40
 """Words of a text that are judged: what a window of the tokenizer surely holds."""
 
 

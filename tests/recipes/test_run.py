@@ -220,20 +220,29 @@ def test_a_recipe_that_cannot_run_is_refused(wrong):
 
 
 @pytest.mark.parametrize(
-    ("data", "changes", "teaches"),
+    ("data", "changes", "starts", "answers"),
     [
-        ("builtin:weather", {}, True),
-        ("builtin:weather", {"family": "masked"}, False),
-        ("builtin:weather", {"consensus": "none"}, False),
-        ("builtin:sudoku4", {}, False),
+        ("builtin:weather", {}, True, True),
+        ("builtin:weather", {"warm_start": False}, False, True),
+        ("builtin:weather", {"family": "masked"}, False, False),
+        ("builtin:weather", {"family": "masked", "warm_start": True}, True, False),
+        ("builtin:weather", {"family": "ar"}, False, False),
+        ("builtin:weather", {"consensus": "none"}, True, False),
+        ("builtin:weather", {"consensus": "none", "warm_start": False}, False, False),
+        ("builtin:sudoku4", {}, False, False),
+        ("prose", {}, True, False),
     ],
 )
-def test_a_teacher_answers_the_prompts_of_a_manta_lm_unless_a_rule_does(tmp_path, data, changes, teaches):
+def test_a_teacher_answers_prompts_and_lends_its_weights_unless_a_rule_does(tmp_path, data, changes, starts, answers):
+    if data == "prose":
+        (tmp_path / "prose.txt").write_text("".join(f"It is {i} degrees in the north.\n" for i in range(40)))
+        data = str(tmp_path / "prose.txt")
     given = {**TINY, "data": data, "consensus": "auto", "num_steps": 10, "num_examples": 20, **changes}
     run = TrainingRun(from_dict(Recipe, given), tmp_path / "run")
     stages = [progress.stage for progress in finish(run)]
-    assert ("teacher" in stages) == teaches
-    assert (tmp_path / "run" / "targets-teacher.jsonl").exists() == teaches
+    assert ("teacher" in stages[:-1] and run.recipe.family != "ar") == (starts or answers)
+    assert run.recipe.warm_start == starts
+    assert (tmp_path / "run" / "targets-teacher.jsonl").exists() == answers
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -93,8 +93,11 @@ def write_medoids(recipe: Recipe, run: Path) -> Path:
     return file
 
 
-def consensus_of(recipe: Recipe) -> Recipe:
-    """Settle `consensus = "auto"`: a teacher answers for a Manta-LM that learns from prompts, unless a rule does.
+def guided_by(recipe: Recipe) -> Recipe:
+    """Settle what a teacher is asked for: consensus targets, and the weights to start from.
+
+    Left open, a teacher answers for a Manta-LM that learns from prompts and lends its weights to any, unless a rule
+    tells the one right text.
 
     Raises:
         ConfigError: consensus targets are asked for, and the model is autoregressive.
@@ -104,13 +107,16 @@ def consensus_of(recipe: Recipe) -> Recipe:
         raise ConfigError(
             f"an autoregressive model learns from the texts alone; set consensus = 'none', not {recipe.consensus!r}"
         )
+    free = recipe.family == "manta" and task_of(recipe.data) is None
     if recipe.consensus != "auto":
         if recipe.consensus != "none" and not any(e.prompt for e in examples(recipe)):
             raise DataError(f"{recipe.data} has no prompts, so it has no consensus targets; set consensus = 'none'")
-        return recipe
-    prompted = any(example.prompt is not None for example in read(recipe.data, recipe.split, 1))
-    taught = recipe.family == "manta" and prompted and task_of(recipe.data) is None
-    return replace(recipe, consensus="teacher" if taught else "none")
+        consensus = recipe.consensus
+    else:
+        prompted = any(example.prompt is not None for example in read(recipe.data, recipe.split, 1))
+        consensus = "teacher" if free and prompted else "none"
+    warm = (free or consensus == "teacher") if recipe.warm_start is None else recipe.warm_start
+    return replace(recipe, consensus=consensus, warm_start=warm and recipe.family != "ar")
 
 
 def write_teacher_targets(recipe: Recipe, run: Path, teacher: AutoregressiveLM) -> Path:

@@ -38,7 +38,7 @@ class StageShares:
     """How the time, or the steps, of a run are divided among its stages; only ratios count."""
 
     teacher: float = 0.2
-    """The autoregressive teacher, where consensus targets come from one."""
+    """The autoregressive teacher, where consensus targets or a warm start come from one."""
     policy: float = 0.65
     """Space and policy together."""
     own: float = 0.15
@@ -81,8 +81,9 @@ class Recipe:
     """Tell prompt and text the absolute place of each token: for texts that answer their prompt place by place."""
     recombined: int = 0
     """Prompts made by recombining the slots of others (`key[value], …` or `key: value, …`), for the teacher."""
-    warm_start: bool = True
-    """Start prompt encoder and policy from the teacher's weights, where there is a teacher."""
+    warm_start: bool | None = None
+    """Start prompt encoder and policy from the teacher's weights; a teacher is trained for it where consensus targets
+    need none. None: for a Manta-LM, unless it learns a structured task, and wherever there is a teacher anyway."""
     batch_tokens: int | None = None
     """Tokens of a batch, prompt and text with padding; None takes what fits the size."""
     time_budget: str | None = None

@@ -27,7 +27,7 @@ from manta.families.masked import MaskedLM, MaskedModel
 from manta.hub import save_model
 from manta.hub.folder import LanguageModel
 from manta.recipes.card import model_card
-from manta.recipes.prepare import TARGETS_SHARE, consensus_of, corpus_of, fitting, tokenizer_of
+from manta.recipes.prepare import TARGETS_SHARE, guided_by, corpus_of, fitting, tokenizer_of
 from manta.recipes.recipe import Recipe, resolve, seconds
 from manta.recipes.stages import Parts, StageSpec, stage_specs
 from manta.runtime import (
@@ -139,7 +139,7 @@ class TrainingRun:
 
     def _prepare(self) -> None:
         """Tokenizer and corpus; both are kept in the folder and reused."""
-        recipe = consensus_of(self.recipe)
+        recipe = guided_by(self.recipe)
         tokenizer = tokenizer_of(recipe, self.out)
         size = tokenizer.vocab_size
         shapes = {name: replace(getattr(recipe, name), vocab_size=size) for name in ("model", "masked", "teacher")}

@@ -95,7 +95,7 @@ def stage_specs(parts: Parts) -> list[StageSpec]:
     recipe = parts.recipe
     torch.manual_seed(recipe.seed)  # initial weights only: all other randomness has generators of its own
     specs: list[StageSpec] = []
-    if recipe.family == "ar" or recipe.consensus == "teacher":
+    if recipe.family == "ar" or recipe.consensus == "teacher" or recipe.warm_start:
         parts.modules["teacher"] = AutoregressiveModel(recipe.teacher).to(parts.device)
         specs.append(_spec("teacher", recipe.shares.teacher, parts.teacher, NextToken(), lambda: parts.corpus))
     if recipe.family == "ar":
@@ -129,11 +129,7 @@ def _spec(name, share, model, objective, corpus) -> StageSpec:
 
 def _started(parts: Parts, spec: StageSpec) -> StageSpec:
     """The stage, begun from the teacher's weights if the recipe says so."""
-    return (
-        replace(spec, begin=lambda: warm_start(parts))
-        if parts.recipe.warm_start and "teacher" in parts.modules
-        else spec
-    )
+    return replace(spec, begin=lambda: warm_start(parts)) if parts.recipe.warm_start else spec
 
 
 def warm_start(parts: Parts) -> None:
