@@ -27,7 +27,7 @@ from manta.families.masked import MaskedLM, MaskedModel
 from manta.hub import save_model
 from manta.hub.folder import LanguageModel
 from manta.recipes.card import model_card
-from manta.recipes.prepare import TARGETS_SHARE, guided_by, corpus_of, fitting, tokenizer_of
+from manta.recipes.prepare import TARGETS_SHARE, corpus_of, fitting, guided_by, tokenizer_of
 from manta.recipes.recipe import Recipe, resolve, seconds
 from manta.recipes.stages import Parts, StageSpec, stage_specs
 from manta.runtime import (
