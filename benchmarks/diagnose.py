@@ -23,11 +23,12 @@ def main() -> int:
     parser.add_argument("--num-prompts", type=int, default=16)
     parser.add_argument("--num-steps", type=int, default=16)
     parser.add_argument("--judge", help="an autoregressive model folder")
+    parser.add_argument("--tune", type=int, default=0, help="updates of adjoint matching")
     parser.add_argument("--report", type=Path, required=True, help="folder of the page and of all values")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/diagnose.json"))
     args = parser.parse_args()
     command = ["diagnose", *args.models, "--out", str(args.report)]
-    command += ["--num-prompts", str(args.num_prompts), "--num-steps", str(args.num_steps)]
+    command += ["--num-prompts", str(args.num_prompts), "--num-steps", str(args.num_steps), "--tune", str(args.tune)]
     for flag in ("data", "judge"):
         command += [f"--{flag}", getattr(args, flag)] if getattr(args, flag) else []
     if (status := manta(command)) != 0:
