@@ -172,6 +172,31 @@ def test_an_override_fills_a_group_that_was_none():
     assert apply_overrides(FULL, ["distill=none"]).distill is None
 
 
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        (["operator.kind=fourier"], Fourier()),
+        (["operator.kind=attention"], Attention(heads=8)),
+        (["operator.modes=3", "operator.kind=fourier"], Fourier(modes=3)),
+        (["operator.kind=fourier", "operator.kind=attention", "operator.heads=2"], Attention(heads=2)),
+    ],
+)
+def test_a_kind_chooses_another_group_with_keys_of_its_own(entries, expected):
+    assert apply_overrides(Recipe(data="x", operator=Attention(heads=8)), entries).operator == expected
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (["operator.kind=fuorier"], "operator.kind should be one of .*did you mean 'fourier'"),
+        (["operator.kind=fourier", "operator.heads=2"], "unknown key 'operator.heads'"),
+    ],
+)
+def test_a_kind_or_a_key_that_does_not_fit_is_refused(entries, message):
+    with pytest.raises(ConfigError, match=message):
+        apply_overrides(Recipe(data="x"), entries)
+
+
 def test_overrides_leave_the_original_alone():
     before = to_dict(FULL)
     apply_overrides(FULL, ["train.steps=11", "rates="])

@@ -109,11 +109,14 @@ def apply_overrides(cfg: T, overrides: Iterable[str]) -> T:
             read as the field's type.
     """
     mapping = to_dict(cfg)
+    entries: list[tuple[list[str], str]] = []
     for entry in overrides:
         key, equals, text = entry.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"an override is written key=value, received {entry!r}")
-        _override(mapping, cfg, key.strip().split("."), text, "")
+        entries.append((key.strip().split("."), text))
+    for path, text in sorted(entries, key=lambda entry: entry[0][-1] != "kind"):  # a kind says which keys there are
+        _override(mapping, cfg, path, text, "")
     return from_dict(type(cfg), mapping)
 
 
@@ -248,7 +251,7 @@ def _convert_union(annotation: Any, value: Any, where: str) -> Any:
     members = get_args(annotation)
     groups = [member for member in members if dataclasses.is_dataclass(member)]
     if isinstance(value, Mapping) and len(groups) > 1:
-        by_kind = {kind: group for group in groups for kind in get_args(get_type_hints(group).get("kind"))}
+        by_kind = _by_kind(groups)
         kind = value.get("kind", next(iter(by_kind)))
         if kind not in by_kind:
             raise _mismatch(Literal[tuple(by_kind)], kind, _join(where, "kind"))
@@ -263,6 +266,11 @@ def _convert_union(annotation: Any, value: Any, where: str) -> Any:
     raise _mismatch(annotation, value, where)
 
 
+def _by_kind(groups: Sequence[type]) -> dict[str, type]:
+    """The dataclasses of a union by their `kind`, in its order."""
+    return {kind: group for group in groups for kind in get_args(get_type_hints(group).get("kind"))}
+
+
 def _override(mapping: dict[str, Any], cfg: Any, path: Sequence[str], text: str, where: str) -> None:
     """Put the value that `text` stands for at `path` into `mapping`, guided by the types of `cfg`."""
     key, rest = path[0], path[1:]
@@ -275,14 +283,20 @@ def _override(mapping: dict[str, Any], cfg: Any, path: Sequence[str], text: str,
     if not rest:
         mapping[key] = _plain(parse_value(annotations[key], text, place))
         return
-    inner = getattr(cfg, key, None)
-    if not dataclasses.is_dataclass(inner):
-        groups = [a for a in (annotations[key], *get_args(annotations[key])) if dataclasses.is_dataclass(a)]
-        if len(groups) != 1:
-            raise ConfigError(f"{place!r} has no keys of its own, received {_join(place, '.'.join(rest))!r}")
-        inner = groups[0]
+    groups = [a for a in (annotations[key], *get_args(annotations[key])) if dataclasses.is_dataclass(a)]
+    if not groups:
+        raise ConfigError(f"{place!r} has no keys of its own, received {_join(place, '.'.join(rest))!r}")
     if not isinstance(mapping.get(key), dict):
         mapping[key] = {}
+    inner = getattr(cfg, key, None) or groups[0]
+    if len(groups) > 1:
+        by_kind = _by_kind(groups)
+        if rest == ["kind"]:
+            chosen = parse_value(Literal[tuple(by_kind)], text, _join(place, "kind"))
+            if mapping[key].get("kind") != chosen:  # the keys of another kind mean nothing to this one
+                mapping[key] = {"kind": chosen}
+            return
+        inner = by_kind[mapping[key].get("kind", next(iter(by_kind)))]
     _override(mapping[key], inner, rest, text, place)
 
 

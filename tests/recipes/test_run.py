@@ -35,6 +35,7 @@ TINY = {
     "num_steps": 13,
     "checkpoint_minutes": 0.0,
     "consensus": "none",
+    "warm_start": False,
     "model": {"dim": 32, "heads": 2, "prompt_depth": 1, "depth": 1, "space": {"channels": 4}},
 }
 
@@ -200,8 +201,9 @@ def test_a_loss_that_is_not_finite_stops_with_the_cause_and_keeps_the_checkpoint
 
 
 def test_resolve_keeps_what_was_set_by_hand():
-    found = resolve(from_dict(Recipe, {"size": "small", "model": {"dim": 64}}))
-    assert found.model.dim == 64
+    given = {"size": "small", "model": {"dim": 64}, "train": {"learning_rate": 2e-3}}
+    found = resolve(from_dict(Recipe, given))
+    assert (found.model.dim, found.teacher.dim, found.train.learning_rate) == (64, 64, 2e-3)
     assert isinstance(found.model.space, LatentSpaceConfig)
     assert found.model.depth == 5
     assert resolve(found) == found
@@ -237,8 +239,8 @@ def test_a_teacher_answers_prompts_and_lends_its_weights_unless_a_rule_does(tmp_
     if data == "prose":
         (tmp_path / "prose.txt").write_text("".join(f"It is {i} degrees in the north.\n" for i in range(40)))
         data = str(tmp_path / "prose.txt")
-    given = {**TINY, "data": data, "consensus": "auto", "num_steps": 10, "num_examples": 20, **changes}
-    run = TrainingRun(from_dict(Recipe, given), tmp_path / "run")
+    given = {**TINY, "data": data, "consensus": "auto", "warm_start": None, "num_steps": 10, "num_examples": 20}
+    run = TrainingRun(from_dict(Recipe, {**given, **changes}), tmp_path / "run")
     stages = [progress.stage for progress in finish(run)]
     assert ("teacher" in stages[:-1] and run.recipe.family != "ar") == (starts or answers)
     assert run.recipe.warm_start == starts

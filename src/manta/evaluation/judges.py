@@ -157,7 +157,7 @@ class _Autoregressive:
         model, limit = self.lm.model, self.lm.model.config.max_text
         rows = self.lm.tokenizer.encode_batch(texts)
         if (longest := max(map(len, rows))) > limit:
-            raise RequestError(f"a text has {longest} tokens, and the judge {self.name} reads {limit}; cut them (--judge-words)")
+            raise RequestError(f"a text has {longest} tokens, and the judge {self.name} reads {limit}; cut them")
         batch = to_batch([()] * len(rows), rows, model.embedding.weight.device)
         given, target, asked = shifted(model, batch)
         memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag)

@@ -15,10 +15,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from manta.data import BOS, EOS, Batch, Tokenizer
-from manta.errors import ConfigError, RequestError, UsageError
+from manta.errors import RequestError, UsageError
 from manta.families.canvas import prompt_tokens
 from manta.families.events import Event, GenerateOptions, Request, Writer
-from manta.families.prompted import Memory, PromptedModel
+from manta.families.prompted import Memory, PromptedModel, check_width
 from manta.nets.trunk import Trunk
 from manta.operators import AttentionConfig, OperatorContext
 from manta.operators.attention import SelfAttention, attend, score_scale
@@ -36,14 +36,14 @@ class AutoregressiveConfig:
     """Which family this is."""
     vocab_size: int = 1024
     """Tokens of the tokenizer."""
-    dim: int = 192
-    """Width."""
-    heads: int = 4
-    """Attention heads."""
+    dim: int = 0
+    """Width; 0: a recipe's size says it."""
+    heads: int = 0
+    """Attention heads; 0: a recipe's size says it."""
     prompt_depth: int = 2
     """Blocks of the prompt's encoder."""
-    depth: int = 4
-    """Causal blocks."""
+    depth: int = 0
+    """Causal blocks; 0: a recipe's size says it."""
     max_prompt: int = 128
     """Most tokens of a prompt."""
     max_text: int = 128
@@ -52,8 +52,7 @@ class AutoregressiveConfig:
     """Tell prompt and text the absolute place of each token: for texts that answer their prompt place by place."""
 
     def __post_init__(self) -> None:
-        if self.dim < 8 or self.dim % (2 * self.heads):
-            raise ConfigError(f"dim should be a multiple of 2·heads = {2 * self.heads}, received {self.dim}")
+        check_width(self.dim, self.heads)
 
 
 class AutoregressiveModel(PromptedModel):

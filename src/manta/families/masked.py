@@ -10,12 +10,12 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from manta.data import MASK, NULL, Batch, Tokenizer
-from manta.errors import ConfigError, UsageError
+from manta.errors import UsageError
 from manta.families.canvas import Template, prompt_tokens, template_of
 from manta.families.events import Event, EventKind, GenerateOptions, Request, Writer
 from manta.families.model import OperatorChoice
 from manta.families.objectives import ObjectiveConfig, lay_out, length_cost, read_prompt
-from manta.families.prompted import Memory, PromptedModel
+from manta.families.prompted import Memory, PromptedModel, check_width
 from manta.masked import (
     DECODERS,
     CacheConfig,
@@ -52,14 +52,14 @@ class MaskedConfig:
     """Which family this is."""
     vocab_size: int = 1024
     """Tokens of the tokenizer."""
-    dim: int = 192
-    """Width."""
-    heads: int = 4
-    """Attention heads."""
+    dim: int = 0
+    """Width; 0: a recipe's size says it."""
+    heads: int = 0
+    """Attention heads; 0: a recipe's size says it."""
     prompt_depth: int = 2
     """Blocks of the prompt's encoder."""
-    depth: int = 4
-    """Blocks."""
+    depth: int = 0
+    """Blocks; 0: a recipe's size says it."""
     max_prompt: int = 128
     """Most tokens of a prompt."""
     max_text: int = 128
@@ -70,8 +70,7 @@ class MaskedConfig:
     """How positions act on each other."""
 
     def __post_init__(self) -> None:
-        if self.dim < 8 or self.dim % (2 * self.heads):
-            raise ConfigError(f"dim should be a multiple of 2·heads = {2 * self.heads}, received {self.dim}")
+        check_width(self.dim, self.heads)
 
 
 class MaskedModel(PromptedModel):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from manta.data import BOS, MASK
 from manta.errors import ConfigError
-from manta.families.prompted import Memory, PromptedModel
+from manta.families.prompted import Memory, PromptedModel, check_width
 from manta.flow.time_density import TimeDensityConfig
 from manta.nets.vector_field import Condition, VectorField
 from manta.operators import AttentionConfig, AttentionFourierConfig, FourierConfig, WindowedConfig
@@ -28,14 +28,14 @@ class MantaConfig:
     """Which family this is."""
     vocab_size: int = 1024
     """Tokens of the tokenizer."""
-    dim: int = 192
-    """Width of every net."""
-    heads: int = 4
-    """Attention heads."""
+    dim: int = 0
+    """Width of every net; 0: a recipe's size says it."""
+    heads: int = 0
+    """Attention heads; 0: a recipe's size says it."""
     prompt_depth: int = 2
     """Blocks of the prompt's encoder."""
-    depth: int = 4
-    """Blocks of the policy."""
+    depth: int = 0
+    """Blocks of the policy; 0: a recipe's size says it."""
     max_prompt: int = 128
     """Most tokens of a prompt."""
     max_text: int = 128
@@ -52,10 +52,9 @@ class MantaConfig:
     """Density of training times; its quantiles are the sampling grid."""
 
     def __post_init__(self) -> None:
-        if self.dim < 8 or self.dim % (2 * self.heads):
-            raise ConfigError(f"dim should be a multiple of 2·heads = {2 * self.heads}, received {self.dim}")
-        if min(self.prompt_depth, self.depth, self.max_text) < 1 or self.max_prompt < 0:
-            raise ConfigError("prompt_depth, depth and max_text should be at least 1, max_prompt at least 0")
+        check_width(self.dim, self.heads)
+        if min(self.prompt_depth, self.max_text) < 1 or min(self.depth, self.max_prompt) < 0:
+            raise ConfigError("prompt_depth and max_text should be at least 1, depth and max_prompt at least 0")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from manta.errors import ConfigError
 from manta.nets.memory import MemoryEncoder
 from manta.operators import AttentionConfig
 
@@ -27,6 +28,16 @@ class Memory:
         return Memory(self.states[rows], self.mask[rows])
 
 
+def check_width(dim: int, heads: int) -> None:
+    """Refuse a width that its heads do not divide; one that is not set, 0, passes.
+
+    Raises:
+        ConfigError: as said.
+    """
+    if min(dim, heads) < 0 or 0 < dim < 8 or (dim and heads and dim % (2 * heads)):
+        raise ConfigError(f"dim should be a multiple of 2·heads = {2 * heads}, at least 8, received {dim}")
+
+
 class PromptedModel(nn.Module):
     """Token table, prompt encoder and, if asked for, places and a length head.
 
@@ -44,6 +55,8 @@ class PromptedModel(nn.Module):
         self, *, vocab_size: int, dim: int, heads: int, prompt_depth: int, num_lengths: int | None, num_places: int = 0
     ) -> None:
         super().__init__()
+        if not dim or not heads:
+            raise ConfigError("dim and heads are not set; a recipe takes them from its size")
         self.embedding = nn.Embedding(vocab_size, dim)
         nn.init.normal_(self.embedding.weight, std=0.1)
         operator = AttentionConfig(heads=heads)

@@ -141,7 +141,8 @@ def seconds(duration: str) -> float:
 def resolve(recipe: Recipe) -> Recipe:
     """Derive all that follows from the dials: shapes, batches and learning rate from size, limits and vocabulary.
 
-    Fields of `model`, `masked`, `teacher` and `train` that were set by hand to something other than their default stay.
+    Fields of `model`, `masked`, `teacher` and `train` that were set by hand stay; limits of length and the vocabulary
+    are set once for all of them, in the recipe itself.
 
     Raises:
         ConfigError: a model's own `max_text` or `max_prompt` leaves no room for the longest text or prompt.

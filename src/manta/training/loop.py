@@ -27,8 +27,8 @@ class TrainConfig:
 
     optimizer: Kind = "muon"
     """`muon` for the weights of linear maps with AdamW for all else, or `adamw` for everything."""
-    learning_rate: float = 2e-3
-    """Peak step size."""
+    learning_rate: float = 0.0
+    """Peak step size; 0: a recipe's width says it."""
     warmup_share: float = 0.03
     """Share of the stage over which the step size rises linearly from zero, [0, 1)."""
     decay: str = "linear"
@@ -49,7 +49,7 @@ class TrainConfig:
     """Write the log and the live samples as TensorBoard events too; needs the extra `log`."""
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
+        if self.learning_rate < 0:
             raise ConfigError(f"learning_rate should be above 0, received {self.learning_rate}")
         if not 0 <= self.warmup_share < 1:
             raise ConfigError(f"warmup_share should lie in [0, 1), received {self.warmup_share}")
@@ -114,6 +114,8 @@ class Stage:
         config: TrainConfig,
         generator: torch.Generator,
     ) -> None:
+        if not config.learning_rate:
+            raise ConfigError("learning_rate is not set; a recipe takes it from its width")
         self.name, self.model, self.objective, self.batches = name, model, objective, batches
         self.num_steps, self.config, self.generator = num_steps, config, generator
         self.step = 0
