@@ -1,4 +1,4 @@
-"""Write the tables of README and docs/results.md from the recorded results: `python benchmarks/tables.py`.
+"""Write the tables of README and docs from the recorded results: `python benchmarks/tables.py`.
 
 `--check` only compares.
 """
@@ -10,11 +10,14 @@ from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
+
+from manta.metrics.bootstrap import wilson
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "diagnostics.md")
 MARKS = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- /\2 -->)", re.S)
 
 
@@ -101,30 +104,107 @@ def weather_table(result: list[dict[str, Any]]) -> str:
 
 
 def tasks_table(result: list[dict[str, Any]]) -> str:
-    """Solved puzzles by decoder, mean and half the range over training seeds, with calls a text."""
-    columns = list(dict.fromkeys((row["task"], row["test"]) for row in result))
-    names = list(dict.fromkeys(row["decoder"] for row in result if row["task"] == columns[0][0]))
-    names += [row["decoder"] for row in result if row["decoder"] not in names]
-    heads = [task if test == "builtin" else f"{task}, {test}" for task, test in columns]
-    lines = ["| solved (calls) | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
-    for name in dict.fromkeys(names):
-        cells = []
-        for task, test in columns:
-            found = [
-                row
-                for row in result
-                if (row["task"], row["test"], row["decoder"]) == (task, test, name) and row.get("batch") != 1
-            ]
-            if not found:
-                cells.append("–")
-                continue
-            solved = [100 * row["solved"] for row in found]
-            spread = f" ± {(max(solved) - min(solved)) / 2:.1f}" if len(solved) > 1 else ""
-            cells.append(
-                f"{sum(solved) / len(solved):.1f}%{spread} ({sum(row['calls'] for row in found) / len(found):.1f})"
-            )
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    """Of every task and test set its decoders: puzzles solved over training seeds, an interval, and what it costs."""
+    lines = []
+    for task, test in dict.fromkeys((row["task"], row["test"]) for row in result):
+        found = [row for row in result if (row["task"], row["test"]) == (task, test) and row.get("batch") != 1]
+        name = task if test == "builtin" else f"{task}, {test}"
+        cells = any(row["cell_accuracy"] is not None for row in found)
+        lines += [
+            "",
+            f"| {name} | solved | 95% interval |{' cells right |' if cells else ''} calls | positions | ms a text |",
+        ]
+        lines.append("|---|---|---|---|---|---|" + ("---|" if cells else ""))
+        for decoder in dict.fromkeys(row["decoder"] for row in found):
+            rows = [row for row in found if row["decoder"] == decoder]
+            num = sum(row["num"] for row in rows)
+            interval = wilson(round(sum(row["solved"] * row["num"] for row in rows)), num)
+            figures = [f"{spread([100 * row['solved'] for row in rows])}%"]
+            figures.append(f"{100 * interval.low:.1f} to {100 * interval.high:.1f}%")
+            if cells:
+                figures.append(f"{spread([100 * row['cell_accuracy'] for row in rows])}%")
+            figures.append(f"{mean(row['calls'] for row in rows):.1f}")
+            figures.append(f"{mean(row['positions'] for row in rows):.0f}" if decoder != "left to right" else "–")
+            figures.append(f"{1000 * median(row['seconds_a_text'] for row in rows):.1f}")
+            lines.append(f"| {decoder} | " + " | ".join(figures) + " |")
+    return "\n".join(lines[1:])
+
+
+def gains_table(result: list[dict[str, Any]]) -> str:
+    """Deferred commitment less block decoding, in points of solved puzzles, mean over training seeds."""
+    lines = [
+        "| deferred less … (points) | " + " | ".join(("block", "least seed", "most seed")) + " |",
+        "|---|---|---|---|",
+    ]
+    for task, test in dict.fromkeys((row["task"], row["test"]) for row in result):
+        found = [
+            row
+            for row in result
+            if (row["task"], row["test"], row["family"]) == (task, test, "masked") and row.get("batch") != 1
+        ]
+        deferred = {row["seed"]: row["solved"] for row in found if row["decoder"] == "deferred"}
+        for decoder in dict.fromkeys(row["decoder"] for row in found if row["decoder"].startswith("block")):
+            gains = [100 * (deferred[row["seed"]] - row["solved"]) for row in found if row["decoder"] == decoder]
+            figures = " | ".join(f"{gain:+.1f}" for gain in (mean(gains), min(gains), max(gains)))
+            lines.append(f"| {task if test == 'builtin' else f'{task}, {test}'}, {decoder} | {figures} |")
     return "\n".join(lines)
+
+
+def caches_table(result: list[dict[str, Any]]) -> str:
+    """One text at a time under every cache: solved, positions computed, seconds."""
+    lines = ["| a text at a time | cache | solved | calls | positions | ms a text |", "|---|---|---|---|---|---|"]
+    for row in result:
+        if row.get("batch") == 1:
+            figures = [f"{100 * row['solved']:.0f}%", f"{row['calls']:.1f}", f"{row['positions']:.0f}"]
+            figures.append(f"{1000 * row['seconds_a_text']:.0f}")
+            lines.append(f"| {row['task']}, {row['decoder']} | {row['cache']} | " + " | ".join(figures) + " |")
+    return "\n".join(lines)
+
+
+def diagnose_table(result: dict[str, Any]) -> str:
+    """Every figure of every model, its mean and its standard deviation over prompts; absent is not 0."""
+    models = result["models"]
+    lines = ["| figure | " + " | ".join(model["name"] for model in models) + " |", "|---|" + "---|" * len(models)]
+    for name in sorted({name for model in models for name in model["figures"]}):
+        cells = []
+        for model in models:
+            figure = model["figures"].get(name)
+            if figure is None:
+                cells.append("–")
+            else:
+                cells.append(
+                    "absent" if figure["mean"] is None else f"{figure['mean']:.3g} ± {figure['spread'] or 0:.2g}"
+                )
+        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def verdicts_table(result: dict[str, Any]) -> str:
+    """What the figures say of the claims."""
+    lines = ["| claim | models | here | evidence |", "|---|---|---|---|"]
+    for verdict in result["verdicts"]:
+        lines.append(f"| {verdict['claim']} | {verdict['subject']} | **{verdict['status']}** | {verdict['evidence']} |")
+    return "\n".join(lines)
+
+
+def steering_table(result: dict[str, Any]) -> str:
+    """How far a keyword goal moves each model, and what it costs."""
+    lines = [
+        f"| toward the word `{result['keyword']}` | way | strength | texts with it | words edited | likelihood lost "
+        "| faithfulness lost |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for model in result["models"]:
+        for part in model["steering"]:
+            shares = [_mean_of(part["figures"], name, "{:.0%}") for name in ("met", "edited")]
+            shares += [_mean_of(part["figures"], name, "{:.2f}") for name in ("likelihood_lost", "faithfulness_lost")]
+            lines.append(f"| {model['name']} | {part['way']} | {part['strength']:g} | " + " | ".join(shares) + " |")
+    return "\n".join(lines)
+
+
+def _mean_of(figures: dict[str, Any], name: str, form: str) -> str:
+    value = figures.get(name, {}).get("mean")
+    return "–" if value is None else form.format(value)
 
 
 def spaces_table(result: list[dict[str, Any]]) -> str:
@@ -304,6 +384,11 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "feedback": (("feedback.json", feedback_table),),
     "prediction": (("prediction.json", prediction_table),),
     "tasks": (("tasks.json", tasks_table),),
+    "gains": (("tasks.json", gains_table),),
+    "caches": (("tasks.json", caches_table),),
+    "diagnosed": (("diagnose.json", diagnose_table),),
+    "verdicts": (("diagnose.json", verdicts_table),),
+    "steering": (("steering.json", steering_table),),
 }
 """Mark of a page → recorded results and what writes each as a table."""
 

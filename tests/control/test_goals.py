@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 
-from manta.control.goals import goal_guided, guide_logits, keyword_goal
+from manta.control.goals import classifier_goal, goal_guided, guide_logits, keyword_goal, length_goal
 from manta.errors import UsageError
 from manta.flow import mixture_field
 
@@ -75,3 +75,32 @@ def test_a_phrase_lies_within_the_mask():
     assert float(keyword_goal([2, 3], inside)(weights)) < -20
     with pytest.raises(UsageError, match="at least one token"):
         keyword_goal([])
+
+
+def test_a_classifier_of_whole_words_says_what_it_says_of_a_text_and_its_gradient_changes_the_text():
+    weight, bias = torch.tensor([[2.0, -2.0], [-2.0, 2.0], [0.0, 0.0]]), torch.tensor([0.5, 0.0])
+    mask = torch.tensor([[True, True, False]])
+    goal = classifier_goal(weight, bias, 0, mask)
+    text = torch.nn.functional.one_hot(torch.tensor([[0, 2, 1]]), 3).float()
+    expected = torch.log_softmax(torch.tensor([1.0 + 0.5, -1.0]), -1)[0]
+    torch.testing.assert_close(goal(text), expected[None])
+    open_ = torch.zeros(1, 3, dtype=torch.bool)
+    tilted = guide_logits(torch.zeros(1, 3, 3), torch.zeros(1, 3, dtype=torch.long), open_, goal, 30.0)
+    assert tilted.argmax(-1)[mask].tolist() == [0, 0]
+    assert torch.equal(tilted[0, 2], torch.zeros(3)), "off the canvas nothing is asked"
+    with pytest.raises(UsageError, match="labels 0 to 1"):
+        classifier_goal(weight, bias, 2)
+
+
+def test_a_length_goal_is_met_at_its_length_and_pulls_toward_it_from_both_sides():
+    goal = length_goal(2, [0], tolerance=0.5)
+    texts = torch.nn.functional.one_hot(torch.tensor([[1, 2, 0, 0], [1, 0, 0, 0], [1, 1, 2, 0]]), 3).float()
+    torch.testing.assert_close(goal(texts), torch.tensor([0.0, -2.0, -2.0]))
+    for share, sign in ((0.2, -1), (0.8, 1)):  # of words: too few, too many
+        logits = torch.tensor([1 - share, share / 2, share / 2]).log().expand(1, 4, 3)
+        open_ = torch.zeros(1, 4, dtype=torch.bool)
+        change = guide_logits(logits, torch.zeros(1, 4, dtype=torch.long), open_, goal, 1.0) - logits
+        assert (sign * change[..., 0] > 0).all()
+    for target, tolerance in ((-1, 1.0), (2, 0.0)):
+        with pytest.raises(UsageError, match="a length is 0 or more"):
+            length_goal(target, [0], tolerance=tolerance)

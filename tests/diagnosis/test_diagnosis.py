@@ -144,8 +144,13 @@ def test_stiffness_is_compared_between_noise_floors():
     found = diagnosis({})
     stiff = model("hard", "manta", {"peak_strain": [50.0, 61.0, 70.0, 60.0]}, noise_floor=0.0, space="latents")
     stiff.measured.figures = found.models[0].measured.figures | stiff.measured.figures
-    found.models.append(stiff)
+    wild = model("wild", "manta", {"peak_strain": [900.0, 800.0, 990.0, 850.0]}, space="embeddings")
+    wild.measured.figures = stiff.measured.figures | wild.measured.figures
+    found.models += [stiff, wild]
     assert status(found, "singularity", "noise floors: flow against hard") == "holds"
+    assert status(found, "singularity", "spaces: flow against wild") == "holds"
+    assert status(found, "singularity", "spaces: hard against wild") == "holds"
+    assert not [verdict for verdict in verdicts(found) if verdict.subject.startswith("noise floors: wild")]
 
 
 def test_the_oracle_is_told_by_the_prompts():

@@ -127,3 +127,58 @@ def keyword_goal(phrase: Sequence[int], mask: Bool[Tensor, "b n"] | None = None)
         return torch.log(-torch.expm1(nowhere.clamp(max=-1e-30)))
 
     return goal
+
+
+def classifier_goal(
+    weight: Float[Tensor, "v k"], bias: Float[Tensor, "k"], label: int, mask: Bool[Tensor, "b n"] | None = None
+) -> TokenGoal:
+    """The goal that a linear classifier of a text's words, such as one of sentiment, says a label.
+
+        log P = log softmax(mean_i weights_i @ weight + bias)[label]
+
+    Args:
+        weight: what a token says for each of k labels.
+        bias: what is said for them without a text.
+        label: the label asked for, in [0, k).
+        mask: True where the text lies; everywhere if left out.
+
+    Raises:
+        UsageError: for a label that the classifier does not know.
+    """
+    if not 0 <= label < len(bias):
+        raise UsageError(f"the classifier knows labels 0 to {len(bias) - 1}, received {label}")
+
+    def goal(weights: Tensor) -> Tensor:
+        said = weights @ weight.to(weights)
+        inside = torch.ones_like(said[..., :1]) if mask is None else mask[..., None].to(said)
+        mean = (said * inside).sum(1) / inside.sum(1).clamp_min(1)
+        return F.log_softmax(mean + bias.to(mean), -1)[:, label]
+
+    return goal
+
+
+def length_goal(
+    target: float, no_words: Sequence[int], mask: Bool[Tensor, "b n"] | None = None, *, tolerance: float = 1.0
+) -> TokenGoal:
+    """The goal that a text has about so many tokens, by their expected number.
+
+        log P = -(sum_i (1 - P_i(no word)) - target)^2 / (2 tolerance^2)    up to a constant
+
+    Args:
+        target: tokens wanted, 0 or more.
+        no_words: tokens that are none, such as the null token.
+        mask: True where the text may lie; everywhere if left out.
+        tolerance: standard deviation that is let pass, in tokens.
+
+    Raises:
+        UsageError: for a negative target, or a tolerance that is not above 0.
+    """
+    if target < 0 or tolerance <= 0:
+        raise UsageError(f"a length is 0 or more and its tolerance above 0, received {target} and {tolerance}")
+
+    def goal(weights: Tensor) -> Tensor:
+        word = 1 - weights[..., list(no_words)].sum(-1)
+        expected = (word if mask is None else word * mask.to(word)).sum(1)
+        return -(expected - target).square() / (2 * tolerance**2)
+
+    return goal

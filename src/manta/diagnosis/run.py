@@ -190,7 +190,8 @@ def about(lm: Any, system: System) -> dict[str, Any]:
     if isinstance(system, FlowSystem):
         space = lm.model.space
         facts["space"] = "latents" if isinstance(space, LatentSpace) else "embeddings"
-        facts["noise_floor"] = space.config.noise_floor if isinstance(space, LatentSpace) else 0.0
+        if isinstance(space, LatentSpace):
+            facts["noise_floor"] = space.config.noise_floor
         facts["state"] = f"{system.rate} tokens a latent of {space.channels} channels"
         facts["own_split"] = {str(size): split.flow for size, split in sorted(lm.splits.items())}
     if isinstance(system, MaskedSystem):

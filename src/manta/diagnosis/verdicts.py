@@ -38,7 +38,7 @@ class Verdict:
 
 
 def verdicts(found: Diagnosis) -> list[Verdict]:
-    """All verdicts: each flow against each other model, and flows with different noise floors among themselves."""
+    """All verdicts: each flow against each other model, and flows of other noise floors or spaces among themselves."""
     flows = [model for model in found.models if model.family == "manta"]
     others = [model for model in found.models if model.family != "manta"]
     given = []
@@ -47,7 +47,7 @@ def verdicts(found: Diagnosis) -> list[Verdict]:
         given.append(_adjoint(flow))
         given += [_recovers(flow, other, found.settings.disturbed_at) for other in others]
     given += [_decisions(other) for other in others]
-    given += _floors(flows)
+    given += _stiffness(flows)
     if not flows:
         given.append(Verdict("all", "-", "not measured", "No flow is among the models: the claims are about flows."))
     elif not others:
@@ -151,22 +151,29 @@ def _over_times(model: ModelDiagnosis, name: str, times: Sequence[float]) -> Fig
     return Figure(tuple(sum(row) / len(row) if row else math.nan for row in rows))
 
 
-def _floors(flows: Sequence[ModelDiagnosis]) -> list[Verdict]:
-    """Whether stiffness falls as the noise floor rises, between neighbouring floors."""
-    ranked = sorted((flow for flow in flows if "noise_floor" in flow.about), key=lambda f: f.about["noise_floor"])
-    given = []
-    for lower, higher in pairwise(ranked):
-        if lower.about["noise_floor"] == higher.about["noise_floor"]:
-            continue
-        mine, theirs = higher.measured.figures["peak_strain"], lower.measured.figures["peak_strain"]
-        gap = difference(mine, theirs)
-        line = (
-            f"Peak strain is {theirs.mean:.3g} at noise floor {lower.about['noise_floor']:g} ({lower.about['space']}) "
-            f"and {mine.mean:.3g} at {higher.about['noise_floor']:g} ({higher.about['space']}){_interval(gap)}."
-        )
-        subject = f"noise floors: {higher.name} against {lower.name}"
-        given.append(Verdict("singularity", subject, _compared(gap, -1), line))
-    return given
+def _stiffness(flows: Sequence[ModelDiagnosis]) -> list[Verdict]:
+    """Whether stiffness falls as the noise floor of latents rises, floor by floor, and from embeddings to latents."""
+    latents = sorted((flow for flow in flows if "noise_floor" in flow.about), key=lambda f: f.about["noise_floor"])
+    embeddings = [flow for flow in flows if flow.about.get("space") == "embeddings"]
+    given = [
+        _less_stiff(higher, lower, "noise floors")
+        for lower, higher in pairwise(latents)
+        if lower.about["noise_floor"] < higher.about["noise_floor"]
+    ]
+    return [*given, *(_less_stiff(flow, other, "spaces") for other in embeddings for flow in latents)]
+
+
+def _less_stiff(tamer: ModelDiagnosis, stiffer: ModelDiagnosis, what: str) -> Verdict:
+    mine, theirs = tamer.measured.figures["peak_strain"], stiffer.measured.figures["peak_strain"]
+    gap = difference(mine, theirs)
+    line = f"Peak strain is {theirs.mean:.3g} in {_place(stiffer)} and {mine.mean:.3g} in {_place(tamer)}"
+    subject = f"{what}: {tamer.name} against {stiffer.name}"
+    return Verdict("singularity", subject, _compared(gap, -1), f"{line}{_interval(gap)}.")
+
+
+def _place(flow: ModelDiagnosis) -> str:
+    floor = flow.about.get("noise_floor")
+    return str(flow.about.get("space")) + ("" if floor is None else f" with a noise floor of {floor:g}")
 
 
 def _interval(gap: Interval | None) -> str:

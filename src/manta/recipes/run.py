@@ -171,7 +171,7 @@ class TrainingRun:
             left = SAFETY * (budget - self.earlier - (time.perf_counter() - self.start))
             if left <= 0 and not plan:
                 raise UsageError(f"preparing the data took the whole budget of {self.recipe.time_budget}; give more")
-            if spec.name == "teacher" and len(self.specs) > 1:
+            if spec.name == "teacher" and self.recipe.consensus == "teacher":
                 left -= TARGETS_SHARE * budget
             share = spec.share / sum(other.share for other in self.specs[index:])
             plan[spec.name] = max(1, int(left * share / pace))
