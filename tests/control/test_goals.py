@@ -93,7 +93,7 @@ def test_a_classifier_of_whole_words_says_what_it_says_of_a_text_and_its_gradien
 
 
 def test_a_length_goal_is_met_at_its_length_and_pulls_toward_it_from_both_sides():
-    goal = length_goal(2, [0], tolerance=0.5)
+    goal = length_goal(2.0, [0], tolerance=0.5)
     texts = torch.nn.functional.one_hot(torch.tensor([[1, 2, 0, 0], [1, 0, 0, 0], [1, 1, 2, 0]]), 3).float()
     torch.testing.assert_close(goal(texts), torch.tensor([0.0, -2.0, -2.0]))
     for share, sign in ((0.2, -1), (0.8, 1)):  # of words: too few, too many
@@ -101,6 +101,6 @@ def test_a_length_goal_is_met_at_its_length_and_pulls_toward_it_from_both_sides(
         open_ = torch.zeros(1, 4, dtype=torch.bool)
         change = guide_logits(logits, torch.zeros(1, 4, dtype=torch.long), open_, goal, 1.0) - logits
         assert (sign * change[..., 0] > 0).all()
-    for target, tolerance in ((-1, 1.0), (2, 0.0)):
+    for target, tolerance in ((-1.0, 1.0), (2.0, 0.0)):
         with pytest.raises(UsageError, match="a length is 0 or more"):
             length_goal(target, [0], tolerance=tolerance)
