@@ -40,12 +40,16 @@ class Suite:
     num_tests: int = 500
     num_timed: int = 100
     """Tests of the caches, which serve one text at a time."""
+    teacher: float = 0.0
+    """Share of the minutes in which a masked model learns left to right, to start from there; 0: from nothing."""
 
 
 SUITES = {
     "sudoku4": Suite("nano", 2.0, 3, (2, 4, 8), (4, 16), "d1-sudoku:{}/d1_sudoku_countdown.tar.xz"),
     "countdown": Suite("nano", 3.0, 3, (8, 16), (8, 16), "d1-countdown:{}/d1_sudoku_countdown.tar.xz"),
-    "sudoku9": Suite("nano", 10.0, 1, (9, 27), (9, 40), "sudoku17:{}/sudoku17.txt.xz", num_tests=200, num_timed=20),
+    "sudoku9": Suite(
+        "nano", 10.0, 1, (9, 27), (9, 40), "sudoku17:{}/sudoku17.txt.xz", num_tests=100, num_timed=10, teacher=0.3
+    ),
 }
 CACHES = ("none", "prefix", "dual")
 EVERYTHING = 200
@@ -133,7 +137,10 @@ def main() -> None:
                 # d1's own countdown puzzles stay out of training; what sudoku4 knows of them is in each row.
                 held_out = name == "countdown" and args.data is not None and suite.published is not None
                 source = suite.published.format(args.data) if held_out and suite.published else f"builtin:{name}"
-                given = {"data": source, "family": family, "size": suite.size, "seed": seed}
+                given: dict[str, Any] = {"data": source, "family": family, "size": suite.size, "seed": seed}
+                if suite.teacher and family == "masked":
+                    shares = {"teacher": suite.teacher, "policy": 1 - suite.teacher, "own": 0.0}
+                    given |= {"warm_start": True, "shares": shares}
                 recipe = from_dict(Recipe, {**given, "time_budget": f"{suite.minutes * 60:.0f}s"})
                 folder = Path(tempfile.mkdtemp())
                 run = TrainingRun(recipe, folder / "run")

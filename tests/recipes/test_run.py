@@ -20,7 +20,7 @@ from manta.operators import AttentionConfig
 from manta.recipes import Recipe, TrainingRun, resolve
 from manta.recipes.recipe import SIZES, seconds
 from manta.recipes.run import SAFETY
-from manta.recipes.stages import stage_specs
+from manta.recipes.stages import stage_specs, warm_start
 from manta.spaces import LatentSpaceConfig
 from manta.training import Progress
 
@@ -245,6 +245,20 @@ def test_a_teacher_answers_prompts_and_lends_its_weights_unless_a_rule_does(tmp_
     assert ("teacher" in stages[:-1] and run.recipe.family != "ar") == (starts or answers)
     assert run.recipe.warm_start == starts
     assert (tmp_path / "run" / "targets-teacher.jsonl").exists() == answers
+
+
+@pytest.mark.parametrize("family", ["manta", "masked"])
+def test_a_puzzle_s_pupil_starts_with_its_teacher_s_places(tmp_path, family):
+    given = {**TINY, "data": "builtin:sudoku4", "family": family, "warm_start": True, "num_examples": 20}
+    run = TrainingRun(from_dict(Recipe, given), tmp_path / "run")
+    run._prepare()
+    stage_specs(run.parts)
+    pupil, teacher = run.parts.modules["model"], run.parts.teacher
+    warm_start(run.parts)
+    places = min(len(pupil.places.weight), len(teacher.places.weight))
+    assert places >= 16
+    assert torch.equal(pupil.places.weight[:places], teacher.places.weight[:places])
+    assert torch.equal(pupil.embedding.weight, teacher.embedding.weight)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -133,11 +133,15 @@ def _started(parts: Parts, spec: StageSpec) -> StageSpec:
 
 
 def warm_start(parts: Parts) -> None:
-    """Start prompt encoder, token table and blocks from the teacher's weights, where the shapes agree."""
+    """Start prompt encoder, token table, places and blocks from the teacher's weights, where the shapes agree."""
     model, teacher = parts.modules["model"], parts.teacher
     assert isinstance(model, MantaModel | MaskedModel)
     model.embedding.load_state_dict(teacher.embedding.state_dict())
     inherit(teacher.memory_encoder, model.memory_encoder)
+    if model.places is not None and teacher.places is not None:  # a canvas may be longer than a text, or shorter
+        both = min(len(model.places.weight), len(teacher.places.weight))
+        with torch.no_grad():
+            model.places.weight[:both] = teacher.places.weight[:both]
     inherit(teacher.trunk, model.field.trunk if isinstance(model, MantaModel) else model.trunk)
 
 
