@@ -4,7 +4,7 @@
         --out benchmarks/results/e2e_families.json
 
 PATH is e2e-dataset.zip or its folder; the models are those of `variants.py e2e --keep`. A masked model's decoder is
-chosen on dev for each budget and style, and every decoder's dev scores are kept. Scores as in `e2e.py`.
+chosen on dev for each budget and style, and every decoder's merit there is kept. Scores as in `e2e.py`.
 """
 
 import argparse
@@ -46,8 +46,9 @@ def masked(lm: Any, dev: EvaluationSet, test: EvaluationSet) -> list[dict[str, A
         for budget in BUDGETS:
             same = {"num_steps": budget, "style": style}
             tried = {name: scores(lm, dev, GenerateOptions(**same, **given)) for name, given in DECODERS.items()}
-            best = max(tried, key=lambda name: tried[name]["bleu"] - 50 * tried[name]["slot_error_rate"])
-            row = {"style": style, "budget": budget, "decoder": best, "dev": {n: r["bleu"] for n, r in tried.items()}}
+            merits = {name: round(row["bleu"] - 50 * row["slot_error_rate"], 2) for name, row in tried.items()}
+            best = max(merits, key=lambda name: merits[name])
+            row = {"style": style, "budget": budget, "decoder": best, "dev": merits}
             rows.append({**row, **scores(lm, test, GenerateOptions(**same, **DECODERS[best]))})
             print(rows[-1], flush=True)
     return rows

@@ -65,24 +65,17 @@ def e2e_table(result: dict[str, Any], *, plan: bool = False) -> str:
     return "\n".join(lines)
 
 
-def evaluation_table(result: dict[str, Any]) -> str:
-    """What `manta evaluate` says of the shipped model, of its teacher and of published systems."""
+def evaluation_table(result: list[dict[str, Any]]) -> str:
+    """What `manta evaluate` says of the shipped model and of its teacher."""
     lines = [
-        "| E2E test, `manta evaluate` | BLEU | chrF | ROUGE-L | slot errors | distinct 4-grams "
-        "| 13 words from training | calls |",
-        "|---|---|---|---|---|---|---|---|",
+        "| E2E test, `manta evaluate` | BLEU | chrF | ROUGE-L | slot errors | 13 words from training | calls |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for row in (*result["rows"], *result["published"]):
-        figures = [_plus_minus(row[key], 1, "") for key in ("bleu", "chrf", "rougeL")]
-        figures += [_plus_minus(row[key], 100, "%") for key in ("slot_error_rate", "distinct_4", "training_13_words")]
-        calls = f"{row['nfe']['mean']:.0f}" if "nfe" in row else "–"
-        lines.append(f"| {row['name']} | " + " | ".join([*figures, calls]) + " |")
+    for row in result:
+        figures = [f"{row[key]['mean']:.1f}" for key in ("bleu", "chrf", "rougeL")]
+        figures += [f"{row[key]['mean']:.1%}" for key in ("slot_error_rate", "training_13_words")]
+        lines.append(f"| {row['name']} | " + " | ".join([*figures, f"{row['nfe']['mean']:.0f}"]) + " |")
     return "\n".join(lines)
-
-
-def _plus_minus(figure: dict[str, float], factor: float, unit: str) -> str:
-    half = f" ± {factor * figure['half_range']:.1f}" if figure["half_range"] else ""
-    return f"{factor * figure['mean']:.1f}{half}{unit}"
 
 
 def weather_table(result: list[dict[str, Any]]) -> str:
@@ -305,63 +298,6 @@ def families_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def stories_table(result: dict[str, Any]) -> str:
-    """TinyStories: of every family the judge's perplexity with entropy and repetition beside it, against calls."""
-    seeds: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
-    budgets: list[int] = []
-    for row in result["rows"]:
-        name = Path(row["model"]).name
-        family, run = name.rsplit("-", 1)
-        calls = row["setting"].get("num_steps")
-        budgets += [calls] if calls not in (None, *budgets) else []
-        kind = f"{family}, temperature {row['setting']['temperature']:g}" + (", longer" if run == "longer" else "")
-        seeds[kind, "its own" if calls is None else str(calls)].append(row["figures"])
-    columns = [*map(str, sorted(budgets))]
-    lines = [
-        "| perplexity (entropy, repeated 4-grams) | runs | " + " | ".join(f"{c} calls" for c in columns) + " |",
-        "|---|---|" + "---|" * len(columns),
-    ]
-    for kind in dict.fromkeys(kind for kind, _ in seeds):
-        cells, runs = [], 0
-        for column in columns:
-            found = seeds.get((kind, column)) or (seeds.get((kind, "its own")) if column == columns[-1] else None)
-            if not found:
-                cells.append("–")
-                continue
-            runs = len(found)
-            text = spread([figures["perplexity"] for figures in found])
-            entropy, repeated = (sum(f[name] for f in found) / len(found) for name in ("entropy", "repeated_4"))
-            own = "" if (kind, column) in seeds else f", {found[0]['nfe']:.0f} calls"
-            cells.append(f"{text} ({entropy:.2f}, {repeated:.0%}{own})")
-        lines.append(f"| {kind} | {runs} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def speed_table(result: dict[str, Any]) -> str:
-    """Seconds against length: left to right beside GPT-2, and the caches of a masked model."""
-    lines = [
-        "| left to right: length | batch | seconds | over GPT-2 of equal shape | over GPT-2 of equal parameters |",
-        "|---|---|---|---|---|",
-    ]
-    for row in result["autoregressive"]:
-        ratios = [row[f"ratio_to_{name}"] for name in ("gpt2", "gpt2_of_equal_parameters")]
-        seconds = sorted(row["seconds_ours"])[len(row["seconds_ours"]) // 2]
-        cells = [f"{middle:.2f} ({least:.2f} to {most:.2f})" for middle, least, most in ratios]
-        lines.append(f"| {row['length']} | {row['batch']} | {seconds:.2f} | " + " | ".join(cells) + " |")
-    lengths = sorted({row["length"] for row in result["masked"]})
-    lines += ["", "| masked: seconds over no cache | " + " | ".join(f"{n} words" for n in lengths) + " |"]
-    lines.append("|---|" + "---|" * len(lengths))
-    for name in dict.fromkeys(row["cache"] for row in result["masked"]):
-        found = {row["length"]: row for row in result["masked"] if row["cache"] == name}
-        cells = []
-        for length in lengths:
-            row = found.get(length)
-            same = "" if row is None else f" (agrees {row['agreement_with_none']:.0%})"
-            cells.append("–" if row is None else f"{row['ratio_to_none']:.2f}{same}")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def spread(values: list[float]) -> str:
     """Mean and half the range."""
     half = f" ± {(max(values) - min(values)) / 2:.1f}" if len(values) > 1 else ""
@@ -371,14 +307,12 @@ def spread(values: list[float]) -> str:
 TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "results": (
         ("e2e.json", e2e_table),
+        ("e2e_autoregressive.json", evaluation_table),
         ("weather.json", weather_table),
     ),
-    "evaluations": (("e2e_evaluations.json", evaluation_table),),
     "plan": (("e2e.json", partial(e2e_table, plan=True)),),
     "spaces": (("e2e_spaces.json", spaces_table),),
     "families": (("e2e_families.json", families_table),),
-    "stories": (("stories.json", stories_table),),
-    "speed": (("speed.json", speed_table),),
     "variants": (("weather_variants.json", variants_table),),
     "rate": (("rate.json", rate_table),),
     "feedback": (("feedback.json", feedback_table),),
@@ -399,13 +333,17 @@ def tables(mark: str) -> str:
     return "\n\n".join(write(result) for write, result in found if result is not None) + "\n"
 
 
+def with_tables(text: str) -> str:
+    """A page with its tables written anew."""
+    return MARKS.sub(lambda match: match[1] + tables(match[2]) + match[3], text)
+
+
 def main() -> int:
     """Write the tables, or say whether they differ."""
     differs = False
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        wanted = MARKS.sub(lambda match: match[1] + tables(match[2]) + match[3], text)
-        differs |= text != wanted
+    texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    for page, wanted in {page: with_tables(text) for page, text in texts.items()}.items():
+        differs |= texts[page] != wanted
         if "--check" not in sys.argv:
             page.write_text(wanted, encoding="utf-8")
     return int(differs and "--check" in sys.argv)

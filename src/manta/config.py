@@ -288,7 +288,8 @@ def _override(mapping: dict[str, Any], cfg: Any, path: Sequence[str], text: str,
         raise ConfigError(f"{place!r} has no keys of its own, received {_join(place, '.'.join(rest))!r}")
     if not isinstance(mapping.get(key), dict):
         mapping[key] = {}
-    inner = getattr(cfg, key, None) or groups[0]
+    value = getattr(cfg, key, None)
+    inner = value if dataclasses.is_dataclass(value) else groups[0]
     if len(groups) > 1:
         by_kind = _by_kind(groups)
         if rest == ["kind"]:

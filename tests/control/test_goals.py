@@ -96,6 +96,8 @@ def test_a_length_goal_is_met_at_its_length_and_pulls_toward_it_from_both_sides(
     goal = length_goal(2.0, [0], tolerance=0.5)
     texts = torch.nn.functional.one_hot(torch.tensor([[1, 2, 0, 0], [1, 0, 0, 0], [1, 1, 2, 0]]), 3).float()
     torch.testing.assert_close(goal(texts), torch.tensor([0.0, -2.0, -2.0]))
+    inside = torch.tensor([[True, True, False, False]])
+    torch.testing.assert_close(length_goal(2.0, [0, 0], inside, tolerance=0.5)(texts[2:]), torch.tensor([0.0]))
     for share, sign in ((0.2, -1), (0.8, 1)):  # of words: too few, too many
         logits = torch.tensor([1 - share, share / 2, share / 2]).log().expand(1, 4, 3)
         open_ = torch.zeros(1, 4, dtype=torch.bool)

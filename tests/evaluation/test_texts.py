@@ -37,6 +37,12 @@ def test_the_files_of_the_e2e_challenge_are_read(tmp_path):
     assert lm.write(["name[C], area[d]", "name[A], area[b]"]) == ['C is "in" d.', "A is in b."]
 
 
+def test_single_quotes_around_whole_fields_are_those_of_two_systems_of_the_challenge(tmp_path):
+    file = tmp_path / "system.tsv"
+    file.write_text("MR\toutput\n'name[A], area[b]'\t'A''s place is in \"b\".'\n")
+    assert recorded_texts(file).lm.write(["name[A], area[b]"]) == ['A\'s place is in "b".']
+
+
 def test_a_prompt_asked_again_takes_the_next_text_and_then_says_that_there_is_none(tmp_path):
     lines = [{"prompt": "a", "text": "1"}, {"prompt": "b", "text": "2"}, {"prompt": "a", "text": "3"}, {"text": "4"}]
     lm = recorded_texts(write_lines(tmp_path / "texts.jsonl", *lines)).lm
@@ -54,6 +60,7 @@ def test_a_prompt_asked_again_takes_the_next_text_and_then_says_that_there_is_no
         ("a.jsonl", "\n", "no texts"),
         ("a.jsonl", '{"prompt": "a"}\n', "neither `text` nor `output`"),
         ("a.jsonl", '{"prompt": 3, "text": "a"}\n', "should be strings"),
+        ("a.jsonl", '{"prompt": "a", "text": 3}\n', "should be strings"),
         ("a.csv", "prompt,text\na\n", "1 fields where the header has 2"),
         ("missing.tsv", None, "does not exist"),
     ],
@@ -76,6 +83,8 @@ def test_the_command_line_measures_texts_of_a_file(tmp_path, capsys):
     assert (report["family"], report["seeds"], report["likelihood"]) == ("texts", 1, None)
     assert report["figures"]["oracle_faithful"]["mean"] == 1
     assert main([*command, "--metrics", "likelihood"]) == 2
+    assert main([*command, "--temperature", "0.7"]) == 2
+    assert "--temperature means nothing" in capsys.readouterr().err
     assert main(["evaluate", "runs/a", *command[1:]]) == 2
     assert "stands in the place of a model" in capsys.readouterr().err
 

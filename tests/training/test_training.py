@@ -166,7 +166,7 @@ def test_a_generators_state_survives_json():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"learning_rate": -1.0}, {"warmup_share": 1.0}, {"decay": "steps"}, {"accumulate": 0}]
+    "wrong", [{"learning_rate": 0.0}, {"warmup_share": 1.0}, {"decay": "steps"}, {"accumulate": 0}]
 )
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ConfigError):
@@ -175,4 +175,4 @@ def test_settings_out_of_range_are_refused(wrong):
 
 def test_a_stage_without_a_learning_rate_is_refused():
     with pytest.raises(ConfigError, match="learning_rate is not set"):
-        make_stage(learning_rate=0.0)
+        make_stage(learning_rate=None)

@@ -12,6 +12,9 @@ from manta.cli.measuring import Line, MeasureOptions, make_evaluator
 from manta.cli.options import argument, parse_options
 from manta.errors import UsageError
 
+WRITING = ("num_steps", "style", "decoder", "temperature", "guidance_scale", "top_k", "top_p", "batch_size")
+"""Options that say how a model writes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(MeasureOptions):
@@ -54,16 +57,18 @@ def run(argv: Sequence[str]) -> int:
             raise UsageError(
                 "--texts stands in the place of a model and has no likelihood; leave out MODEL and likelihood"
             )
+        usual = EvaluateOptions()
+        if moot := [name for name in WRITING if getattr(options, name) != getattr(usual, name)]:
+            raise UsageError(f"--texts writes nothing, so --{moot[0].replace('_', '-')} means nothing; leave it out")
         options = replace(options, num_seeds=1)
     progress = Line()
     evaluator = make_evaluator(options, progress, "evaluate")
     from manta.config import from_dict
-    from manta.evaluation import contestant, recorded_texts
+    from manta.evaluation import RecordedTexts, contestant, recorded_texts
     from manta.families.events import GenerateOptions
     from manta.runtime import atomic_write
 
-    names = ("num_steps", "style", "decoder", "temperature", "guidance_scale", "top_k", "top_p", "batch_size")
-    how = from_dict(GenerateOptions, {name: getattr(options, name) for name in names})
+    how = from_dict(GenerateOptions, {name: getattr(options, name) for name in WRITING})
     if options.texts is None:
         model = contestant(options.model, device=options.device)
     else:
@@ -78,13 +83,15 @@ def run(argv: Sequence[str]) -> int:
         "prompts": len(evaluator.data.prompts),
         "references": sum(map(len, evaluator.data.references)),
         "seeds": evaluator.config.num_seeds,
-        "options": {name: getattr(options, name) for name in names},
+        "options": {name: getattr(options, name) for name in WRITING} if options.texts is None else None,
         **evaluation.row(),
         "corpus": corpus,
         "mauve_features": evaluator.features,
     }
     if options.out is not None:
         atomic_write(options.out, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
+    if isinstance(model.lm, RecordedTexts) and (spare := len(model.lm) - len(evaluation.texts)):
+        print(f"warning: {spare} texts of {options.texts} were not asked for", file=sys.stderr)
     for warning in evaluation.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(json.dumps(report, ensure_ascii=False) if options.json else _table(report))

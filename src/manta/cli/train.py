@@ -14,7 +14,7 @@ from manta.errors import TrainingError, UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """Train a model: tokenizer, space and policy, in one run folder that can be resumed."""
+    """Train a model: tokenizer, teacher, space and policy, in one run folder that can be resumed."""
 
     data: str = argument("")
     """A .txt, .jsonl or .csv file; builtin:weather; a structured task: builtin:sudoku4, builtin:sudoku9,

@@ -145,8 +145,10 @@ def classifier_goal(
     Raises:
         UsageError: for a label that the classifier does not know.
     """
-    if not 0 <= label < len(bias):
-        raise UsageError(f"the classifier knows labels 0 to {len(bias) - 1}, received {label}")
+    if weight.shape[1] != len(bias) or not 0 <= label < len(bias):
+        raise UsageError(
+            f"the classifier knows labels 0 to {len(bias) - 1}, its weight has {weight.shape[1]}, received {label}"
+        )
 
     def goal(weights: Tensor) -> Tensor:
         said = weights @ weight.to(weights)
@@ -173,11 +175,11 @@ def length_goal(
     Raises:
         UsageError: for a negative target, or a tolerance that is not above 0.
     """
-    if target < 0 or tolerance <= 0:
+    if not (target >= 0 and tolerance > 0):
         raise UsageError(f"a length is 0 or more and its tolerance above 0, received {target} and {tolerance}")
 
     def goal(weights: Tensor) -> Tensor:
-        word = 1 - weights[..., list(no_words)].sum(-1)
+        word = 1 - weights[..., sorted(set(no_words))].sum(-1)
         expected = (word if mask is None else word * mask.to(word)).sum(1)
         return -(expected - target).square() / (2 * tolerance**2)
 

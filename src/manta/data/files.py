@@ -6,6 +6,7 @@ import lzma
 import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from io import BufferedIOBase
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -141,11 +142,17 @@ def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     with open_file(path) as stream:
         numbered = lines(stream, str(path))
-        separator = {".csv": ",", ".tsv": "\t"}.get(path.suffix.lower())
-        if separator is None:
-            yield from parse_json(numbered, str(path))
+        if path.suffix.lower() == ".tsv":
+            yield from parse_csv(numbered, str(path), separator="\t", quote=_quote(path))
         else:
-            yield from parse_csv(numbered, str(path), separator)
+            yield from (parse_csv if path.suffix.lower() == ".csv" else parse_json)(numbered, str(path))
+
+
+def _quote(path: Path) -> str:
+    """The quotes of a file: single ones where its second line begins and ends with them."""
+    with open_file(path) as stream:
+        second = [line for _, line in islice(lines(stream, str(path)), 2)][1:]
+    return "'" if second and second[0].startswith("'") and second[0].endswith("'") else '"'
 
 
 def parse_json(numbered: Iterable[tuple[int, str]], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -171,14 +178,14 @@ def parse_json(numbered: Iterable[tuple[int, str]], where: str) -> Iterator[tupl
 
 
 def parse_csv(
-    numbered: Iterable[tuple[int, str]], where: str, separator: str = ","
+    numbered: Iterable[tuple[int, str]], where: str, *, separator: str = ",", quote: str = '"'
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The records of numbered CSV lines, keyed by the header row, each with where it stands.
 
     Raises:
         DataError: a row that does not fit the header, a column named twice, or broken quotes.
     """
-    rows = csv.reader((line + "\n" for _, line in numbered), delimiter=separator, strict=True)
+    rows = csv.reader((line + "\n" for _, line in numbered), delimiter=separator, quotechar=quote, strict=True)
     header: list[str] | None = None
     while True:
         at = f"{where} line {rows.line_num + 1}"

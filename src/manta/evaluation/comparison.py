@@ -10,6 +10,7 @@ import torch
 from manta.errors import RequestError, UsageError
 from manta.evaluation.evaluator import Evaluation, Evaluator
 from manta.evaluation.likelihood import Likelihood
+from manta.evaluation.texts import RecordedTexts
 from manta.evaluation.writing import Contestant
 from manta.families.events import GenerateOptions
 from manta.metrics import Interval, bootstrap_difference, bootstrap_mean
@@ -206,11 +207,13 @@ def compare(evaluator: Evaluator, models: Sequence[Contestant], sweep: Sweep, op
         options: what is not.
 
     Raises:
-        UsageError: no models, two of one name, or none of a model's settings that it allows.
+        UsageError: no models, two of one name, recorded texts, or none of a model's settings that it allows.
     """
     names = [model.name for model in models]
     if not models or len(set(names)) < len(names):
         raise UsageError(f"compare takes at least one model, and each once; received {', '.join(names) or 'none'}")
+    if any(isinstance(model.lm, RecordedTexts) for model in models):
+        raise UsageError("recorded texts have no settings to sweep; measure them by themselves: Evaluator.measure")
     rows: list[Row] = []
     left_out: list[str] = []
     for model in models:

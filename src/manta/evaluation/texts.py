@@ -9,7 +9,8 @@ from manta.errors import DataError
 from manta.evaluation.writing import Contestant
 from manta.families.events import Event, GenerateOptions, Request, Writer
 
-FIELDS: Final = (("prompt", "text"), ("MR", "output"))
+PROMPTS: Final = ("prompt", "MR")
+TEXTS: Final = ("text", "output")
 """Names of a record's prompt and text: ours, and those of the E2E challenge's files."""
 
 
@@ -26,6 +27,9 @@ class RecordedTexts(Writer):
     def __init__(self, texts: Mapping[str | None, Sequence[str]], where: str) -> None:
         self.texts, self.where = texts, where
 
+    def __len__(self) -> int:
+        return sum(map(len, self.texts.values()))
+
     def generate(self, requests: Sequence[Request], options: GenerateOptions | None = None) -> Iterator[Event]:
         """Yield the recorded texts; they cost no network calls, and no option changes them.
 
@@ -36,20 +40,24 @@ class RecordedTexts(Writer):
         for index, request in enumerate(requests):
             known, turn = self.texts.get(request.prompt, ()), asked.get(request.prompt, 0)
             if turn >= len(known):
-                what = "texts without a prompt" if request.prompt is None else f"texts for {request.prompt!r}"
-                raise DataError(
-                    f"{self.where} holds {len(known)} {what}, and more are asked for; see --num and --split"
-                )
+                raise DataError(self._lack(request.prompt, len(known)))
             asked[request.prompt] = turn + 1
             yield Event("done", index, known[turn], (), 1.0, 1.0, 0)
+
+    def _lack(self, prompt: str | None, known: int) -> str:
+        """Say which text is missing, and what to do."""
+        if prompt is not None and set(self.texts) == {None}:
+            return f"{self.where} holds texts without prompts, and the data asks for {prompt!r}; add a field `prompt`"
+        what = "texts without a prompt" if prompt is None else f"texts for {prompt!r}"
+        return f"{self.where} holds {known} {what}, and more are asked for; see --num and --split"
 
 
 def recorded_texts(path: str | Path) -> Contestant:
     """Read texts to evaluate.
 
     Args:
-        path: a .jsonl, .csv or .tsv file with a record a text: `prompt` and `text`, or `text` alone; or `MR` and
-            `output`, as the systems of the E2E challenge have published theirs.
+        path: a .jsonl, .csv or .tsv file with a record a text: `prompt` and `text`, or `text` alone for data without
+            prompts; `MR` and `output` serve too, as the systems of the E2E challenge have published theirs.
 
     Raises:
         DataError: the file is missing, broken, empty, or of another kind.
@@ -67,10 +75,11 @@ def recorded_texts(path: str | Path) -> Contestant:
 
 
 def _pair(record: Mapping[str, Any], where: str) -> tuple[str | None, str]:
-    for prompt, text in FIELDS:
-        if text in record:
-            pair = record.get(prompt), record[text]
-            if not isinstance(pair[1], str) or not isinstance(pair[0], str | None):
-                raise DataError(f"{where}: `{prompt}` and `{text}` should be strings")
-            return pair
-    raise DataError(f"{where} has neither `text` nor `output`, only {', '.join(record) or 'nothing'}; rename its field")
+    if not any(name in record for name in TEXTS):
+        known = ", ".join(record) or "nothing"
+        raise DataError(f"{where} has neither `text` nor `output`, only {known}; rename its field")
+    prompt = next((record[name] for name in PROMPTS if name in record), None)
+    text = next(record[name] for name in TEXTS if name in record)
+    if not isinstance(text, str) or not isinstance(prompt, str | None):
+        raise DataError(f"{where}: prompt and text should be strings")
+    return prompt or None, text

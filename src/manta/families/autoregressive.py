@@ -18,7 +18,7 @@ from manta.data import BOS, EOS, Batch, Tokenizer
 from manta.errors import RequestError, UsageError
 from manta.families.canvas import prompt_tokens
 from manta.families.events import Event, GenerateOptions, Request, Writer
-from manta.families.prompted import Memory, PromptedModel, check_width
+from manta.families.prompted import Memory, PromptedModel, check_shape
 from manta.nets.trunk import Trunk
 from manta.operators import AttentionConfig, OperatorContext
 from manta.operators.attention import SelfAttention, attend, score_scale
@@ -52,7 +52,7 @@ class AutoregressiveConfig:
     """Tell prompt and text the absolute place of each token: for texts that answer their prompt place by place."""
 
     def __post_init__(self) -> None:
-        check_width(self.dim, self.heads)
+        check_shape(self.dim, self.heads, self.depth)
 
 
 class AutoregressiveModel(PromptedModel):
@@ -65,6 +65,7 @@ class AutoregressiveModel(PromptedModel):
     begin, end = BOS, EOS
 
     def __init__(self, config: AutoregressiveConfig) -> None:
+        check_shape(config.dim, config.heads, config.depth, built=True)
         super().__init__(
             vocab_size=config.vocab_size,
             dim=config.dim,

@@ -15,7 +15,7 @@ from manta.families.canvas import Template, prompt_tokens, template_of
 from manta.families.events import Event, EventKind, GenerateOptions, Request, Writer
 from manta.families.model import OperatorChoice
 from manta.families.objectives import ObjectiveConfig, lay_out, length_cost, read_prompt
-from manta.families.prompted import Memory, PromptedModel, check_width
+from manta.families.prompted import Memory, PromptedModel, check_shape
 from manta.masked import (
     DECODERS,
     CacheConfig,
@@ -70,7 +70,7 @@ class MaskedConfig:
     """How positions act on each other."""
 
     def __post_init__(self) -> None:
-        check_width(self.dim, self.heads)
+        check_shape(self.dim, self.heads, self.depth)
 
 
 class MaskedModel(PromptedModel):
@@ -81,6 +81,7 @@ class MaskedModel(PromptedModel):
     """
 
     def __init__(self, config: MaskedConfig) -> None:
+        check_shape(config.dim, config.heads, config.depth, built=True)
         self.max_cells = config.max_text + 1
         """Most words of a canvas: the longest text and a closing null."""
         super().__init__(

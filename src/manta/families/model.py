@@ -10,7 +10,7 @@ from torch import Tensor
 
 from manta.data import BOS, MASK
 from manta.errors import ConfigError
-from manta.families.prompted import Memory, PromptedModel, check_width
+from manta.families.prompted import Memory, PromptedModel, check_shape
 from manta.flow.time_density import TimeDensityConfig
 from manta.nets.vector_field import Condition, VectorField
 from manta.operators import AttentionConfig, AttentionFourierConfig, FourierConfig, WindowedConfig
@@ -52,7 +52,7 @@ class MantaConfig:
     """Density of training times; its quantiles are the sampling grid."""
 
     def __post_init__(self) -> None:
-        check_width(self.dim, self.heads)
+        check_shape(self.dim, self.heads, self.depth)
         if min(self.prompt_depth, self.max_text) < 1 or min(self.depth, self.max_prompt) < 0:
             raise ConfigError("prompt_depth and max_text should be at least 1, depth and max_prompt at least 0")
 
@@ -77,6 +77,7 @@ class MantaModel(PromptedModel):
     """
 
     def __init__(self, config: MantaConfig) -> None:
+        check_shape(config.dim, config.heads, config.depth, built=True)
         rate = config.space.rate if isinstance(config.space, LatentSpaceConfig) else 1
         self.max_cells = config.max_text // rate + 1
         """Most latents of a text: room for the longest text and one closing null token."""

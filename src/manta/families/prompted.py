@@ -28,14 +28,25 @@ class Memory:
         return Memory(self.states[rows], self.mask[rows])
 
 
-def check_width(dim: int, heads: int) -> None:
-    """Refuse a width that its heads do not divide; one that is not set, 0, passes.
+def check_shape(dim: int, heads: int, depth: int, *, built: bool = False) -> None:
+    """Refuse shapes that no net can have; what is not set, 0, passes until a net is built.
+
+    Args:
+        dim: width.
+        heads: attention heads.
+        depth: blocks.
+        built: a net is made of them now.
 
     Raises:
         ConfigError: as said.
     """
-    if min(dim, heads) < 0 or 0 < dim < 8 or (dim and heads and dim % (2 * heads)):
-        raise ConfigError(f"dim should be a multiple of 2·heads = {2 * heads}, at least 8, received {dim}")
+    if min(dim, heads, depth) < 0:
+        raise ConfigError(f"dim, heads and depth should be at least 1, received {dim}, {heads} and {depth}")
+    if 0 < dim < 8 or (dim and heads and dim % (2 * heads)):
+        whole = f", a multiple of 2·heads = {2 * heads}" if heads else ""
+        raise ConfigError(f"dim should be at least 8{whole}, received {dim}")
+    if built and not min(dim, heads, depth):
+        raise ConfigError("dim, heads or depth is not set; a recipe takes them from its size")
 
 
 class PromptedModel(nn.Module):
@@ -55,8 +66,6 @@ class PromptedModel(nn.Module):
         self, *, vocab_size: int, dim: int, heads: int, prompt_depth: int, num_lengths: int | None, num_places: int = 0
     ) -> None:
         super().__init__()
-        if not dim or not heads:
-            raise ConfigError("dim and heads are not set; a recipe takes them from its size")
         self.embedding = nn.Embedding(vocab_size, dim)
         nn.init.normal_(self.embedding.weight, std=0.1)
         operator = AttentionConfig(heads=heads)

@@ -3,7 +3,6 @@
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from manta.errors import ConfigError
 from manta.nets.blocks import Block, RMSNorm
 from manta.operators.context import OperatorConfig, OperatorContext
 from manta.operators.cross_attention import ProjectedMemory
@@ -34,8 +33,6 @@ class Trunk(nn.Module):
         causal: bool = False,
     ) -> None:
         super().__init__()
-        if depth < 1:
-            raise ConfigError(f"a net has at least one block, received depth={depth}; a recipe takes it from its size")
         self.blocks = nn.ModuleList(
             Block(dim, operator.build(dim, causal), cross=cross, modulation=modulation, heads=heads)
             for _ in range(depth)

@@ -100,7 +100,8 @@ def guided_by(recipe: Recipe) -> Recipe:
     tells the one right text.
 
     Raises:
-        ConfigError: consensus targets are asked for, and the model is autoregressive.
+        ConfigError: consensus targets or a warm start are asked for, and the model is autoregressive, or its teacher
+            has no share of the time.
         DataError: consensus targets are asked for, and there are no prompts to have them.
     """
     if recipe.family == "ar" and recipe.consensus not in ("auto", "none"):
@@ -115,8 +116,12 @@ def guided_by(recipe: Recipe) -> Recipe:
     else:
         prompted = any(example.prompt is not None for example in read(recipe.data, recipe.split, 1))
         consensus = "teacher" if free and prompted else "none"
-    warm = (free or consensus == "teacher") if recipe.warm_start is None else recipe.warm_start
-    return replace(recipe, consensus=consensus, warm_start=warm and recipe.family != "ar")
+    if recipe.warm_start and recipe.family == "ar":
+        raise ConfigError("an autoregressive model has no teacher to start from; leave warm_start out")
+    if recipe.family != "ar" and not recipe.shares.teacher and (recipe.warm_start or consensus == "teacher"):
+        raise ConfigError("shares.teacher is 0, and consensus targets or a warm start need a teacher; give it a share")
+    needed = consensus == "teacher" or (free and recipe.shares.teacher > 0)
+    return replace(recipe, consensus=consensus, warm_start=needed if recipe.warm_start is None else recipe.warm_start)
 
 
 def write_teacher_targets(recipe: Recipe, run: Path, teacher: AutoregressiveLM) -> Path:

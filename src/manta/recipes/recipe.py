@@ -141,8 +141,8 @@ def seconds(duration: str) -> float:
 def resolve(recipe: Recipe) -> Recipe:
     """Derive all that follows from the dials: shapes, batches and learning rate from size, limits and vocabulary.
 
-    Fields of `model`, `masked`, `teacher` and `train` that were set by hand stay; limits of length and the vocabulary
-    are set once for all of them, in the recipe itself.
+    Width, heads, depth and learning rate stay where they were set by hand; limits of length and the vocabulary are set
+    once for all nets, in the recipe itself, and a teacher that is left alone takes its pupil's shape.
 
     Raises:
         ConfigError: a model's own `max_text` or `max_prompt` leaves no room for the longest text or prompt.
@@ -172,7 +172,8 @@ def resolve(recipe: Recipe) -> Recipe:
     derived |= {name: getattr(taught, name) for name in ("dim", "heads", "depth", "prompt_depth")}
     teacher = _filled(recipe.teacher, AutoregressiveConfig(), derived)
     masked = _headed(_filled(recipe.masked, MaskedConfig(), derived))
-    train = _filled(recipe.train, TrainConfig(), {"learning_rate": LEARNING_RATE / model.dim})
+    width = {"manta": model, "masked": masked, "ar": teacher}[recipe.family].dim
+    train = _filled(recipe.train, TrainConfig(), {"learning_rate": LEARNING_RATE / width})
     for name, shape in (("model", model), ("masked", masked), ("teacher", teacher)):
         if shape.max_text < max_text or shape.max_prompt < recipe.max_prompt:
             raise ConfigError(

@@ -136,7 +136,7 @@ def warm_start(parts: Parts) -> None:
     """Start prompt encoder, token table, places and blocks from the teacher's weights, where the shapes agree."""
     model, teacher = parts.modules["model"], parts.teacher
     assert isinstance(model, MantaModel | MaskedModel)
-    model.embedding.load_state_dict(teacher.embedding.state_dict())
+    inherit(teacher.embedding, model.embedding)
     inherit(teacher.memory_encoder, model.memory_encoder)
     if model.places is not None and teacher.places is not None:  # a canvas may be longer than a text, or shorter
         both = min(len(model.places.weight), len(teacher.places.weight))

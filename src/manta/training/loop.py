@@ -27,8 +27,8 @@ class TrainConfig:
 
     optimizer: Kind = "muon"
     """`muon` for the weights of linear maps with AdamW for all else, or `adamw` for everything."""
-    learning_rate: float = 0.0
-    """Peak step size; 0: a recipe's width says it."""
+    learning_rate: float | None = None
+    """Peak step size; None: a recipe's width says it."""
     warmup_share: float = 0.03
     """Share of the stage over which the step size rises linearly from zero, [0, 1)."""
     decay: str = "linear"
@@ -49,7 +49,7 @@ class TrainConfig:
     """Write the log and the live samples as TensorBoard events too; needs the extra `log`."""
 
     def __post_init__(self) -> None:
-        if self.learning_rate < 0:
+        if self.learning_rate is not None and self.learning_rate <= 0:
             raise ConfigError(f"learning_rate should be above 0, received {self.learning_rate}")
         if not 0 <= self.warmup_share < 1:
             raise ConfigError(f"warmup_share should lie in [0, 1), received {self.warmup_share}")
@@ -114,8 +114,9 @@ class Stage:
         config: TrainConfig,
         generator: torch.Generator,
     ) -> None:
-        if not config.learning_rate:
+        if config.learning_rate is None:
             raise ConfigError("learning_rate is not set; a recipe takes it from its width")
+        self.peak_rate = config.learning_rate
         self.name, self.model, self.objective, self.batches = name, model, objective, batches
         self.num_steps, self.config, self.generator = num_steps, config, generator
         self.step = 0
@@ -123,7 +124,7 @@ class Stage:
         self.optimizers = build_optimizers(
             model,
             config.optimizer,
-            learning_rate=config.learning_rate,
+            learning_rate=self.peak_rate,
             weight_decay=config.weight_decay,
             betas=config.betas,
         )
@@ -134,10 +135,10 @@ class Stage:
         """Step size at a step: linear warm-up, then linear or cosine decay to zero."""
         warmup = max(1, round(self.config.warmup_share * self.num_steps))
         if step < warmup:
-            return self.config.learning_rate * (step + 1) / warmup
+            return self.peak_rate * (step + 1) / warmup
         share = (step - warmup) / max(1, self.num_steps - warmup)
         fall = 1 - share if self.config.decay == "linear" else 0.5 * (1 + math.cos(math.pi * share))
-        return self.config.learning_rate * fall
+        return self.peak_rate * fall
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Everything heavy that a resumed stage needs: moments of the optimisers and the weight average."""
