@@ -266,7 +266,7 @@ def _convert_union(annotation: Any, value: Any, where: str) -> Any:
     raise _mismatch(annotation, value, where)
 
 
-def _by_kind(groups: Sequence[type]) -> dict[str, type]:
+def _by_kind(groups: Sequence[Any]) -> dict[str, Any]:
     """The dataclasses of a union by their `kind`, in its order."""
     return {kind: group for group in groups for kind in get_args(get_type_hints(group).get("kind"))}
 

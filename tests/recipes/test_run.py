@@ -15,12 +15,13 @@ from safetensors.torch import load_file
 
 from manta.config import from_dict
 from manta.errors import CheckpointError, ConfigError, DataError, TrainingError, UsageError
+from manta.families.prompted import PromptedModel
 from manta.hub import load
 from manta.operators import AttentionConfig
 from manta.recipes import Recipe, TrainingRun, resolve
 from manta.recipes.recipe import SIZES, seconds
 from manta.recipes.run import SAFETY
-from manta.recipes.stages import stage_specs, warm_start
+from manta.recipes.stages import stage_specs
 from manta.spaces import LatentSpaceConfig
 from manta.training import Progress
 
@@ -252,13 +253,16 @@ def test_a_puzzle_s_pupil_starts_with_its_teacher_s_places(tmp_path, family):
     given = {**TINY, "data": "builtin:sudoku4", "family": family, "warm_start": True, "num_examples": 20}
     run = TrainingRun(from_dict(Recipe, given), tmp_path / "run")
     run._prepare()
-    stage_specs(run.parts)
+    policy = stage_specs(run.parts)[1]
     pupil, teacher = run.parts.modules["model"], run.parts.teacher
-    warm_start(run.parts)
+    assert isinstance(pupil, PromptedModel) and pupil.places is not None and teacher.places is not None
+    policy.begin()
     places = min(len(pupil.places.weight), len(teacher.places.weight))
     assert places >= 16
     assert torch.equal(pupil.places.weight[:places], teacher.places.weight[:places])
     assert torch.equal(pupil.embedding.weight, teacher.embedding.weight)
+    ours, theirs = pupil.memory_encoder.state_dict(), teacher.memory_encoder.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -198,13 +198,15 @@ class TrainingRun:
     def _stage(self, spec: StageSpec, num_steps: int) -> Stage:
         seed = self.recipe.seed * 1000 + len(spec.name) + ord(spec.name[0])
         batches = _OnDevice(self.parts.loader(spec.corpus(), seed), self.device)
+        rate = self.recipe.train.learning_rate
+        assert rate is not None, "resolved"
         return Stage(
             spec.name,
             spec.model,
             spec.objective,
             batches,
             num_steps,
-            replace(self.recipe.train, learning_rate=spec.pace * self.recipe.train.learning_rate),
+            replace(self.recipe.train, learning_rate=spec.pace * rate),
             make_generator(seed),
         )
 
