@@ -298,6 +298,31 @@ def families_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def speed_table(result: dict[str, Any]) -> str:
+    """Seconds against length: left to right beside GPT-2, and the caches of a masked model."""
+    lines = [
+        "| left to right: length | batch | seconds | over GPT-2 of equal shape | over GPT-2 of equal parameters |",
+        "|---|---|---|---|---|",
+    ]
+    for row in result["autoregressive"]:
+        ratios = [row[f"ratio_to_{name}"] for name in ("gpt2", "gpt2_of_equal_parameters")]
+        seconds = sorted(row["seconds_ours"])[len(row["seconds_ours"]) // 2]
+        cells = [f"{middle:.2f} ({least:.2f} to {most:.2f})" for middle, least, most in ratios]
+        lines.append(f"| {row['length']} | {row['batch']} | {seconds:.2f} | " + " | ".join(cells) + " |")
+    lengths = sorted({row["length"] for row in result["masked"]})
+    lines += ["", "| masked: seconds over no cache | " + " | ".join(f"{n} words" for n in lengths) + " |"]
+    lines.append("|---|" + "---|" * len(lengths))
+    for name in dict.fromkeys(row["cache"] for row in result["masked"]):
+        found = {row["length"]: row for row in result["masked"] if row["cache"] == name}
+        cells = []
+        for length in lengths:
+            row = found.get(length)
+            same = "" if row is None else f" (agrees {row['agreement_with_none']:.0%})"
+            cells.append("–" if row is None else f"{row['ratio_to_none']:.2f}{same}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def spread(values: list[float]) -> str:
     """Mean and half the range."""
     half = f" ± {(max(values) - min(values)) / 2:.1f}" if len(values) > 1 else ""
@@ -312,6 +337,7 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     ),
     "plan": (("e2e.json", partial(e2e_table, plan=True)),),
     "spaces": (("e2e_spaces.json", spaces_table),),
+    "speed": (("speed.json", speed_table),),
     "families": (("e2e_families.json", families_table),),
     "variants": (("weather_variants.json", variants_table),),
     "rate": (("rate.json", rate_table),),
