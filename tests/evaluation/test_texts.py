@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from manta.cli import main
-from manta.errors import DataError
+from manta.errors import DataError, UsageError
 from manta.evaluation import Evaluator, EvaluatorConfig, evaluation_set, recorded_texts
+from manta.evaluation.comparison import Sweep, compare
 from manta.families.events import GenerateOptions
 from tests.evaluation.conftest import weather
 
@@ -71,6 +72,12 @@ def test_what_cannot_be_read_is_named(tmp_path, name, content, message):
         file.write_text(content)
     with pytest.raises(DataError, match=message.replace(".", r"\.")):
         recorded_texts(file)
+
+
+def test_recorded_texts_have_no_settings_to_compare(tmp_path):
+    texts = recorded_texts(write_lines(tmp_path / "texts.jsonl", {"prompt": "a", "text": "b"}))
+    with pytest.raises(UsageError, match="no settings to sweep"):
+        compare(Evaluator(weather(), EvaluatorConfig(num_seeds=1)), [texts], Sweep(), GenerateOptions())
 
 
 def test_the_command_line_measures_texts_of_a_file(tmp_path, capsys):

@@ -344,3 +344,16 @@ def _toml(tree: dict, prefix: str = "") -> str:
     plain = [f"{k} = {json.dumps(v)}" for k, v in tree.items() if not isinstance(v, dict)]
     tables = [f"[{prefix}{k}]\n" + _toml(v, f"{prefix}{k}.") for k, v in tree.items() if isinstance(v, dict)]
     return "\n".join([*plain, *tables]) + "\n"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"family": "ar", "warm_start": True},
+        {"warm_start": True, "shares": {"teacher": 0.0}},
+        {"consensus": "teacher", "shares": {"teacher": 0.0}},
+    ],
+)
+def test_a_teacher_that_cannot_be_is_refused(tmp_path, wrong):
+    with pytest.raises(ConfigError, match="teacher"):
+        finish(TrainingRun(recipe(**wrong), tmp_path / "run"), 1)
