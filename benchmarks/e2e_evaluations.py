@@ -4,7 +4,8 @@
         --out benchmarks/results/e2e_evaluations.json
 
 PATH is e2e-dataset.zip or its folder. DIR holds a .tsv file a system with its 630 texts, as the E2E challenge publishes
-them (system_outputs/primary of github.com/tuetschek/e2e-eval). Only figures are kept.
+them (system_outputs/primary of github.com/tuetschek/e2e-eval). Only figures are kept; rows that stand in --out stay, so
+that the command can be repeated.
 """
 
 import argparse
@@ -51,22 +52,26 @@ def main() -> None:
     parser.add_argument("--published", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    result: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {"rows": [], "published": []}
+    result["machine"] = machine()
     data = ("--data", "e2e:{path}")
-    rows = []
+    wanted: list[tuple[str, str, tuple[str, ...], dict[str, str]]] = []
+    for file in sorted(args.published.glob("*.tsv")) if args.published else ():
+        wanted.append(("published", file.stem, ("--texts", "{file}", *data), {"file": str(file)}))
     for style in ("consensus", "diverse"):
         for steps in ("8", "16"):
             how = ("--num-steps", steps, "--style", style, "--num-seeds", str(SEEDS))
-            rows.append(evaluated(f"Manta-LM, {style}, {steps} calls", *data, *how, path=args.data))
+            wanted.append(("rows", f"Manta-LM, {style}, {steps} calls", (*data, *how), {}))
     if args.teacher:
-        greedy = ("{teacher}", *data, "--num-seeds", "1")
-        rows.append(evaluated("its teacher, greedy", *greedy, path=args.data, teacher=args.teacher))
-        sampled = ("{teacher}", *data, "--temperature", "1", "--num-seeds", str(SEEDS))
-        rows.append(evaluated("its teacher, sampled", *sampled, path=args.data, teacher=args.teacher))
-    published = []
-    for file in sorted(args.published.glob("*.tsv")) if args.published else ():
-        published.append(evaluated(file.stem, "--texts", "{file}", *data, path=args.data, file=str(file)))
-    published.sort(key=lambda row: -row["bleu"]["mean"])
-    result = {"machine": machine(), "rows": rows, "published": published}
+        teacher = {"teacher": args.teacher}
+        wanted.append(("rows", "its teacher, greedy", ("{teacher}", *data, "--num-seeds", "1"), teacher))
+        sampled = ("--temperature", "1", "--num-seeds", str(SEEDS))
+        wanted.append(("rows", "its teacher, sampled", ("{teacher}", *data, *sampled), teacher))
+    for group, name, arguments, places in wanted:
+        if all(row["name"] != name for row in result[group]):
+            result[group].append(evaluated(name, *arguments, path=args.data, **places))
+            atomic_write(args.out, (json.dumps(result, indent=1) + "\n").encode())
+    result["published"].sort(key=lambda row: -row["bleu"]["mean"])
     atomic_write(args.out, (json.dumps(result, indent=1) + "\n").encode())
 
 

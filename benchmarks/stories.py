@@ -78,14 +78,16 @@ def kept(found: dict[str, Any]) -> dict[str, Any]:
     """A comparison without its texts and command, which names places of this machine."""
     rows = [
         {
-            "model": row["model"],
+            "model": Path(row["model"]).name,
             "setting": row["setting"],
             "figures": {name: float(f"{figure['mean']:.4g}") for name, figure in row["figures"].items()},
         }
         for row in found["rows"]
     ]
-    short = {name: found[name] for name in ("prompts", "corpus", "models", "frontier", "nearest_entropy", "lengths")}
-    return {**short, "rows": rows}
+    short = {name: found[name] for name in ("prompts", "corpus", "frontier", "lengths")}
+    models = [{**model, "name": Path(model["name"]).name} for model in found["models"]]
+    nearest = {Path(name).name: row for name, row in found["nearest_entropy"].items()}
+    return {**short, "models": models, "nearest_entropy": nearest, "rows": rows}
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from manta.families.events import GenerateOptions
 
 from ..report.test_page import check_self_contained
 from .conftest import Scripted, scripted
-from .test_evaluator import words_judge
 
 
 def row(name: str, **figures: float) -> Row:
@@ -142,15 +141,43 @@ def test_quality_against_length_is_the_mean_of_each_quarter(comparison, data):
             assert interval.value == pytest.approx(float(faithful[quarter].mean()))
 
 
-def test_a_judge_of_single_texts_leaves_empty_ones_out():
-    """Texts without prompts, pooled over the seeds; every word costs 4 nats, so no length is worse than another."""
-    texts = tuple((" ".join(["word"] * (2 + i % 9)),) for i in range(20))
+def positional_judge() -> JudgeModel:
+    """The n-th word of a text costs n nats, one of a model's `bad` words ten times as many, and the end 5."""
+
+    def nats(texts):
+        costs = [
+            5.0 + sum(n * (10 if word == "bad" else 1) for n, word in enumerate(text.split(), 1)) for text in texts
+        ]
+        return torch.tensor(costs), torch.tensor([1 + len(text.split()) for text in texts])
+
+    return JudgeModel("positional", nats, lambda texts: torch.ones(len(texts), 2), {})
+
+
+def test_texts_without_prompts_are_followed_part_by_part_beside_human_ones():
+    texts = tuple((" ".join(["word"] * (8 if i % 2 else 6)),) for i in range(20))
     bare = EvaluationSet("x", "test", (None,) * 20, texts, lambda: iter(()))
-    evaluator = Evaluator(bare, EvaluatorConfig(metrics=("diversity", "judge"), num_seeds=2), judge=words_judge())
-    model = scripted(lambda index, request: "" if index % 5 == 0 else bare.humans[index], "a")
-    (profile,) = compare(evaluator, [model], Sweep(num_steps=(2,)), GenerateOptions()).lengths
-    assert profile.figure == "judge_nats" and profile.words[0] >= 2
-    assert [interval.value for interval in profile.intervals] == pytest.approx([4.0] * 4)
+    config = EvaluatorConfig(metrics=("diversity", "judge"), num_seeds=1, judge_words=8)
+    evaluator = Evaluator(bare, config, judge=positional_judge())
+    late = ("word " * 6 + "bad bad").strip()
+    model = scripted(lambda index, request: "" if index % 5 == 0 else late, "late")
+    human, found = compare(evaluator, [model], Sweep(num_steps=(2,)), GenerateOptions()).lengths
+    assert (human.row, found.row) == (None, 0) and human.figure == found.figure == "judge_nats"
+    assert human.words == found.words == (2.0, 4.0, 6.0, 8.0)
+    # Of a part (n + m) / 2, the first with the end's 5 nats over three tokens; texts of six words have no last part.
+    assert [part.value for part in human.intervals] == pytest.approx([8 / 3, 3.5, 5.5, 7.5])
+    assert [part.value for part in found.intervals] == pytest.approx([8 / 3, 3.5, 5.5, 75.0])
+
+
+def test_texts_too_short_for_a_part_have_no_profile():
+    texts = tuple(("a b",) for _ in range(20))
+    bare = EvaluationSet("x", "test", (None,) * 20, texts, lambda: iter(()))
+    config = EvaluatorConfig(metrics=("diversity", "judge"), num_seeds=1, judge_words=8)
+    evaluator = Evaluator(bare, config, judge=positional_judge())
+    model = scripted(lambda index, request: bare.humans[index], "short")
+    assert compare(evaluator, [model], Sweep(num_steps=(2,)), GenerateOptions()).lengths == ()
+    assert evaluator.nats_along(["a b", ""], [2, 4])[0].tolist() == pytest.approx([8 / 3, float("nan")], nan_ok=True)
+    with pytest.raises(UsageError, match="need one"):
+        Evaluator(bare, EvaluatorConfig(num_seeds=1)).nats_along(["a"], [1])
 
 
 def test_a_text_that_the_judge_cannot_read_is_a_warning(data):

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any, Final
 
 import torch
@@ -104,16 +105,21 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class LengthProfile:
-    """Quality against length, of a model's best row: where errors compound, the longer texts are the worse ones."""
+    """Quality against length: errors that compound show as a line that worsens with length.
 
-    row: int
-    """Place of the row."""
+    Texts of prompts are put into groups by the length of their human texts, and a model is shown at its best row. Texts
+    without prompts choose their own length, so they are followed word by word: what a judge says of their first
+    quarter, of the next and so on, of the row whose entropy is nearest to the corpus' own, beside human texts.
+    """
+
+    row: int | None
+    """Place of the row; None for human texts."""
     figure: str
     """One of `OF_A_TEXT`."""
     words: tuple[float, ...]
-    """Mean length of each group: of its human texts where there are prompts, else of the model's own."""
+    """Mean length of each group, or of how many words a part is the end."""
     intervals: tuple[Interval, ...]
-    """Mean of the figure in each group."""
+    """Mean of the figure in each group or part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +143,7 @@ class Comparison:
     differences: tuple[Difference, ...]
     """With bootstrap intervals."""
     lengths: tuple[LengthProfile, ...]
-    """One a model, where a figure of single texts and enough of them are there."""
+    """One a model, where a figure of single texts and enough of them are there; without prompts of human texts, too."""
     left_out: tuple[str, ...]
     """Settings that a model refused, and why."""
 
@@ -224,6 +230,7 @@ def compare(evaluator: Evaluator, models: Sequence[Contestant], sweep: Sweep, op
     asked = "likelihood" in evaluator.metrics
     corpus = evaluator.corpus
     quality = next((name for name in QUALITIES if all(name in row.evaluation.figures for row in rows)), None)
+    nearest = _nearest(rows, corpus)
     return Comparison(
         rows=tuple(rows),
         likelihoods={model.name: evaluator.likelihood(model) if asked else None for model in models},
@@ -231,9 +238,9 @@ def compare(evaluator: Evaluator, models: Sequence[Contestant], sweep: Sweep, op
         corpus=corpus,
         quality=quality,
         frontier=tuple(frontier(rows, quality)) if quality else (),
-        nearest=_nearest(rows, corpus),
+        nearest=nearest,
         differences=tuple(_differences(rows, quality, evaluator.config.seed)),
-        lengths=tuple(_lengths(rows, quality, evaluator)),
+        lengths=tuple(_lengths(rows, quality, nearest, evaluator)),
         left_out=tuple(left_out),
     )
 
@@ -297,29 +304,51 @@ def _nearest(rows: Sequence[Row], corpus: Mapping[str, float]) -> dict[str, int]
     return found
 
 
-def _lengths(rows: Sequence[Row], quality: str | None, evaluator: Evaluator) -> Iterator[LengthProfile]:
-    """Quality against length, of each model's best row."""
-    data = evaluator.data
+def _lengths(
+    rows: Sequence[Row], quality: str | None, nearest: Mapping[str, int], evaluator: Evaluator
+) -> Iterator[LengthProfile]:
+    """See `LengthProfile`."""
+    data, generator = evaluator.data, make_generator(evaluator.config.seed)
+    if not data.conditional:
+        if all("judge_nats" in rows[at].evaluation.items for at in nearest.values()):
+            yield from _along(rows, nearest, evaluator)
+        return
+    words = torch.tensor([len(text.split()) for text in data.humans], dtype=torch.float64)
     for at in best(rows, quality).values():
         items = rows[at].evaluation.items
         figure = next((name for name in OF_A_TEXT if name in items), None)
-        if figure is None or not (data.conditional or "words" in items):
+        if figure is None:
             continue
-        # Texts of one prompt are no independent draws, so they become one value; texts without prompts are.
-        human = torch.tensor([len(text.split()) for text in data.humans], dtype=torch.float64)
-        words = human if data.conditional else items["words"].flatten()
-        values = items[figure].nanmean(0) if data.conditional else items[figure].flatten()
-        words, values = words[values.isfinite()], values[values.isfinite()]
-        if len(words) < 2 * LENGTH_GROUPS:
+        # Texts of one prompt are no independent draws, so they become one value.
+        values = items[figure].nanmean(0)
+        kept = values.isfinite()
+        if kept.sum() < 2 * LENGTH_GROUPS:
             continue
-        groups = words.argsort(stable=True).tensor_split(LENGTH_GROUPS)
-        generator = make_generator(evaluator.config.seed)
+        groups = words[kept].argsort(stable=True).tensor_split(LENGTH_GROUPS)
         yield LengthProfile(
             row=at,
             figure=figure,
-            words=tuple(float(words[group].mean()) for group in groups),
-            intervals=tuple(bootstrap_mean(values[group], generator=generator) for group in groups),
+            words=tuple(float(words[kept][group].mean()) for group in groups),
+            intervals=tuple(bootstrap_mean(values[kept][group], generator=generator) for group in groups),
         )
+
+
+def _along(rows: Sequence[Row], nearest: Mapping[str, int], evaluator: Evaluator) -> Iterator[LengthProfile]:
+    """Nats a token of each part of texts without prompts, of human ones first."""
+    humans, generator = evaluator.data.humans, make_generator(evaluator.config.seed)
+    longest = evaluator.config.judge_words or median(len(text.split()) for text in humans)
+    ends = sorted({round(longest * (i + 1) / LENGTH_GROUPS) for i in range(LENGTH_GROUPS)} - {0})
+    written = {None: humans, **{at: rows[at].evaluation.texts for at in nearest.values()}}
+    for at, texts in written.items():
+        parts = evaluator.nats_along(texts, ends)
+        kept = [values[values.isfinite()] for values in parts]
+        if all(len(values) > 1 for values in kept):
+            yield LengthProfile(
+                row=at,
+                figure="judge_nats",
+                words=tuple(map(float, ends)),
+                intervals=tuple(bootstrap_mean(values, generator=generator) for values in kept),
+            )
 
 
 def _differences(rows: Sequence[Row], quality: str | None, seed: int) -> Iterator[Difference]:

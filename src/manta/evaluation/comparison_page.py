@@ -114,20 +114,22 @@ def _lengths(page: Page, comparison: Comparison, data: EvaluationSet) -> None:
     page.section("Quality and length")
     series, bands = {}, {}
     for profile in comparison.lengths:
-        row = comparison.rows[profile.row]
-        name = f"{row.name}, {row.label}"
+        row = None if profile.row is None else comparison.rows[profile.row]
+        name = "human texts" if row is None else f"{row.name}, {row.label}"
         series[name] = (list(profile.words), [interval.value for interval in profile.intervals])
         bands[name] = ([i.low for i in profile.intervals], [i.high for i in profile.intervals])
     figure = comparison.lengths[0].figure
-    whose = "the human text of the prompt" if data.conditional else "the model's own text"
-    drawn = lines(
-        series, title=f"{figure.replace('_', ' ')} against length", x_label=f"words of {whose}",
-        y_label=figure.replace("_", " "), bands=bands,
-    )  # fmt: skip
+    told = "judge's nats a token" if figure == "judge_nats" else figure.replace("_", " ")
+    x_label = "words of the human text of the prompt" if data.conditional else "words of the text so far"
+    drawn = lines(series, title=f"{told} against length", x_label=x_label, y_label=told, bands=bands)
+    whose = (
+        "Each model at its best setting, its texts in groups from short to long by the human text"
+        if data.conditional
+        else "Each model at the setting whose entropy is nearest to the corpus' own, its texts in parts from first to "
+        "last; what counts is a line's distance from that of human texts"
+    )
     page.figure(
-        drawn,
-        "Each model at its best setting, its texts in groups from short to long; bands are bootstrap intervals. Errors "
-        "that compound show as a line that worsens to the right.",
+        drawn, f"{whose}; bands are bootstrap intervals. Errors that compound show as a line that worsens to the right."
     )
 
 

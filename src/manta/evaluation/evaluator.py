@@ -389,6 +389,36 @@ class Evaluator:
                 items["judge_nats"] = torch.stack(nats)
         return items
 
+    def nats_along(self, texts: Sequence[str], ends: Sequence[int]) -> Float[Tensor, "parts n"]:
+        """What the judge says of each part of a text, given the words before it.
+
+        Args:
+            texts: any.
+            ends: after how many words each part ends, ascending; the first begins with the text.
+
+        Returns:
+            Nats a token; nan where a text ends before the part does. A part's share is the difference between two
+            texts that are cut, so a closing token that the judge asks for counts in the first part alone.
+
+        Raises:
+            UsageError: there is no judge.
+            RequestError: the judge cannot read so many words.
+        """
+        if self.judge is None:
+            raise UsageError("the figures of a judge need one; name it: --judge MODEL")
+        words = [text.split() for text in texts]
+        parts = torch.full((len(ends), len(texts)), torch.nan, dtype=torch.float64)
+        before, tokens_before = torch.zeros(2, len(texts), dtype=torch.float64)
+        for part, end in enumerate(ends):
+            long = torch.tensor([len(row) >= end for row in words])
+            if not bool(long.any()):
+                break
+            nats, tokens = self.judge.nats([" ".join(row[:end]) for row in words if len(row) >= end])
+            nats, tokens = nats.double(), tokens.double()
+            parts[part, long] = (nats - before[long]) / (tokens - tokens_before[long])
+            before[long], tokens_before[long] = nats, tokens
+        return parts
+
     def _nats_a_token(self, texts: Sequence[str]) -> Float[Tensor, "n"]:
         """Of each text under the judge; nan for one without a word."""
         assert self.judge is not None, "checked when the evaluator was made"
