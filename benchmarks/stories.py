@@ -5,7 +5,7 @@
 
 Contestants learn from one half of the training split, the judge, larger and longer trained, from the other. Models that
 stand in --folder are kept, so that the command can be repeated after an interruption. `--longer M` adds one run of M
-minutes of each. The page of the comparison is left in --folder.
+minutes of each. The pages of the comparisons are left in --folder, and kept, too.
 """
 
 import argparse
@@ -26,6 +26,9 @@ CONTESTANTS: dict[str, tuple[str, ...]] = {
 }
 """Without an encoder of latents the others get its block, so that parameters agree. All but the last start from an
 autoregressive model that takes a share of their minutes."""
+DECODERS = ("deferred", "block", "threshold", "confidence", "remask", "first_hitting")
+ENTROPY_MARGIN = 0.1
+"""Nats that a decoder's texts may fall below human ones to be chosen by their perplexity."""
 BUDGETS = "1,2,4,8,16,32,64"
 WORDS = 40
 """Words of a text that are judged: what a window of the tokenizer surely holds."""
@@ -56,22 +59,51 @@ def main() -> int:
     larger = {"nano": "tiny", "tiny": "small", "small": "base"}[args.size]
     time = ("--time-budget", f"{2 * args.minutes}m", "--family", "ar", "--size", larger)
     judge = trained(args.folder / "judge", args.data, "train:2/2", *time)
-    models = []
-    for seed in range(args.seeds):
-        for name, changes in CONTESTANTS.items():
-            budget = ("--time-budget", f"{args.minutes}m", "--size", args.size, f"seed={seed}")
-            models.append(trained(args.folder / f"{name}-{seed}", args.data, "train:1/2", *budget, *changes))
-    for name, changes in CONTESTANTS.items() if args.longer else ():
-        budget = ("--time-budget", f"{args.longer}m", "--size", args.size)
-        models.append(trained(args.folder / f"{name}-longer", args.data, "train:1/2", *budget, *changes))
-    report = args.folder / "compared"
-    command = ["compare", *map(str, models), "--data", args.data, "--out", str(report), "--judge", str(judge)]
-    command += ["--num", str(args.num), "--num-seeds", "1", "--num-steps", BUDGETS, "--judge-words", str(WORDS)]
-    if status := manta([*command, "--temperature", "0,0.5,1"]):
-        return status
-    found = json.loads((report / "compare.json").read_text())
-    atomic_write(args.out, (json.dumps({**kept(found), "machine": machine()}, indent=1) + "\n").encode())
+    result: dict[str, Any] = {"machine": machine(), "minutes": args.minutes, "longer_minutes": args.longer}
+    masked = CONTESTANTS["masked"]
+    first = ("train:1/2", "--size", args.size, "--time-budget", f"{args.minutes}m", "seed=0", *masked)
+    decoder, result["decoders"] = chosen_decoder(trained(args.folder / "masked-0", args.data, *first), judge, args)
+    result["decoder"] = decoder
+    runs = {str(seed): ("--time-budget", f"{args.minutes}m", f"seed={seed}") for seed in range(args.seeds)}
+    longer = {"longer": ("--time-budget", f"{args.longer}m")} if args.longer else {}
+    for report, wanted in {"seeds": runs, "longer": longer}.items():
+        models = [
+            trained(args.folder / f"{name}-{run}", args.data, "train:1/2", "--size", args.size, *budget, *changes)
+            for run, budget in wanted.items()
+            for name, changes in CONTESTANTS.items()
+        ]
+        if models:
+            result[report] = kept(compared(models, judge, args.folder / f"compared-{report}", decoder, args))
+    atomic_write(args.out, (json.dumps(result, indent=1) + "\n").encode())
     return 0
+
+
+def compared(models: list[Path], judge: Path, report: Path, decoder: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Compare models, unless it is done."""
+    if not (report / "compare.json").exists():
+        command = ["compare", *map(str, models), "--data", args.data, "--out", str(report), "--judge", str(judge)]
+        command += ["--num", str(args.num), "--num-seeds", "1", "--num-steps", BUDGETS, "--judge-words", str(WORDS)]
+        if status := manta([*command, "--temperature", "0,0.5,1", "--decoder", decoder]):
+            sys.exit(status)
+    return json.loads((report / "compare.json").read_text())
+
+
+def chosen_decoder(masked: Path, judge: Path, args: argparse.Namespace) -> tuple[str, list[dict[str, Any]]]:
+    """The decoder whose texts of the dev split have the lowest perplexity at about the entropy of human ones."""
+    rows = []
+    for decoder in DECODERS:
+        file = args.folder / f"decoder-{decoder}.json"
+        if not file.exists():
+            command = ["evaluate", str(masked), "--data", args.data, "--split", "dev", "--num", str(args.num)]
+            command += ["--num-seeds", "1", "--judge", str(judge), "--judge-words", str(WORDS), "--decoder", decoder]
+            command += ["--metrics", "diversity", "--metrics", "judge", "--num-steps", "16", "--temperature", "1"]
+            if status := manta([*command, "--out", str(file)]):
+                sys.exit(status)
+        found = json.loads(file.read_text())
+        figures = {name: found["figures"][name]["mean"] for name in ("perplexity", "entropy", "repeated_4", "nfe")}
+        rows.append({"decoder": decoder, "human_entropy": found["corpus"]["entropy"], **figures})
+    fair = [row for row in rows if row["entropy"] > row["human_entropy"] - ENTROPY_MARGIN]
+    return min(fair or rows, key=lambda row: row["perplexity"])["decoder"], rows
 
 
 def kept(found: dict[str, Any]) -> dict[str, Any]:

@@ -65,16 +65,61 @@ def e2e_table(result: dict[str, Any], *, plan: bool = False) -> str:
     return "\n".join(lines)
 
 
-def evaluation_table(result: list[dict[str, Any]]) -> str:
-    """What `manta evaluate` says of the shipped model and of its teacher."""
+def evaluation_table(result: dict[str, Any], *, whole: bool = False) -> str:
+    """What `manta evaluate` says of the shipped model, of its teacher and of published systems: the best by BLEU and
+    the challenge's baseline, or the whole of them."""
+    published = result["published"]
+    if not whole:
+        published = [row for row in published if row in published[:1] or row["name"] == "tgen"]
     lines = [
-        "| E2E test, `manta evaluate` | BLEU | chrF | ROUGE-L | slot errors | 13 words from training | calls |",
-        "|---|---|---|---|---|---|---|",
+        "| E2E test, `manta evaluate` | BLEU | chrF | ROUGE-L | slot errors | distinct 4-grams "
+        "| 13 words from training | calls |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for row in result:
-        figures = [f"{row[key]['mean']:.1f}" for key in ("bleu", "chrf", "rougeL")]
-        figures += [f"{row[key]['mean']:.1%}" for key in ("slot_error_rate", "training_13_words")]
-        lines.append(f"| {row['name']} | " + " | ".join([*figures, f"{row['nfe']['mean']:.0f}"]) + " |")
+    for row in (*result["rows"], *published):
+        figures = [_plus_minus(row[key], 1, "") for key in ("bleu", "chrf", "rougeL")]
+        figures += [_plus_minus(row[key], 100, "%") for key in ("slot_error_rate", "distinct_4", "training_13_words")]
+        calls = f"{row['nfe']['mean']:.0f}" if "nfe" in row else "–"
+        lines.append(f"| {row['name']} | " + " | ".join([*figures, calls]) + " |")
+    return "\n".join(lines)
+
+
+def _plus_minus(figure: dict[str, float], factor: float, unit: str) -> str:
+    half = f" ± {factor * figure['half_range']:.1f}" if figure["half_range"] else ""
+    return f"{factor * figure['mean']:.1f}{half}{unit}"
+
+
+def stories_table(result: dict[str, Any]) -> str:
+    """TinyStories: of every family the judge's perplexity with entropy and repetition beside it, against calls."""
+    seeds: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
+    budgets: set[int] = set()
+    for row in (*result["seeds"]["rows"], *result.get("longer", {"rows": ()})["rows"]):
+        family, run = row["model"].rsplit("-", 1)
+        calls = row["setting"].get("num_steps")
+        budgets |= {calls} if calls else set()
+        kind = f"{family}, temperature {row['setting']['temperature']:g}" + (", longer" if run == "longer" else "")
+        seeds[kind, "its own" if calls is None else str(calls)].append(row["figures"])
+    columns = [*map(str, sorted(budgets))]
+    lines = [
+        "| perplexity (entropy, repeated 4-grams) | runs | " + " | ".join(f"{c} calls" for c in columns) + " |",
+        "|---|---|" + "---|" * len(columns),
+    ]
+    for kind in dict.fromkeys(kind for kind, _ in seeds):
+        cells, runs = [], 0
+        for column in columns:
+            found = seeds.get((kind, column)) or (seeds.get((kind, "its own")) if column == columns[-1] else None)
+            if not found:
+                cells.append("–")
+                continue
+            runs = len(found)
+            text = spread([figures["perplexity"] for figures in found])
+            entropy, repeated = (sum(f[name] for f in found) / len(found) for name in ("entropy", "repeated_4"))
+            own = "" if (kind, column) in seeds else f", {found[0]['nfe']:.0f} calls"
+            cells.append(f"{text} ({entropy:.2f}, {repeated:.0%}{own})")
+        lines.append(f"| {kind} | {runs} | " + " | ".join(cells) + " |")
+    human = result["seeds"]["corpus"]
+    repeated = f"{human['repeated_4']:.0%}"
+    lines.append(f"\nHuman texts: {human['perplexity']:.1f} ({human['entropy']:.2f}, {repeated}).")
     return "\n".join(lines)
 
 
@@ -332,9 +377,11 @@ def spread(values: list[float]) -> str:
 TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "results": (
         ("e2e.json", e2e_table),
-        ("e2e_autoregressive.json", evaluation_table),
+        ("e2e_evaluations.json", evaluation_table),
         ("weather.json", weather_table),
     ),
+    "evaluations": (("e2e_evaluations.json", partial(evaluation_table, whole=True)),),
+    "stories": (("stories.json", stories_table),),
     "plan": (("e2e.json", partial(e2e_table, plan=True)),),
     "spaces": (("e2e_spaces.json", spaces_table),),
     "speed": (("speed.json", speed_table),),

@@ -1,0 +1,107 @@
+"""Draw the figures of docs/ from the recorded results: `python benchmarks/figures.py`.
+
+Each is an .svg beside the page that shows it. Colours of text and axes are read on white and on near black.
+"""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from manta.report.plots import lines, scatter
+from manta.runtime import atomic_write
+
+ROOT = Path(__file__).parent.parent
+GREY = "#7d838c"
+"""Of text and axes."""
+TITLES = {
+    "latents": "Manta-LM, latents",
+    "embeddings": "Manta-LM, embeddings",
+    "masked": "masked",
+    "autoregressive": "left to right",
+}
+FRONTIER_CALLS = (16, 64)
+
+
+def family(model: str) -> str:
+    """A model's name without its seed."""
+    return model.rsplit("-", 1)[0]
+
+
+def perplexity_and_entropy(found: dict[str, Any]) -> str:
+    """Of every family the points of its temperatures, means over training seeds, beside human texts."""
+    points: dict[str, dict[float, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    for row in found["rows"]:
+        calls = row["setting"].get("num_steps")
+        if calls is not None and calls not in FRONTIER_CALLS:
+            continue
+        name = TITLES[family(row["model"])] + (f", {calls} calls" if calls else "")
+        figures = row["figures"]
+        points[name][row["setting"]["temperature"]].append((figures["entropy"], figures["perplexity"]))
+    series, labels = {}, {}
+    for name, of_temperature in points.items():
+        middle = [tuple(map(mean, zip(*pairs, strict=True))) for _, pairs in sorted(of_temperature.items())]
+        series[name] = tuple(zip(*middle, strict=True))
+        labels[name] = [f"{temperature:g}" for temperature in sorted(of_temperature)]
+    series["human texts"] = ((found["corpus"]["entropy"],), (found["corpus"]["perplexity"],))
+    return scatter(
+        series, title="TinyStories: judged perplexity against entropy, by temperature", labels=labels, joined=True,
+        x_label="entropy of a text, nats", y_label="perplexity under the judge", log_y=True,
+    )  # fmt: skip
+
+
+def perplexity_and_calls(found: dict[str, Any]) -> str:
+    """Of every family at temperature 1, mean and range over training seeds."""
+    curves: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in found["rows"]:
+        if row["setting"]["temperature"] == 1:
+            calls = row["setting"].get("num_steps") or round(row["figures"]["nfe"])
+            curves[TITLES[family(row["model"])]][calls].append(row["figures"]["perplexity"])
+    series, bands = {}, {}
+    for name, of_calls in curves.items():
+        if name == TITLES["autoregressive"]:
+            of_calls = {mean(of_calls): [value for values in of_calls.values() for value in values]}
+        calls, values = zip(*sorted(of_calls.items()), strict=True)
+        series[name] = (calls, [mean(each) for each in values])
+        bands[name] = ([min(each) for each in values], [max(each) for each in values])
+    series["human texts"] = ((1, 64), (found["corpus"]["perplexity"],) * 2)
+    return lines(
+        series, title="TinyStories: judged perplexity against calls, temperature 1", bands=bands,
+        x_label="network calls of a text", y_label="perplexity under the judge", log_x=True, log_y=True,
+    )  # fmt: skip
+
+
+def length(found: dict[str, Any]) -> str:
+    """Nats a token of each part of a text, less those of human texts: errors that compound rise to the right."""
+    human = next(profile for profile in found["lengths"] if profile["row"] is None)
+    curves: dict[str, list[list[float]]] = defaultdict(list)
+    for profile in found["lengths"]:
+        if profile["row"] is not None:
+            more = [mine - theirs for mine, theirs in zip(profile["mean"], human["mean"], strict=True)]
+            curves[TITLES[family(found["rows"][profile["row"]]["model"])]].append(more)
+    series = {name: (human["words"], [mean(each) for each in zip(*runs, strict=True)]) for name, runs in curves.items()}
+    bands = {
+        name: ([min(each) for each in zip(*runs, strict=True)], [max(each) for each in zip(*runs, strict=True)])
+        for name, runs in curves.items()
+    }
+    return lines(
+        series, title="TinyStories: judge's nats a token above human texts, along the text", bands=bands,
+        x_label="words of the text so far", y_label="nats a token above human texts",
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Draw everything that is recorded."""
+    found = json.loads((ROOT / "benchmarks" / "results" / "stories.json").read_text())["seeds"]
+    drawn = {
+        "stories-entropy": perplexity_and_entropy(found),
+        "stories-calls": perplexity_and_calls(found),
+        "stories-length": length(found),
+    }
+    for name, figure in drawn.items():
+        atomic_write(ROOT / "docs" / f"{name}.svg", (figure.replace("currentColor", GREY) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
