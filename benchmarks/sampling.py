@@ -1,0 +1,119 @@
+"""Sampling to a target on prose: the temperature that gives human entropy, and the escape from repetition.
+
+    python benchmarks/sampling.py --data tinystories:PATH --judge runs/stories/judge \
+        --models runs/stories/latents-0 runs/stories/masked-0 … --out benchmarks/results/sampling.json
+
+Both are set on the split dev and measured on test, by perplexity under the judge with entropy and repetition. `target`:
+the temperature at which dev texts have the entropy of human ones, and what it gives on test. `escape`, for a Manta-LM:
+feedback moved away from the direction of repetition by several lengths, at temperature 0 and at the one found; the
+control moves it by as much in a random direction. Models that stand in --out are kept.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from manta.bench import machine
+from manta.errors import DataError, RequestError
+from manta.evaluation import Contestant, Evaluator, EvaluatorConfig, contestant, evaluation_set, load_judge
+from manta.families.events import GenerateOptions
+from manta.families.manta_lm import MantaLM
+from manta.metrics import token_entropy
+from manta.metrics.repetition import learn_repetition
+from manta.metrics.target_entropy import meet_entropy
+from manta.runtime import atomic_write, make_generator
+
+FIGURES = ("perplexity", "entropy", "repeated_4", "distinct_4")
+SCALES = (1.0, 2.0, 4.0)
+"""Lengths by which feedback is moved; two, in units of the state, is the published default."""
+
+
+def figures(evaluator: Evaluator, model: Contestant, options: GenerateOptions) -> dict[str, float]:
+    """What a way to write gives on test."""
+    found = evaluator.measure(model, options, with_likelihood=False).figures
+    return {name: float(f"{found[name].mean:.4g}") for name in FIGURES}
+
+
+def escapes(
+    evaluator: Evaluator, model: Contestant, ways: dict[str, GenerateOptions], args: argparse.Namespace
+) -> dict[str, Any]:
+    """Figures by way to write, direction and length."""
+    lm = model.lm
+    assert isinstance(lm, MantaLM)
+    result: dict[str, Any] = {"rows": []}
+    for way, options in ways.items():
+        try:
+            learned, gap = learn_repetition(lm, [None] * args.num_learned, options)
+        except DataError as error:
+            result["rows"].append({"way": way, "refused": str(error)})
+            continue
+        drawn = torch.randn(len(learned), generator=make_generator(0))
+        directions = {"repetition": learned, "random": torch.nn.functional.normalize(drawn, dim=0)}
+        same = {"way": way, "gap": round(gap, 4)}
+        result["rows"].append({**same, "direction": "none", "scale": 0.0, **figures(evaluator, model, options)})
+        for name, direction in directions.items():
+            lm.repetition = direction
+            for scale in SCALES:
+                moved = figures(evaluator, model, replace(options, escape_scale=scale))
+                result["rows"].append({**same, "direction": name, "scale": scale, **moved})
+        lm.repetition = None
+    return result
+
+
+def measure(path: str, evaluator: Evaluator, args: argparse.Namespace) -> dict[str, Any]:
+    """One model."""
+    model, dev = contestant(path), evaluation_set(args.data, "dev", args.num_dev)
+    options = GenerateOptions(num_steps=args.num_steps, decoder=args.decoder)
+    row: dict[str, Any] = {"model": Path(path).name, "greedy": figures(evaluator, model, options)}
+    human = token_entropy(dev.humans)
+    ways = {"temperature 0": options}
+    try:
+        met = meet_entropy(model.lm, dev.prompts, human, options)
+        ways["human entropy"] = met.options
+        reached = figures(evaluator, model, met.options)
+        row["target"] = {
+            "temperature": met.options.temperature,
+            "dev": met.entropy,
+            "human_dev": human,
+            "test": reached,
+        }
+    except RequestError as error:
+        row["target"] = {"refused": str(error), "human_dev": human}
+    if isinstance(model.lm, MantaLM):
+        row["escape"] = escapes(evaluator, model, ways, args)
+    return row
+
+
+def main() -> None:
+    """Read the command line and measure what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--judge", required=True)
+    parser.add_argument("--models", nargs="+", required=True, metavar="DIR")
+    parser.add_argument("--num", type=int, default=100, help="texts a setting")
+    parser.add_argument("--num-dev", type=int, default=64, help="texts that the temperature is found on")
+    parser.add_argument("--num-learned", type=int, default=400, help="texts that the direction is found on")
+    parser.add_argument("--num-steps", type=int, default=16)
+    parser.add_argument("--decoder", default="", help="of masked models")
+    parser.add_argument("--judge-words", type=int, default=40)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    config = EvaluatorConfig(metrics=("diversity", "judge"), num_seeds=1, judge_words=args.judge_words)
+    test = evaluation_set(args.data, "test", args.num)
+    evaluator = Evaluator(test, config, judge=load_judge(args.judge))
+    result: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {"rows": []}
+    result |= {"machine": machine(), "num_steps": args.num_steps, "num": args.num}
+    result["human"] = {name: evaluator.corpus[name] for name in FIGURES}
+    for path in args.models:
+        if all(row["model"] != Path(path).name for row in result["rows"]):
+            result["rows"].append(measure(path, evaluator, args))
+            print(json.dumps(result["rows"][-1]), flush=True)
+            atomic_write(args.out, (json.dumps(result, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
