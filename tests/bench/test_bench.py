@@ -191,8 +191,8 @@ def test_the_speed_benchmark_finds_equal_outputs_equal(capsys):
 
 
 @pytest.mark.slow
-def test_the_complementary_benchmark_measures_what_is_supervised(tmp_path, capsys):
-    script = SimpleNamespace(**runpy.run_path(str(BENCHMARKS / "complementary.py")))
+def test_the_benchmark_of_masking_measures_what_is_supervised(tmp_path, capsys):
+    script = SimpleNamespace(**runpy.run_path(str(BENCHMARKS / "masking.py")))
     small = [
         "--num-steps",
         "4",

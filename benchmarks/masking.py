@@ -1,12 +1,13 @@
-"""Complementary masks against gradient sparsity: does supervising every word of a text in a step pay?
+"""Which words a masked model learns from in a step: complementary masks against gradient sparsity, and maskers.
 
-    python benchmarks/complementary.py --minutes 4 --seeds 3 --out benchmarks/results/complementary.json
+    python benchmarks/masking.py --minutes 2.5 --seeds 3 --out benchmarks/results/masking.json
 
-A masked model on the built-in weather corpus, at equal minutes, in three arms with equally many rows in a step: one
-mask a text; a mask and its complement; and, as the control, two masks of the same text drawn independently, which halve
-the texts of a step as the complement does. For each: the share of the texts' words that a step supervises (from the
-training log), the likelihood bound of held-out texts, and the oracle's verdict on texts written by every budget.
-Finished rows in --out are kept, so the command can be repeated.
+A masked model on the built-in weather corpus, at equal minutes, in arms with equally many rows in a step: one mask a
+text; a mask and its complement; as the control two masks of the same text drawn independently, which halve the texts of
+a step as the complement does; and one mask that hides runs of words, or rare words more often. For each: the share of
+the texts' words that a step supervises (from the training log), the likelihood bound of held-out texts (under uniform
+masks for all), and the oracle's verdict on texts written by every budget. Finished rows in --out are kept, so the
+command can be repeated.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from manta.bench import machine
 from manta.config import from_dict
 from manta.data import Corpus, build, collate, read, weather
 from manta.families.masked import MaskedModel, bound
+from manta.masked import MaskedObjectiveConfig
 from manta.recipes import Recipe, TrainingRun
 from manta.runtime import atomic_write, make_generator
 
@@ -29,6 +31,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "one mask": {"copies": 1},
     "a mask and its complement": {"complementary": True},
     "two independent masks": {"copies": 2},
+    "runs of words": {"masker": "span"},
+    "rare words more often": {"masker": "rarity"},
 }
 BUDGETS = (4, 8, 16)
 
@@ -36,7 +40,7 @@ BUDGETS = (4, 8, 16)
 def recipe_of(arm: str, seed: int, args: argparse.Namespace) -> Recipe:
     """The recipe of an arm; `batch_tokens` is divided by the rows of a text, so that steps cost the same."""
     masking = ARMS[arm]
-    rows = 1 if masking == {"copies": 1} else 2
+    rows = MaskedObjectiveConfig(**masking).times
     given = {"data": "builtin:weather", "family": "masked", "size": args.size, "num_examples": args.num_examples}
     given |= {"batch_tokens": args.batch_tokens // rows, "masking": masking, "seed": seed}
     length = {"num_steps": args.num_steps} if args.num_steps else {"time_budget": f"{args.minutes * 60:.0f}s"}
