@@ -24,6 +24,12 @@ FIGURES = ("bleu", "chrf", "rougeL", "slot_error_rate", "mauve", "entropy", "dis
 SEEDS = 5
 
 
+def shown(arguments: tuple[str, ...]) -> str:
+    """A command without the places of this machine."""
+    places = {"path": "PATH", "file": "FILE", "teacher": "TEACHER"}
+    return shlex.join(["manta", "evaluate", *(argument.format(**places) for argument in arguments)])
+
+
 def evaluated(name: str, *arguments: str, **places: str) -> dict[str, Any]:
     """One row: what `manta evaluate` says, and its command without the places of this machine."""
     with tempfile.TemporaryDirectory() as folder:
@@ -31,11 +37,7 @@ def evaluated(name: str, *arguments: str, **places: str) -> dict[str, Any]:
         if status := manta(["evaluate", *(a.format(**places) for a in arguments), "--out", str(out)]):
             sys.exit(status)
         found = json.loads(out.read_text())
-    shown = {key: key.upper() for key in places}
-    row: dict[str, Any] = {
-        "name": name,
-        "command": shlex.join(["manta", "evaluate", *(a.format(**shown) for a in arguments)]),
-    }
+    row: dict[str, Any] = {"name": name, "command": shown(arguments)}
     row["seeds"] = found["seeds"]
     for figure in FIGURES:
         if figure in found["figures"]:
@@ -68,6 +70,7 @@ def main() -> None:
         sampled = ("--temperature", "1", "--num-seeds", str(SEEDS))
         wanted.append(("rows", "its teacher, sampled", ("{teacher}", *data, *sampled), teacher))
     for group, name, arguments, places in wanted:
+        result[group] = [row for row in result[group] if row["name"] != name or row["command"] == shown(arguments)]
         if all(row["name"] != name for row in result[group]):
             result[group].append(evaluated(name, *arguments, path=args.data, **places))
             atomic_write(args.out, (json.dumps(result, indent=1) + "\n").encode())

@@ -1,6 +1,6 @@
 """Draw the figures of docs/ from the recorded results: `python benchmarks/figures.py`.
 
-Each is an .svg beside the page that shows it. Colours of text and axes are read on white and on near black.
+Each is an .svg that docs/results.md shows. Colours of text and axes are read on white and on near black.
 """
 
 import json
@@ -38,7 +38,8 @@ def perplexity_and_entropy(found: dict[str, Any]) -> str:
             continue
         name = TITLES[family(row["model"])] + (f", {calls} calls" if calls else "")
         figures = row["figures"]
-        points[name][row["setting"]["temperature"]].append((figures["entropy"], figures["perplexity"]))
+        if "perplexity" in figures:
+            points[name][row["setting"]["temperature"]].append((figures["entropy"], figures["perplexity"]))
     series, labels = {}, {}
     for name, of_temperature in points.items():
         middle = [tuple(map(mean, zip(*pairs, strict=True))) for _, pairs in sorted(of_temperature.items())]
@@ -55,7 +56,7 @@ def perplexity_and_calls(found: dict[str, Any]) -> str:
     """Of every family at temperature 1, mean and range over training seeds."""
     curves: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in found["rows"]:
-        if row["setting"]["temperature"] == 1:
+        if row["setting"]["temperature"] == 1 and "perplexity" in row["figures"]:
             calls = row["setting"].get("num_steps") or round(row["figures"]["nfe"])
             curves[TITLES[family(row["model"])]][calls].append(row["figures"]["perplexity"])
     series, bands = {}, {}
@@ -92,7 +93,7 @@ def length(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Draw everything that is recorded."""
+    """Draw what is recorded of TinyStories."""
     found = json.loads((ROOT / "benchmarks" / "results" / "stories.json").read_text())["seeds"]
     drawn = {
         "stories-entropy": perplexity_and_entropy(found),

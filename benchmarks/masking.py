@@ -12,6 +12,7 @@ command can be repeated.
 
 import argparse
 import json
+import sys
 import tempfile
 from pathlib import Path
 from statistics import mean
@@ -104,6 +105,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     args = parser.parse_args(argv)
     settings = {name: value for name, value in vars(args).items() if name not in ("out", "seeds")}
     result = json.loads(args.out.read_text()) if args.out.exists() else {"settings": settings, "rows": []}
+    if result["settings"] != settings:
+        sys.exit(f"{args.out} has other settings; name another --out")
     result["machine"] = machine()
     for seed in range(args.seeds):
         for arm in ARMS:

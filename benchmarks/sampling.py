@@ -3,14 +3,16 @@
     python benchmarks/sampling.py --data tinystories:PATH --judge runs/stories/judge \
         --models runs/stories/latents-0 runs/stories/masked-0 … --out benchmarks/results/sampling.json
 
-Both are set on the split dev and measured on test, by perplexity under the judge with entropy and repetition. `target`:
-the temperature at which dev texts have the entropy of human ones, and what it gives on test. `escape`, for a Manta-LM:
-feedback moved away from the direction of repetition by several lengths, at temperature 0 and at the one found; the
-control moves it by as much in a random direction. Models that stand in --out are kept.
+Both are set on texts of other seeds than those that measure them, by perplexity under the judge with entropy and
+repetition, all of passages of equal length. `target`: the temperature at which texts have the entropy of human ones of
+the split dev. `escape`, for a Manta-LM: feedback moved away from the direction of repetition by several lengths, at
+temperature 0 and at the one found; the control moves it by as much in random directions. Models that stand in --out are
+kept, where they were measured with the same settings.
 """
 
 import argparse
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,12 +32,16 @@ from manta.runtime import atomic_write, make_generator
 FIGURES = ("perplexity", "entropy", "repeated_4", "distinct_4")
 SCALES = (1.0, 2.0, 4.0)
 """Lengths by which feedback is moved; two, in units of the state, is the published default."""
+CONTROLS = 3
+"""Random directions."""
+APART = 10_000
+"""First seed of the texts that measure; those that set something have the seeds from 0 on."""
 
 
 def figures(evaluator: Evaluator, model: Contestant, options: GenerateOptions) -> dict[str, float]:
     """What a way to write gives on test."""
     found = evaluator.measure(model, options, with_likelihood=False).figures
-    return {name: float(f"{found[name].mean:.4g}") for name in FIGURES}
+    return {name: float(f"{found[name].mean:.4g}") for name in FIGURES if name in found}
 
 
 def escapes(
@@ -51,8 +57,9 @@ def escapes(
         except DataError as error:
             result["rows"].append({"way": way, "refused": str(error)})
             continue
-        drawn = torch.randn(len(learned), generator=make_generator(0))
-        directions = {"repetition": learned, "random": torch.nn.functional.normalize(drawn, dim=0)}
+        drawn = torch.randn(CONTROLS, len(learned), generator=make_generator(0))
+        directions = {"repetition": learned}
+        directions |= {f"random {i}": row for i, row in enumerate(torch.nn.functional.normalize(drawn, dim=1))}
         same = {"way": way, "gap": round(gap, 4)}
         result["rows"].append({**same, "direction": "none", "scale": 0.0, **figures(evaluator, model, options)})
         for name, direction in directions.items():
@@ -66,13 +73,17 @@ def escapes(
 
 def measure(path: str, evaluator: Evaluator, args: argparse.Namespace) -> dict[str, Any]:
     """One model."""
-    model, dev = contestant(path), evaluation_set(args.data, "dev", args.num_dev)
+    model, dev = contestant(path), evaluation_set(args.data, "dev", args.num_dev, words=args.words)
     options = GenerateOptions(num_steps=args.num_steps, decoder=args.decoder)
     row: dict[str, Any] = {"model": Path(path).name, "greedy": figures(evaluator, model, options)}
     human = token_entropy(dev.humans)
+
+    def passage(text: str) -> list[str]:
+        return text.split()[: args.words]
+
     ways = {"temperature 0": options}
     try:
-        met = meet_entropy(model.lm, dev.prompts, human, options)
+        met = meet_entropy(model.lm, dev.prompts, human, options, tokenize=passage)
         ways["human entropy"] = met.options
         reached = figures(evaluator, model, met.options)
         row["target"] = {
@@ -99,14 +110,19 @@ def main() -> None:
     parser.add_argument("--num-learned", type=int, default=400, help="texts that the direction is found on")
     parser.add_argument("--num-steps", type=int, default=16)
     parser.add_argument("--decoder", default="", help="of masked models")
-    parser.add_argument("--judge-words", type=int, default=40)
+    parser.add_argument("--words", type=int, default=40, help="of a passage")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    config = EvaluatorConfig(metrics=("diversity", "judge"), num_seeds=1, judge_words=args.judge_words)
-    test = evaluation_set(args.data, "test", args.num)
+    config = EvaluatorConfig(metrics=("diversity", "judge"), num_seeds=1, seed=APART)
+    test = evaluation_set(args.data, "test", args.num, words=args.words)
     evaluator = Evaluator(test, config, judge=load_judge(args.judge))
-    result: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {"rows": []}
-    result |= {"machine": machine(), "num_steps": args.num_steps, "num": args.num}
+    settings = {
+        name: getattr(args, name) for name in ("num", "num_dev", "num_learned", "num_steps", "decoder", "words")
+    }
+    result: dict[str, Any] = {"settings": settings, "rows": []}
+    if args.out.exists() and (result := json.loads(args.out.read_text()))["settings"] != settings:
+        sys.exit(f"{args.out} has other settings; name another --out")
+    result["machine"] = machine()
     result["human"] = {name: evaluator.corpus[name] for name in FIGURES}
     for path in args.models:
         if all(row["model"] != Path(path).name for row in result["rows"]):

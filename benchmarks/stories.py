@@ -1,15 +1,18 @@
-"""TinyStories: every family at equal minutes and parameters, judged by a model that shares no text with them.
+"""TinyStories: every family at equal minutes and about equal parameters, judged by a model that shares no text with
+them.
 
     python benchmarks/stories.py --data tinystories:PATH --minutes 8 --seeds 3 --folder runs/stories \
         --out benchmarks/results/stories.json
 
-Contestants learn from one half of the training split, the judge, larger and longer trained, from the other. Models that
-stand in --folder are kept, so that the command can be repeated after an interruption. `--longer M` adds one run of M
-minutes of each. The pages of the comparisons are left in --folder, and kept, too.
+Contestants learn from one half of the training split, the judge, larger and longer trained, from the other. They write
+windows of stories, so passages of equal length are compared, human ones from anywhere in a story. Models that stand in
+--folder are kept, so that the command can be repeated after an interruption; what each really was given is recorded.
+`--longer M` adds one run of M minutes of each. The pages of the comparisons are left in --folder.
 """
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,9 @@ ENTROPY_MARGIN = 0.1
 """Nats that a decoder's texts may fall below human ones to be chosen by their perplexity."""
 BUDGETS = "1,2,4,8,16,32,64"
 WORDS = 40
-"""Words of a text that are judged: what a window of the tokenizer surely holds."""
+"""Words of a passage: what a window of the tokenizer surely holds."""
+APART = 5000
+"""Seed of the texts that the decoder is chosen by, so that none of them is compared later."""
 
 
 def trained(folder: Path, data: str, split: str, *arguments: str) -> Path:
@@ -60,6 +65,7 @@ def main() -> int:
     time = ("--time-budget", f"{2 * args.minutes}m", "--family", "ar", "--size", larger)
     judge = trained(args.folder / "judge", args.data, "train:2/2", *time)
     result: dict[str, Any] = {"machine": machine(), "minutes": args.minutes, "longer_minutes": args.longer}
+    result |= {"data": Path(args.data).name, "texts": args.num, "words": WORDS, "judge": spent(judge)}
     masked = CONTESTANTS["masked"]
     first = ("train:1/2", "--size", args.size, "--time-budget", f"{args.minutes}m", "seed=0", *masked)
     decoder, result["decoders"] = chosen_decoder(trained(args.folder / "masked-0", args.data, *first), judge, args)
@@ -74,18 +80,27 @@ def main() -> int:
         ]
         if models:
             result[report] = kept(compared(models, judge, args.folder / f"compared-{report}", decoder, args))
+            for row, folder in zip(result[report]["models"], models, strict=True):
+                row |= spent(folder)
     atomic_write(args.out, (json.dumps(result, indent=1) + "\n").encode())
     return 0
 
 
 def compared(models: list[Path], judge: Path, report: Path, decoder: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Compare models, unless it is done."""
-    if not (report / "compare.json").exists():
-        command = ["compare", *map(str, models), "--data", args.data, "--out", str(report), "--judge", str(judge)]
-        command += ["--num", str(args.num), "--num-seeds", "1", "--num-steps", BUDGETS, "--judge-words", str(WORDS)]
-        if status := manta([*command, "--temperature", "0,0.5,1", "--decoder", decoder]):
+    """Compare models, unless this comparison is done."""
+    command = ["compare", *map(str, models), "--data", args.data, "--out", str(report), "--judge", str(judge)]
+    command += ["--num", str(args.num), "--num-seeds", "1", "--num-steps", BUDGETS, "--words", str(WORDS)]
+    return done([*command, "--temperature", "0,0.5,1", "--decoder", decoder], report / "compare.json")
+
+
+def done(command: list[str], file: Path) -> dict[str, Any]:
+    """What a command writes into a file, run unless the file is of the same command."""
+    found = json.loads(file.read_text()) if file.exists() else {}
+    if found.get("command") != shlex.join(["manta", *command]):
+        if status := manta(command):
             sys.exit(status)
-    return json.loads((report / "compare.json").read_text())
+        found = json.loads(file.read_text())
+    return found
 
 
 def chosen_decoder(masked: Path, judge: Path, args: argparse.Namespace) -> tuple[str, list[dict[str, Any]]]:
@@ -93,17 +108,23 @@ def chosen_decoder(masked: Path, judge: Path, args: argparse.Namespace) -> tuple
     rows = []
     for decoder in DECODERS:
         file = args.folder / f"decoder-{decoder}.json"
-        if not file.exists():
-            command = ["evaluate", str(masked), "--data", args.data, "--split", "dev", "--num", str(args.num)]
-            command += ["--num-seeds", "1", "--judge", str(judge), "--judge-words", str(WORDS), "--decoder", decoder]
-            command += ["--metrics", "diversity", "--metrics", "judge", "--num-steps", "16", "--temperature", "1"]
-            if status := manta([*command, "--out", str(file)]):
-                sys.exit(status)
-        found = json.loads(file.read_text())
+        command = ["evaluate", str(masked), "--data", args.data, "--split", "dev", "--num", str(args.num)]
+        command += ["--num-seeds", "1", "--judge", str(judge), "--words", str(WORDS), "--decoder", decoder]
+        command += ["--metrics", "diversity,judge", "--num-steps", "16", "--temperature", "1", "--seed", str(APART)]
+        found = done([*command, "--out", str(file)], file)
         figures = {name: found["figures"][name]["mean"] for name in ("perplexity", "entropy", "repeated_4", "nfe")}
         rows.append({"decoder": decoder, "human_entropy": found["corpus"]["entropy"], **figures})
     fair = [row for row in rows if row["entropy"] > row["human_entropy"] - ENTROPY_MARGIN]
-    return min(fair or rows, key=lambda row: row["perplexity"])["decoder"], rows
+    if fair:
+        return min(fair, key=lambda row: row["perplexity"])["decoder"], rows
+    return min(rows, key=lambda row: abs(row["entropy"] - row["human_entropy"]))["decoder"], rows
+
+
+def spent(folder: Path) -> dict[str, float]:
+    """What the training of a model took."""
+    log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    tokens = sum(row["tokens"] for row in log)
+    return {"minutes": round(sum(row["seconds"] for row in log) / 60, 1), "steps": len(log), "tokens": tokens}
 
 
 def kept(found: dict[str, Any]) -> dict[str, Any]:

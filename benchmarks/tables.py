@@ -123,6 +123,25 @@ def stories_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def nearest_table(result: dict[str, Any]) -> str:
+    """TinyStories: of every model the setting whose entropy is nearest to that of human texts, and its likelihood."""
+    lines = ["| model | parameters | nats a token of human texts | nearest setting | perplexity | entropy | repeated |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for report in ("seeds", "longer"):
+        found = result.get(report, {"models": ()})
+        for model in found["models"]:
+            row = found["rows"][found["nearest_entropy"][model["name"]]]
+            calls = row["setting"].get("num_steps") or f"its own {row['figures']['nfe']:.0f}"
+            setting = f"{calls} calls, temperature {row['setting']['temperature']:g}"
+            told = model["likelihood"] or {}
+            nats = f"{told['nats_per_token']:.2f} ({told['kind']})" if told.get("nats_per_token") else "–"
+            figures = [f"{row['figures'][name]:.{digits}f}" for name, digits in (("perplexity", 1), ("entropy", 2))]
+            figures.append(f"{row['figures']['repeated_4']:.1%}")
+            size = f"{model['parameters'] / 1e6:.2f}M"
+            lines.append(f"| {model['name']} | {size} | {nats} | {setting} | " + " | ".join(figures) + " |")
+    return "\n".join(lines)
+
+
 def weather_table(result: list[dict[str, Any]]) -> str:
     """Oracle's verdicts on the built-in corpus."""
     lines = [
@@ -381,7 +400,7 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
         ("weather.json", weather_table),
     ),
     "evaluations": (("e2e_evaluations.json", partial(evaluation_table, whole=True)),),
-    "stories": (("stories.json", stories_table),),
+    "stories": (("stories.json", stories_table), ("stories.json", nearest_table)),
     "plan": (("e2e.json", partial(e2e_table, plan=True)),),
     "spaces": (("e2e_spaces.json", spaces_table),),
     "speed": (("speed.json", speed_table),),

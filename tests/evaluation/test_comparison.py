@@ -1,6 +1,7 @@
 """A comparison sweeps what a family knows, keeps what nothing beats, and is sure only of what its intervals show."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -141,50 +142,74 @@ def test_quality_against_length_is_the_mean_of_each_quarter(comparison, data):
             assert interval.value == pytest.approx(float(faithful[quarter].mean()))
 
 
-def positional_judge() -> JudgeModel:
-    """The n-th word of a text costs n nats, one of a model's `bad` words ten times as many, and the end 5."""
+def positional_judge(window: int = 99) -> JudgeModel:
+    """The n-th word of a text costs n nats, one of a model's `bad` words ten times as many; an end costs its length."""
+
+    def beginnings(texts):
+        if any(len(text.split()) > window for text in texts):
+            raise RequestError("too long")
+        costs = [sum(n * (10.0 if word == "bad" else 1) for n, word in enumerate(t.split(), 1)) for t in texts]
+        return torch.tensor(costs), torch.tensor([len(text.split()) for text in texts])
 
     def nats(texts):
-        costs = [
-            5.0 + sum(n * (10 if word == "bad" else 1) for n, word in enumerate(text.split(), 1)) for text in texts
-        ]
-        return torch.tensor(costs), torch.tensor([1 + len(text.split()) for text in texts])
+        costs, tokens = beginnings(texts)
+        return costs + tokens, tokens + 1
 
-    return JudgeModel("positional", nats, lambda texts: torch.ones(len(texts), 2), {})
+    return JudgeModel("positional", nats, beginnings, lambda texts: torch.ones(len(texts), 2), {})
+
+
+def prose(words: int | None, *lengths: int) -> EvaluationSet:
+    texts = tuple((" ".join(["word"] * length),) for length in lengths)
+    return EvaluationSet("x", "test", (None,) * len(texts), texts, lambda: iter(["another text"]), words=words)
 
 
 def test_texts_without_prompts_are_followed_part_by_part_beside_human_ones():
-    texts = tuple((" ".join(["word"] * (8 if i % 2 else 6)),) for i in range(20))
-    bare = EvaluationSet("x", "test", (None,) * 20, texts, lambda: iter(()))
-    config = EvaluatorConfig(metrics=("diversity", "judge"), num_seeds=1, judge_words=8)
-    evaluator = Evaluator(bare, config, judge=positional_judge())
+    bare = prose(None, *[8] * 12, *[6] * 8)
+    evaluator = Evaluator(bare, EvaluatorConfig(metrics=("diversity", "judge"), num_seeds=1), judge=positional_judge())
     late = ("word " * 6 + "bad bad").strip()
-    model = scripted(lambda index, request: "" if index % 5 == 0 else late, "late")
+    model = scripted(lambda index, request: "bad" if index % 5 == 0 else late, "late")
     human, found = compare(evaluator, [model], Sweep(num_steps=(2,)), GenerateOptions()).lengths
     assert (human.row, found.row) == (None, 0) and human.figure == found.figure == "judge_nats"
     assert human.words == found.words == (2.0, 4.0, 6.0, 8.0)
-    # Of a part (n + m) / 2, the first with the end's 5 nats over three tokens; texts of six words have no last part.
-    assert [part.value for part in human.intervals] == pytest.approx([8 / 3, 3.5, 5.5, 7.5])
-    assert [part.value for part in found.intervals] == pytest.approx([8 / 3, 3.5, 5.5, 75.0])
+    # The texts that end before the last part are in no part: the model's single `bad` words would cost 10 nats.
+    assert [part.value for part in human.intervals] == pytest.approx([1.5, 3.5, 5.5, 7.5])
+    assert [part.value for part in found.intervals] == pytest.approx([1.5, 3.5, 5.5, 75.0])
 
 
-def test_texts_too_short_for_a_part_have_no_profile():
-    texts = tuple(("a b",) for _ in range(20))
-    bare = EvaluationSet("x", "test", (None,) * 20, texts, lambda: iter(()))
-    config = EvaluatorConfig(metrics=("diversity", "judge"), num_seeds=1, judge_words=8)
-    evaluator = Evaluator(bare, config, judge=positional_judge())
-    model = scripted(lambda index, request: bare.humans[index], "short")
-    assert compare(evaluator, [model], Sweep(num_steps=(2,)), GenerateOptions()).lengths == ()
-    assert evaluator.nats_along(["a b", ""], [2, 4])[0].tolist() == pytest.approx([8 / 3, float("nan")], nan_ok=True)
-    with pytest.raises(UsageError, match="need one"):
-        Evaluator(bare, EvaluatorConfig(num_seeds=1)).nats_along(["a"], [1])
+@pytest.mark.parametrize(
+    ("metrics", "window", "text", "followed"),
+    [
+        (("diversity", "judge"), 99, "a b", [None]),  # the model's texts end before the human ones do
+        (("diversity", "judge"), 99, "", [None]),
+        ((), 6, "a b c d e f g h", []),  # the judge cannot read the human texts
+        (("likelihood",), 99, "a b c d e f g h", []),  # no entropy, so no setting is nearest to the corpus
+    ],
+)
+def test_texts_that_cannot_be_followed_have_no_profile(metrics, window, text, followed):
+    config = EvaluatorConfig(metrics=metrics, num_seeds=1)
+    evaluator = Evaluator(prose(None, *[8] * 8), config, judge=positional_judge(window))
+    model = scripted(lambda index, request: text or ("a b" if index < 4 else ""), "short")
+    found = compare(evaluator, [model], Sweep(num_steps=(2,)), GenerateOptions())
+    assert [profile.row for profile in found.lengths] == followed
+
+
+def test_passages_are_compared_at_one_length():
+    """A model's texts are cut, and the end of a passage, which is none of the text's, is not judged."""
+    config = EvaluatorConfig(metrics=("diversity", "judge"), num_seeds=1)
+    evaluator = Evaluator(prose(4, *[4] * 8), config, judge=positional_judge())
+    measured = evaluator.measure(scripted(lambda index, request: "word " * 6), GenerateOptions())
+    assert measured.texts == ("word word word word",) * 8
+    assert measured.figures["perplexity"].mean == pytest.approx(math.exp(2.5))
+    assert measured.figures["mean_words"].mean == evaluator.corpus["mean_words"] == 4
+    assert measured.items["judge_nats"].flatten().tolist() == pytest.approx([2.5] * 8)
+    assert evaluator.corpus["perplexity"] == pytest.approx(math.exp(2.5))
 
 
 def test_a_text_that_the_judge_cannot_read_is_a_warning(data):
     def refuses(texts):
         raise RequestError("too long")
 
-    judge = JudgeModel("short", refuses, lambda texts: torch.ones(len(texts), 2), {})
+    judge = JudgeModel("short", refuses, refuses, lambda texts: torch.ones(len(texts), 2), {})
     evaluator = Evaluator(data, EvaluatorConfig(num_seeds=1), judge=judge)
     found = compare(evaluator, [scripted(half_right(data, 0), "whole")], Sweep(num_steps=(2,)), GenerateOptions())
     assert any("no judge: too long" in warning for warning in found.rows[0].evaluation.warnings)

@@ -52,6 +52,22 @@ def test_texts_without_prompts_are_a_group_each_and_have_no_overlap(tmp_path):
     assert found.why_not("mauve") is None
 
 
+def test_passages_are_whole_consecutive_pieces_as_they_stand(tmp_path):
+    texts = [t for t in (f"a{i} b  c\nd e" for i in range(200)) if split_of(t) == "test"][:3]
+    name = write(tmp_path / "x.jsonl", [{"text": text} for text in texts])
+    found = evaluation_set(name, words=2)
+    assert found.humans == [piece for t in texts for piece in (f"{t.split()[0]} b", "c\nd")]
+    assert found.words == 2 and found.cut("x  y z") == "x  y" and found.cut("x") == "x"
+    assert len(evaluation_set(name, words=2, num=4).humans) == 4
+    assert evaluation_set(name).cut("x  y z") == "x  y z"
+    with pytest.raises(DataError, match="has 9 words"):
+        evaluation_set(name, words=9)
+    with pytest.raises(UsageError, match="at least one word"):
+        evaluation_set(name, words=0)
+    with pytest.raises(UsageError, match="has prompts"):
+        evaluation_set("builtin:weather", num=3, words=5)
+
+
 def test_meaning_representations_are_told_by_their_form(tmp_path):
     mrs = [mr for mr in (f"name[Place {i}], food[French]" for i in range(200)) if split_of(mr) == "test"]
     rows = [{"prompt": mr, "text": "x"} for mr in mrs]

@@ -46,7 +46,7 @@ def words_judge(name: str = "judge", config: dict | None = None) -> JudgeModel:
         )
 
     return JudgeModel(
-        name, nats, lambda texts: torch.tensor([[float(len(t.split())), 1.0] for t in texts]), config or {}
+        name, nats, nats, lambda texts: torch.tensor([[float(len(t.split())), 1.0] for t in texts]), config or {}
     )
 
 

@@ -11,7 +11,7 @@ from manta.data import MASK, NULL
 from manta.errors import ModelError, RequestError, UsageError
 from manta.evaluation import Contestant, Evaluator, EvaluatorConfig, evaluation_set, likelihood, load_judge
 from manta.evaluation.likelihood import to_batch
-from manta.families.autoregressive import log_likelihood
+from manta.families.autoregressive import log_likelihood, shifted
 from manta.families.events import GenerateOptions
 from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
 from manta.hub import load_causal, save_model
@@ -114,6 +114,16 @@ def test_a_judge_of_ours_gives_exact_likelihoods_whatever_the_batch(tmp_path):
         row = lm.tokenizer.encode(text)
         assert float(nats[i]) == pytest.approx(-float(log_likelihood(lm.model, to_batch([()], [row]))), rel=1e-5)
         assert int(tokens[i]) == len(row) + 1
+    open_nats, open_tokens = judge.beginnings(texts)
+    for i, text in enumerate(texts):
+        row = lm.tokenizer.encode(text)
+        batch = to_batch([()], [row])
+        given, target, _ = shifted(lm.model, batch)
+        with torch.no_grad():
+            memory = lm.model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
+            end = -float(lm.model(given, memory)[0, -1].log_softmax(-1)[target[0, -1]])
+        assert float(nats[i] - open_nats[i]) == pytest.approx(end, rel=1e-4)
+        assert int(open_tokens[i]) == len(row)
     alone = torch.cat([judge.features([text]) for text in texts])
     torch.testing.assert_close(judge.features(texts), alone)
     assert judge.config["recipe"] == {"data": "x"}
@@ -160,6 +170,7 @@ def test_a_causal_model_of_the_hub_judges_every_token_after_its_first(gpt2):
         wanted = -sum(float(logits[place, row[0, place + 1]]) for place in range(row.shape[1] - 1))
         assert float(nats[i]) == pytest.approx(wanted, rel=1e-5)
         assert int(tokens[i]) == row.shape[1] - 1 == len(text.split())
+    torch.testing.assert_close(judge.beginnings(texts)[0], nats)
     torch.testing.assert_close(judge.features(texts), torch.cat([judge.features([text]) for text in texts]))
     with pytest.raises(RequestError, match="reads 8"):
         judge(["the " * 8])
@@ -173,7 +184,7 @@ def test_what_is_no_causal_model_is_an_error(tmp_path):
         load_judge(str(tmp_path))
 
 
-def test_a_text_too_long_for_the_judge_is_a_warning_and_cutting_helps(data, tmp_path):
+def test_a_text_too_long_for_the_judge_is_a_warning(data, tmp_path):
     save_model(tmp_path, make_ar(max_text=6), recipe={}, card="", dtype=torch.float32)
     judge = load_judge(str(tmp_path))
     model = Contestant("model", make_ar(), {})

@@ -81,6 +81,7 @@ def run(argv: Sequence[str]) -> int:
         "data": evaluator.data.name,
         "split": evaluator.data.split,
         "prompts": len(evaluator.data.prompts),
+        "words": evaluator.data.words,
         "references": sum(map(len, evaluator.data.references)),
         "seeds": evaluator.config.num_seeds,
         "options": {name: getattr(options, name) for name in WRITING} if options.texts is None else None,
@@ -100,9 +101,10 @@ def run(argv: Sequence[str]) -> int:
 
 def _table(report: dict[str, Any]) -> str:
     seeds = f"{report['seeds']} seeds: mean ± half their range" if report["seeds"] > 1 else "1 seed"
+    of = "" if report["words"] is None else f", all passages of {report['words']} words"
     lines = [
         f"{report['model']} ({report['family']}) on {report['data']}, {report['split']}: "
-        f"{report['prompts']} texts a seed for {report['references']} human ones; {seeds}",
+        f"{report['prompts']} texts a seed for {report['references']} human ones{of}; {seeds}",
         "",
         f"{'':<26} {'model':>20} {'corpus':>12}",
     ]

@@ -31,8 +31,8 @@ class MeasureOptions:
     judge: str | None = None
     """Whose likelihood gives generative perplexity, and whose hidden states MAUVE compares: a folder of
     `manta train --family ar`, or a causal language model of the hub."""
-    judge_words: int | None = None
-    """Words of each text that the judge reads; all without it."""
+    words: int | None = None
+    """Compare passages of so many words: human texts without prompts are cut into such, written ones after as many."""
     likelihood_texts: int = 256
     """Human texts whose likelihood is measured."""
     likelihood_samples: int = 8
@@ -87,12 +87,17 @@ def make_evaluator(options: MeasureOptions, progress: Line, verb: str) -> "Evalu
     from manta.evaluation import Evaluator, EvaluatorConfig, evaluation_set, load_judge
 
     metrics = [name for part in options.metrics for name in part.split(",") if name]
-    names = ("num_seeds", "seed", "judge_words", "likelihood_texts", "likelihood_samples")
+    names = ("num_seeds", "seed", "likelihood_texts", "likelihood_samples")
     config = from_dict(EvaluatorConfig, {"metrics": metrics, **{name: getattr(options, name) for name in names}})
     if config.metrics and "judge" in config.metrics and options.judge is None:
         raise UsageError("the figures of a judge need one; name it: --judge MODEL")
     data = evaluation_set(
-        options.data, options.split, options.num, seed=options.seed, training_texts=options.training_texts
+        options.data,
+        options.split,
+        options.num,
+        seed=options.seed,
+        training_texts=options.training_texts,
+        words=options.words,
     )
     judge = None if options.judge is None else load_judge(options.judge, device=options.device)
     return Evaluator(data, config, judge=judge, progress=progress)

@@ -29,7 +29,7 @@ QUALITIES: Final[Mapping[str, bool]] = {
 OF_A_TEXT: Final = ("faithful", "solved", "slot_errors", "judge_nats", "chrf")
 """Figures of single texts that say how good they are; the first that is measured is drawn against length."""
 LENGTH_GROUPS: Final = 4
-"""Groups of about equal size, from the shortest texts to the longest."""
+"""Groups of about equal size, from the shortest texts to the longest; or parts of a text, from its first words on."""
 SHOWN_PROMPTS: Final = 8
 """Prompts whose texts are shown side by side."""
 
@@ -109,7 +109,8 @@ class LengthProfile:
 
     Texts of prompts are put into groups by the length of their human texts, and a model is shown at its best row. Texts
     without prompts choose their own length, so they are followed word by word: what a judge says of their first
-    quarter, of the next and so on, of the row whose entropy is nearest to the corpus' own, beside human texts.
+    quarter, of the next and so on, of the row whose entropy is nearest to the corpus' own, beside human texts; of the
+    first seed's texts those that reach the end of the last part, so that all parts are of the same texts.
     """
 
     row: int | None
@@ -155,6 +156,7 @@ class Comparison:
             "data": data.name,
             "split": data.split,
             "prompts": len(data.prompts),
+            "words": data.words,
             "seeds": evaluator.config.num_seeds,
             "mauve_features": evaluator.features,
             "corpus": dict(self.corpus),
@@ -310,8 +312,7 @@ def _lengths(
     """See `LengthProfile`."""
     data, generator = evaluator.data, make_generator(evaluator.config.seed)
     if not data.conditional:
-        if all("judge_nats" in rows[at].evaluation.items for at in nearest.values()):
-            yield from _along(rows, nearest, evaluator)
+        yield from _along(rows, nearest, evaluator)
         return
     words = torch.tensor([len(text.split()) for text in data.humans], dtype=torch.float64)
     for at in best(rows, quality).values():
@@ -335,20 +336,23 @@ def _lengths(
 
 def _along(rows: Sequence[Row], nearest: Mapping[str, int], evaluator: Evaluator) -> Iterator[LengthProfile]:
     """Nats a token of each part of texts without prompts, of human ones first."""
+    if "judge" not in evaluator.metrics or not nearest:
+        return
     humans, generator = evaluator.data.humans, make_generator(evaluator.config.seed)
-    longest = evaluator.config.judge_words or median(len(text.split()) for text in humans)
+    longest = median(len(text.split()) for text in humans)
     ends = sorted({round(longest * (i + 1) / LENGTH_GROUPS) for i in range(LENGTH_GROUPS)} - {0})
     written = {None: humans, **{at: rows[at].evaluation.texts for at in nearest.values()}}
     for at, texts in written.items():
-        parts = evaluator.nats_along(texts, ends)
-        kept = [values[values.isfinite()] for values in parts]
-        if all(len(values) > 1 for values in kept):
+        parts = evaluator.nats_along(texts, ends) if ends else None
+        if parts is not None:
             yield LengthProfile(
                 row=at,
                 figure="judge_nats",
                 words=tuple(map(float, ends)),
-                intervals=tuple(bootstrap_mean(values, generator=generator) for values in kept),
+                intervals=tuple(bootstrap_mean(values, generator=generator) for values in parts),
             )
+        elif at is None:
+            return
 
 
 def _differences(rows: Sequence[Row], quality: str | None, seed: int) -> Iterator[Difference]:

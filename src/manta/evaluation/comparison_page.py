@@ -37,10 +37,11 @@ def comparison_page(comparison: Comparison, evaluator: Evaluator, command: str) 
         UsageError: matplotlib is not installed.
     """
     data, rows = evaluator.data, comparison.rows
+    whole = "texts" if data.words is None else f"passages of {data.words} words"
     page = Page(f"Models compared on {data.name.rpartition('/')[2]}")
     page.text(
         f"{len(comparison.parameters)} models on {len(data.prompts)} "
-        f"{'prompts' if data.conditional else 'texts'} of {data.name}, split {data.split}; "
+        f"{'prompts' if data.conditional else whole} of {data.name}, split {data.split}; "
         f"{evaluator.config.num_seeds} texts for each, one a seed. Figures are means over seeds ± half their range."
     )
     page.code(command)

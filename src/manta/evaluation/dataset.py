@@ -1,6 +1,7 @@
 """What a model is evaluated on: one prompt is one group of references, and the data says which figures it allows."""
 
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 from manta.data import read, task_of, weather
 from manta.errors import DataError, UsageError
+from manta.metrics.perplexity import first_words
 from manta.metrics.slots import parse_mr
 
 Metric = Literal["likelihood", "diversity", "guards", "copying", "mauve", "overlap", "slots", "oracle", "judge"]
@@ -47,6 +49,8 @@ class EvaluationSet:
     """The prompts are meaning representations of E2E."""
     task: bool = False
     """A structured task, whose texts are no prose."""
+    words: int | None = None
+    """The texts are passages of so many words, and a model's are cut to as many; None: whole texts."""
 
     @property
     def conditional(self) -> bool:
@@ -57,6 +61,10 @@ class EvaluationSet:
     def humans(self) -> list[str]:
         """One human text a group: as many as a model is asked for."""
         return [group[0] for group in self.references]
+
+    def cut(self, text: str) -> str:
+        """A model's text, no longer than a passage."""
+        return text if self.words is None else first_words(text, self.words)
 
     def why_not(self, metric: Metric) -> str | None:
         """Why a group of figures cannot be measured here; None where it can."""
@@ -70,7 +78,13 @@ class EvaluationSet:
 
 
 def evaluation_set(
-    name: str, split: str = "test", num: int | None = None, *, seed: int = 0, training_texts: int | None = None
+    name: str,
+    split: str = "test",
+    num: int | None = None,
+    *,
+    seed: int = 0,
+    training_texts: int | None = None,
+    words: int | None = None,
 ) -> EvaluationSet:
     """Read the held-out data that a model is evaluated on.
 
@@ -83,11 +97,16 @@ def evaluation_set(
         num: at most so many groups, drawn at random by `seed` where there are more; None for all.
         seed: of the draws of a built-in corpus and of the choice of groups.
         training_texts: at most so many texts of the training split are compared with; None for all.
+        words: cut texts without prompts into passages of so many words, from first to last, a rest left out; so texts
+            of models that write short pieces of long texts are compared at one length.
 
     Raises:
-        DataError: the source is missing or broken, empty in this split, or only some of its examples have prompts.
-        UsageError: an unknown split, or `num` below 1.
+        DataError: the source is missing or broken, empty in this split, only some of its examples have prompts, or
+            no text is as long as a passage.
+        UsageError: an unknown split, `num` or `words` below 1, or passages of data with prompts.
     """
+    if words is not None and words < 1:
+        raise UsageError(f"a passage has at least one word, received --words {words}")
     if num is not None and num < 1:
         raise UsageError(f"an evaluation needs at least one text, received {num}")
     task = task_of(name)
@@ -101,6 +120,13 @@ def evaluation_set(
         raise DataError(f"{name} has no examples in its {split} split; choose another with --split, or give more data")
     if bare and any(isinstance(key, str) for key in groups):
         raise DataError(f"{bare} examples of {name} have no prompt and others have one; evaluate the two apart")
+    if words is not None:
+        if not bare:
+            raise UsageError(f"--words cuts texts without prompts into passages, and {name} has prompts; leave it out")
+        pieces = [piece for (text,) in groups.values() for piece in passages(text, words)]
+        if not pieces:
+            raise DataError(f"no text of {name}, split {split}, has {words} words; ask for fewer with --words")
+        groups = {index: [piece] for index, piece in enumerate(pieces)}
     keys = list(groups)
     if num is not None and num < len(keys):
         keys = [keys[at] for at in sorted(random.Random(f"evaluation {seed}").sample(range(len(keys)), num))]
@@ -114,7 +140,14 @@ def evaluation_set(
         oracle=_oracle(name, seed),
         slots=not bare and all(_is_mr(prompt) for prompt in prompts if prompt is not None),
         task=task is not None,
+        words=words,
     )
+
+
+def passages(text: str, words: int) -> list[str]:
+    """Consecutive pieces of a text with exactly so many words, as they stand; a rest is left out."""
+    found = [match.span() for match in re.finditer(r"\S+", text)]
+    return [text[found[at][0] : found[at + words - 1][1]] for at in range(0, len(found) - words + 1, words)]
 
 
 def _texts(name: str, num: int | None) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Final, get_args
 
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from manta.errors import DataError, MantaError, UsageError
+from manta.errors import DataError, MantaError, RequestError, UsageError
 from manta.evaluation.dataset import EvaluationSet, Metric
 from manta.evaluation.features import hashed_ngrams
 from manta.evaluation.judges import JudgeModel, asked_without_prompt, shared_training
@@ -36,6 +36,7 @@ from manta.metrics import (
     slot_errors,
     token_entropy,
 )
+from manta.metrics.perplexity import first_words
 from manta.runtime import make_generator
 
 METRICS: Final[tuple[Metric, ...]] = get_args(Metric)
@@ -58,8 +59,6 @@ class EvaluatorConfig:
     """Draws a text for a bound."""
     span: int = 13
     """Tokens in common with a training text from which a text counts as copied."""
-    judge_words: int | None = None
-    """Words of a text that the judge reads; None: all."""
 
     def __post_init__(self) -> None:
         if unknown := [metric for metric in self.metrics if metric not in METRICS]:
@@ -200,6 +199,7 @@ class Evaluator:
         n, config = len(self.data.prompts), self.config
         seeds = [config.seed + n * number for number in range(config.num_seeds)]
         runs = [write(model.lm, self.data, options, seed=seed, progress=self.progress) for seed in seeds]
+        runs = [replace(run, texts=[self.data.cut(text) for text in run.texts]) for run in runs]
         judged: list[JudgedQuality] = []
         rows: list[dict[str, float]] = []
         for number, run in enumerate(runs):
@@ -320,12 +320,11 @@ class Evaluator:
         }
 
     def _judged(self, texts: Sequence[str], seed: int) -> JudgedQuality | None:
-        judge, config = self.judge, self.config
+        judge = self.judge
         assert judge is not None, "checked when the evaluator was made"
 
         def judged() -> JudgedQuality:
-            generator = make_generator(seed)
-            return judge_quality(texts, judge, judge_name=judge.name, generator=generator, max_words=config.judge_words)
+            return judge_quality(texts, self._judge_of_texts, judge_name=judge.name, generator=make_generator(seed))
 
         return self._allowed("judge", judged)
 
@@ -352,7 +351,9 @@ class Evaluator:
         doubts = []
         ours, human = (_mean_words(texts) for texts in (runs[0].texts, self.data.humans))
         if not human / 1.5 <= ours <= 1.5 * human:
-            doubts.append(f"lengths: {ours:.1f} words a text, {human:.1f} in the corpus; most figures depend on length")
+            advice = "" if self.data.conditional else "; --words N compares passages of one length"
+            told = f"lengths: {ours:.1f} words a text, {human:.1f} in the corpus"
+            doubts.append(f"{told}; most figures depend on length{advice}")
         if len(runs) > 1 and all(run.texts == runs[0].texts for run in runs):
             how = "--temperature 1 draws" if model.lm.family == "ar" else "--style diverse draws"
             doubts.append(f"all seeds wrote the same texts, so half-ranges of 0 say nothing; {how} different ones")
@@ -389,7 +390,13 @@ class Evaluator:
                 items["judge_nats"] = torch.stack(nats)
         return items
 
-    def nats_along(self, texts: Sequence[str], ends: Sequence[int]) -> Float[Tensor, "parts n"]:
+    @property
+    def _judge_of_texts(self) -> Callable[[list[str]], tuple[Tensor, Tensor]]:
+        """Passages end where they are cut, so that their end is not judged."""
+        assert self.judge is not None, "checked when the evaluator was made"
+        return self.judge.nats if self.data.words is None else self.judge.beginnings
+
+    def nats_along(self, texts: Sequence[str], ends: Sequence[int]) -> Float[Tensor, "parts n"] | None:
         """What the judge says of each part of a text, given the words before it.
 
         Args:
@@ -397,38 +404,28 @@ class Evaluator:
             ends: after how many words each part ends, ascending; the first begins with the text.
 
         Returns:
-            Nats a token; nan where a text ends before the part does. A part's share is the difference between two
-            texts that are cut, so a closing token that the judge asks for counts in the first part alone.
-
-        Raises:
-            UsageError: there is no judge.
-            RequestError: the judge cannot read so many words.
+            Nats a token of every part of the texts that reach the last end; None where that is fewer than two texts,
+            or the judge cannot read so much.
         """
-        if self.judge is None:
-            raise UsageError("the figures of a judge need one; name it: --judge MODEL")
-        words = [text.split() for text in texts]
-        parts = torch.full((len(ends), len(texts)), torch.nan, dtype=torch.float64)
-        before, tokens_before = torch.zeros(2, len(texts), dtype=torch.float64)
-        for part, end in enumerate(ends):
-            long = torch.tensor([len(row) >= end for row in words])
-            if not bool(long.any()):
-                break
-            nats, tokens = self.judge.nats([" ".join(row[:end]) for row in words if len(row) >= end])
-            nats, tokens = nats.double(), tokens.double()
-            parts[part, long] = (nats - before[long]) / (tokens - tokens_before[long])
-            before[long], tokens_before[long] = nats, tokens
-        return parts
+        long = [text for text in texts if len(text.split()) >= ends[-1]]
+        if self.judge is None or len(long) < 2:
+            return None
+        rows = [torch.zeros(2, len(long), dtype=torch.float64)]
+        for end in ends:
+            try:
+                nats, tokens = self.judge.beginnings([first_words(text, end) for text in long])
+            except RequestError:
+                return None
+            rows.append(torch.stack([nats.double(), tokens.double()]))
+        nats, tokens = torch.stack(rows).diff(dim=0).unbind(1)
+        return nats / tokens
 
     def _nats_a_token(self, texts: Sequence[str]) -> Float[Tensor, "n"]:
         """Of each text under the judge; nan for one without a word."""
-        assert self.judge is not None, "checked when the evaluator was made"
-        words = [text.split()[: self.config.judge_words] for text in texts]
         found = torch.full((len(texts),), torch.nan, dtype=torch.float64)
-        said = torch.tensor([bool(row) for row in words])
+        said = torch.tensor([bool(text.split()) for text in texts])
         if bool(said.any()):
-            whole = self.config.judge_words is None
-            shown = [text if whole else " ".join(row) for text, row in zip(texts, words, strict=True) if row]
-            nats, tokens = self.judge.nats(shown)
+            nats, tokens = self._judge_of_texts([text for text in texts if text.split()])
             found[said] = nats.double() / tokens
         return found
 

@@ -31,6 +31,8 @@ class JudgeModel:
     """As it was named."""
     nats: Callable[[list[str]], tuple[Tensor, Tensor]] = field(repr=False)
     """−log p of each text given nothing, in nats, and the tokens judged."""
+    beginnings: Callable[[list[str]], tuple[Tensor, Tensor]] = field(repr=False)
+    """The same of texts that may go on: whether they end is not judged."""
     features: Callable[[list[str]], Tensor] = field(repr=False)
     """One vector a text: the mean of its tokens' hidden states."""
     config: Mapping[str, Any]
@@ -56,7 +58,7 @@ def load_judge(name: str, *, device: str | None = None) -> JudgeModel:
         if Path(name).expanduser().is_absolute() and not Path(name).exists():
             raise ModelError(f"no judge at {name}; give a folder of `manta train --family ar`, or a name on the hub")
         causal = load_causal(name, device=device)
-        return JudgeModel(name, causal.nats, causal.features, {})
+        return JudgeModel(name, causal.nats, causal.nats, causal.features, {})
     lm = load(name, device=device)
     if not isinstance(lm, AutoregressiveLM):
         raise UsageError(
@@ -64,7 +66,7 @@ def load_judge(name: str, *, device: str | None = None) -> JudgeModel:
             "manta train DATA --family ar"
         )
     own = _Autoregressive(name, lm)
-    return JudgeModel(name, own.nats, own.features, model_config(name))
+    return JudgeModel(name, own.nats, own.beginnings, own.features, model_config(name))
 
 
 def shared_training(judge: JudgeModel, model: Contestant) -> list[str]:
@@ -130,12 +132,21 @@ class _Autoregressive:
     def __init__(self, name: str, lm: AutoregressiveLM) -> None:
         self.name, self.lm = name, lm
 
-    @torch.no_grad()
     def nats(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Every token and the closing one are judged."""
+        return self._judged(texts, closed=True)
+
+    def beginnings(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Every token is judged, and no closing one."""
+        return self._judged(texts, closed=False)
+
+    @torch.no_grad()
+    def _judged(self, texts: list[str], *, closed: bool) -> tuple[Tensor, Tensor]:
         nats, counts = [], []
         for begin in range(0, len(texts), ROWS):
             hidden, target, asked = self._read(texts[begin : begin + ROWS])
+            if not closed:  # the last token asked of a row is its end
+                asked = asked & asked.roll(-1, 1).index_fill(1, torch.tensor([asked.shape[1] - 1]), False)
             logits = F.linear(hidden, self.lm.model.embedding.weight).float()
             each = F.cross_entropy(logits.transpose(1, 2), target, reduction="none") * asked
             nats.append(each.double().sum(1).cpu())

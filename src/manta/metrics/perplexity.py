@@ -157,7 +157,7 @@ def judge_quality(
         raise DataError("a perplexity needs a list of texts; give at least two")
     if (max_words is not None and max_words < 1) or batch_size < 1:
         raise UsageError(f"max_words and batch_size should be at least 1, received {max_words} and {batch_size}")
-    kept = [text if max_words is None else _first_words(text, max_words) for text in texts]
+    kept = [text if max_words is None else first_words(text, max_words) for text in texts]
     cut = sum(len(short.split()) < len(text.split()) for short, text in zip(kept, texts, strict=True))
     shown = [text for text in kept if text.split()]
     if not shown:
@@ -182,7 +182,7 @@ def judge_quality(
     )
 
 
-def _first_words(text: str, count: int) -> str:
+def first_words(text: str, count: int) -> str:
     """The text up to the end of its word number `count`, its white space as it was."""
     for number, word in enumerate(re.finditer(r"\S+", text), 1):
         if number == count:
