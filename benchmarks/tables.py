@@ -72,21 +72,24 @@ def evaluation_table(result: dict[str, Any], *, whole: bool = False) -> str:
     if not whole:
         published = [row for row in published if row in published[:1] or row["name"] == "tgen"]
     lines = [
-        "| E2E test, `manta evaluate` | BLEU | chrF | ROUGE-L | slot errors | distinct 4-grams "
+        "| E2E test, `manta evaluate` | BLEU | chrF | ROUGE-L | slot errors | distinct 4-grams | MAUVE "
         "| 13 words from training | calls |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in (*result["rows"], *published):
         figures = [_plus_minus(row[key], 1, "") for key in ("bleu", "chrf", "rougeL")]
-        figures += [_plus_minus(row[key], 100, "%") for key in ("slot_error_rate", "distinct_4", "training_13_words")]
+        figures += [_plus_minus(row[key], 100, "%") for key in ("slot_error_rate", "distinct_4")]
+        figures.append(_plus_minus(row["mauve"], 1, "", digits=2))
+        figures.append(_plus_minus(row["training_13_words"], 100, "%"))
         calls = f"{row['nfe']['mean']:.0f}" if "nfe" in row else "–"
-        lines.append(f"| {row['name']} | " + " | ".join([*figures, calls]) + " |")
+        name = row["name"] if row in result["rows"] else f"{row['name']} (published)"
+        lines.append(f"| {name} | " + " | ".join([*figures, calls]) + " |")
     return "\n".join(lines)
 
 
-def _plus_minus(figure: dict[str, float], factor: float, unit: str) -> str:
-    half = f" ± {factor * figure['half_range']:.1f}" if figure["half_range"] else ""
-    return f"{factor * figure['mean']:.1f}{half}{unit}"
+def _plus_minus(figure: dict[str, float], factor: float, unit: str, digits: int = 1) -> str:
+    half = f" ± {factor * figure['half_range']:.{digits}f}" if figure["half_range"] else ""
+    return f"{factor * figure['mean']:.{digits}f}{half}{unit}"
 
 
 def stories_table(result: dict[str, Any]) -> str:
