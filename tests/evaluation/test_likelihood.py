@@ -9,10 +9,9 @@ import torch
 
 from manta.data import MASK, NULL
 from manta.errors import ModelError, RequestError, UsageError
-from manta.evaluation import Contestant, Evaluator, EvaluatorConfig, evaluation_set, likelihood, load_judge
+from manta.evaluation import evaluation_set, likelihood, load_judge
 from manta.evaluation.likelihood import to_batch
 from manta.families.autoregressive import log_likelihood, shifted
-from manta.families.events import GenerateOptions
 from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
 from manta.hub import load_causal, save_model
 
@@ -127,8 +126,32 @@ def test_a_judge_of_ours_gives_exact_likelihoods_whatever_the_batch(tmp_path):
     alone = torch.cat([judge.features([text]) for text in texts])
     torch.testing.assert_close(judge.features(texts), alone)
     assert judge.config["recipe"] == {"data": "x"}
-    with pytest.raises(RequestError, match="reads 14"):
-        judge(["the cat " * 20])
+
+
+def test_a_judge_of_ours_reads_long_texts_in_windows_that_overlap_by_half(tmp_path):
+    lm = make_ar(max_text=6)
+    save_model(tmp_path, lm, recipe={"data": "x"}, card="", dtype=torch.float32)
+    judge, row = load_judge(str(tmp_path)), lm.tokenizer.encode(WORDS)
+    assert len(row) > 2 * 6
+    wanted, judged = 0.0, 0
+    for begin in range(0, len(row), 3):
+        window, known = row[begin : begin + 6], 3 if begin else 0
+        batch = to_batch([()], [window])
+        given, target, _ = shifted(lm.model, batch)
+        with torch.no_grad():
+            memory = lm.model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
+            nats = -lm.model(given, memory)[0].log_softmax(-1).gather(1, target[0, :, None])[:, 0]
+        ends = begin + 6 >= len(row)
+        stop = len(window) + ends
+        wanted, judged = wanted + float(nats[known:stop].sum()), judged + stop - known
+        if ends:
+            break
+    nats, tokens = judge(["rain", WORDS, "the cat"])
+    assert float(nats[1]) == pytest.approx(wanted, rel=1e-5)
+    assert int(tokens[1]) == judged == len(row) + 1
+    assert int(judge.beginnings([WORDS])[1][0]) == len(row)
+    torch.testing.assert_close(torch.stack([nats[0], nats[2]]), judge(["rain", "the cat"])[0], rtol=1e-5, atol=1e-5)
+    assert judge.features([WORDS, "rain"]).isfinite().all()
 
 
 def test_only_exact_models_judge(tmp_path):
@@ -182,12 +205,3 @@ def test_what_is_no_causal_model_is_an_error(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "nonsense"}))
     with pytest.raises(ModelError, match="no causal language model"):
         load_judge(str(tmp_path))
-
-
-def test_a_text_too_long_for_the_judge_is_a_warning(data, tmp_path):
-    save_model(tmp_path, make_ar(max_text=6), recipe={}, card="", dtype=torch.float32)
-    judge = load_judge(str(tmp_path))
-    model = Contestant("model", make_ar(), {})
-    whole = Evaluator(data, EvaluatorConfig(num_seeds=1), judge=judge).measure(model, GenerateOptions(temperature=1.0))
-    assert any(warning.startswith("no judge: a text has") for warning in whole.warnings)
-    assert "perplexity" not in whole.figures

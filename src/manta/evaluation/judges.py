@@ -5,7 +5,7 @@ folders record of their training (data, tokenizer) is compared, and whatever is 
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from manta.data import part_of
-from manta.errors import ModelError, RequestError, UsageError
+from manta.errors import ModelError, UsageError
 from manta.evaluation.likelihood import ROWS, to_batch
 from manta.evaluation.writing import Contestant
 from manta.families.autoregressive import AutoregressiveLM, shifted
@@ -126,8 +126,26 @@ def _is_ours(folder: Path) -> bool:
     return False
 
 
+@dataclass(frozen=True)
+class _Window:
+    """A piece of a text that the judge reads at once."""
+
+    text: int
+    """Which text."""
+    tokens: list[int]
+    """No more than the judge's window."""
+    known: int
+    """How many of them, from the first, are there to be read only: an earlier window has judged them."""
+    last: bool
+    """The text ends with it."""
+
+
 class _Autoregressive:
-    """Likelihoods and features by a left-to-right model of ours."""
+    """Likelihoods and features by a left-to-right model of ours.
+
+    A text longer than the model's window is read in windows that overlap by half: every token is judged once, all but
+    the first window's with at least half a window before it.
+    """
 
     def __init__(self, name: str, lm: AutoregressiveLM) -> None:
         self.name, self.lm = name, lm
@@ -142,34 +160,55 @@ class _Autoregressive:
 
     @torch.no_grad()
     def _judged(self, texts: list[str], *, closed: bool) -> tuple[Tensor, Tensor]:
-        nats, counts = [], []
-        for begin in range(0, len(texts), ROWS):
-            hidden, target, asked = self._read(texts[begin : begin + ROWS])
-            if not closed:  # the last token asked of a row is its end
-                asked = asked & asked.roll(-1, 1).index_fill(1, torch.tensor([asked.shape[1] - 1]), False)
+        nats = torch.zeros(len(texts), dtype=torch.float64)
+        counts = torch.zeros(len(texts), dtype=torch.long)
+        for hidden, target, asked, end, of in self._read(texts):
+            asked = asked | end if closed else asked
             logits = F.linear(hidden, self.lm.model.embedding.weight).float()
             each = F.cross_entropy(logits.transpose(1, 2), target, reduction="none") * asked
-            nats.append(each.double().sum(1).cpu())
-            counts.append(asked.sum(1).cpu())
-        return torch.cat(nats), torch.cat(counts)
+            nats.index_add_(0, of, each.double().sum(1).cpu())
+            counts.index_add_(0, of, asked.sum(1).cpu())
+        return nats, counts
 
     @torch.no_grad()
     def features(self, texts: list[str]) -> Tensor:
         """Mean of the last hidden states, normalised as the words are read from them."""
-        found = []
-        for begin in range(0, len(texts), ROWS):
-            hidden, _, asked = self._read(texts[begin : begin + ROWS])
-            weight = asked[..., None].to(hidden.dtype)
-            found.append(((hidden * weight).sum(1) / weight.sum(1)).float().cpu())
-        return torch.cat(found)
+        total = torch.zeros(len(texts), self.lm.model.config.dim)
+        counts = torch.zeros(len(texts), 1)
+        for hidden, _, asked, end, of in self._read(texts):
+            weight = (asked | end)[..., None].to(hidden.dtype)
+            total.index_add_(0, of, (hidden * weight).sum(1).float().cpu())
+            counts.index_add_(0, of, weight.sum(1).float().cpu())
+        return total / counts
 
-    def _read(self, texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """Hidden states, the token that each should tell, and where."""
-        model, limit = self.lm.model, self.lm.model.config.max_text
-        rows = self.lm.tokenizer.encode_batch(texts)
-        if (longest := max(map(len, rows))) > limit:
-            raise RequestError(f"a text has {longest} tokens, and the judge {self.name} reads {limit}; cut them")
-        batch = to_batch([()] * len(rows), rows, model.embedding.weight.device)
-        given, target, asked = shifted(model, batch)
-        memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
-        return model.hidden(given, memory), target, asked
+    def _read(self, texts: list[str]) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
+        """Of some windows at a time the hidden states, the token that each should tell, where a token of the text is
+        asked for, where its end is, and of which text each row is."""
+        model = self.lm.model
+        windows = [
+            window
+            for text, row in enumerate(self.lm.tokenizer.encode_batch(texts))
+            for window in _windows(text, row, model.config.max_text)
+        ]
+        device = model.embedding.weight.device
+        for begin in range(0, len(windows), ROWS):
+            some = windows[begin : begin + ROWS]
+            batch = to_batch([()] * len(some), [window.tokens for window in some], device)
+            given, target, _ = shifted(model, batch)
+            memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
+            place = torch.arange(target.shape[1], device=device)[None]
+            known = torch.tensor([window.known for window in some], device=device)[:, None]
+            last = torch.tensor([window.last for window in some], device=device)[:, None]
+            lengths = batch.text_lengths[:, None]
+            asked, end = (place >= known) & (place < lengths), (place == lengths) & last
+            yield model.hidden(given, memory), target, asked, end, torch.tensor([window.text for window in some])
+
+
+def _windows(text: int, tokens: list[int], limit: int) -> Iterator[_Window]:
+    """The windows of a text, each but the first half a window on."""
+    begin, known = 0, 0
+    while begin + limit < len(tokens):
+        yield _Window(text, tokens[begin : begin + limit], known, last=False)
+        known = limit - (limit + 1) // 2
+        begin += limit - known
+    yield _Window(text, tokens[begin:], known, last=True)

@@ -26,9 +26,10 @@ class Judge(Protocol):
     def __call__(self, texts: list[str], /) -> tuple[Float[Tensor, "n"], Int64[Tensor, "n"]]:
         """Likelihood of each text, given nothing.
 
-        The judge splits a text by its own tokenizer, in full precision, and judges all of it: it cuts nothing off, and
-        raises `RequestError` for a text longer than its window. Whether it gives the first token a probability (from a
-        begin token) and whether it judges an end token is its own rule; what it gave none is not counted.
+        The judge splits a text by its own tokenizer, in full precision, and judges all of it: it cuts nothing off; a
+        text longer than its window it reads in several, or raises `RequestError`. Whether it gives the first token a
+        probability (from a begin token) and whether it judges an end token is its own rule; what it gave none is not
+        counted.
 
         Args:
             texts: at least one, none without a word.
