@@ -25,8 +25,8 @@ FRONTIER_CALLS = (16, 64)
 
 
 def family(model: str) -> str:
-    """A model's name without its seed."""
-    return model.rsplit("-", 1)[0]
+    """A model's name without its variant and seed."""
+    return model.split("-", 1)[0]
 
 
 def perplexity_and_entropy(found: dict[str, Any]) -> str:
@@ -92,10 +92,30 @@ def length(found: dict[str, Any]) -> str:
     )  # fmt: skip
 
 
+def slots_and_length(found: dict[str, Any]) -> str:
+    """Slot errors of every model's best setting, its texts grouped by the length of the human text."""
+    series, bands = {}, {}
+    for profile in found["lengths"]:
+        row = found["rows"][profile["row"]]
+        calls = row["setting"].get("num_steps")
+        name = TITLES[family(row["model"])] + (f", {calls} calls" if calls else "")
+        series[name], bands[name] = (profile["words"], profile["mean"]), (profile["low"], profile["high"])
+    return lines(
+        series, title="E2E test: slot errors against length, consensus", bands=bands,
+        x_label="words of the human text of the prompt", y_label="slot errors a text",
+    )  # fmt: skip
+
+
+def recorded(name: str) -> dict[str, Any]:
+    """A file of results."""
+    return json.loads((ROOT / "benchmarks" / "results" / name).read_text())
+
+
 def main() -> None:
-    """Draw what is recorded of TinyStories."""
-    found = json.loads((ROOT / "benchmarks" / "results" / "stories.json").read_text())["seeds"]
+    """Draw the figures that docs/results.md shows."""
+    found = recorded("stories.json")["seeds"]
     drawn = {
+        "e2e-length": slots_and_length(recorded("e2e_compare.json")),
         "stories-entropy": perplexity_and_entropy(found),
         "stories-calls": perplexity_and_calls(found),
         "stories-length": length(found),

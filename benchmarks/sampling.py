@@ -6,7 +6,7 @@
 Both are set on texts of other seeds than those that measure them, by perplexity under the judge with entropy and
 repetition, all of passages of equal length. `target`: the temperature at which texts have the entropy of human ones of
 the split dev. `escape`, for a Manta-LM: feedback moved away from the direction of repetition by several lengths, at
-temperature 0 and at the one found; the control moves it by as much in random directions. Models that stand in --out are
+temperature 0 and at the one found; the control moves it by two in random directions. Models that stand in --out are
 kept, where they were measured with the same settings.
 """
 
@@ -32,8 +32,8 @@ from manta.runtime import atomic_write, make_generator
 FIGURES = ("perplexity", "entropy", "repeated_4", "distinct_4")
 SCALES = (1.0, 2.0, 4.0)
 """Lengths by which feedback is moved; two, in units of the state, is the published default."""
-CONTROLS = 3
-"""Random directions."""
+CONTROLS, CONTROL_SCALE = 3, 2.0
+"""Random directions, and the length of each."""
 APART = 10_000
 """First seed of the texts that measure; those that set something have the seeds from 0 on."""
 
@@ -64,7 +64,7 @@ def escapes(
         result["rows"].append({**same, "direction": "none", "scale": 0.0, **figures(evaluator, model, options)})
         for name, direction in directions.items():
             lm.repetition = direction
-            for scale in SCALES:
+            for scale in SCALES if name == "repetition" else (CONTROL_SCALE,):
                 moved = figures(evaluator, model, replace(options, escape_scale=scale))
                 result["rows"].append({**same, "direction": name, "scale": scale, **moved})
         lm.repetition = None

@@ -90,7 +90,7 @@ def compared(models: list[Path], judge: Path, report: Path, decoder: str, args: 
     """Compare models, unless this comparison is done."""
     command = ["compare", *map(str, models), "--data", args.data, "--out", str(report), "--judge", str(judge)]
     command += ["--num", str(args.num), "--num-seeds", "1", "--num-steps", BUDGETS, "--words", str(WORDS)]
-    return done([*command, "--temperature", "0,0.5,1", "--decoder", decoder], report / "compare.json")
+    return done([*command, "--temperature", "0,1", "--decoder", decoder], report / "compare.json")
 
 
 def done(command: list[str], file: Path) -> dict[str, Any]:
