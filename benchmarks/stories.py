@@ -30,8 +30,8 @@ CONTESTANTS: dict[str, tuple[str, ...]] = {
 """Without an encoder of latents the others get its block, so that parameters agree. All but the last start from an
 autoregressive model that takes a share of their minutes."""
 DECODERS = ("deferred", "block", "threshold", "confidence", "remask", "first_hitting")
-ENTROPY_MARGIN = 0.1
-"""Nats that a decoder's texts may fall below human ones to be chosen by their perplexity."""
+ENTROPY_MARGIN = 0.5
+"""Nats that a decoder's texts may fall below human ones to be chosen by their perplexity: fewer are a collapse."""
 BUDGETS = "1,2,4,8,16,32,64"
 WORDS = 40
 """Words of a passage: what a window of the tokenizer surely holds."""
