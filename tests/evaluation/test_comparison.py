@@ -8,7 +8,7 @@ import torch
 
 from manta.errors import RequestError, UsageError
 from manta.evaluation import Evaluation, EvaluationSet, Evaluator, EvaluatorConfig, JudgeModel, Spread
-from manta.evaluation.comparison import Row, Sweep, best, compare, frontier, shown
+from manta.evaluation.comparison import Row, Sweep, _nearest, best, compare, frontier, shown
 from manta.evaluation.comparison_page import comparison_page
 from manta.families.events import GenerateOptions
 
@@ -48,6 +48,14 @@ def test_the_best_row_of_a_model_is_the_highest_or_the_lowest():
     rows = [row("a", perplexity=5), row("a", perplexity=3), row("b", perplexity=9)]
     assert best(rows, "perplexity") == {"a": 1, "b": 2}
     assert best([row("a", bleu=5), row("a", bleu=3)], "bleu") == {"a": 0}
+
+
+def test_one_text_again_and_again_is_not_nearest_in_entropy():
+    """Greedy texts without prompts are all alike; how varied one of them is says nothing."""
+    human = {"entropy": 2.0, "distinct": 1.0}
+    rows = [row("a", entropy=2.0, distinct=0.1), row("a", entropy=9, distinct=1.0)]
+    assert _nearest(rows, human) == {"a": 1}
+    assert _nearest(rows[:1], human) == {"a": 0}
 
 
 def test_every_combination_is_tried_and_a_left_to_right_model_has_no_budget():

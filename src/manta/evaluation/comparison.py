@@ -30,6 +30,8 @@ OF_A_TEXT: Final = ("faithful", "solved", "slot_errors", "judge_nats", "chrf")
 """Figures of single texts that say how good they are; the first that is measured is drawn against length."""
 LENGTH_GROUPS: Final = 4
 """Groups of about equal size, from the shortest texts to the longest; or parts of a text, from its first words on."""
+DISTINCT: Final = 0.9
+"""Share of the corpus' share of different texts below which the entropy of single texts says nothing of a model."""
 SHOWN_PROMPTS: Final = 8
 """Prompts whose texts are shown side by side."""
 
@@ -109,8 +111,9 @@ class LengthProfile:
 
     Texts of prompts are put into groups by the length of their human texts, and a model is shown at its best row. Texts
     without prompts choose their own length, so they are followed word by word: what a judge says of their first
-    quarter, of the next and so on, of the row whose entropy is nearest to the corpus' own, beside human texts; of the
-    first seed's texts those that reach the end of the last part, so that all parts are of the same texts.
+    quarter, of the next and so on, beside human texts. A model is shown with its most calls and of those where its
+    entropy is nearest to the corpus' own; of the first seed's texts those count that reach the end of the last part, so
+    that all parts are of the same texts.
     """
 
     row: int | None
@@ -232,7 +235,6 @@ def compare(evaluator: Evaluator, models: Sequence[Contestant], sweep: Sweep, op
     asked = "likelihood" in evaluator.metrics
     corpus = evaluator.corpus
     quality = next((name for name in QUALITIES if all(name in row.evaluation.figures for row in rows)), None)
-    nearest = _nearest(rows, corpus)
     return Comparison(
         rows=tuple(rows),
         likelihoods={model.name: evaluator.likelihood(model) if asked else None for model in models},
@@ -240,9 +242,9 @@ def compare(evaluator: Evaluator, models: Sequence[Contestant], sweep: Sweep, op
         corpus=corpus,
         quality=quality,
         frontier=tuple(frontier(rows, quality)) if quality else (),
-        nearest=nearest,
+        nearest=_nearest(rows, corpus),
         differences=tuple(_differences(rows, quality, evaluator.config.seed)),
-        lengths=tuple(_lengths(rows, quality, nearest, evaluator)),
+        lengths=tuple(_lengths(rows, quality, evaluator)),
         left_out=tuple(left_out),
     )
 
@@ -296,23 +298,26 @@ def _swept(
 
 
 def _nearest(rows: Sequence[Row], corpus: Mapping[str, float]) -> dict[str, int]:
+    """Of each model the row nearest to the corpus in entropy; one that writes the same text again only if all do."""
     if "entropy" not in corpus:
         return {}
+    least = DISTINCT * corpus["distinct"]
     found: dict[str, int] = {}
-    distance = [abs(row.mean("entropy") - corpus["entropy"]) for row in rows]
+
+    def order(row: Row) -> tuple[bool, float]:
+        return row.mean("distinct") < least, abs(row.mean("entropy") - corpus["entropy"])
+
     for i, row in enumerate(rows):
-        if row.name not in found or distance[i] < distance[found[row.name]]:
+        if row.name not in found or order(row) < order(rows[found[row.name]]):
             found[row.name] = i
     return found
 
 
-def _lengths(
-    rows: Sequence[Row], quality: str | None, nearest: Mapping[str, int], evaluator: Evaluator
-) -> Iterator[LengthProfile]:
+def _lengths(rows: Sequence[Row], quality: str | None, evaluator: Evaluator) -> Iterator[LengthProfile]:
     """See `LengthProfile`."""
     data, generator = evaluator.data, make_generator(evaluator.config.seed)
     if not data.conditional:
-        yield from _along(rows, nearest, evaluator)
+        yield from _along(rows, evaluator)
         return
     words = torch.tensor([len(text.split()) for text in data.humans], dtype=torch.float64)
     for at in best(rows, quality).values():
@@ -334,14 +339,17 @@ def _lengths(
         )
 
 
-def _along(rows: Sequence[Row], nearest: Mapping[str, int], evaluator: Evaluator) -> Iterator[LengthProfile]:
+def _along(rows: Sequence[Row], evaluator: Evaluator) -> Iterator[LengthProfile]:
     """Nats a token of each part of texts without prompts, of human ones first."""
-    if "judge" not in evaluator.metrics or not nearest:
+    if not {"judge", "diversity"} <= set(evaluator.metrics):
         return
+    most = {name: max(row.setting.get("num_steps", 0) for row in rows if row.name == name) for name in best(rows, None)}
+    slowest = [i for i, row in enumerate(rows) if row.setting.get("num_steps", 0) == most[row.name]]
+    chosen = [slowest[at] for at in _nearest([rows[i] for i in slowest], evaluator.corpus).values()]
     humans, generator = evaluator.data.humans, make_generator(evaluator.config.seed)
     longest = median(len(text.split()) for text in humans)
     ends = sorted({round(longest * (i + 1) / LENGTH_GROUPS) for i in range(LENGTH_GROUPS)} - {0})
-    written = {None: humans, **{at: rows[at].evaluation.texts for at in nearest.values()}}
+    written = {None: humans, **{at: rows[at].evaluation.texts for at in chosen}}
     for at, texts in written.items():
         parts = evaluator.nats_along(texts, ends) if ends else None
         if parts is not None:

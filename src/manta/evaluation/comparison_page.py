@@ -126,8 +126,8 @@ def _lengths(page: Page, comparison: Comparison, data: EvaluationSet) -> None:
     whose = (
         "Each model at its best setting, its texts in groups from short to long by the human text"
         if data.conditional
-        else "Each model at the setting whose entropy is nearest to the corpus' own, its texts in parts from first to "
-        "last; what counts is a line's distance from that of human texts"
+        else "Each model with its most calls, where its entropy is nearest to the corpus' own, its texts in parts from "
+        "first to last; what counts is a line's distance from that of human texts"
     )
     page.figure(
         drawn, f"{whose}; bands are bootstrap intervals. Errors that compound show as a line that worsens to the right."
