@@ -104,7 +104,7 @@ def stories_table(result: dict[str, Any]) -> str:
         seeds[kind, "its own" if calls is None else str(calls)].append(row["figures"])
     columns = [*map(str, sorted(budgets))]
     lines = [
-        "| perplexity (entropy, repeated 4-grams) | runs | " + " | ".join(f"{c} calls" for c in columns) + " |",
+        "| perplexity (entropy, repeated 4-grams, MAUVE) | runs | " + " | ".join(f"{c} calls" for c in columns) + " |",
         "|---|---|" + "---|" * len(columns),
     ]
     for kind in dict.fromkeys(kind for kind, _ in seeds):
@@ -115,10 +115,14 @@ def stories_table(result: dict[str, Any]) -> str:
                 cells.append("–")
                 continue
             runs = len(found)
-            text = spread([figures["perplexity"] for figures in found])
-            entropy, repeated = (sum(f[name] for f in found) / len(found) for name in ("entropy", "repeated_4"))
-            own = "" if (kind, column) in seeds else f", {found[0]['nfe']:.0f} calls"
-            cells.append(f"{text} ({entropy:.2f}, {repeated:.0%}{own})")
+            judged = [figures["perplexity"] for figures in found if "perplexity" in figures]
+            text = f"{mean(judged):.3g}" if judged else "–"
+            text += f" ± {(max(judged) - min(judged)) / 2:.2g}" if len(judged) > 1 else ""
+            names = ("entropy", "repeated_4", "mauve", "nfe")
+            entropy, repeated, near, calls = (mean(figures[name] for figures in found) for name in names)
+            own = "" if (kind, column) in seeds else f", {calls:.0f} calls"
+            own += ", one text again" if min(figures["distinct"] for figures in found) < 0.1 else ""
+            cells.append(f"{text} ({entropy:.2f}, {repeated:.0%}, {near:.2f}{own})")
         lines.append(f"| {kind} | {runs} | " + " | ".join(cells) + " |")
     human = result["seeds"]["corpus"]
     repeated = f"{human['repeated_4']:.0%}"
@@ -128,8 +132,11 @@ def stories_table(result: dict[str, Any]) -> str:
 
 def nearest_table(result: dict[str, Any]) -> str:
     """TinyStories: of every model the setting whose entropy is nearest to that of human texts, and its likelihood."""
-    lines = ["| model | parameters | nats a token of human texts | nearest setting | perplexity | entropy | repeated |"]
-    lines.append("|---|---|---|---|---|---|---|")
+    lines = [
+        "| model | parameters | minutes | tokens | nats a token of people | nearest setting | perplexity | entropy "
+        "| MAUVE |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for report in ("seeds", "longer"):
         found = result.get(report, {"models": ()})
         for model in found["models"]:
@@ -138,9 +145,8 @@ def nearest_table(result: dict[str, Any]) -> str:
             setting = f"{calls} calls, temperature {row['setting']['temperature']:g}"
             told = model["likelihood"] or {}
             nats = f"{told['nats_per_token']:.2f} ({told['kind']})" if told.get("nats_per_token") else "–"
-            figures = [f"{row['figures'][name]:.{digits}f}" for name, digits in (("perplexity", 1), ("entropy", 2))]
-            figures.append(f"{row['figures']['repeated_4']:.1%}")
-            size = f"{model['parameters'] / 1e6:.2f}M"
+            figures = [f"{row['figures'][name]:.3g}" for name in ("perplexity", "entropy", "mauve")]
+            size = f"{model['parameters'] / 1e6:.2f}M | {model['minutes']:.1f} | {model['tokens'] / 1e6:.1f}M"
             lines.append(f"| {model['name']} | {size} | {nats} | {setting} | " + " | ".join(figures) + " |")
     return "\n".join(lines)
 
