@@ -30,7 +30,8 @@ def family(model: str) -> str:
 
 
 def perplexity_and_entropy(found: dict[str, Any]) -> str:
-    """Of every family the points of its temperatures, means over training seeds, beside human texts."""
+    """Of every family the points of its temperatures, means over training seeds, beside human texts; without settings
+    that write few different texts, whose entropy says nothing."""
     points: dict[str, dict[float, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     for row in found["rows"]:
         calls = row["setting"].get("num_steps")
@@ -38,7 +39,7 @@ def perplexity_and_entropy(found: dict[str, Any]) -> str:
             continue
         name = TITLES[family(row["model"])] + (f", {calls} calls" if calls else "")
         figures = row["figures"]
-        if "perplexity" in figures:
+        if "perplexity" in figures and figures["distinct"] > 0.5:
             points[name][row["setting"]["temperature"]].append((figures["entropy"], figures["perplexity"]))
     series, labels = {}, {}
     for name, of_temperature in points.items():

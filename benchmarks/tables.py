@@ -116,18 +116,24 @@ def stories_table(result: dict[str, Any]) -> str:
                 continue
             runs = len(found)
             judged = [figures["perplexity"] for figures in found if "perplexity" in figures]
-            text = f"{mean(judged):.3g}" if judged else "–"
-            text += f" ± {(max(judged) - min(judged)) / 2:.2g}" if len(judged) > 1 else ""
+            text = _large(mean(judged)) if judged else "–"
+            text += f" ± {_large((max(judged) - min(judged)) / 2)}" if len(judged) > 1 else ""
             names = ("entropy", "repeated_4", "mauve", "nfe")
             entropy, repeated, near, calls = (mean(figures[name] for figures in found) for name in names)
             own = "" if (kind, column) in seeds else f", {calls:.0f} calls"
-            own += ", one text again" if min(figures["distinct"] for figures in found) < 0.1 else ""
+            different = mean(figures["distinct"] for figures in found)
+            own += f", {different:.0%} different" if different < 0.5 else ""
             cells.append(f"{text} ({entropy:.2f}, {repeated:.0%}, {near:.2f}{own})")
         lines.append(f"| {kind} | {runs} | " + " | ".join(cells) + " |")
     human = result["seeds"]["corpus"]
     repeated = f"{human['repeated_4']:.0%}"
     lines.append(f"\nHuman texts: {human['perplexity']:.1f} ({human['entropy']:.2f}, {repeated}).")
     return "\n".join(lines)
+
+
+def _large(value: float) -> str:
+    """As many digits as say something."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def nearest_table(result: dict[str, Any]) -> str:
@@ -145,7 +151,8 @@ def nearest_table(result: dict[str, Any]) -> str:
             setting = f"{calls} calls, temperature {row['setting']['temperature']:g}"
             told = model["likelihood"] or {}
             nats = f"{told['nats_per_token']:.2f} ({told['kind']})" if told.get("nats_per_token") else "–"
-            figures = [f"{row['figures'][name]:.3g}" for name in ("perplexity", "entropy", "mauve")]
+            figures = [_large(row["figures"]["perplexity"])]
+            figures += [f"{row['figures'][name]:.2f}" for name in ("entropy", "mauve")]
             size = f"{model['parameters'] / 1e6:.2f}M | {model['minutes']:.1f} | {model['tokens'] / 1e6:.1f}M"
             lines.append(f"| {model['name']} | {size} | {nats} | {setting} | " + " | ".join(figures) + " |")
     return "\n".join(lines)
