@@ -158,6 +158,38 @@ def nearest_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def sampling_table(result: dict[str, Any]) -> str:
+    """Escape from repetition: feedback moved along a direction, by model, way to write and length."""
+    lines = ["| model | words | feedback moved along | by | perplexity | entropy | repeated | distinct 4-grams |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for model in result["rows"]:
+        for row in model.get("escape", {"rows": ()})["rows"]:
+            if "refused" in row:
+                continue
+            figures = [_large(row["perplexity"]), f"{row['entropy']:.2f}"]
+            figures += [f"{row['repeated_4']:.1%}", f"{row['distinct_4']:.0%}"]
+            told = [model["model"], row["way"], row["direction"], f"{row['scale']:g}"]
+            lines.append("| " + " | ".join([*told, *figures]) + " |")
+    return "\n".join(lines)
+
+
+def masking_table(result: dict[str, Any]) -> str:
+    """Masks of a step: words supervised, and what was learned in equally many steps."""
+    lines = [
+        "| masks of a text in a step | seeds | words supervised | nats a token of people, at most "
+        "| faithful texts, 16 calls |",
+        "|---|---|---|---|---|",
+    ]
+    for arm in dict.fromkeys(row["arm"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["arm"] == arm]
+        bounds = [row["bound_nats_a_token"] for row in rows]
+        half = f" ± {(max(bounds) - min(bounds)) / 2:.3f}" if len(bounds) > 1 else ""
+        share = f"{mean(row['supervised_share'] for row in rows):.0%}"
+        faithful = spread([100 * row["written"]["16"]["faithful"] for row in rows])
+        lines.append(f"| {arm} | {len(rows)} | {share} | {mean(bounds):.3f}{half} | {faithful}% |")
+    return "\n".join(lines)
+
+
 def weather_table(result: list[dict[str, Any]]) -> str:
     """Oracle's verdicts on the built-in corpus."""
     lines = [
@@ -417,6 +449,8 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     ),
     "evaluations": (("e2e_evaluations.json", partial(evaluation_table, whole=True)),),
     "stories": (("stories.json", stories_table), ("stories.json", nearest_table)),
+    "sampling": (("sampling.json", sampling_table),),
+    "masking": (("masking.json", masking_table),),
     "plan": (("e2e.json", partial(e2e_table, plan=True)),),
     "spaces": (("e2e_spaces.json", spaces_table),),
     "speed": (("speed.json", speed_table),),
