@@ -410,6 +410,34 @@ def families_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def bench_table(result: dict[str, Any]) -> str:
+    """What `manta bench` says of writing, starting and operators."""
+    lengths = sorted({row["length"] for row in result["writing"]})
+    heads = [f"{length} tokens, batch {batch}" for length in lengths for batch in (1, 16)]
+    lines = ["| tokens a second | calls | " + " | ".join(heads) + " |", "|---|---|" + "---|" * len(heads)]
+    for model, decoder in dict.fromkeys((row["model"], row["decoder"]) for row in result["writing"]):
+        rows = [row for row in result["writing"] if (row["model"], row["decoder"]) == (model, decoder)]
+        rates = {(row["length"], row["batch"]): f"{row['tokens_per_second']:,.0f}" for row in rows}
+        calls = f"{rows[0]['calls']:.0f}" if rows[0]["family"] != "ar" else "one a token"
+        cells = [rates[length, batch] for length in lengths for batch in (1, 16)]
+        lines.append(f"| {model}{', ' + decoder if decoder else ''} | {calls} | " + " | ".join(cells) + " |")
+    outside = result["outside"][: 2 * len(lengths)]
+    cells = [
+        f"{row['tokens_per_second']:,.0f}" for row in sorted(outside, key=lambda row: (row["length"], row["batch"]))
+    ]
+    size = f"{outside[0]['parameters'] / 1e6:.1f}M parameters"
+    lines.append(f"| `transformers`' GPT-2, {size} | one a token | " + " | ".join(cells) + " |")
+    lines += ["", "| operator | grows with length to the power of: seconds | operations |", "|---|---|---|"]
+    for row in result["growth_of_operators"]:
+        lines.append(f"| {row['operator']} | {row['exponent_of_seconds']:.2f} | {row['exponent_of_operations']:.2f} |")
+    start = next(row for row in result["start"] if row["what"] == "the model that ships")
+    lines.append(
+        f"\nCold start of the model that ships {start['seconds']:.1f} s, of which importing "
+        f"{start['import_seconds']:.1f} s; {start['peak_memory_mib']} MiB."
+    )
+    return "\n".join(lines)
+
+
 def speed_table(result: dict[str, Any]) -> str:
     """Seconds against length: left to right beside GPT-2, and the caches of a masked model."""
     lines = [
@@ -456,6 +484,7 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "speed": (("speed.json", speed_table),),
     "families": (("e2e_families.json", families_table),),
     "variants": (("weather_variants.json", variants_table),),
+    "bench": (("bench.json", bench_table),),
     "rate": (("rate.json", rate_table),),
     "feedback": (("feedback.json", feedback_table),),
     "prediction": (("prediction.json", prediction_table),),
