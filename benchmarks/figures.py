@@ -3,16 +3,15 @@
 Each is an .svg that docs/results.md shows. Colours of text and axes are read on white and on near black.
 """
 
-import json
 from collections import defaultdict
-from pathlib import Path
 from statistics import mean
 from typing import Any
+
+from tables import ROOT, recorded
 
 from manta.report.plots import lines, scatter
 from manta.runtime import atomic_write
 
-ROOT = Path(__file__).parent.parent
 GREY = "#7d838c"
 """Of text and axes."""
 TITLES = {
@@ -105,11 +104,6 @@ def slots_and_length(found: dict[str, Any]) -> str:
         series, title="E2E test: slot errors against length, consensus", bands=bands,
         x_label="words of the human text of the prompt", y_label="slot errors a text",
     )  # fmt: skip
-
-
-def recorded(name: str) -> dict[str, Any]:
-    """A file of results."""
-    return json.loads((ROOT / "benchmarks" / "results" / name).read_text())
 
 
 def main() -> None:

@@ -410,6 +410,14 @@ def families_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+BENCHED = {
+    "src/manta/models/e2e": "the model that ships",
+    "runs/e2e-teacher": "its teacher",
+    "runs/spaces/masked-0": "masked",
+}
+"""Models of bench.json, as the command named them."""
+
+
 def bench_table(result: dict[str, Any]) -> str:
     """What `manta bench` says of writing, starting and operators."""
     lengths = sorted({row["length"] for row in result["writing"]})
@@ -420,7 +428,7 @@ def bench_table(result: dict[str, Any]) -> str:
         rates = {(row["length"], row["batch"]): f"{row['tokens_per_second']:,.0f}" for row in rows}
         calls = f"{rows[0]['calls']:.0f}" if rows[0]["family"] != "ar" else "one a token"
         cells = [rates[length, batch] for length in lengths for batch in (1, 16)]
-        lines.append(f"| {model}{', ' + decoder if decoder else ''} | {calls} | " + " | ".join(cells) + " |")
+        lines.append(f"| {BENCHED[model]}{', ' + decoder if decoder else ''} | {calls} | " + " | ".join(cells) + " |")
     outside = result["outside"][: 2 * len(lengths)]
     cells = [
         f"{row['tokens_per_second']:,.0f}" for row in sorted(outside, key=lambda row: (row["length"], row["batch"]))
@@ -430,7 +438,7 @@ def bench_table(result: dict[str, Any]) -> str:
     lines += ["", "| operator | grows with length to the power of: seconds | operations |", "|---|---|---|"]
     for row in result["growth_of_operators"]:
         lines.append(f"| {row['operator']} | {row['exponent_of_seconds']:.2f} | {row['exponent_of_operations']:.2f} |")
-    start = next(row for row in result["start"] if row["what"] == "the model that ships")
+    start = next(row for row in result["start"] if BENCHED.get(row["what"]) == "the model that ships")
     lines.append(
         f"\nCold start of the model that ships {start['seconds']:.1f} s, of which importing "
         f"{start['import_seconds']:.1f} s; {start['peak_memory_mib']} MiB."
