@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from manta import runtime
 from manta.errors import ConfigError, UsageError
+from manta.recipes import Recipe, TrainingRun
 
 SOURCE = Path(__file__).parent.parent / "src"
 
@@ -169,3 +170,32 @@ def run_python(code: str, check: bool = True) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
     command = [sys.executable, "-c", textwrap.dedent(code)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=check)
+
+
+@pytest.mark.parametrize(("slow", "faster"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_the_faster_precision_is_the_one_whose_products_take_less(monkeypatch, slow, faster):
+    """The clock runs a second for each look at it while products of the slow type are made, and stands otherwise."""
+    clock = {"now": 0.0, "step": 0.0}
+
+    def told(name: str) -> torch.dtype:
+        clock["step"] = float(name == slow)
+        return runtime._DTYPES[name]
+
+    def look() -> float:
+        clock["now"] += clock["step"]
+        return clock["now"]
+
+    monkeypatch.setattr(runtime, "dtype_of", told)
+    monkeypatch.setattr(runtime.time, "perf_counter", look)
+    threads = torch.get_num_threads()
+    assert runtime.faster_precision("cpu") == faster
+    assert torch.get_num_threads() == threads
+
+
+def test_a_run_keeps_the_precision_of_its_device(monkeypatch, tmp_path):
+    monkeypatch.setattr("manta.recipes.run.faster_precision", lambda device: "float32")
+    recipe = Recipe(data="builtin:weather", num_steps=4)
+    assert TrainingRun(recipe, tmp_path / "run").recipe.train.precision == "float32"
+    monkeypatch.setattr("manta.recipes.run.faster_precision", lambda device: "bfloat16")
+    assert TrainingRun(None, tmp_path / "run", resume=True).recipe.train.precision == "float32"
+    assert TrainingRun(recipe, tmp_path / "other").recipe.train.precision == "bfloat16"

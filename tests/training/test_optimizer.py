@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from manta.errors import CheckpointError
+from manta.training.muon import Muon, orthogonalise
 from manta.training.optimizer import Kind, build_optimizers, hidden_matrices, load_moments, moments
 
 
@@ -108,3 +109,38 @@ def test_moments_of_another_kind_are_refused(before, after):
         optimizer.step()
     with pytest.raises(CheckpointError, match=r"inner\.weight.*another train\.optimizer"):
         load_moments(build(net, after), named, moments(optimizers, named))
+
+
+@pytest.mark.parametrize("shape", [(8, 6), (6, 8), (5, 5)])
+def test_muon_in_bfloat16_is_torchs(shape):
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(shape, generator=generator)
+    ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    optimizers = [
+        Muon([ours], lr=0.1, weight_decay=0.3, dtype=torch.bfloat16),
+        torch.optim.Muon([theirs], lr=0.1, weight_decay=0.3, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+    ]
+    for _ in range(3):
+        gradient = torch.randn(shape, generator=generator)
+        for parameter, optimizer in zip((ours, theirs), optimizers, strict=True):
+            parameter.grad = gradient.clone()
+            optimizer.step()
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("shape", [(4, 9), (9, 4)])
+def test_orthogonalised_in_float32_keeps_the_singular_vectors(shape):
+    """U S V^T becomes U S' V^T with S' near 1, whatever the scale."""
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    for scale in (1e-3, 1.0, 1e3):
+        found = left.T @ orthogonalise(scale * matrix) @ right.T
+        assert found.dtype == torch.float32
+        assert ((found.diagonal() > 0.5) & (found.diagonal() < 1.5)).all()
+        torch.testing.assert_close(found, torch.diag(found.diagonal()), atol=1e-3, rtol=0)
+
+
+def test_a_matrix_without_a_gradient_stays():
+    parameter = nn.Parameter(torch.ones(2, 3))
+    Muon([parameter], lr=0.1, weight_decay=0.3).step()
+    assert torch.equal(parameter, torch.ones(2, 3))

@@ -32,6 +32,7 @@ from manta.recipes.recipe import Recipe, resolve, seconds
 from manta.recipes.stages import Parts, StageSpec, stage_specs
 from manta.runtime import (
     atomic_write,
+    faster_precision,
     json_tensors,
     keep_memory,
     load_json_tensors,
@@ -98,6 +99,9 @@ class TrainingRun:
             raise UsageError(f"{self.out} holds a run already; add --resume to continue it, or choose another --out")
         else:
             self.recipe = resolve(recipe or Recipe())
+            if self.recipe.train.precision == "auto":
+                faster = faster_precision(self.device)
+                self.recipe = replace(self.recipe, train=replace(self.recipe.train, precision=faster))
         if self.recipe.train.tensorboard:
             require_tensorboard()
         if resume:

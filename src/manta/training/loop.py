@@ -43,8 +43,9 @@ class TrainConfig:
     """Batches whose gradients are averaged into one step."""
     average_share: float = 0.1
     """Horizon of the weight average as a share of the stage's steps, (0, 1]."""
-    precision: str = "bfloat16"
-    """Precision of matrix products: `bfloat16` or `float32`."""
+    precision: str = "auto"
+    """Precision of matrix products: `bfloat16`, `float32`, or `auto`: a run takes the one that its device multiplies
+    faster, and keeps it."""
     tensorboard: bool = False
     """Write the log and the live samples as TensorBoard events too; needs the extra `log`."""
 
@@ -116,6 +117,8 @@ class Stage:
     ) -> None:
         if config.learning_rate is None:
             raise ConfigError("learning_rate is not set; a recipe takes it from its width")
+        if config.precision == "auto":
+            raise ConfigError("precision is not set; a run takes the faster one of its device")
         self.peak_rate = config.learning_rate
         self.name, self.model, self.objective, self.batches = name, model, objective, batches
         self.num_steps, self.config, self.generator = num_steps, config, generator
@@ -127,6 +130,7 @@ class Stage:
             learning_rate=self.peak_rate,
             weight_decay=config.weight_decay,
             betas=config.betas,
+            precision=config.precision,
         )
         self.average = ExponentialAverage(model, config.average_share * num_steps)
         self.device = next(iter(self.named.values())).device

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from manta.errors import CheckpointError
+from manta.runtime import dtype_of
+from manta.training.muon import Muon
 
 Kind = Literal["adamw", "muon"]
 MUON_SLOT = "momentum_buffer"
@@ -19,14 +21,20 @@ def hidden_matrices(model: nn.Module) -> list[Tensor]:
 
 
 def build_optimizers(
-    model: nn.Module, kind: Kind, *, learning_rate: float, weight_decay: float, betas: tuple[float, float]
+    model: nn.Module,
+    kind: Kind,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    betas: tuple[float, float],
+    precision: str = "float32",
 ) -> list[Optimizer]:
     """Make the optimisers of a model's parameters that require a gradient.
 
         adamw:  W <- W - lr (m / (sqrt(v) + eps) + decay W)
         muon:   M <- 0.95 M + 0.05 G,   W <- W - lr (0.2 sqrt(max(rows, columns)) orthogonal(0.05 G + 0.95 M) + decay W)
 
-    `orthogonal` replaces the singular values of a matrix by numbers near 1 (five Newton-Schulz steps in bfloat16).
+    `orthogonal` replaces the singular values of a matrix by numbers near 1 (five Newton-Schulz steps).
     The factor gives its steps the size of AdamW's, so that one learning rate and one decay serve both.
 
     Args:
@@ -35,6 +43,7 @@ def build_optimizers(
         learning_rate: step size, above 0.
         weight_decay: decoupled decay of what has two axes or more; vectors have none.
         betas: averaging of AdamW's moments.
+        precision: of Muon's matrix products, see `runtime.autocast`.
 
     Returns:
         One optimiser, or Muon after AdamW; every parameter belongs to exactly one.
@@ -55,8 +64,7 @@ def build_optimizers(
     if groups:
         found.append(torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True))
     if hidden:
-        settings = {"lr": learning_rate, "weight_decay": weight_decay, "momentum": 0.95, "nesterov": True}
-        found.append(torch.optim.Muon(hidden, adjust_lr_fn="match_rms_adamw", **settings))
+        found.append(Muon(hidden, lr=learning_rate, weight_decay=weight_decay, dtype=dtype_of(precision)))
     return found
 
 
@@ -81,7 +89,7 @@ def load_moments(optimizers: list[Optimizer], named: dict[str, nn.Parameter], st
         name, slot = key.rsplit("/", 1)
         parameter = named[name]
         optimizer = owner[id(parameter)]
-        if isinstance(optimizer, torch.optim.Muon) != (slot == MUON_SLOT):
+        if isinstance(optimizer, Muon) != (slot == MUON_SLOT):
             raise CheckpointError(
                 f"the checkpoint holds {slot} of {name}, which {type(optimizer).__name__} does not keep: the run began "
                 "with another train.optimizer; set that one in the run's recipe.json"
