@@ -112,9 +112,9 @@ def test_the_deferred_window_slides_with_the_leftmost_masked_word(tokens, masked
     seen = []
     span = policy.span
 
-    def spy(canvas):
-        left, right = span(canvas)
-        seen.append((canvas.masked.clone(), left, right))
+    def spy(canvas, open_):
+        left, right = span(canvas, open_)
+        seen.append((open_.clone(), left, right))
         return left, right
 
     policy.span = spy  # pyright: ignore[reportAttributeAccessIssue]

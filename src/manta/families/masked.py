@@ -257,22 +257,25 @@ def write_canvas(
         tokens: the canvases, the mask token where words go.
         decoder: what to commit; those that ask for a number of calls get `max_calls`.
         options: temperature, confidence and cache.
-        mask_id, end_id, ends_last: the tokens that mean something.
+        mask_id, end_id: the tokens that mean something.
+        ends_last: commit ends only when nothing else is left; not for samplers that draw their places, and words at a
+            temperature: to them an end is a word like any other, as likely as the model says.
         generators: one a row.
         width: positions of the largest canvas, whatever the batch.
         max_calls: budget of network calls.
     """
     if isinstance(decoder, ConfidenceConfig | RemaskConfig):
         decoder = replace(decoder, num_steps=max_calls)
+    policy = decoder.build()
     return decode(
         denoiser,
         tokens,
-        decoder.build(),
+        policy,
         mask_id=mask_id,
         sampler=WordSampler(options.temperature, generators, width, confidence=options.confidence),
         cache=CacheConfig(kind=options.cache, refresh=options.refresh),
         end_id=end_id,
-        ends_last=ends_last,
+        ends_last=ends_last and not (policy.exact and options.temperature > 0),
         max_calls=max_calls,
     )
 

@@ -12,6 +12,9 @@ from torch import Tensor
 from manta.errors import ConfigError, UsageError
 from manta.masked.sampling import WordSampler
 
+Ends = tuple[Int64[Tensor, "b"], Int64[Tensor, "b"]]
+"""First position of each row's span, and the one after its last."""
+
 
 @runtime_checkable
 class SpanDenoiser(Protocol):
@@ -54,9 +57,11 @@ class Canvas:
     masked: Bool[Tensor, "b n"]
     """Writable positions without a word."""
     confidence: Float[Tensor, "b n"]
-    """Confidence of each word when it was committed; infinite where it was given."""
+    """Confidence of each word when it was committed; infinite where it was given, or filled up behind an end."""
+    budget: int | None = None
+    """Network calls in all; None for as many as the policy takes."""
     calls: int = 0
-    """Network calls so far."""
+    """Network calls so far, the present one included."""
     processed: int = 0
     """Positions computed so far, over all calls and rows."""
 
@@ -66,35 +71,68 @@ class Canvas:
         return self.writable.sum(1)
 
     @property
-    def leftmost(self) -> Int64[Tensor, "b"]:
-        """First position without a word; n where there is none."""
-        n = self.masked.shape[1]
-        place = torch.arange(n, device=self.masked.device)
-        return torch.where(self.masked, place, n).amin(1)
+    def calls_left(self) -> int | None:
+        """Calls left, the present one included; None without a budget."""
+        return None if self.budget is None else max(1, self.budget - self.calls + 1)
 
 
 class Policy(ABC):
-    """What a decoder does: three small decisions, each for all rows at once and for each row alone."""
+    """What a decoder does: small decisions, each for all rows at once and for each row alone.
+
+    A policy ends every row. Without a budget it commits at least one word of every row that has any open ones in each
+    call, unless it states its own number of calls. With a budget, its `choose` commits all open words in the last call.
+    """
 
     refresh_on_move = False
     """Compute everything when the span begins elsewhere than in the last call (block decoders)."""
+    num_steps: int | None = None
+    """Calls of the policy's own schedule, a budget like any other; None for as many as it takes."""
+    exact = False
+    """Places are drawn without a look at the words proposed there, so that the words are drawn as the model says."""
 
     @abstractmethod
-    def span(self, canvas: Canvas) -> tuple[Int64[Tensor, "b"], Int64[Tensor, "b"]]:
-        """First position that may be committed in this call, and the one after the last."""
-
-    @abstractmethod
-    def choose(
-        self, canvas: Canvas, window: Bool[Tensor, "b n"], confidence: Float[Tensor, "b n"], sampler: WordSampler
-    ) -> Bool[Tensor, "b n"]:
-        """Positions of the window to commit: at least one of every row that has any.
+    def span(self, canvas: Canvas, open_: Bool[Tensor, "b n"]) -> Ends:
+        """First position that may be committed, and the one after the last; the first open one lies between.
 
         Args:
             canvas: as it stands.
-            window: masked positions within the span.
-            confidence: of the words proposed, −inf outside the window.
+            open_: positions that may be committed.
+        """
+
+    @abstractmethod
+    def choose(
+        self, canvas: Canvas, open_: Bool[Tensor, "b n"], confidence: Float[Tensor, "b n"], sampler: WordSampler
+    ) -> Bool[Tensor, "b n"]:
+        """Positions to commit, all of them open.
+
+        Args:
+            canvas: as it stands.
+            open_: positions that may be committed in this call.
+            confidence: of the words proposed, −inf where it is not open.
             sampler: source of randomness, if the policy draws.
         """
+
+    def share(self, canvas: Canvas) -> Int64[Tensor, "b"]:
+        """Words of each row that this call has to commit to keep to the budget: an even share, ⌈m/s⌉ of m words."""
+        words = canvas.masked.sum(1)
+        left = canvas.calls_left
+        return torch.zeros_like(words) if left is None else (words + left - 1) // left
+
+    def reach(self, canvas: Canvas, open_: Bool[Tensor, "b n"]) -> Ends:
+        """The span, and after it as many more as the share of this call needs: what a call has to compute."""
+        left, right = self.span(canvas, open_)
+        wanted = torch.minimum(self.share(canvas), open_.sum(1))
+        while bool(((within(open_, left, right)).sum(1) < wanted).any()):
+            beyond = open_ & ~within(open_, left, right)
+            further = self.span(canvas, beyond)
+            more = beyond.any(1)
+            left = torch.where(more, torch.minimum(left, further[0]), left)
+            right = torch.where(more, torch.maximum(right, further[1]), right)
+        return left, right
+
+    def most_calls(self, canvas: Canvas) -> int:
+        """Calls after which every row is done, without a budget: a word a call."""
+        return int(canvas.total.max()) if len(canvas.tokens) else 0
 
     def done(self, canvas: Canvas) -> Bool[Tensor, "b"]:
         """Rows that are finished."""
@@ -121,11 +159,15 @@ def decode(
     """Write every masked position; yields the canvas after each network call.
 
         until every row is done:
-            window ← masked positions in policy.span
             word, confidence ← sampler(denoiser(tokens))        the mask token excluded
-            commit policy.choose(window, confidence)
-            an end committed at e ends the row: all later positions become the end
+            open ← masked positions, those of ends only where no words are left (`ends_last`)
+            commit policy.choose(open, confidence)
+            an end committed at e ends its stretch: all later positions up to a given word become the end
             take back policy.remask
+
+    Every row ends. With a budget it does so within it, as policies commit at least their share of the words in each
+    call and the rest in the last. Without one it takes at most `policy.most_calls`: a word a call, and a call for each
+    word that is taken back; twice as many with a cache and `ends_last`, where a span can turn out to hold ends alone.
 
     Args:
         denoiser: logits of a span of positions.
@@ -136,11 +178,12 @@ def decode(
         cache: what to compute anew; only for a single row, as the span would depend on the batch.
         end_id: the token that ends a row; None where rows have no end of their own.
         ends_last: instead of ending a row where an end is committed, commit ends only when nothing else is left: an end
-            is sure before the words are, and settled early it would shorten the text.
-        max_calls: budget of network calls: enough words are committed in each call to keep to it.
+            is sure before the words are, and settled early it would shorten the text. To the policy, positions that
+            propose an end are not there as long as others propose words; in the last call of a budget all are.
+        max_calls: budget of network calls; the policy's own number of calls is one too.
 
     Raises:
-        UsageError: for a cache with several rows, or a budget below 1.
+        UsageError: for a cache with several rows, a budget below 1, or a policy that does not come to an end.
     """
     cache = cache or CacheConfig()
     if cache.kind != "none" and len(tokens) > 1:
@@ -149,37 +192,58 @@ def decode(
         raise UsageError(f"a budget of network calls should be at least 1, received {max_calls}")
     writable = tokens == mask_id
     confidence = torch.full(tokens.shape, torch.inf, dtype=torch.float64, device=tokens.device)
-    canvas = Canvas(tokens.clone(), writable, writable.clone(), confidence)
+    budget = min((calls for calls in (max_calls, policy.num_steps) if calls is not None), default=None)
+    canvas = Canvas(tokens.clone(), writable, writable.clone(), confidence, budget)
     span = _Span(cache, policy.refresh_on_move)
+    most = budget or policy.most_calls(canvas) * (2 if ends_last and cache.kind != "none" else 1)
     place = torch.arange(tokens.shape[1], device=tokens.device)
+    worded = torch.ones_like(writable)  # where the word last proposed is not an end
     while not bool(policy.done(canvas).all()):
-        left, right = policy.span(canvas)
-        start, stop = span.of(canvas, left, right)
-        if max_calls is not None and canvas.calls + 1 >= max_calls:
-            start, stop = 0, tokens.shape[1]  # what is left has to be committed now, wherever it is
+        if canvas.calls == most:
+            raise UsageError(f"the decoder left words unwritten after {most} network calls, the most it may take")
+        canvas.calls += 1
+        last = canvas.calls_left == 1
+        start, stop = 0, tokens.shape[1]
+        if not last:  # what is left has to be committed in the last call, wherever it is
+            start, stop = span.of(canvas, *policy.reach(canvas, _words_first(canvas.masked, worded)))
         logits = denoiser(canvas.tokens, start, stop).float()
         logits[..., mask_id] = -torch.inf
-        canvas.calls += 1
         canvas.processed += len(tokens) * (stop - start)
         word, sure = (_on_canvas(part, start, tokens) for part in sampler(logits, start))
-        window = canvas.masked & (place >= left[:, None]) & (place < right[:, None])
+        computed = (place >= start) & (place < stop)
         if ends_last:
-            words = canvas.masked & (word != end_id)
-            window &= (word != end_id) | ~words.any(1, keepdim=True)
-        commit = window & policy.choose(canvas, window, sure.masked_fill(~window, -torch.inf), sampler)
-        if max_calls is not None:
-            commit |= _owed(canvas, commit, sure, start, stop, max_calls)
+            worded = torch.where(computed, word != end_id, worded)
+        open_ = canvas.masked if last else _words_first(canvas.masked, worded) & computed
+        commit = open_ & policy.choose(canvas, open_, sure.masked_fill(~open_, -torch.inf), sampler)
         canvas.tokens = torch.where(commit, word, canvas.tokens)
         canvas.confidence = torch.where(commit, sure, canvas.confidence)
         canvas.masked = canvas.masked & ~commit
         if end_id is not None and not ends_last:
-            _end(canvas, commit, end_id)
+            _end(canvas, end_id)
         back = policy.remask(canvas, sampler)
-        if back is not None and (max_calls is None or canvas.calls < max_calls):
+        if back is not None and not last:
             back = back & canvas.writable
             canvas.tokens = canvas.tokens.masked_fill(back, mask_id)
             canvas.masked = canvas.masked | back
         yield canvas
+
+
+def within(mask: Bool[Tensor, "b n"], left: Int64[Tensor, "b"], right: Int64[Tensor, "b"]) -> Bool[Tensor, "b n"]:
+    """The positions of a mask in each row's [left, right)."""
+    place = torch.arange(mask.shape[1], device=mask.device)
+    return mask & (place >= left[:, None]) & (place < right[:, None])
+
+
+def leftmost(mask: Bool[Tensor, "b n"]) -> Int64[Tensor, "b"]:
+    """First position of each row's mask; n where there is none."""
+    n = mask.shape[1]
+    return torch.where(mask, torch.arange(n, device=mask.device), n).amin(1)
+
+
+def _words_first(masked: Bool[Tensor, "b n"], worded: Bool[Tensor, "b n"]) -> Bool[Tensor, "b n"]:
+    """Masked positions that propose a word, in rows without any all of them."""
+    words = masked & worded
+    return torch.where(words.any(1, keepdim=True), words, masked)
 
 
 def _on_canvas(part: Tensor, start: int, tokens: Tensor) -> Tensor:
@@ -189,25 +253,15 @@ def _on_canvas(part: Tensor, start: int, tokens: Tensor) -> Tensor:
     return whole
 
 
-def _end(canvas: Canvas, commit: Bool[Tensor, "b n"], end_id: int) -> None:
-    """End the rows that have just committed an end: every later writable position becomes the end."""
-    ended = commit & (canvas.tokens == end_id)
-    after = (ended.cumsum(1) > 0) & ~ended & canvas.writable
+def _end(canvas: Canvas, end_id: int) -> None:
+    """End the stretches that hold an end: all later positions, up to the next given word, become the end."""
+    ended = canvas.writable & (canvas.tokens == end_id)
+    count = ended.cumsum(1)
+    before = count.masked_fill(canvas.writable, 0).cummax(1).values  # ends of the stretches before
+    after = canvas.writable & (count - ended.long() > before)
     canvas.tokens = canvas.tokens.masked_fill(after, end_id)
+    canvas.confidence = canvas.confidence.masked_fill(after, torch.inf)
     canvas.masked = canvas.masked & ~after
-
-
-def _owed(
-    canvas: Canvas, commit: Bool[Tensor, "b n"], sure: Float[Tensor, "b n"], start: int, stop: int, max_calls: int
-) -> Bool[Tensor, "b n"]:
-    """Further positions that must be committed now to keep to the budget: the surest ones that were computed."""
-    left = max(1, max_calls - canvas.calls + 1)
-    owed = (canvas.masked.sum(1) + left - 1) // left - commit.sum(1)
-    open_ = canvas.masked & ~commit
-    open_[:, :start] = False
-    open_[:, stop:] = False
-    rank = sure.masked_fill(~open_, -torch.inf).argsort(dim=1, descending=True, stable=True).argsort(1)
-    return open_ & (rank < owed[:, None])
 
 
 class _Span:
@@ -215,13 +269,14 @@ class _Span:
 
     The span reaches from `delay` positions before the last call's left end (so that words committed then are computed
     with themselves in place) to the window's end (`dual`) or the canvas's (`prefix`). Everything is computed at the
-    first call, when `refresh` words were written since it was last, and at a new block.
+    first call, when `refresh` words were written since it was last, at a new block, and after a call that committed
+    nothing because its span held only ends.
     """
 
     def __init__(self, cache: CacheConfig, refresh_on_move: bool) -> None:
         self.cache, self.refresh_on_move = cache, refresh_on_move
         self.left: int | None = None
-        self.masked_at_refresh = 0
+        self.masked_at_refresh = self.masked = 0
 
     def of(self, canvas: Canvas, left: Int64[Tensor, "b"], right: Int64[Tensor, "b"]) -> tuple[int, int]:
         n = canvas.tokens.shape[1]
@@ -229,9 +284,9 @@ class _Span:
             return 0, n
         masked, begin, end = int(canvas.masked.sum()), int(left.min()), int(right.max())
         moved = self.refresh_on_move and begin != self.left
-        due = self.left is None or moved or masked > self.masked_at_refresh
+        due = self.left is None or moved or masked > self.masked_at_refresh or masked == self.masked
         due = due or self.masked_at_refresh - masked >= self.cache.refresh
-        before, self.left = self.left, begin
+        before, self.left, self.masked = self.left, begin, masked
         if due or before is None:
             self.masked_at_refresh = masked
             return 0, n

@@ -1,5 +1,6 @@
 """Policies of masked decoding: what to commit in each call. Each reads like its paper; `decode` holds the loop."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,10 +9,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from manta.errors import ConfigError
-from manta.masked.decode import Canvas, Policy
+from manta.masked.decode import Canvas, Ends, Policy, leftmost, within
 from manta.masked.sampling import WordSampler
-
-Ends = tuple[Int64[Tensor, "b"], Int64[Tensor, "b"]]
 
 
 def top(values: Float[Tensor, "b n"], count: Int64[Tensor, "b"]) -> Bool[Tensor, "b n"]:
@@ -20,16 +19,58 @@ def top(values: Float[Tensor, "b n"], count: Int64[Tensor, "b"]) -> Bool[Tensor,
     return (rank < count[:, None]) & values.isfinite()
 
 
-def block_ends(canvas: Canvas, block_length: int | None) -> Ends:
-    """The block of the leftmost masked position; blocks are counted from the first writable position."""
-    n = canvas.tokens.shape[1]
+def everything(canvas: Canvas) -> Ends:
+    """The whole canvas as a span."""
+    zero = canvas.writable.new_zeros(len(canvas.tokens), dtype=torch.long)
+    return zero, zero + canvas.tokens.shape[1]
+
+
+def blocks_of(canvas: Canvas, block_length: int) -> Int64[Tensor, "b n"]:
+    """Number of the block that each position lies in; blocks are counted from the first writable position."""
+    place = torch.arange(canvas.tokens.shape[1], device=canvas.tokens.device)
+    return (place - leftmost(canvas.writable)[:, None]).div(block_length, rounding_mode="floor")
+
+
+def block_ends(canvas: Canvas, open_: Bool[Tensor, "b n"], block_length: int | None) -> Ends:
+    """The block of the leftmost open position."""
     if block_length is None:
-        zero = canvas.leftmost.new_zeros(len(canvas.tokens))
-        return zero, zero + n
-    place = torch.arange(n, device=canvas.tokens.device)
-    first = torch.where(canvas.writable, place, n).amin(1).clamp_max(n - 1)
-    begin = first + (canvas.leftmost - first).div(block_length, rounding_mode="floor") * block_length
+        return everything(canvas)
+    n = canvas.tokens.shape[1]
+    first = leftmost(canvas.writable).clamp_max(n - 1)
+    begin = first + (leftmost(open_) - first).div(block_length, rounding_mode="floor") * block_length
     return begin, (begin + block_length).clamp_max(n)
+
+
+class Windowed(Policy):
+    """Policies that look at a window: they commit its words that are sure, and under a budget their share at least.
+
+    What the share lacks is made up with the surest words of the window, then of the windows that follow it to the
+    right, one after the other.
+    """
+
+    @abstractmethod
+    def sure(
+        self, canvas: Canvas, window: Bool[Tensor, "b n"], confidence: Float[Tensor, "b n"]
+    ) -> Bool[Tensor, "b n"]:
+        """Positions of the window to commit whatever the budget: at least one of every row that has any.
+
+        Args:
+            canvas: as it stands.
+            window: open positions within the span.
+            confidence: of the words proposed, −inf outside the window.
+        """
+
+    def choose(self, canvas, open_, confidence, sampler):
+        window = within(open_, *self.span(canvas, open_))
+        commit = window & self.sure(canvas, window, confidence.masked_fill(~window, -torch.inf))
+        share = torch.minimum(self.share(canvas), open_.sum(1))
+        for _ in range(open_.shape[1]):
+            lacking = share - commit.sum(1)
+            if not bool((lacking > 0).any()):
+                break
+            commit |= top(confidence.masked_fill(~window | commit, -torch.inf), lacking)
+            window = within(open_ & ~commit, *self.span(canvas, open_ & ~commit))
+        return commit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +82,7 @@ class ConfidenceConfig:
     order: str = "confidence"
     """`confidence`, or `random`."""
     num_steps: int = 16
-    """Network calls over the whole canvas; shared evenly among the blocks."""
+    """Network calls over the whole canvas; shared evenly among the blocks, the remainder first."""
     block_length: int | None = None
     """Words of a block, written from left to right; None for a single block."""
 
@@ -57,37 +98,52 @@ class ConfidenceConfig:
         return Confidence(self)
 
 
-class Confidence(Policy):
-    """Commit an even share of the block in each call: with m masked words and s calls left, ⌈m/s⌉ of them.
+class Confidence(Windowed):
+    """Commit an even share of the block in each call: with m masked words and s calls left for it, ⌈m/s⌉ of them.
 
-    Source: Nie et al., LLaDA, arXiv 2502.09992.
+    Where there are more blocks left than calls, an even share of all words, block after block. In random order with a
+    call a word this is exact ancestral sampling, as each word is drawn given all before it. Source: Nie et al., LLaDA,
+    arXiv 2502.09992.
     """
 
     refresh_on_move = True
 
     def __init__(self, config: ConfidenceConfig) -> None:
         self.config = config
-        self.begin: Tensor | None = None
-        self.calls_left: Tensor
+        self.num_steps, self.exact = config.num_steps, config.order == "random"
 
-    def span(self, canvas: Canvas) -> Ends:
-        left, right = block_ends(canvas, self.config.block_length)
-        length = self.config.block_length or canvas.tokens.shape[1]
-        blocks = (canvas.total + length - 1) // length
-        fresh = (self.config.num_steps // blocks.clamp_min(1)).clamp_min(1)
-        if self.begin is None:
-            self.begin, self.calls_left = left, fresh
-        else:
-            self.calls_left = torch.where(left == self.begin, (self.calls_left - 1).clamp_min(1), fresh)
-            self.begin = left
-        return left, right
+    def span(self, canvas: Canvas, open_: Bool[Tensor, "b n"]) -> Ends:
+        return block_ends(canvas, open_, self.config.block_length)
 
-    def choose(self, canvas, window, confidence, sampler):
-        count = (window.sum(1) + self.calls_left - 1) // self.calls_left
+    def share(self, canvas: Canvas) -> Int64[Tensor, "b"]:
+        left = canvas.calls_left
+        assert left is not None
+        return torch.where(self._blocks(canvas, canvas.masked) > left, super().share(canvas), 0)
+
+    def sure(self, canvas, window, confidence):
+        left, budget = canvas.calls_left, canvas.budget
+        assert left is not None
+        assert budget is not None
+        later = self._blocks(canvas, canvas.masked) - 1
+        each = budget // self._blocks(canvas, canvas.writable).clamp_min(1)
+        calls = (left - later * each).clamp_min(1)
+        words = within(canvas.masked, *self.span(canvas, window)).sum(1)
+        return top(confidence, (words + calls - 1) // calls)
+
+    def choose(self, canvas, open_, confidence, sampler):
         if self.config.order == "random":
-            draws = sampler.uniform((sampler.width,))[:, : window.shape[1]].to(confidence)
-            confidence = draws.masked_fill(~window, -torch.inf)
-        return top(confidence, count)
+            draws = sampler.uniform((sampler.width,))[:, : open_.shape[1]].to(confidence)
+            confidence = draws.masked_fill(~open_, -torch.inf)
+        return super().choose(canvas, open_, confidence, sampler)
+
+    def _blocks(self, canvas: Canvas, mask: Bool[Tensor, "b n"]) -> Int64[Tensor, "b"]:
+        """Blocks that hold a position of the mask."""
+        if self.config.block_length is None:
+            return mask.any(1).long()
+        block = blocks_of(canvas, self.config.block_length).masked_fill(~mask, -1)
+        # The mask's blocks increase from left to right: a new one begins where the largest so far is exceeded.
+        highest = torch.nn.functional.pad(block.cummax(1).values, (1, 0), value=-1)[:, :-1]
+        return (block > highest).sum(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +170,7 @@ class ThresholdConfig:
         return Threshold(self)
 
 
-class Threshold(Policy):
+class Threshold(Windowed):
     """Commit i if C_i ≥ min(τ, max C): parallel where the model is sure, word by word where it is not.
 
     Source: Wu et al., Fast-dLLM, arXiv 2505.22618.
@@ -125,10 +181,10 @@ class Threshold(Policy):
     def __init__(self, config: ThresholdConfig) -> None:
         self.config = config
 
-    def span(self, canvas: Canvas) -> Ends:
-        return block_ends(canvas, self.config.block_length)
+    def span(self, canvas: Canvas, open_: Bool[Tensor, "b n"]) -> Ends:
+        return block_ends(canvas, open_, self.config.block_length)
 
-    def choose(self, canvas, window, confidence, sampler):
+    def sure(self, canvas, window, confidence):
         if self.config.factor is None:
             return above(confidence, self.config.threshold)
         ranked, order = confidence.sort(dim=1, descending=True, stable=True)
@@ -183,11 +239,11 @@ class DeferredConfig:
         return Deferred(self)
 
 
-class Deferred(Policy):
+class Deferred(Windowed):
     """Put a word off until it is sure, and keep looking on to its right meanwhile.
 
-        L ← leftmost masked position
-        R ← the largest i ≤ L + s_max with at most s_init masked positions in [L, i)
+        L ← leftmost open position (a masked one, see `decode`)
+        R ← the largest i ≤ L + s_max with at most s_init open positions in [L, i)
         commit i in [L, R) if C_i ≥ min(τ, max C)
 
     Where a block decoder must commit unsure words at its block's end, without the context that follows, the window
@@ -199,28 +255,49 @@ class Deferred(Policy):
         self.config = config
         self.rounds_left: Tensor | None = None
 
-    def span(self, canvas: Canvas) -> Ends:
-        n = canvas.tokens.shape[1]
-        left = canvas.leftmost
-        place = torch.arange(n, device=canvas.tokens.device)
-        # Masked positions in [L, i], counted for every i: the window ends before the first that exceeds s_init.
-        inside = canvas.masked & (place >= left[:, None])
-        fits = inside.cumsum(1) <= self.config.window_masked
+    def span(self, canvas: Canvas, open_: Bool[Tensor, "b n"]) -> Ends:
+        left, n = leftmost(open_), open_.shape[1]
+        # Open positions in [L, i], counted for every i: the window ends before the first that exceeds s_init.
+        fits = open_.cumsum(1) <= self.config.window_masked
         right = fits.long().cumprod(1).sum(1)
         return left, torch.minimum(right, (left + self.config.window_width).clamp_max(n))
 
-    def choose(self, canvas, window, confidence, sampler):
+    def sure(self, canvas, window, confidence):
         return above(confidence, self.config.threshold)
 
+    def share(self, canvas: Canvas) -> Int64[Tensor, "b"]:
+        """An even share of the calls that the rounds to come leave: each round keeps calls by its words, one at least.
+
+        Where the budget has fewer calls than rounds, the last rounds are left out.
+        """
+        words, left = canvas.masked.sum(1), canvas.calls_left
+        if left is None:
+            return torch.zeros_like(words)
+        back = self._taken_back(canvas)
+        rounds = self._rounds_left(canvas).clamp_max(left - 1)
+        each = (left * back // (words + rounds * back).clamp_min(1)).clamp_min(1)
+        calls = (left - rounds * each).clamp_min(1)
+        return (words + calls - 1) // calls
+
+    def most_calls(self, canvas: Canvas) -> int:
+        return super().most_calls(canvas) + self.config.rounds * int(self._taken_back(canvas).max())
+
     def remask(self, canvas: Canvas, sampler: WordSampler) -> Bool[Tensor, "b n"] | None:
-        if self.rounds_left is None:
-            self.rounds_left = canvas.total.new_full((len(canvas.tokens),), self.config.rounds)
-        finished = ~canvas.masked.any(1) & (self.rounds_left > 0)
+        rounds = self._rounds_left(canvas)
+        finished = ~canvas.masked.any(1) & (rounds > 0)
         if not bool(finished.any()):
             return None
-        self.rounds_left = self.rounds_left - finished.long()
-        count = (canvas.total * self.config.share).ceil().long()
-        return least(canvas, count) & finished[:, None]
+        self.rounds_left = rounds - finished.long()
+        return least(canvas, self._taken_back(canvas)) & finished[:, None]
+
+    def _rounds_left(self, canvas: Canvas) -> Int64[Tensor, "b"]:
+        if self.rounds_left is None:
+            self.rounds_left = torch.full_like(canvas.total, self.config.rounds)
+        return self.rounds_left
+
+    def _taken_back(self, canvas: Canvas) -> Int64[Tensor, "b"]:
+        """Words of a round."""
+        return (canvas.total * self.config.share).ceil().long()
 
 
 def least(canvas: Canvas, count: Int64[Tensor, "b"]) -> Bool[Tensor, "b n"]:
@@ -270,19 +347,21 @@ class Remask(Policy):
     η = 0 is ancestral sampling of MDLM. Source: Wang et al., ReMDM, arXiv 2503.00307.
     """
 
+    exact = True
+
     def __init__(self, config: RemaskConfig) -> None:
         self.config = config
-        self.step = 0
+        self.num_steps = config.num_steps
         self.back: Tensor | None = None
 
-    def span(self, canvas: Canvas) -> Ends:
-        zero = canvas.leftmost.new_zeros(len(canvas.tokens))
-        return zero, zero + canvas.tokens.shape[1]
+    def span(self, canvas: Canvas, open_: Bool[Tensor, "b n"]) -> Ends:
+        return everything(canvas)
 
-    def alphas(self) -> tuple[float, float, float]:
-        """α_t, α_s and σ of the present step."""
-        config, count = self.config, self.config.num_steps
-        t, s = 1 - self.step / count, 1 - (self.step + 1) / count
+    def alphas(self, canvas: Canvas) -> tuple[float, float, float]:
+        """α_t, α_s and σ of the present call."""
+        config, count = self.config, canvas.budget
+        assert count is not None
+        t, s = 1 - (canvas.calls - 1) / count, 1 - canvas.calls / count
         if config.schedule == "cap":
             before, after = 1 - t, 1 - s
             return before, after, min(config.eta, self._most(before, after))
@@ -303,22 +382,22 @@ class Remask(Policy):
     def _most(before: float, after: float) -> float:
         return 1.0 if before == 0 else min(1.0, (1 - after) / before)
 
-    def choose(self, canvas, window, confidence, sampler):
-        before, after, sigma = self.alphas()
-        self.step += 1
-        draws = sampler.uniform((2, sampler.width))[..., : window.shape[1]].to(window.device)
-        stay = (1 - after - sigma * before) / max(1e-12, 1 - before)
+    def choose(self, canvas, open_, confidence, sampler):
+        before, after, sigma = self.alphas(canvas)
+        draws = sampler.uniform((2, sampler.width))[..., : open_.shape[1]].to(open_.device)
         self.back = (draws[:, 1] < sigma) & canvas.writable & ~canvas.masked
-        if self.step >= self.config.num_steps:
-            return window
-        return window & (draws[:, 0] >= stay)
+        if canvas.calls_left == 1:
+            return open_
+        stay = (1 - after - sigma * before) / max(1e-12, 1 - before)
+        return open_ & (draws[:, 0] >= stay)
 
     def done(self, canvas: Canvas) -> Bool[Tensor, "b"]:
-        over = self.step >= self.config.num_steps
-        return ~canvas.masked.any(1) & over
+        """Rows without masked words, once none will be taken back."""
+        over = self.config.eta == 0 or canvas.calls == canvas.budget
+        return ~canvas.masked.any(1) & ((canvas.total == 0) | over)
 
     def remask(self, canvas: Canvas, sampler: WordSampler) -> Bool[Tensor, "b n"] | None:
-        return self.back if self.step < self.config.num_steps else None
+        return self.back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,17 +415,20 @@ class FirstHittingConfig:
 class FirstHitting(Policy):
     """Commit one masked position, uniformly chosen: where the continuous-time reverse process first unmasks one.
 
-    A network that does not see the time needs none of the hitting times themselves. Source: Zheng et al., "Masked
-    Diffusion Models are Secretly Time-Agnostic Masked Models", arXiv 2409.02908.
+    Under a budget, an even share of them: places as random as before and words still the model's own, but those of one
+    call are drawn without a look at each other. A network that does not see the time needs none of the hitting times
+    themselves. Source: Zheng et al., "Masked Diffusion Models are Secretly Time-Agnostic Masked Models", arXiv
+    2409.02908.
     """
 
-    def span(self, canvas: Canvas) -> Ends:
-        zero = canvas.leftmost.new_zeros(len(canvas.tokens))
-        return zero, zero + canvas.tokens.shape[1]
+    exact = True
 
-    def choose(self, canvas, window, confidence, sampler):
-        draws = sampler.uniform((sampler.width,))[:, : window.shape[1]].to(window.device)
-        return top(draws.masked_fill(~window, -torch.inf), torch.ones_like(window[:, 0]).long())
+    def span(self, canvas: Canvas, open_: Bool[Tensor, "b n"]) -> Ends:
+        return everything(canvas)
+
+    def choose(self, canvas, open_, confidence, sampler):
+        draws = sampler.uniform((sampler.width,))[:, : open_.shape[1]].to(open_.device)
+        return top(draws.masked_fill(~open_, -torch.inf), self.share(canvas).clamp_min(1))
 
 
 DecoderConfig = DeferredConfig | ConfidenceConfig | ThresholdConfig | BlockConfig | RemaskConfig | FirstHittingConfig
