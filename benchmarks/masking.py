@@ -7,7 +7,7 @@ text; a mask and its complement; as the control two masks of the same text drawn
 a step as the complement does; and one mask that hides runs of words, or rare words more often. For each: the share of
 the texts' words that a step supervises (from the training log), the likelihood bound of held-out texts (under uniform
 masks for all), and the oracle's verdict on texts written by every budget. Finished rows in --out are kept, so the
-command can be repeated.
+command can be repeated; with --folder models are kept, and measured without training where they stand there already.
 """
 
 import argparse
@@ -23,7 +23,8 @@ import numpy as np
 from manta.bench import machine
 from manta.config import from_dict
 from manta.data import Corpus, build, collate, read, weather
-from manta.families.masked import MaskedModel, bound
+from manta.families.masked import MaskedLM, bound
+from manta.hub import load
 from manta.masked import MaskedObjectiveConfig
 from manta.recipes import Recipe, TrainingRun
 from manta.runtime import atomic_write, make_generator
@@ -48,13 +49,12 @@ def recipe_of(arm: str, seed: int, args: argparse.Namespace) -> Recipe:
     return from_dict(Recipe, {**given, **length})
 
 
-def held_out(run: TrainingRun, folder: Path, args: argparse.Namespace) -> dict[str, float]:
+def held_out(lm: MaskedLM, folder: Path, args: argparse.Namespace) -> dict[str, float]:
     """Nats a token of held-out texts by the bound, and the mean standard error of its estimate."""
-    lm = run.language_model
-    assert isinstance(lm.model, MaskedModel)
     examples = read("builtin:weather", "dev", args.num_texts)
-    recipe = run.recipe
-    build(examples, lm.tokenizer, folder / "dev", max_prompt=recipe.max_prompt, max_text=recipe.max_text)
+    build(
+        examples, lm.tokenizer, folder / "dev", max_prompt=lm.model.config.max_prompt, max_text=lm.model.config.max_text
+    )
     corpus = Corpus.open(folder / "dev", tokenizer=lm.tokenizer)
     batch = collate(corpus, np.arange(len(corpus)), 1).to(lm.device)
     found = bound(lm.model, batch, make_generator(0), num_samples=args.num_samples)
@@ -65,29 +65,31 @@ def held_out(run: TrainingRun, folder: Path, args: argparse.Namespace) -> dict[s
     }
 
 
-def written(run: TrainingRun, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def written(lm: MaskedLM, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """The oracle's verdict at every budget."""
     prompts = [example.prompt or "" for example in read("builtin:weather", "test", args.num_texts)]
     rows = {}
     for budget in BUDGETS:
-        texts = run.language_model.write(prompts, num_steps=budget)
+        texts = lm.write(prompts, num_steps=budget)
         verdict = weather.judge(list(zip(prompts, texts, strict=True)))
         rows[str(budget)] = {key: verdict[key] for key in ("grammatical", "faithful", "num")}
     return rows
 
 
 def measure(arm: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Train one arm and measure it."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        run = TrainingRun(recipe_of(arm, seed, args), folder / "run")
-        for _ in run.events():
-            pass
-        log = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    """Measure one arm, trained first if no model of it is kept."""
+    with tempfile.TemporaryDirectory() as passing:
+        folder = (args.folder or Path(passing)) / f"{arm.replace(' ', '-')}-{seed}"
+        if not (folder / "model" / "config.json").exists():
+            for _ in TrainingRun(recipe_of(arm, seed, args), folder).events():
+                pass
+        lm = load(folder / "model")
+        assert isinstance(lm, MaskedLM)
+        log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         row: dict[str, Any] = {"arm": arm, "seed": seed, "steps": len(log)}
         row["supervised_share"] = round(mean(line["supervised"] for line in log), 4)
         row["gradient_norm"] = round(mean(line["gradient_norm"] for line in log[len(log) // 2 :]), 4)
-        return {**row, **held_out(run, folder, args), "written": written(run, args)}
+        return {**row, **held_out(lm, Path(passing), args), "written": written(lm, args)}
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -101,9 +103,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--batch-tokens", type=int, default=1500)
     parser.add_argument("--num-texts", type=int, default=300)
     parser.add_argument("--num-samples", type=int, default=32, help="masks a text of the bound")
+    parser.add_argument("--folder", type=Path, help="where models are kept; they are thrown away without it")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
-    settings = {name: value for name, value in vars(args).items() if name not in ("out", "seeds")}
+    settings = {name: value for name, value in vars(args).items() if name not in ("out", "folder", "seeds")}
     result = json.loads(args.out.read_text()) if args.out.exists() else {"settings": settings, "rows": []}
     if result["settings"] != settings:
         sys.exit(f"{args.out} has other settings; name another --out")

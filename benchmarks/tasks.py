@@ -1,14 +1,14 @@
 """Structured tasks: masked models under every decoder, and left-to-right models, at equal parameters and minutes.
 
-    python benchmarks/tasks.py --data DIR --out benchmarks/results/tasks.json [--only sudoku4]
+    python benchmarks/tasks.py --data DIR --out benchmarks/results/tasks.json [--only sudoku4] [--folder RUNS]
 
 DIR holds `d1_sudoku_countdown.tar.xz` and `sudoku17.txt.xz`, for second test sets; without it only the built-in ones
 are used. Texts are judged by the rules of the task. Finished rows in --out are kept, so the command can be repeated.
+Models are kept in RUNS/TASK-FAMILY-SEED, and measured without training where they stand there already.
 """
 
 import argparse
 import json
-import shutil
 import tempfile
 import time
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from manta.config import from_dict
 from manta.data import read, task_of
 from manta.data.tasks import overlap
 from manta.families.events import GenerateOptions, Request
+from manta.hub import load
 from manta.metrics.bootstrap import wilson
 from manta.recipes import Recipe, TrainingRun
 from manta.runtime import atomic_write
@@ -119,41 +120,50 @@ def measure(lm: Any, name: str, family: str, data: Path | None, caches: bool) ->
     return rows
 
 
+def recipe_of(name: str, family: str, seed: int, data: Path | None) -> Recipe:
+    """How a model of a task is trained."""
+    suite = SUITES[name]
+    # d1's own countdown puzzles stay out of training; what sudoku4 knows of them is in each row.
+    held_out = name == "countdown" and data is not None and suite.published is not None
+    source = suite.published.format(data) if held_out and suite.published else f"builtin:{name}"
+    given: dict[str, Any] = {"data": source, "family": family, "size": suite.size, "seed": seed}
+    if suite.teacher and family == "masked":
+        shares = {"teacher": suite.teacher, "policy": 1 - suite.teacher, "own": 0.0}
+        given |= {"warm_start": True, "shares": shares}
+    return from_dict(Recipe, {**given, "time_budget": f"{suite.minutes * 60:.0f}s"})
+
+
+def trained(folder: Path, recipe: Recipe) -> Any:
+    """The model of a run folder, trained first if none stands there."""
+    if not (folder / "model" / "config.json").exists():
+        for _ in TrainingRun(recipe, folder).events():
+            pass
+    return load(folder / "model")
+
+
 def main() -> None:
     """Read the command line and measure what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--only", choices=SUITES)
     parser.add_argument("--seeds", type=int)
+    parser.add_argument("--folder", type=Path, help="where models are kept; they are thrown away without it")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     done = json.loads(args.out.read_text()) if args.out.exists() else []
-    for name, suite in SUITES.items():
-        for family in ("masked", "ar"):
-            for seed in range(args.seeds or suite.seeds if family == "masked" else 1):
-                key = {"task": name, "family": family, "seed": seed}
-                if (args.only and name != args.only) or any(key.items() <= row.items() for row in done):
-                    continue
-                # d1's own countdown puzzles stay out of training; what sudoku4 knows of them is in each row.
-                held_out = name == "countdown" and args.data is not None and suite.published is not None
-                source = suite.published.format(args.data) if held_out and suite.published else f"builtin:{name}"
-                given: dict[str, Any] = {"data": source, "family": family, "size": suite.size, "seed": seed}
-                if suite.teacher and family == "masked":
-                    shares = {"teacher": suite.teacher, "policy": 1 - suite.teacher, "own": 0.0}
-                    given |= {"warm_start": True, "shares": shares}
-                recipe = from_dict(Recipe, {**given, "time_budget": f"{suite.minutes * 60:.0f}s"})
-                folder = Path(tempfile.mkdtemp())
-                run = TrainingRun(recipe, folder / "run")
-                for _ in run.events():
-                    pass
-                lm = run.language_model
-                key["parameters"] = sum(p.numel() for p in lm.model.parameters())
-                done += [
-                    {**key, "minutes": suite.minutes, **row}
-                    for row in measure(lm, name, family, args.data, caches=seed == 0)
-                ]
-                atomic_write(args.out, (json.dumps(done, indent=1) + "\n").encode())
-                shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory() as passing:
+        for name, suite in SUITES.items():
+            for family in ("masked", "ar"):
+                for seed in range(args.seeds or suite.seeds if family == "masked" else 1):
+                    key = {"task": name, "family": family, "seed": seed}
+                    if (args.only and name != args.only) or any(key.items() <= row.items() for row in done):
+                        continue
+                    folder = (args.folder or Path(passing)) / f"{name}-{family}-{seed}"
+                    lm = trained(folder, recipe_of(name, family, seed, args.data))
+                    key["parameters"] = sum(p.numel() for p in lm.model.parameters())
+                    rows = measure(lm, name, family, args.data, caches=seed == 0)
+                    done += [{**key, "minutes": suite.minutes, **row} for row in rows]
+                    atomic_write(args.out, (json.dumps(done, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":
