@@ -139,7 +139,8 @@ def likelihood_bound(
     draws = []
     for index in range(num_samples):
         jitter = torch.rand(len(tokens), generator=generator).to(tokens.device)
-        hide = (((index + jitter) / num_samples) * counts).long() + 1
+        # Rounding can carry the last stratum to n itself, which would hide n + 1 of n words.
+        hide = torch.minimum((((index + jitter) / num_samples) * counts).long() + 1, counts.clamp_min(1))
         order = torch.rand(tokens.shape, generator=generator).to(tokens.device).masked_fill(~mask, 2.0).argsort(1)
         hidden = (order.argsort(1) < hide[:, None]) & mask
         logits = denoiser(tokens.masked_fill(hidden, mask_id)).float()
