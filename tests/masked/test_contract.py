@@ -40,7 +40,7 @@ SETTINGS: dict[str, DecoderConfig] = {
     "remask, often": RemaskConfig(num_steps=9, eta=0.3),
     "remask, loop": RemaskConfig(num_steps=12, schedule="loop", eta=0.2),
 }
-BUDGETS = (None, 1, 2, 3, 5, 9, 50)
+BUDGETS = (None, 1, 2, 4, 9)
 ENDS = {"no ends": {}, "ends end": {"end_id": END}, "ends last": {"end_id": END, "ends_last": True}}
 
 
@@ -113,15 +113,14 @@ def most_calls(config: DecoderConfig, words: int, budget: int | None) -> int:
     return own if budget is None else min(own, budget)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("ends", ENDS)
 @pytest.mark.parametrize("budget", BUDGETS)
 @pytest.mark.parametrize("name", SETTINGS)
-def test_every_decoder_keeps_its_promises(name, budget, ends, temperature):
+def test_every_decoder_keeps_its_promises(name, budget, ends):
     config, tokens = SETTINGS[name], canvases()
     free = tokens == MASK
     remask = isinstance(config, RemaskConfig)
-    steps = steps_of(config, tokens, temperature=temperature, max_calls=budget, **ENDS[ends])
+    steps = steps_of(config, tokens, temperature=1.0, max_calls=budget, **ENDS[ends])
     assert not steps[-1].masked.any(), "every row ends"
     assert len(steps) <= most_calls(config, WIDTH, budget)
     for index, step in enumerate(steps):
@@ -258,7 +257,9 @@ def test_blocks_without_a_word_to_write_get_no_calls():
     policy = ConfidenceConfig(num_steps=4, block_length=4).build()
     left = [
         int(canvas.masked.sum())
-        for canvas in decode(lambda t, a, b: logits[:, a:b].clone(), tokens, policy, mask_id=MASK, sampler=sampler)
+        for canvas in decode(
+            lambda tokens, start, stop: logits[:, start:stop].clone(), tokens, policy, mask_id=MASK, sampler=sampler
+        )
     ]
     assert left == [6, 4, 2, 0]
 
@@ -282,7 +283,12 @@ def test_rounds_of_taking_back_keep_calls_of_the_budget(budget, left):
     found = [
         int(canvas.masked.sum())
         for canvas in decode(
-            lambda t, a, b: logits[:, a:b].clone(), tokens, policy, mask_id=MASK, sampler=sampler, max_calls=budget
+            lambda tokens, start, stop: logits[:, start:stop].clone(),
+            tokens,
+            policy,
+            mask_id=MASK,
+            sampler=sampler,
+            max_calls=budget,
         )
     ]
     assert found == left
