@@ -4,7 +4,6 @@
 github.com/dllm-reasoning/d1). `sudoku17.txt` is Gordon Royle's list of 9×9 sudoku with 17 clues.
 """
 
-import lzma
 import random
 import re
 import tarfile
@@ -171,14 +170,15 @@ def _member(path: Path, wanted: str) -> Iterator[tuple[BufferedIOBase, str]]:
         if not found:
             raise DataError(f"{path} holds no {wanted}; give the folder, the archive or the file of d1's test data")
         path = found[0]
-    with files.open_file(path) as outer, ExitStack() as opened:
-        if path.suffix in (".csv", ".jsonl"):
+    alone = files.kind_of(path) in (".csv", ".jsonl")
+    with files.open_file(path, unpack=alone) as outer, ExitStack() as opened:
+        if alone:
             yield outer, str(path)
             return
         try:
             archive = opened.enter_context(tarfile.open(fileobj=outer))
             members = sorted(m.name for m in archive if m.isfile() and m.name.rsplit("/", 1)[-1] == wanted)
-        except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
+        except files.DAMAGED as error:
             raise DataError(
                 f"{path} is no whole tar archive ({error}); give the folder, the archive or the file of d1's test data"
             ) from error
