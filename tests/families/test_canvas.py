@@ -54,12 +54,11 @@ def test_a_blank_takes_the_space_before_it_over():
     template = parse_template("the ___{2} sat", lm.tokenizer, rate=1, max_cells=25)
     spaced, bare = lm.tokenizer.encode("cat"), lm.tokenizer.encode("cat", start=False)
     assert template.tokens[: len(lm.tokenizer.encode("the"))].tolist() == lm.tokenizer.encode("the")
+    begin = len(lm.tokenizer.encode("the"))
     for fill in (spaced, bare):
-        tokens = template.tokens.tolist()
-        begin = len(lm.tokenizer.encode("the"))
-        tokens[begin : begin + 2] = (fill + [0, 0])[:2] if len(fill) <= 2 else tokens[begin : begin + 2]
-        filled = template.text(tokens, lm.tokenizer)
-        assert re.fullmatch(r"the \S* sat", filled)
+        tokens = [*template.tokens[:begin].tolist(), *fill, *template.tokens[begin + 2 :].tolist()]
+        wide = parse_template(f"the ___{{{len(fill)}}} sat", lm.tokenizer, rate=1, max_cells=25)
+        assert wide.text(tokens, lm.tokenizer) == "the cat sat"
 
 
 class Untouched(Tokenizer):

@@ -230,8 +230,15 @@ def _quote(second: list[tuple[int, str]]) -> str:
     return "'" if second and second[0][1].startswith("'") and second[0][1].endswith("'") else '"'
 
 
-def parse_json(numbered: Iterable[tuple[int, str]], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def parse_json(
+    numbered: Iterable[tuple[int, str]], where: str, shown: str = "text"
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """The records of numbered lines that are a JSON object each, with where they stand; blank lines are none.
+
+    Args:
+        numbered: lines with their numbers.
+        where: what errors call their source.
+        shown: a key that errors show.
 
     Raises:
         DataError: a line that is no JSON object, or in which an object has a key twice.
@@ -245,10 +252,10 @@ def parse_json(numbered: Iterable[tuple[int, str]], where: str) -> Iterator[tupl
         except (ValueError, RecursionError) as error:
             reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
             raise DataError(
-                f'{at} is not JSON: {reason}; each line must be one object such as {{"text": "…"}}'
+                f'{at} is not JSON: {reason}; each line must be one object such as {{"{shown}": "…"}}'
             ) from error
         if not isinstance(record, dict):
-            raise DataError(f'{at} is a JSON {_kind(record)}, not an object; write it as {{"text": …}}')
+            raise DataError(f'{at} is a JSON {_kind(record)}, not an object; write it as {{"{shown}": …}}')
         yield at, record
 
 

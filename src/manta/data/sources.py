@@ -43,9 +43,9 @@ def read(name: str, split: str = "train", num: int | None = None, *, seed: int =
     | `hf:NAME`, `hf:NAME:CONFIG` | rows of a hub data set, with the same fields | official, else by hash |
 
     The hash is that of the prompt where there is one, else of the text (`Example.key`), so that a prompt never lies in
-    two splits; a prompt of white space alone is none. A small file may have no example in dev or test. `train:1/2` is the first of two parts of a
-    split, by another hash of the same, so that a judge can learn from prompts, or texts without one, that no contestant
-    has seen.
+    two splits; a prompt of white space alone is none. A small file may have no example in dev or test. `train:1/2` is
+    the first of two parts of a split, by another hash of the same, so that a judge can learn from prompts, or texts
+    without one, that no contestant has seen.
 
     Args:
         name: as above.

@@ -29,7 +29,7 @@ class Piece:
 
     @property
     def joined(self) -> bool:
-        """A space before the blank belongs to the word that fills it, as byte-level tokens carry their leading space."""
+        """A space before the blank belongs to the word in it, as byte-level tokens carry their leading space."""
         return self.blank > 0 and self.text.endswith(" ")
 
     @property
