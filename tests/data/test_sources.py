@@ -12,9 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from manta.data import Example, Tokenizer, fingerprint, read, tokenizer_for
+from manta.data import Example, Tokenizer, fingerprint, packed, read, sources, tokenizer_for
 from manta.data import files as data_files
-from manta.data import packed, sources
 from manta.data.files import has_paragraphs
 from manta.data.hashing import split_of
 from manta.errors import DataError, UsageError

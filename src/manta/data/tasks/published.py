@@ -180,7 +180,7 @@ def _member(path: Path, wanted: str) -> Iterator[tuple[BufferedIOBase, str]]:
             members = sorted(m.name for m in archive if m.isfile() and m.name.rsplit("/", 1)[-1] == wanted)
         except files.DAMAGED as error:
             raise DataError(
-                f"{path} is no whole tar archive ({error}); give the folder, the archive or the file of d1's test data"
+                f"{path} is no whole tar archive ({str(error).partition(':')[0]}); give the folder, the archive or the file of d1's test data"
             ) from error
         if not members:
             raise DataError(f"{path} holds no {wanted}; give the folder, the archive or the file of d1's test data")
