@@ -172,7 +172,7 @@ def file_of(rng: random.Random, folder: Path) -> Path:
     return path
 
 
-def read_file(rng: random.Random, folder: Path, _: Any) -> str:
+def read_file(rng: random.Random, folder: Path, _: Any) -> None:
     """A file by a scheme of its own or another."""
     from manta.data import read
 
@@ -181,10 +181,9 @@ def read_file(rng: random.Random, folder: Path, _: Any) -> str:
     scheme = "e2e:" if path.suffix == ".zip" and rng.random() < 0.8 else scheme
     for _example in read(f"{scheme}{path}", rng.choice(("train", "dev", "test"))):
         pass
-    return scheme + "".join(path.suffixes)
 
 
-def read_name(rng: random.Random, folder: Path, _: Any) -> str:
+def read_name(rng: random.Random, folder: Path, _: Any) -> None:
     """A name of a source and of a split."""
     from manta.data import read
 
@@ -194,10 +193,9 @@ def read_name(rng: random.Random, folder: Path, _: Any) -> str:
     if name.startswith("hf:"):
         name = "hf:"  # no network
     list(islice(read(name, rng.choice(SPLITS), rng.choice((None, 3, 0, -1))), 20))
-    return "name"
 
 
-def write_canvas(rng: random.Random, folder: Path, lm: Any) -> str:
+def write_canvas(rng: random.Random, folder: Path, lm: Any) -> None:
     """A text to fill or a prompt, up to twelve million characters long."""
     from manta.families.events import GenerateOptions, Request
 
@@ -205,12 +203,12 @@ def write_canvas(rng: random.Random, folder: Path, lm: Any) -> str:
     strange = rng.choice((*WORDS, "\ud800", "\0", "<mask>")) * rng.choice((1, 1, 1, 3, 1000, 40_000))
     text = "".join(rng.choice((" ", "  ", "\n", strange, rng.choice(blanks))) for _ in range(rng.randrange(8)))
     text = text * 12_000 if rng.random() < 0.02 else text
-    wanted = {"infill": text} if rng.random() < 0.7 else {"prompt": text}
-    list(lm.generate([Request(seed=rng.randrange(99), **wanted)], GenerateOptions(num_steps=rng.choice((1, 2, 4)))))
-    return next(iter(wanted))
+    fills = rng.random() < 0.7
+    request = Request(prompt=None if fills else text, infill=text if fills else None, seed=rng.randrange(99))
+    list(lm.generate([request], GenerateOptions(num_steps=rng.choice((1, 2, 4)))))
 
 
-def parse_line(rng: random.Random, folder: Path, _: Any) -> str:
+def parse_line(rng: random.Random, folder: Path, _: Any) -> None:
     """Option values of `manta generate`."""
     from manta.cli.generate import GenerateVerbOptions, _requests, _settings
     from manta.cli.options import parse_options
@@ -238,19 +236,17 @@ def parse_line(rng: random.Random, folder: Path, _: Any) -> str:
         options = parse_options(GenerateVerbOptions, argv, "generate")
     _settings(options)
     list(islice(_requests(options), 5))
-    return "options"
 
 
-def read_input(rng: random.Random, folder: Path, _: Any) -> str:
+def read_input(rng: random.Random, folder: Path, _: Any) -> None:
     """A file for `--input`."""
     from manta.cli.generate import read_lines
 
     for _row in read_lines(file_of(rng, folder)):
         pass
-    return "--input"
 
 
-KINDS: tuple[Callable[..., str], ...] = (
+KINDS: tuple[Callable[..., None], ...] = (
     read_file,
     read_file,
     read_file,
@@ -270,8 +266,10 @@ def tiny() -> Any:
 
     torch.manual_seed(0)
     tokenizer = Tokenizer.train(["the cat sat on a mat while rain fell"] * 3, 512)
-    shape = {"dim": 32, "heads": 2, "prompt_depth": 1, "depth": 1, "max_prompt": 12, "max_text": 24}
-    return MaskedLM(MaskedModel(MaskedConfig(vocab_size=tokenizer.vocab_size, **shape)), tokenizer)
+    config = MaskedConfig(
+        vocab_size=tokenizer.vocab_size, dim=32, heads=2, prompt_depth=1, depth=1, max_prompt=12, max_text=24
+    )
+    return MaskedLM(MaskedModel(config), tokenizer)
 
 
 def work(pipe: Connection) -> None:
@@ -307,8 +305,8 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     ends: dict[str, Counter[str]] = {}
     wrong, most = [], 0
-    worker: multiprocessing.Process | None = None
     context = multiprocessing.get_context("spawn")
+    worker: Any = None
     for number in range(options.first, options.first + options.num):
         if worker is None:
             ours, theirs = context.Pipe()
