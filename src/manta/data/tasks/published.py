@@ -179,8 +179,9 @@ def _member(path: Path, wanted: str) -> Iterator[tuple[BufferedIOBase, str]]:
             archive = opened.enter_context(tarfile.open(fileobj=outer))
             members = sorted(m.name for m in archive if m.isfile() and m.name.rsplit("/", 1)[-1] == wanted)
         except files.DAMAGED as error:
+            reason = str(error).partition(":")[0]  # tarfile lists on further lines what it has tried
             raise DataError(
-                f"{path} is no whole tar archive ({str(error).partition(':')[0]}); give the folder, the archive or the file of d1's test data"
+                f"{path} is no whole tar archive ({reason}); give the folder, the archive or the file of d1's test data"
             ) from error
         if not members:
             raise DataError(f"{path} holds no {wanted}; give the folder, the archive or the file of d1's test data")
