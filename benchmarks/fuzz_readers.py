@@ -151,8 +151,8 @@ def file_of(rng: random.Random, folder: Path) -> Path:
         content = rng.choice(("\n", "\r", "\r\n")).join(map(json.dumps, rows)).encode()
     else:
         mark, ends = rng.choice((",", ";", "\t")), rng.choice(("\n", "\r", "\r\n"))
-        rows = [["mr", "ref"] if kind == "zip" else ["prompt", "text"], *([texts(rng), texts(rng)] for _ in range(9))]
-        content = ends.join(mark.join(json.dumps(field) for field in row) for row in rows).encode()
+        table = [["mr", "ref"] if kind == "zip" else ["prompt", "text"], *([texts(rng), texts(rng)] for _ in range(9))]
+        content = ends.join(mark.join(json.dumps(field) for field in row) for row in table).encode()
     if rng.random() < 0.3:
         content = damaged(content, rng)
     if kind == "zip":
