@@ -277,6 +277,17 @@ def test_e2e_from_a_folder_and_a_zip(e2e_folder, tmp_path):
         assert list(read(f"e2e:{place}", "test")) == [Example("D £30.", "name[D]")]
 
 
+@pytest.mark.parametrize("scheme", ["e2e", "d1-sudoku", "d1-countdown"])
+def test_a_folder_named_by_mistake_is_not_searched_without_end(tmp_path, monkeypatch, scheme):
+    monkeypatch.setattr(data_files, "MAX_FILES", 10)
+    for number in range(11):
+        (tmp_path / f"{number}.csv").write_text("x")
+    with pytest.raises(DataError, match="holds more than 10 files; name the folder"):
+        list(read(f"{scheme}:{tmp_path}", "test"))
+    with pytest.raises(DataError, match="File name too long"):
+        list(read(f"{scheme}:{'x' * 5000}", "test"))
+
+
 def test_broken_e2e(e2e_folder, tmp_path):
     (e2e_folder / "devset.csv").unlink()
     (e2e_folder / "trainset.csv").write_text("a,b\n1,2\n")

@@ -4,6 +4,7 @@ import csv
 import difflib
 import json
 import lzma
+import os
 import stat
 import statistics
 import struct
@@ -26,6 +27,8 @@ HEAD = 64 << 10
 """Bytes of a .txt file from which its layout is decided."""
 CHUNK = 256 << 10
 """Bytes read at once."""
+MAX_FILES = 20_000
+"""Most files and folders of a folder in which data is looked for."""
 SEPARATORS = ",;\t"
 """What separates the fields of a `.csv` file: the first of these that its header holds."""
 DAMAGED = (
@@ -79,6 +82,27 @@ def expanded(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise DataError(f"{path} cannot be read: {error}; write the path out") from error
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path is a folder; False for one that cannot be, such as one that is too long."""
+    return os.path.isdir(path)  # unlike Path.is_dir it never raises
+
+
+def files_in(folder: Path) -> Iterator[Path]:
+    """The files of a folder and the folders in it, sorted; links are not followed.
+
+    Raises:
+        DataError: there are more than `MAX_FILES`, as in a folder named by mistake.
+    """
+    seen = 0
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder):
+        seen += len(folders) + len(names)
+        if seen > MAX_FILES:
+            raise DataError(f"{folder} holds more than {MAX_FILES:,} files; name the folder of the data itself")
+        found += [Path(place, name) for name in names]
+    yield from sorted(found)
 
 
 def kind_of(path: Path) -> str:

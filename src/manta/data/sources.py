@@ -110,8 +110,9 @@ def fingerprint(name: str, split: str = "train", num: int | None = None, *, seed
 def _file_state(path: Path, scheme: str) -> str:
     """Size and time of change of a file, or of the files of a folder."""
     try:
-        pattern = "*.jsonl" if scheme == "d1-countdown" else "*.csv"
-        parts = sorted(path.rglob(pattern)) if path.is_dir() else [path]
+        kind = ".jsonl" if scheme == "d1-countdown" else ".csv"
+        folder = files.is_folder(path)
+        parts = [part for part in files.files_in(path) if part.suffix == kind] if folder else [path]
         stats = [part.stat() for part in parts]
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; check its name and permissions") from error
@@ -213,8 +214,8 @@ def _read_e2e(path: Path, split: str) -> Iterator[Example]:
 @contextmanager
 def _e2e_member(path: Path, wanted: str) -> Iterator[tuple[BufferedIOBase, str]]:
     """Opens a file of the E2E data, from its folder or its zip, wherever in it the file lies."""
-    if path.is_dir():
-        found = sorted(path.rglob(wanted))
+    if files.is_folder(path):
+        found = [part for part in files.files_in(path) if part.name == wanted]
         if not found:
             raise DataError(f"{path} holds no {wanted}; give the folder or the zip of the E2E NLG data")
         with files.open_file(found[0]) as stream:

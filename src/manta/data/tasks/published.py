@@ -165,8 +165,8 @@ def _parsed(parse: Callable[[str], object], prompt: str, at: str) -> None:
 @contextmanager
 def _member(path: Path, wanted: str) -> Iterator[tuple[BufferedIOBase, str]]:
     """Opens a file of a name from a folder or a tar archive, wherever in it the file lies, or by its own path."""
-    if path.is_dir():
-        found = sorted(path.rglob(wanted))
+    if files.is_folder(path):
+        found = [part for part in files.files_in(path) if part.name == wanted]
         if not found:
             raise DataError(f"{path} holds no {wanted}; give the folder, the archive or the file of d1's test data")
         path = found[0]
