@@ -30,7 +30,7 @@ def pattern(template: str) -> str:
 
 
 @pytest.mark.parametrize("family", list(MODELS))
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @example("    return ___{1}", 0)
 @example("a cat\n___{1}\n", 0)
 @example("Name:  ___{1}", 0)
