@@ -1,8 +1,11 @@
 """The verbs as a person uses them: what they print, where, and with which exit code."""
 
+import io
 import json
+import os
 import re
 import sys
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -162,11 +165,19 @@ def test_steering_that_cannot_be_measured_says_why(model, capsys, arguments, cod
     ("content", "words"),
     [
         (b"", "is empty"),
-        (b"not json\n", "in.jsonl:1"),
+        (b"not json\n", "in.jsonl line 1"),
         (b'{"prompt": 3}\n', "prompt"),
-        (b"[1]\n", "JSON object"),
+        (b"[1]\n", "not an object"),
         (b"\xff\xfe\x00", "UTF-8"),
         (b'{"prompt": "a", "seed": "x"}\n', "seed"),
+        (b'{"prompt": "a"}\n{"promt": "b"}\n', "line 2 has no field `prompt` but `promt`"),
+        (b'{"prompt": "a\\ud800"}\n', "line 1: `prompt` holds half a surrogate pair"),
+        (b'{"prompt": "a", "id": "\\ud800"}\n', "line 1 holds half a surrogate pair"),
+        (b'{"prompt": "a\\u0000"}\n', "line 1: `prompt` holds a NUL"),
+        (b'{"prompt": "a", "id": NaN}\n', "line 1 holds NaN"),
+        (b'{"prompt": "a", "prompt": "b"}\n', "'prompt' stands there twice"),
+        (b'{"prompt": ' + b"[" * 100_000 + b"\n", "line 1 is not JSON"),
+        (b'{"seed": ' + b"9" * 5000 + b"}\n", "line 1 is not JSON"),
     ],
 )
 def test_a_bad_input_file_is_named(model, capsys, tmp_path, content, words):
@@ -174,6 +185,54 @@ def test_a_bad_input_file_is_named(model, capsys, tmp_path, content, words):
     file.write_bytes(content)
     assert main(["generate", model, "--input", str(file)]) == 1
     assert words in capsys.readouterr().err
+
+
+def test_standard_input_is_read(model, capsys, monkeypatch):
+    given = io.TextIOWrapper(io.BytesIO(b'{"prompt": "the cat", "id": 1}\r{"prompt": "rain", "id": 2}'))
+    monkeypatch.setattr(sys, "stdin", given)
+    assert main(["generate", model, "--input", "-", "--json"]) == 0
+    assert [(row["id"], row["seed"]) for row in lines(capsys.readouterr().out)] == [(1, 0), (2, 1)]
+
+
+def test_a_pipe_is_read_once(model, capsys, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(b'{"prompt": "rain"}\n',))
+    writer.start()
+    assert main(["generate", model, "--input", str(pipe), "--json"]) == 0
+    writer.join()
+    assert len(lines(capsys.readouterr().out)) == 1
+
+
+def test_more_texts_than_memory_holds_are_refused(model, capsys, tmp_path, monkeypatch):
+    assert main(["generate", model, "--num-samples", "1000000000"]) == 2
+    assert "more than 1,000,000 texts" in capsys.readouterr().err
+    file = tmp_path / "in.jsonl"
+    file.write_text('{"prompt": "the cat"}\n' * 5)
+    monkeypatch.setattr("manta.cli.generate.MAX_INPUT", 50)
+    assert main(["generate", model, "--input", str(file)]) == 1
+    assert "in.jsonl line 3: --input takes at most" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("prompted", [True, False, None])
+def test_a_model_is_given_what_it_was_trained_on(capsys, tmp_path, prompted):
+    lm = make_baseline("masked")
+    lm.prompted = prompted
+    save_model(tmp_path / "m", lm, recipe={}, card="", dtype=torch.float32)
+    with_prompt, without, mixed = {"prompt": "the cat"}, {"question": "the cat"}, {"prompt": " "}
+    codes, said = [], []
+    for rows in ([with_prompt], [without, without], [with_prompt, mixed, without], [{"infill": "the ___"}]):
+        file = tmp_path / "in.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        codes.append(main(["generate", str(tmp_path / "m"), "--input", str(file)]))
+        said.append(capsys.readouterr().err)
+    assert codes == {True: [0, 1, 0, 0], False: [1, 0, 1, 0], None: [0, 0, 0, 0]}[prompted]
+    if prompted:
+        assert "no line of" in said[1] and "2 of 3 texts have no `prompt`" in said[2] and not said[0] + said[3]
+    elif prompted is False:
+        assert "trained on texts without prompts" in said[0] and not said[1] + said[3]
+    else:
+        assert not "".join(said)
 
 
 @pytest.mark.parametrize("name", ["nowhere/at/all", "."])

@@ -1,4 +1,5 @@
 import json
+import random
 import tracemalloc
 from dataclasses import replace
 from typing import Any
@@ -6,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from manta.data import Corpus, Example, Tokenizer, build
+from manta.data import Corpus, Example, Tokenizer, build, tokenizers
 from manta.data import corpus as corpus_module
 from manta.errors import ConfigError, DataError
 
@@ -183,3 +184,34 @@ def test_memory_does_not_grow_with_the_corpus(tokenizer, tmp_path, monkeypatch):
     peak(200)
     grown = peak(4000) - peak(400)
     assert grown < 3600 * 12 * 4
+
+
+def test_a_long_text_is_encoded_in_pieces_with_the_tokens_of_the_whole(tokenizer, monkeypatch):
+    """Memory for 16 MiB at once would be gigabytes; the pieces are cut where a word ends in any case."""
+    rng = random.Random(0)
+    words = (
+        "cat",
+        " ",
+        "  ",
+        "\n",
+        "it's",
+        " don't",
+        "12",
+        "é",
+        "。",
+        "日本",
+        "\t",
+        "!",
+        ", ",
+        " 3",
+        "\u3000",
+        "\x1c",
+        " on ",
+    )
+    text = "".join(rng.choice(words) for _ in range(4000))
+    whole = tokenizer.encode(text)
+    monkeypatch.setattr(tokenizers, "PIECE", 500)
+    assert max(map(len, tokenizers.pieces_of(text))) <= 500
+    assert tokenizer.encode(text) == whole
+    assert tokenizer.decode(tokenizer.encode("x" * 1700)) == "x" * 1700, "a word without end is cut anywhere"
+    assert len(text.encode()) <= tokenizer.longest * len(whole)

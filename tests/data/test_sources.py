@@ -1,5 +1,9 @@
+import bz2
+import gzip
+import io
 import json
 import lzma
+import os
 import sys
 import zipfile
 from collections import Counter
@@ -8,9 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from manta.data import Example, Tokenizer, fingerprint, read, tokenizer_for
+from manta.data import Example, Tokenizer, fingerprint, packed, read, sources, tokenizer_for
 from manta.data import files as data_files
 from manta.data.files import has_paragraphs
+from manta.data.hashing import split_of
 from manta.errors import DataError, UsageError
 
 SPLITS = ("train", "dev", "test")
@@ -116,6 +121,21 @@ def test_csv_with_quotes_and_line_ends(tmp_path):
         ("a.jsonl", b'{"text": null}\n', "line 1: `text` is a null"),
         ("a.jsonl", b'{"text": "x", "prompt": ["p"]}\n', "line 1: `prompt` is a list"),
         ("a.jsonl", b'{"text": "\\ud800"}\n', "half a surrogate pair at character 0"),
+        ("a.jsonl", b'{"text": "x\\u0000"}\n', "`text` holds a NUL at character 1"),
+        ("a.jsonl", b'{"text": "x", "text": "y"}\n', "line 1 is not JSON: the key 'text' stands there twice"),
+        ("a.jsonl", b'{"text": "x"}\n{"promt": "p", "text": "y"}', "line 2 has no field `prompt` but `promt`"),
+        ("a.jsonl", b'{"Prompt": "p", "text": "y"}', "line 1 has no field `prompt` but `Prompt`"),
+        ("a.jsonl", b'{"text": ' + b"[" * 100_000 + b"\n", "line 1 is not JSON"),
+        ("a.jsonl", b'{"text": ' + b"9" * 5000 + b"}\n", "line 1 is not JSON"),
+        ("a.jsonl", b'{"text": NaN}\n', "`text` is a number"),
+        ("a.jsonl.zst", b"x", "unknown kind of file '.zst'"),
+        ("a.jsonl.xz", b"not packed", r"a\.jsonl\.xz line 1 cannot be read"),
+        ("a.txt.gz", gzip.compress(b"one\ntwo\n")[:-4], r"line 1 cannot be read: it ends in the middle; the file is"),
+        ("a.txt.xz", lzma.compress(b"one\n" * 9)[:-9], r"line 1 cannot be read: it ends in the middle"),
+        ("a.txt.bz2", bz2.compress(b"one\n")[:-2], r"line 1 cannot be read: it ends in the middle"),
+        ("a.txt.xz", lzma.compress(b"one\n") + lzma.compress(b"two\n")[5:], "line 1 cannot be read"),
+        ("a.txt.bz2", bz2.compress(b"one\n") + b"more", "line 1 cannot be read"),
+        ("a.txt.gz", gzip.compress(b"one\n") + b"more", "line 1 cannot be read"),
         ("a.csv", b"hello,world\nx,y\n", "line 1 is no header with a column `text`; it reads: hello, world"),
         ("a.csv", b"text,text\nx,y\n", "names a column twice"),
         ("a.csv", b"prompt,text\nx,y\nx,y,z\n", "line 3 has 3 fields where the header has 2"),
@@ -128,6 +148,72 @@ def test_mistakes_in_a_file_name_it_and_the_place(tmp_path, name, content, messa
         texts(tmp_path / name, content)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+def test_every_kind_of_line_end(tmp_path, monkeypatch, ends):
+    for chunk in (data_files.CHUNK, 7):
+        monkeypatch.setattr(data_files, "CHUNK", chunk)
+        assert texts(tmp_path / "a.txt", ends.join(["one two", "three", "four"])) == ["four", "one two", "three"]
+        assert texts(tmp_path / "b.txt", ends.join(["a", "b", "", "c", "d"])) == ["a\nb", "c\nd"]
+        assert texts(tmp_path / "a.csv", ends.join(["prompt,text", "p,one", "q,two", ""])) == ["one", "two"]
+        assert texts(tmp_path / "a.jsonl", ends.join(['{"text": "one"}', '{"text": "two"}'])) == ["one", "two"]
+
+
+@pytest.mark.parametrize(("ending", "pack"), [(".xz", lzma.compress), (".gz", gzip.compress), (".BZ2", bz2.compress)])
+def test_packed_files_of_one_stream_or_several(tmp_path, ending, pack):
+    assert texts(tmp_path / f"a.txt{ending}", pack(b"one\ntwo\n")) == ["one", "two"]
+    assert texts(tmp_path / f"a.JSONL{ending}", pack(b'{"text": "one"}\n') + pack(b'{"text": "two"}')) == ["one", "two"]
+    assert texts(tmp_path / f"b.txt{ending}", pack(b"one\n") + b"\0\0\0\0" + pack(b"two") + b"\0" * 8) == ["one", "two"]
+
+
+@pytest.mark.parametrize(("ending", "pack"), [(".xz", lzma.compress), (".gz", gzip.compress), (".bz2", bz2.compress)])
+def test_a_file_that_unpacks_without_end_is_refused(tmp_path, monkeypatch, ending, pack):
+    monkeypatch.setattr(packed, "BOMB_SIZE", 1 << 16)
+    with pytest.raises(DataError, match="unpacks to more than 500 times its size"):
+        texts(tmp_path / f"a.txt{ending}", pack(b"\n" * (1 << 22)))
+
+
+def test_a_packed_file_that_asks_for_memory_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(packed, "MEMORY", 1 << 20)
+    with pytest.raises(DataError, match=r"line 1 cannot be read: Memory usage limit"):
+        texts(tmp_path / "a.txt.xz", lzma.compress(b"one\n"))
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_separators_of_csv(tmp_path, separator):
+    rows = [["prompt", "text"], ["p", "one, two; three"], ["q", "four"]]
+    content = "\n".join(separator.join(f'"{field}"' for field in row) for row in rows)
+    assert texts(tmp_path / "a.csv", content) == ["four", "one, two; three"]
+
+
+def test_a_csv_field_is_bounded_by_its_row(tmp_path, monkeypatch):
+    long = "word " * 30_000
+    assert texts(tmp_path / "a.csv", f'text\n"{long}"\nshort\n') == ["short", long]
+    monkeypatch.setattr(data_files, "MAX_LINE", 1000)
+    with pytest.raises(DataError, match="line 3: a row is longer than"):
+        texts(tmp_path / "a.csv", 'text\nx\n"open\n' + "more\n" * 300)
+
+
+def test_an_empty_prompt_is_none(tmp_path):
+    rows = [{"prompt": prompt, "text": f"t{i}"} for i, prompt in enumerate(("", " ", "\n", None, "p"))]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = {example.text: (split, example.prompt) for split in SPLITS for example in read(str(path), split)}
+    assert [found[f"t{i}"][1] for i in range(5)] == [None] * 4 + ["p"]
+    assert [found[f"t{i}"][0] for i in range(4)] == [split_of(f"t{i}") for i in range(4)], "the text decides"
+
+
+def test_what_cannot_be_read_twice_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "a.jsonl")
+    for path in (tmp_path / "a.jsonl", "/dev/zero", "/dev/stdin" if not os.path.isfile("/dev/stdin") else "/dev/null"):
+        with pytest.raises(DataError, match="is a pipe or a device"):
+            read(str(path))
+    with pytest.raises(DataError, match="home"):
+        read("~nobody-of-this-name/a.txt")
+    for name in ("a\0b.txt", "x" * 5000 + ".txt"):
+        with pytest.raises(DataError, match=r"cannot be read|does not exist"):
+            read(name)
 
 
 def test_missing_file_and_folder(tmp_path):
@@ -191,6 +277,17 @@ def test_e2e_from_a_folder_and_a_zip(e2e_folder, tmp_path):
         assert list(read(f"e2e:{place}", "test")) == [Example("D £30.", "name[D]")]
 
 
+@pytest.mark.parametrize("scheme", ["e2e", "d1-sudoku", "d1-countdown"])
+def test_a_folder_named_by_mistake_is_not_searched_without_end(tmp_path, monkeypatch, scheme):
+    monkeypatch.setattr(data_files, "MAX_FILES", 10)
+    for number in range(11):
+        (tmp_path / f"{number}.csv").write_text("x")
+    with pytest.raises(DataError, match="holds more than 10 files; name the folder"):
+        list(read(f"{scheme}:{tmp_path}", "test"))
+    with pytest.raises(DataError, match="File name too long"):
+        list(read(f"{scheme}:{'x' * 5000}", "test"))
+
+
 def test_broken_e2e(e2e_folder, tmp_path):
     (e2e_folder / "devset.csv").unlink()
     (e2e_folder / "trainset.csv").write_text("a,b\n1,2\n")
@@ -213,7 +310,46 @@ def test_damaged_e2e_zip(e2e_folder, tmp_path):
     with zipfile.ZipFile(archive, "w") as out:
         out.write(e2e_folder / "trainset.csv", "trainset.csv")
     archive.write_bytes(archive.read_bytes().replace(b"serves", b"Serves"))
-    with pytest.raises(DataError, match=r"x\.zip!trainset\.csv is corrupt"):
+    with pytest.raises(DataError, match=r"x\.zip!trainset\.csv line 1 cannot be read: Bad CRC-32"):
+        list(read(f"e2e:{archive}"))
+
+
+def zipped(folder, **changes):
+    """A zip of the training file whose headers are changed: bytes by their offset in a header of the directory."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as out:
+        out.write(folder / "trainset.csv", "trainset.csv")
+    content = bytearray(buffer.getvalue())
+    for begin, shift in ((content.index(b"PK\3\4"), 0), (content.index(b"PK\1\2"), 2)):
+        for at, value in changes.items():
+            content[begin + int(at[1:]) + shift] = value
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"_6": 1}, "encrypted"),
+        ({"_8": 77}, "compression"),
+        ({"_4": 255}, "version"),
+        ({"_8": 14}, "cannot be read"),
+        ({"_16": 200}, "cannot be read"),
+    ],
+)
+def test_a_zip_that_is_encrypted_or_unknown_is_refused(e2e_folder, tmp_path, changes, message):
+    archive = tmp_path / "x.zip"
+    archive.write_bytes(zipped(e2e_folder, **changes))
+    with pytest.raises(DataError, match=message) as caught:
+        list(read(f"e2e:{archive}"))
+    assert "x.zip" in str(caught.value)
+
+
+def test_a_zip_bomb_is_refused(e2e_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "BOMB_SIZE", 1 << 16)
+    archive = tmp_path / "x.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("trainset.csv", b"\n" * (1 << 22))
+    with pytest.raises(DataError, match="unpacks to more than 500 times"):
         list(read(f"e2e:{archive}"))
 
 
@@ -367,7 +503,7 @@ def test_parts_of_a_split_are_disjoint_and_make_it_whole():
     assert fingerprint("builtin:weather", "train:1/3") != fingerprint("builtin:weather", "train:2/3")
 
 
-@pytest.mark.parametrize("split", ["train:0/2", "train:3/2", "train:1", "valid:1/2"])
+@pytest.mark.parametrize("split", ["train:0/2", "train:3/2", "train:1", "valid:1/2", "train:1/" + "9" * 5000])
 def test_a_split_that_is_none_is_refused(split):
     with pytest.raises(UsageError, match=r"split|part"):
         read("builtin:weather", split)

@@ -144,7 +144,9 @@ def test_given_words_stay_and_ends_in_blanks_vanish(endless):
     *_, again = model.generate([Request(infill=template)], GenerateOptions(num_steps=9))
     assert again.tokens == done.tokens
     assert model.tokenizer is not None
-    assert again.text == model.tokenizer.decode([token for token in done.tokens if token != model.eos_id])
+    words = model.tokenizer.decode([token for token in done.tokens if token != model.eos_id])
+    assert again.text.split() == words.split()
+    assert again.text.startswith("w1 ") and " w2 w3 " in again.text, "spaces around blanks are given, too"
 
 
 @pytest.mark.parametrize("shifted", [False, True])

@@ -4,15 +4,21 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from manta.cli.options import argument, parse_options
 from manta.cli.steering import check_steering, steer
-from manta.errors import DataError, UsageError
+from manta.errors import DataError, RequestError, UsageError
 
 OURS = ("prompt", "infill", "seed", "text", "nfe", "seconds")
+MAX_TEXTS = 1_000_000
+"""Most texts of one call."""
+MAX_INPUT = 256 << 20
+"""Most characters of all lines of --input, which are held in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +30,8 @@ class GenerateVerbOptions:
     prompt: str | None = None
     """What the text answers to."""
     input: Path | None = None
-    """A file of JSON lines with `prompt` and, if wanted, `infill` and `seed`; other keys pass through."""
+    """A file of JSON lines with `prompt` and, if wanted, `infill` and `seed`, or - for standard input; other keys pass
+    through."""
     infill: str | None = None
     """A text with blanks to fill: `___` for up to 8 tokens, `___{n}` for up to n."""
     num_samples: int = 1
@@ -96,6 +103,7 @@ def run(argv: Sequence[str]) -> int:
     from manta.hub import load
 
     lm = load(options.model or None, device=options.device)
+    _check_prompts(lm.prompted, requests, options.input)
     settings = steer(lm, options, settings)
     write = _write_json if options.json else _write_terminal if sys.stdout.isatty() else _write_lines
     write(lm, requests, settings)
@@ -119,6 +127,11 @@ def _requests(options: GenerateVerbOptions) -> Iterator[Any]:
     lines: list[dict[str, Any]] = [{"prompt": options.prompt, "infill": options.infill}]
     if options.input is not None:
         lines = list(read_lines(options.input))
+    if len(lines) * options.num_samples > MAX_TEXTS:
+        raise UsageError(
+            f"{len(lines):,} requests with --num-samples {options.num_samples} are more than {MAX_TEXTS:,} texts; "
+            "write them in several calls"
+        )
     for i, line in enumerate(lines):
         extra = {key: value for key, value in line.items() if key not in OURS}
         for j in range(options.num_samples):
@@ -130,31 +143,83 @@ def _requests(options: GenerateVerbOptions) -> Iterator[Any]:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Requests from a file of JSON lines, checked; the line is named in what is wrong with it."""
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start}); --input takes JSON lines") from error
+    """Requests from a file of JSON lines, or from standard input for `-`, checked; errors name the line.
+
+    Raises:
+        DataError: the file is missing, empty or too large, or a line is no request.
+    """
+    from manta.data import files
+
+    standard = str(path) == "-"
+    where = "standard input" if standard else str(path)
     found = False
-    for number, line in enumerate(text.split("\n"), 1):  # splitlines would break JSON strings at U+2028 and its like
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}:{number} is not JSON ({error})") from error
-        kinds = {"prompt": str, "infill": str, "seed": int}
-        if not isinstance(row, dict):
-            raise DataError(f'{path}:{number} is not a JSON object; write {{"prompt": …}}')
-        for key, kind in kinds.items():
-            if row.get(key) is not None and (not isinstance(row[key], kind) or isinstance(row[key], bool)):
-                raise DataError(f"{path}:{number}: {key!r} should be {kind.__name__}, received {row[key]!r}")
-        found = True
-        yield row
+    with nullcontext(sys.stdin.buffer) if standard else files.open_file(path, once=True) as stream:
+        numbered = _bounded(files.lines(cast(BufferedIOBase, stream), where), where)
+        for at, row in files.parse_json(numbered, where, "prompt"):
+            _check_line(row, at)
+            found = True
+            yield row
     if not found:
-        raise DataError(f"{path} is empty; --input takes one JSON object a line")
+        raise DataError(f"{where} is empty; --input takes one JSON object a line")
+
+
+def _bounded(numbered: Iterator[tuple[int, str]], where: str) -> Iterator[tuple[int, str]]:
+    size = 0
+    for number, line in numbered:
+        size += len(line)
+        if size > MAX_INPUT or number > MAX_TEXTS:
+            raise DataError(
+                f"{where} line {number}: --input takes at most {MAX_TEXTS:,} lines and {MAX_INPUT >> 20} MiB; write "
+                "the texts in several calls"
+            )
+        yield number, line
+
+
+def _check_line(row: dict[str, Any], at: str) -> None:
+    """Refuse a line of --input that is no request, or that could not be written out again."""
+    from manta.data import files
+
+    files.check_prompt_key(row, at)
+    for name in ("prompt", "infill"):
+        if row.get(name) is not None:
+            files.check_text(row[name], name, at)
+    seed = row.get("seed")
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+        raise DataError(f"{at}: `seed` should be a whole number, received {json.dumps(seed)[:60]}")
+    try:
+        json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{at} holds half a surrogate pair, which is no Unicode text; write it whole") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{at} holds NaN or Infinity, which are no JSON; write null") from error
+
+
+def _check_prompts(prompted: bool | None, requests: list[Any], file: Path | None) -> None:
+    """Refuse, or warn of, requests that are of another kind than what a model was trained on.
+
+    Args:
+        prompted: whether the model was trained on prompts; None where it does not say.
+        requests: all of them.
+        file: where they come from; None for the command line.
+
+    Raises:
+        RequestError: the model knows no prompts and is given one, or answers prompts and a file has none.
+    """
+    given = [bool((request.prompt or "").strip()) for request in requests]
+    bare = sum(not has and request.infill is None for has, request in zip(given, requests, strict=True))
+    if prompted is False and any(given):
+        raise RequestError(
+            "the model was trained on texts without prompts, so it cannot answer one; leave it out, or, unless the "
+            "model is autoregressive, let it go on from a beginning: --infill 'Once upon a time ___{40}'"
+        )
+    if not prompted or not bare:
+        return
+    if file is not None and bare == len(requests):
+        raise RequestError(
+            f"the model answers prompts, and no line of {file} has a `prompt`; rename the key that holds it"
+        )
+    of = "no prompt is given" if file is None else f"{bare} of {len(requests)} texts have no `prompt`"
+    print(f"warning: the model was trained to answer prompts, and {of}", file=sys.stderr)
 
 
 def _done(lm: Any, requests: list[Any], settings: Any) -> Iterator[tuple[Any, Any, float]]:

@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Hashable, Mapping, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 from jaxtyping import Float
 
 MAX_TEXTS = 256
 """Texts of one prompt that are compared: the cost is their number squared."""
+MAX_WORDS = 1024
+"""Words of a text that are compared, from its first: one text may be a book, and memory grows with the words."""
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -17,7 +19,8 @@ def similarity(candidates: Sequence[str], references: Sequence[str]) -> Float[np
 
         F1(a, b) = 2 Σ_g min(count_a(g), count_b(g)) / (|a| + |b|)
 
-    Two texts without any bigram (one word each) agree on bigrams as far as on unigrams.
+    The first `MAX_WORDS` words of a text count. Two texts without any bigram (one word each) agree on bigrams as far as
+    on unigrams.
 
     Args:
         candidates: c texts.
@@ -26,7 +29,7 @@ def similarity(candidates: Sequence[str], references: Sequence[str]) -> Float[np
     Returns:
         Numbers in [0, 1]; 1 for equal texts.
     """
-    words = [_WORD.findall(text.lower()) for text in (*candidates, *references)]
+    words = [[m[0].lower() for m in islice(_WORD.finditer(text), MAX_WORDS)] for text in (*candidates, *references)]
     one = np.nan_to_num(_f1(words, len(candidates)), nan=1.0)
     two = _f1([list(pairwise(text)) for text in words], len(candidates))
     return (one + np.where(np.isnan(two), one, two)) / 2

@@ -30,6 +30,9 @@ class ForeignTokenizer:
         self._plain.encode_special_tokens = True
         self.vocab_size = 1 + max(self._names.get_vocab(with_added_tokens=True).values(), default=-1)
         """One more than the largest id."""
+        self.longest = 4 * max(map(len, self._names.get_vocab(with_added_tokens=True)), default=1)
+        """Characters that a token stands for at most, about: normalising may shorten a text, four times at most in what
+        is published."""
 
     @classmethod
     def load(cls, folder: Path, *, split: str | None = None) -> "ForeignTokenizer | None":

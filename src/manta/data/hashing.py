@@ -36,7 +36,7 @@ def split_of(key: str) -> str:
     """The split of an example whose data has no official one: 90% train, 5% dev, 5% test.
 
     Args:
-        key: the prompt if the example has one, else its text, so that a prompt lies in one split only.
+        key: of the example (`Example.key`).
 
     Returns:
         "train", "dev" or "test".
@@ -75,7 +75,7 @@ def part_of(split: str) -> Part:
     Raises:
         UsageError: it names neither.
     """
-    found = re.fullmatch(r"(\w+)(?::(\d+)/(\d+))?", split)
+    found = re.fullmatch(r"(\w+)(?::(\d{1,9})/(\d{1,9}))?", split)
     if not found or found[1] not in SPLITS:
         raise UsageError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}, or a part such as train:1/2")
     part = Part(found[1], int(found[2] or 1), int(found[3] or 1))

@@ -2,7 +2,6 @@
 
 import json
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -14,6 +13,7 @@ from typing import Any, cast
 from manta.data import files
 from manta.data.example import Example
 from manta.data.hashing import Part, part_of, split_of
+from manta.data.packed import BOMB_RATIO, BOMB_SIZE, PACKED
 from manta.data.tasks import TASK_OF_SCHEME, TASKS, Task, published
 from manta.data.tokenizers import Tokenizer
 from manta.errors import DataError, UsageError
@@ -32,6 +32,7 @@ def read(name: str, split: str = "train", num: int | None = None, *, seed: int =
     |---|---|---|
     | `FILE.txt` | a line each, or a paragraph each (`files.has_paragraphs`) | by hash |
     | `FILE.jsonl`, `FILE.csv` | a record each: `text`, or `prompt` and `text`; other keys pass into `extra` | by hash |
+    | `FILE.txt.xz`, … `.gz`, `.bz2` | of a packed file the same | by hash |
     | `e2e:PATH` | the E2E zip or its folder; the prompt is the meaning representation as the file has it | official |
     | `tinystories:PATH` | a story each (`tinystories`) | by hash |
     | `builtin:weather` | records and forecasts drawn from a grammar | by hash |
@@ -41,10 +42,10 @@ def read(name: str, split: str = "train", num: int | None = None, *, seed: int =
     | `sudoku17:PATH` | puzzles made of those with 17 clues (`tasks.published`) | blocks of lines |
     | `hf:NAME`, `hf:NAME:CONFIG` | rows of a hub data set, with the same fields | official, else by hash |
 
-    The hash is that of the prompt where there is one, else of the text (`hashing.split_of`), so that a prompt never
-    lies in two splits. A small file may have no example in dev or test. `train:1/2` is the first of two parts of a
-    split, by another hash of the same, so that a judge can learn from prompts, or texts without one, that no contestant
-    has seen.
+    The hash is that of the prompt where there is one, else of the text (`Example.key`), so that a prompt never lies in
+    two splits; a prompt of white space alone is none. A small file may have no example in dev or test. `train:1/2` is
+    the first of two parts of a split, by another hash of the same, so that a judge can learn from prompts, or texts
+    without one, that no contestant has seen.
 
     Args:
         name: as above.
@@ -75,7 +76,7 @@ def read(name: str, split: str = "train", num: int | None = None, *, seed: int =
         return _read_builtin(rest, split, num, seed)
     if scheme == "hf":
         return islice(_read_hub(rest, split), num)
-    path = Path(rest).expanduser()
+    path = files.expanded(rest)
     if scheme in TASK_OF_SCHEME:
         return published.read(scheme, path, split, num, seed)
     if scheme == "e2e":
@@ -98,7 +99,7 @@ def fingerprint(name: str, split: str = "train", num: int | None = None, *, seed
     if scheme == "hf":
         return line
     if scheme != "builtin":
-        line += _file_state(Path(rest if scheme in SCHEMES else name).expanduser(), scheme)
+        line += _file_state(files.expanded(rest if scheme in SCHEMES else name), scheme)
     if scheme in ("builtin", "d1-countdown"):
         first = read(name, split, FINGERPRINTED if num is None else min(num, FINGERPRINTED), seed=seed)
         rows = json.dumps([(example.prompt, example.text) for example in first])
@@ -109,8 +110,9 @@ def fingerprint(name: str, split: str = "train", num: int | None = None, *, seed
 def _file_state(path: Path, scheme: str) -> str:
     """Size and time of change of a file, or of the files of a folder."""
     try:
-        pattern = "*.jsonl" if scheme == "d1-countdown" else "*.csv"
-        parts = sorted(path.rglob(pattern)) if path.is_dir() else [path]
+        kind = ".jsonl" if scheme == "d1-countdown" else ".csv"
+        folder = files.is_folder(path)
+        parts = [part for part in files.files_in(path) if part.suffix == kind] if folder else [path]
         stats = [part.stat() for part in parts]
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; check its name and permissions") from error
@@ -151,7 +153,7 @@ def _by_hash(examples: Iterable[Example], split: str, where: str) -> Iterator[Ex
     seen = kept = 0
     for example in examples:
         seen += 1
-        if split_of(example.text if example.prompt is None else example.prompt) == split:
+        if split_of(example.key) == split:
             kept += 1
             yield example
     if seen == 0:
@@ -163,7 +165,7 @@ def _by_hash(examples: Iterable[Example], split: str, where: str) -> Iterator[Ex
 def _in_part(examples: Iterable[Example], part: Part, where: str) -> Iterator[Example]:
     kept = 0
     for example in examples:
-        if part.holds(example.text if example.prompt is None else example.prompt):
+        if part.holds(example.key):
             kept += 1
             yield example
     if kept == 0:
@@ -174,16 +176,18 @@ def _in_part(examples: Iterable[Example], part: Part, where: str) -> Iterator[Ex
 
 
 def _read_file(path: Path, split: str) -> Iterator[Example]:
-    path = path.expanduser()
+    path = files.expanded(path)
     files.open_file(path).close()
-    kind = path.suffix.lower()
+    kind = files.kind_of(path)
     if kind == ".txt":
         return _by_hash(files.read_txt(path), split, str(path))
     if kind not in (".jsonl", ".csv"):
-        raise DataError(f"{path}: unknown kind of file {kind or '(no ending)'!r}; use .txt, .jsonl or .csv")
-    if kind == ".csv":
-        files.check_csv_header(path, ["text"])
-    return _by_hash((files.to_example(record, at) for at, record in files.read_records(path)), split, str(path))
+        raise DataError(
+            f"{path}: unknown kind of file {kind or '(no ending)'!r}; use .txt, .jsonl or .csv, as it is or packed as "
+            f"{', '.join(PACKED)}"
+        )
+    records = files.read_records(path, ["text"])
+    return _by_hash((files.to_example(record, at) for at, record in records), split, str(path))
 
 
 def _read_builtin(name: str, split: str, num: int | None, seed: int) -> Iterator[Example]:
@@ -210,32 +214,36 @@ def _read_e2e(path: Path, split: str) -> Iterator[Example]:
 @contextmanager
 def _e2e_member(path: Path, wanted: str) -> Iterator[tuple[BufferedIOBase, str]]:
     """Opens a file of the E2E data, from its folder or its zip, wherever in it the file lies."""
-    if path.is_dir():
-        found = sorted(path.rglob(wanted))
+    if files.is_folder(path):
+        found = [part for part in files.files_in(path) if part.name == wanted]
         if not found:
             raise DataError(f"{path} holds no {wanted}; give the folder or the zip of the E2E NLG data")
         with files.open_file(found[0]) as stream:
             yield stream, str(found[0])
         return
-    with files.open_file(path) as outer:
+    with files.open_file(path, unpack=False) as outer:
         try:
             archive = zipfile.ZipFile(outer)
-        except zipfile.BadZipFile as error:
+        except files.DAMAGED as error:
             raise DataError(
                 f"{path} is not a zip file ({error}); give the zip or the folder of the E2E NLG data"
             ) from error
         found = sorted(name for name in archive.namelist() if name.rsplit("/", 1)[-1] == wanted)
         if not found:
             raise DataError(f"{path} holds no {wanted}; give the zip or the folder of the E2E NLG data")
+        member = archive.getinfo(found[0])
+        if member.file_size > max(BOMB_SIZE, BOMB_RATIO * member.compress_size):
+            raise DataError(f"{path}!{found[0]} unpacks to more than {BOMB_RATIO} times its size; it is no text")
         try:
-            with archive.open(found[0]) as stream:
-                yield cast(BufferedIOBase, stream), f"{path}!{found[0]}"
-        except (zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(f"{path}!{found[0]} is corrupt ({error}); fetch it again") from error
+            stream = archive.open(member)
+        except files.DAMAGED as error:
+            raise DataError(f"{path}!{found[0]} cannot be read: {error}; fetch it again") from error
+        with stream:
+            yield cast(BufferedIOBase, stream), f"{path}!{found[0]}"
 
 
 def tinystories(path: Path) -> Iterator[Example]:
-    """The ASCII stories of a TinyStories file (`.txt` or `.xz`), their paragraphs separated by a blank line.
+    """The ASCII stories of a TinyStories file (`.txt`, perhaps packed), their paragraphs separated by a blank line.
 
     Where the file has `<|endoftext|>` lines, they end the stories. Where it has none, a blank line separates
     paragraphs, and a single newline ends a story, or a paragraph where white space stands before it (what the original
@@ -249,9 +257,9 @@ def tinystories(path: Path) -> Iterator[Example]:
         A story each, streaming.
     """
     with files.open_file(path) as stream:
-        marked = b"<|endoftext|>" in stream.read(files.HEAD)
-    with files.open_file(path) as stream:
-        numbered = files.lines(stream, str(path))
+        head = files.head_of(stream, str(path))
+        marked = b"<|endoftext|>" in head
+        numbered = files.lines(stream, str(path), head)
         for paragraphs in _marked_stories(numbered) if marked else _plain_stories(numbered):
             story = "\n\n".join(paragraphs)
             if story and story.isascii():

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property, partial
 from hashlib import blake2b
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from manta.runtime import atomic_write
 NULL, MASK, BOS, EOS = range(4)
 SPECIALS = ("<null>", "<mask>", "<bos>", "<eos>")
 MIN_VOCAB, MAX_VOCAB = 512, 32768
+PIECE = 1 << 16
+"""Characters encoded at once: the backend takes about 200 bytes a character and a time that grows faster than they."""
 Ids = Iterable[int] | Integer[np.ndarray, " n"] | Int[Tensor, " n"]
 """Token ids of one text."""
 
@@ -100,7 +103,7 @@ class Tokenizer:
             for text in texts:
                 if text:
                     chars += len(text)
-                    yield " " + text
+                    yield from pieces_of(" " + text)
                 if chars >= max_chars:
                     return
 
@@ -134,6 +137,11 @@ class Tokenizer:
         """The number of ids, specials included."""
         return self._backend.get_vocab_size()
 
+    @cached_property
+    def longest(self) -> int:
+        """Bytes of the longest token (or 1 for a token a symbol): a text has at least `len(text) / longest` tokens."""
+        return max(len(token) for token, i in self._backend.get_vocab().items() if i >= len(SPECIALS))
+
     def encode(self, text: str, *, start: bool = True) -> list[int]:
         """The token ids of a text; never a special id.
 
@@ -154,12 +162,14 @@ class Tokenizer:
                 _check_symbols(text, self.symbols)
         inputs = [self._lead + text if start and text else text for text in texts]
         try:
-            found = self._backend.encode_batch_fast(inputs, add_special_tokens=False)
+            if all(len(text) <= PIECE for text in inputs):
+                return [found.ids for found in self._backend.encode_batch_fast(inputs, add_special_tokens=False)]
+            encode = partial(self._backend.encode, add_special_tokens=False)
+            return [[i for piece in pieces_of(text) for i in encode(piece).ids] for text in inputs]
         except TypeError as error:
             raise DataError(
                 "a text holds half a surrogate pair, which is no Unicode text; write the character whole"
             ) from error
-        return [encoding.ids for encoding in found]
 
     def decode(self, ids: Ids, *, start: bool = True) -> str:
         """The text of token ids; special ids are dropped, and bytes that are no UTF-8 become U+FFFD.
@@ -210,6 +220,21 @@ class Tokenizer:
 
     def _json(self) -> bytes:
         return json.dumps(json.loads(self._backend.to_str()), ensure_ascii=False, sort_keys=True).encode("utf-8")
+
+
+def pieces_of(text: str) -> Iterator[str]:
+    """Cut a text into pieces of at most `PIECE` characters whose tokens are, one after the other, those of the text.
+
+    A cut stands before a space or a line end that follows a letter or a number: there a word of byte-level BPE ends in
+    any case. Where half a piece has no such place it is cut anywhere, so that a word may have other tokens.
+    """
+    begin = 0
+    while len(text) - begin > PIECE:
+        places = range(begin + PIECE, begin + PIECE // 2, -1)
+        end = next((i for i in places if text[i] in " \n" and text[i - 1].isalnum()), begin + PIECE)
+        yield text[begin:end]
+        begin = end
+    yield text[begin:]
 
 
 def _check_symbols(text: str, symbols: str) -> None:

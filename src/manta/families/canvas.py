@@ -1,6 +1,7 @@
 """The canvas of a request: which tokens are given, and where the model may write."""
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,16 +19,70 @@ _BLANK = re.compile(r"_{3,}(?:\{(\d+)\})?")
 
 
 @dataclass(frozen=True)
+class Piece:
+    """What is given of a text to fill, up to a blank or the end."""
+
+    text: str
+    """As the request has it, white space included."""
+    blank: int
+    """Tokens of the blank after it; 0 at the end."""
+
+    @property
+    def joined(self) -> bool:
+        """A space before the blank belongs to the word in it, as byte-level tokens carry their leading space."""
+        return self.blank > 0 and self.text.endswith(" ")
+
+    @property
+    def encoded(self) -> str:
+        """What of the text is given to the model: all but a space that the blank takes over."""
+        return self.text[:-1] if self.joined else self.text
+
+
+@dataclass(frozen=True)
 class Template:
     """A text with blanks, as tokens: MASK where the model writes."""
 
     tokens: Int64[Tensor, "n"]
     """Known tokens, MASK in blanks, NULL after the end; a whole number of latents long."""
+    pieces: tuple[Piece, ...]
+    """What is given, and the blanks between."""
 
     @property
     def known(self) -> Bool[Tensor, "n"]:
         """True where a token is given, the end included."""
         return self.tokens != MASK
+
+    def text(self, tokens: Sequence[int], tokenizer: Tokenizer) -> str:
+        """The text with its blanks filled: what is given stands in it as it was given.
+
+        Args:
+            tokens: the canvas, with a word, NULL or (undecided) MASK in each place of a blank.
+            tokenizer: of the model.
+        """
+        places = (self.tokens == MASK).nonzero()[:, 0].tolist()
+        words = [tokens[place] for place in places]
+
+        def decode(fill: list[int], start: bool) -> str:
+            return tokenizer.decode([token for token in fill if token not in (NULL, MASK)], start=start)
+
+        return filled(self.pieces, words, decode)
+
+
+def filled(pieces: Sequence[Piece], words: Sequence[int], decode: Callable[[list[int], bool], str]) -> str:
+    """Put the words of blanks between what is given.
+
+    Args:
+        pieces: see `pieces_of`.
+        words: tokens of all blanks, one blank after the other.
+        decode: `decode(tokens, start)`: what the tokens of a blank say; `start` where they begin the text.
+    """
+    parts: list[str] = []
+    at = 0
+    for piece in pieces:
+        fill = decode(list(words[at : at + piece.blank]), not any(parts) and not piece.text)
+        at += piece.blank
+        parts += [piece.text, fill.removeprefix(" ") if piece.joined else fill]
+    return "".join(parts)
 
 
 def parse_template(text: str, tokenizer: Tokenizer, *, rate: int, max_cells: int) -> Template:
@@ -44,57 +99,90 @@ def parse_template(text: str, tokenizer: Tokenizer, *, rate: int, max_cells: int
     Raises:
         RequestError: without a blank, with a blank of no or too many tokens, or longer than the model's canvas.
     """
+    room = max_cells * rate
+    pieces = pieces_of(text, room, tokenizer.longest)
     tokens: list[int] = []
-    for given, blank in pieces_of(text, max_cells * rate):
-        tokens += tokenizer.encode(given, start=not tokens) + [MASK] * blank
+    for piece in pieces:
+        tokens += tokenizer.encode(piece.encoded, start=not tokens) + [MASK] * piece.blank
     cells = len(tokens) // rate + 1
     if cells > max_cells:
         raise RequestError(
-            f"the text to fill takes {len(tokens)} tokens with its blanks, the model writes at most "
-            f"{max_cells * rate - 1}; shorten it or its blanks"
+            f"the text to fill takes {len(tokens)} tokens with its blanks, the model writes at most {room - 1}; "
+            "shorten it or its blanks"
         )
     tokens += [NULL] * (cells * rate - len(tokens))
-    return Template(torch.tensor(tokens))
+    return Template(torch.tensor(tokens), pieces)
 
 
-def pieces_of(text: str, most: int) -> list[tuple[str, int]]:
-    """Cut a text at its blanks: what is given, and the tokens of the blank after it, 0 at the end.
-
-    A space before a blank belongs to the word that fills it, as byte-level tokens carry their leading space.
+def pieces_of(text: str, most: int, longest: int) -> tuple[Piece, ...]:
+    """Cut a text at its blanks.
 
     Args:
         text: with at least one blank, `___` or `___{n}`.
-        most: tokens of the longest blank.
+        most: tokens of the longest blank, and of the whole.
+        longest: characters that a token stands for at most, so that a text far too long is refused unread.
 
     Raises:
-        RequestError: without a blank, or with one of no or too many tokens.
+        RequestError: without a blank, with one of no or too many tokens, or longer than `most` tokens can be.
     """
-    pieces: list[tuple[str, int]] = []
-    end = 0
+    pieces: list[Piece] = []
+    end = length = 0
     for blank in _BLANK.finditer(text):
-        size = int(blank[1]) if blank[1] else DEFAULT_BLANK
+        size = int(blank[1][:9]) if blank[1] else DEFAULT_BLANK
         if not 1 <= size <= most:
-            raise RequestError(f"a blank takes 1 to {most} tokens, received {blank[0]!r}")
-        pieces.append((text[end : blank.start()].rstrip(" "), size))
+            raise RequestError(f"a blank takes 1 to {most} tokens, received {shortened(blank[0])}")
+        pieces.append(Piece(text[end : blank.start()], size))
+        length += len(pieces[-1].text)
         end = blank.end()
+        if length > most * longest or len(pieces) > most:
+            break
     if not pieces:
         raise RequestError("the text to fill has no blank; write ___ (or ___{n} for up to n tokens) where text may go")
-    return [*pieces, (text[end:], 0)]
+    if length + len(text) - end > most * longest or len(pieces) > most:
+        raise RequestError(
+            f"the text to fill has {len(text):,} characters, the model writes at most {most} tokens with the blanks; "
+            "shorten it or its blanks"
+        )
+    return (*pieces, Piece(text[end:], 0))
 
 
 def prompt_tokens(request: Request, tokenizer: Tokenizer, limit: int) -> list[int]:
-    """Tokens of a request's prompt; none for no prompt.
+    """Tokens of a request's prompt; none for no prompt, which one of white space alone is too.
 
     Raises:
         RequestError: when there are more than `limit`.
     """
-    tokens = tokenizer.encode(request.prompt) if request.prompt else []
+    text = request.prompt or ""
+    check_length(text, limit, tokenizer.longest)
+    tokens = tokenizer.encode(text) if text.strip() else []
     if len(tokens) > limit:
         raise RequestError(
-            f"the prompt takes {len(tokens)} tokens, the model reads at most {limit}; shorten it: "
-            f"{(request.prompt or '')[:60]!r}"
+            f"the prompt takes {len(tokens)} tokens, the model reads at most {limit}; shorten it: {shortened(text)}"
         )
     return tokens
+
+
+def check_length(prompt: str, limit: int, longest: int) -> None:
+    """Refuse a prompt that has more characters than so many tokens can hold, before time is spent on reading it.
+
+    Args:
+        prompt: of a request.
+        limit: most tokens that the model reads.
+        longest: characters that a token stands for at most.
+
+    Raises:
+        RequestError: as said.
+    """
+    if len(prompt) > limit * longest:
+        raise RequestError(
+            f"the prompt has {len(prompt):,} characters, the model reads at most {limit} tokens; shorten it: "
+            f"{shortened(prompt)}"
+        )
+
+
+def shortened(text: str) -> str:
+    """The beginning of a text, quoted, for a message."""
+    return repr(text[:60])
 
 
 def template_of(request: Request, tokenizer: Tokenizer, *, rate: int, max_cells: int) -> Template | None:

@@ -120,6 +120,8 @@ class Writer(ABC):
 
     family: str
     """Name of the family."""
+    prompted: bool | None = None
+    """Whether it was trained on prompts; None where that is not known."""
 
     @abstractmethod
     def generate(self, requests: Sequence[Request], options: GenerateOptions | None = None) -> Iterator[Event]:

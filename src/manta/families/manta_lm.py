@@ -148,7 +148,7 @@ class MantaLM(Writer):
                 self.device,
             )
             for written in self._write(batch, options, split):
-                yield from self._events(written, begin)
+                yield from self._events(written, batch.templates, begin)
 
     def _write(self, batch: "_Batch", options: GenerateOptions, split: Split) -> Iterator["Page"]:
         """The text as it forms: the first pass, then the rounds of the outer loop."""
@@ -259,12 +259,15 @@ class MantaLM(Writer):
         draws = torch.stack([torch.randn(shape, generator=g) for g in batch.generators])[:, : page.num_cells]
         return scale * draws.to(self.device)
 
-    def _events(self, written: "Page", begin: int) -> Iterator[Event]:
+    def _events(self, written: "Page", templates: Sequence[Template | None], begin: int) -> Iterator[Event]:
         kind = "done" if written.done else "draft"
-        for row in range(len(written.tokens)):
+        for row, template in enumerate(templates):
             tokens = written.tokens[row][written.mask[row]].tolist()
             confidence = written.confidence[row][written.mask[row]].mean().item()
-            text = self.tokenizer.decode([t for t in tokens if t not in (NULL, MASK)]).strip()
+            if template is None:
+                text = self.tokenizer.decode([t for t in tokens if t not in (NULL, MASK)]).strip()
+            else:
+                text = template.text(tokens, self.tokenizer)
             yield Event(kind, begin + row, text, tuple(tokens), written.t, confidence, written.nfe)
 
 

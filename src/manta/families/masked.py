@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -281,14 +282,14 @@ def write_canvas(
 
 
 def canvas_events(
-    canvas: Canvas, mask: Bool[Tensor, "b n"], text_of: Callable[[list[int]], str], encode: int, kind: EventKind
+    canvas: Canvas, mask: Bool[Tensor, "b n"], texts: Sequence[Callable[[list[int]], str]], encode: int, kind: EventKind
 ) -> list[Event]:
     """What has become of each row; its time is the share of its canvas that is written.
 
     Args:
         canvas: as it stands.
         mask: True on each row's canvas.
-        text_of: the text of a row's tokens, those without a word among them.
+        texts: for each row what makes a text of its tokens, those without a word among them.
         encode: network calls made before the canvas's.
         kind: of the events.
     """
@@ -297,7 +298,7 @@ def canvas_events(
         words = canvas.tokens[row][mask[row]].tolist()
         sure = canvas.confidence[row][mask[row]].clamp(0, 1).mean().item()
         share = 1 - canvas.masked[row].sum().item() / max(1, int(mask[row].sum()))
-        events.append(Event(kind, row, text_of(words), tuple(words), share, sure, canvas.calls + encode, processed))
+        events.append(Event(kind, row, texts[row](words), tuple(words), share, sure, canvas.calls + encode, processed))
     return events
 
 
@@ -364,12 +365,17 @@ class MaskedLM(Writer):
         generators = [generator for *_, generator in rows]
         encode = options.num_steps > 1
         memory = self._memory([prompt for prompt, *_ in rows], options, encode)
-        tokens, mask = self._canvas([template for _, template, _ in rows], generators, memory, options)
-        free = all(template is None for _, template, _ in rows)
+        templates = [template for _, template, _ in rows]
+        tokens, mask = self._canvas(templates, generators, memory, options)
+        free = all(template is None for template in templates)
         attention = isinstance(self.model.config.operator, AttentionConfig)
         if options.cache != "none" and not attention:
             raise UsageError(f"the {options.cache} cache needs softmax attention; choose --cache none")
         denoiser = (CachedDenoiser if attention else FullDenoiser)(self.model, mask, memory)
+        filling = [
+            None if template is None else partial(template.text, tokenizer=self.tokenizer) for template in templates
+        ]
+        texts = [fill or self._text for fill in filling]
         canvas: Canvas | None = None
         for canvas in write_canvas(
             denoiser,
@@ -383,9 +389,9 @@ class MaskedLM(Writer):
             ends_last=free,
             max_calls=max(1, options.num_steps - encode),
         ):
-            yield self._events(canvas, mask, int(encode), "draft")
+            yield canvas_events(canvas, mask, texts, int(encode), "draft")
         assert canvas is not None, "a canvas has something to write"
-        yield self._events(canvas, mask, int(encode), "done")
+        yield canvas_events(canvas, mask, texts, int(encode), "done")
 
     def _memory(self, prompts: list[list[int]], options: GenerateOptions, encode: bool) -> Memory:
         width = max(map(len, prompts))
@@ -418,9 +424,6 @@ class MaskedLM(Writer):
             if template is not None:
                 tokens[row, : len(template.tokens)] = template.tokens.to(self.device)
         return tokens, mask
-
-    def _events(self, canvas: Canvas, mask: Bool[Tensor, "b n"], encode: int, kind: EventKind) -> list[Event]:
-        return canvas_events(canvas, mask, self._text, encode, kind)
 
     def _text(self, words: list[int]) -> str:
         return self.tokenizer.decode([t for t in words if t not in (NULL, MASK)]).strip()

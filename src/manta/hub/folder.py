@@ -56,6 +56,8 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     config: dict[str, Any] = {"format": FORMAT, "family": lm.family, "model": to_dict(lm.model.config)}
     config["tokenizer"] = lm.tokenizer.fingerprint()
+    if lm.prompted is not None:
+        config["prompted"] = lm.prompted
     if isinstance(lm, MantaLM):
         config["splits"] = {str(budget): to_dict(split) for budget, split in sorted(lm.splits.items())}
         config["time_density"] = json_tensors(lm.density.state_dict())
@@ -103,19 +105,27 @@ def load(path: str | Path | None = None, *, device: str | None = None) -> Langua
             density = shape.time.build()
             density.load_state_dict(tensors_from_json(config["time_density"]))
             splits = {int(k): from_dict(Split, v, f"splits.{k}") for k, v in config.get("splits", {}).items()}
-            return MantaLM(model.to(where), tokenizer, density, splits)
+            return _told(MantaLM(model.to(where), tokenizer, density, splits), config)
         if config["family"] == "masked":
             model = MaskedModel(from_dict(MaskedConfig, config["model"], "model"))
             _load_weights(model, folder / "model.safetensors")
             decoder = from_dict(Decoding, {"decoder": config["decoder"]}).decoder if config.get("decoder") else None
-            return MaskedLM(model.to(where), tokenizer, decoder)
+            return _told(MaskedLM(model.to(where), tokenizer, decoder), config)
         if config["family"] == "ar":
             model = AutoregressiveModel(from_dict(AutoregressiveConfig, config["model"], "model"))
             _load_weights(model, folder / "model.safetensors")
-            return AutoregressiveLM(model.to(where), tokenizer)
+            return _told(AutoregressiveLM(model.to(where), tokenizer), config)
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise ModelError(f"{folder}/config.json does not describe a model ({error}); copy the folder again") from error
     raise ModelError(f"{folder} holds a model of the unknown family {config['family']!r}; update manta")
+
+
+def _told(lm: LanguageModel, config: dict[str, Any]) -> LanguageModel:
+    """The model with what its folder says of its data."""
+    if not isinstance(prompted := config.get("prompted"), bool | None):
+        raise ConfigError(f"prompted should be true or false, received {prompted!r}")
+    lm.prompted = prompted
+    return lm
 
 
 def model_config(path: str | Path | None = None) -> dict[str, Any]:

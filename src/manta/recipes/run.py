@@ -255,6 +255,7 @@ class TrainingRun:
 
     def _save(self, folder: Path, lm: LanguageModel) -> None:
         """A model folder, with a card that tells how it came about."""
+        lm.prompted = self.report.prompts > 0
         recipe = portable(self.recipe)
         card = model_card(lm.family, recipe, self.plan, self._minutes(), self.report)
         save_model(folder, lm, recipe=to_dict(recipe), card=card)

@@ -4,7 +4,6 @@
 github.com/dllm-reasoning/d1). `sudoku17.txt` is Gordon Royle's list of 9×9 sudoku with 17 clues.
 """
 
-import lzma
 import random
 import re
 import tarfile
@@ -166,21 +165,23 @@ def _parsed(parse: Callable[[str], object], prompt: str, at: str) -> None:
 @contextmanager
 def _member(path: Path, wanted: str) -> Iterator[tuple[BufferedIOBase, str]]:
     """Opens a file of a name from a folder or a tar archive, wherever in it the file lies, or by its own path."""
-    if path.is_dir():
-        found = sorted(path.rglob(wanted))
+    if files.is_folder(path):
+        found = [part for part in files.files_in(path) if part.name == wanted]
         if not found:
             raise DataError(f"{path} holds no {wanted}; give the folder, the archive or the file of d1's test data")
         path = found[0]
-    with files.open_file(path) as outer, ExitStack() as opened:
-        if path.suffix in (".csv", ".jsonl"):
+    alone = files.kind_of(path) in (".csv", ".jsonl")
+    with files.open_file(path, unpack=alone) as outer, ExitStack() as opened:
+        if alone:
             yield outer, str(path)
             return
         try:
             archive = opened.enter_context(tarfile.open(fileobj=outer))
             members = sorted(m.name for m in archive if m.isfile() and m.name.rsplit("/", 1)[-1] == wanted)
-        except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
+        except files.DAMAGED as error:
+            reason = str(error).partition(":")[0]  # tarfile lists on further lines what it has tried
             raise DataError(
-                f"{path} is no whole tar archive ({error}); give the folder, the archive or the file of d1's test data"
+                f"{path} is no whole tar archive ({reason}); give the folder, the archive or the file of d1's test data"
             ) from error
         if not members:
             raise DataError(f"{path} holds no {wanted}; give the folder, the archive or the file of d1's test data")

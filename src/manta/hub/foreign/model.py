@@ -1,6 +1,6 @@
 """A published masked model in one form for every decoder, and how it is loaded."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from manta.data.foreign import ForeignTokenizer
 from manta.errors import ModelError, RequestError, UsageError
-from manta.families.canvas import pieces_of
+from manta.families.canvas import Piece, check_length, filled, pieces_of
 from manta.families.events import Event, GenerateOptions, Request, Writer
 from manta.families.masked import batches, canvas_events, chosen_decoder, write_canvas
 from manta.hub.foreign import dream, llada, mdlm
@@ -42,6 +42,8 @@ class _Row:
     """What is given before the text, a chat's frame included."""
     canvas: list[int]
     """The text, the mask token where a word is to be written."""
+    pieces: tuple[Piece, ...]
+    """What is given of a text to fill; none of a free one."""
     seed: int
 
 
@@ -136,6 +138,7 @@ class ForeignModel(Writer):
                 "call manta.hub.llada.generate(model, token_ids)"
             )
         text, encode = request.prompt or "", self.tokenizer.encode
+        check_length(text, self.max_length, self.tokenizer.longest)
         prompt = self.frame.encode(text, self.tokenizer) if text and self.frame is not None else encode(text)
         room = self.max_length - len(prompt)
         if room < 1:
@@ -143,16 +146,16 @@ class ForeignModel(Writer):
                 f"the prompt takes {len(prompt)} tokens of the model's {self.max_length}, which leaves no room for a "
                 f"text; shorten it: {text[:60]!r}"
             )
-        canvas = [self.mask_id] * min(max_tokens or MAX_TOKENS, room)
+        canvas, pieces = [self.mask_id] * min(max_tokens or MAX_TOKENS, room), ()
         if request.infill is not None:
-            pieces = pieces_of(request.infill, room)
-            canvas = [token for given, blank in pieces for token in [*encode(given), *[self.mask_id] * blank]]
+            pieces = pieces_of(request.infill, room, self.tokenizer.longest)
+            canvas = [token for piece in pieces for token in [*encode(piece.encoded), *[self.mask_id] * piece.blank]]
         if len(canvas) > room:
             raise RequestError(
                 f"the text to fill takes {len(canvas)} tokens with its blanks, the model has room for {room}; shorten "
                 "it or its blanks"
             )
-        return _Row(prompt, canvas, request.seed)
+        return _Row(prompt, canvas, pieces, request.seed)
 
     def _write(
         self, rows: Sequence[_Row], options: GenerateOptions, decoder: DecoderConfig, *, ends: bool
@@ -167,7 +170,7 @@ class ForeignModel(Writer):
         else:
             assert isinstance(self.net, DecoderNet)
             denoiser = SpanOfRow(self.net, rows[0].prompt, shifted=self.shifted, device=self.device)
-        text_of = partial(self._text, ends=ends)
+        texts = [partial(self._text, row) for row in rows]
         canvas: Canvas | None = None
         for canvas in write_canvas(
             denoiser,
@@ -181,19 +184,25 @@ class ForeignModel(Writer):
             ends_last=False,
             max_calls=options.num_steps,
         ):
-            yield canvas_events(canvas, mask, text_of, 0, "draft")
+            yield canvas_events(canvas, mask, texts, 0, "draft")
         assert canvas is not None, "a canvas has something to write"
-        yield canvas_events(canvas, mask, text_of, 0, "done")
+        yield canvas_events(canvas, mask, texts, 0, "done")
 
-    def _text(self, words: list[int], *, ends: bool) -> str:
-        """What a canvas says: up to its end, or all of it where ends vanish."""
+    def _text(self, row: _Row, words: list[int]) -> str:
+        """What a canvas says: a free text up to its end; a text to fill with its blanks filled, where ends vanish."""
         assert self.tokenizer is not None
-        stops = {self.eos_id}
+        tokenizer, stops = self.tokenizer, {self.eos_id}
         if self.frame is not None:
-            stops.add(self.tokenizer.id_of(self.frame.end))
-        if ends:
-            words = list(takewhile(lambda word: word not in stops, words))
-        return self.tokenizer.decode([word for word in words if word != self.mask_id and word not in stops]).strip()
+            stops.add(tokenizer.id_of(self.frame.end))
+
+        def decode(tokens: Iterable[int], start: bool = True) -> str:
+            return tokenizer.decode([token for token in tokens if token != self.mask_id and token not in stops])
+
+        if row.pieces:
+            return filled(
+                row.pieces, [w for w, was in zip(words, row.canvas, strict=True) if was == self.mask_id], decode
+            )
+        return decode(takewhile(lambda word: word not in stops, words)).strip()
 
     @property
     def device(self) -> torch.device:
