@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from manta.errors import ConfigError, UsageError
+from manta.errors import ConfigError, ModelError, UsageError
 
 MAX_SEED = 2**63 - 1
 """Largest seed, so that any seed fits a signed 64-bit integer of a file or of another program."""
@@ -194,6 +194,41 @@ def atomic_write(path: str | Path, content: bytes | Callable[[Path], object]) ->
     finally:
         temporary.unlink(missing_ok=True)
     _flush(path.parent)  # the new name outlives a power cut too
+
+
+def check_logits(logits: torch.Tensor, call: int, where: torch.Tensor | None = None) -> None:
+    """Refuse logits that no word can be chosen from: with a NaN, with +∞, or with nothing but −∞ at a position.
+
+    Words that must not come are at −∞, so single ones are allowed.
+
+    Args:
+        logits: "… v".
+        call: network call that gave them, counted from 1, named in the error.
+        where: "…", True at the positions that count; None: all do.
+
+    Raises:
+        ModelError: as said.
+    """
+    wrong = ~logits.amax(-1).isfinite()  # a NaN is greater than any number
+    if bool((wrong if where is None else wrong & where).any()):
+        raise ModelError(
+            f"the logits of network call {call} are not finite, so no word can be chosen; the model's weights are "
+            "damaged, or an option such as guidance_scale or noise_scale is far too large"
+        )
+
+
+def check_likelihood(nats: torch.Tensor) -> None:
+    """Refuse likelihoods that are not finite.
+
+    Args:
+        nats: −log p of any texts.
+
+    Raises:
+        ModelError: as said; the text is counted from 0.
+    """
+    if not bool(nats.isfinite().all()):
+        first = int((~nats.isfinite()).flatten().nonzero()[0])
+        raise ModelError(f"the likelihood of text {first} is not finite; the model's weights are damaged")
 
 
 def json_tensors(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from manta.evaluation.likelihood import ROWS, to_batch
 from manta.evaluation.writing import Contestant
 from manta.families.autoregressive import AutoregressiveLM, shifted
 from manta.hub import load, load_causal, model_config
+from manta.runtime import check_likelihood
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,7 @@ class _Autoregressive:
             each = F.cross_entropy(logits.transpose(1, 2), target, reduction="none") * asked
             nats.index_add_(0, of, each.double().sum(1).cpu())
             counts.index_add_(0, of, asked.sum(1).cpu())
+        check_likelihood(nats)
         return nats, counts
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from manta.errors import ModelError, RequestError
-from manta.runtime import resolve_device
+from manta.runtime import check_likelihood, resolve_device
 
 ROWS = 16
 """Texts of a batch."""
@@ -36,6 +36,7 @@ class CausalModel:
 
         Raises:
             RequestError: a text is longer than the model's window.
+            ModelError: a likelihood is not finite.
         """
         nats, counts = [], []
         for begin in range(0, len(texts), ROWS):
@@ -44,6 +45,7 @@ class CausalModel:
             each = F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none") * mask[:, 1:]
             nats.append(each.double().sum(1).cpu())
             counts.append(mask[:, 1:].sum(1).cpu())
+        check_likelihood(torch.cat(nats))
         return torch.cat(nats), torch.cat(counts)
 
     @torch.no_grad()

@@ -16,6 +16,7 @@ from manta.errors import ModelError, RequestError, UsageError
 from manta.families.canvas import pieces_of
 from manta.families.events import Event, GenerateOptions, Request, Writer
 from manta.families.masked import batches, canvas_events, chosen_decoder, write_canvas
+from manta.families.options import check_options
 from manta.hub.foreign import dream, llada, mdlm
 from manta.hub.foreign.chat import ChatFrame, find_frame
 from manta.hub.foreign.checkpoint import load_weights
@@ -119,6 +120,7 @@ class ForeignModel(Writer):
             UsageError: for options that do not fit each other or the model.
         """
         options = options or GenerateOptions()
+        check_options(options, self.family)
         rows = [self._row(request, options.max_tokens) for request in requests]
         filled = [request.infill is not None for request in requests]
         decoder = chosen_decoder(options)
@@ -176,7 +178,7 @@ class ForeignModel(Writer):
             options,
             mask_id=self.mask_id,
             generators=[make_generator(row.seed) for row in rows],
-            width=(options.max_tokens or MAX_TOKENS) if ends else n,
+            width=min(options.max_tokens or MAX_TOKENS, self.max_length) if ends else n,
             end_id=self.eos_id if ends else None,
             ends_last=False,
             max_calls=options.num_steps,
