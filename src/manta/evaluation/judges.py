@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from manta.data import part_of
-from manta.errors import ModelError, UsageError
+from manta.errors import UsageError
 from manta.evaluation.likelihood import ROWS, to_batch
 from manta.evaluation.writing import Contestant
 from manta.families.autoregressive import AutoregressiveLM, shifted
@@ -48,7 +48,8 @@ def load_judge(name: str, *, device: str | None = None) -> JudgeModel:
     """Load a judge.
 
     Args:
-        name: a folder that `manta train --family ar` wrote, or a causal language model of the hub, or its folder.
+        name: a folder that `manta train --family ar` wrote, the folder of a causal language model, or `hf:` and the
+            name of one of the hub.
         device: where it computes.
 
     Raises:
@@ -56,8 +57,10 @@ def load_judge(name: str, *, device: str | None = None) -> JudgeModel:
         UsageError: a model of another family, which gives no exact likelihood.
     """
     if not _is_ours(Path(name)):
-        if Path(name).expanduser().is_absolute() and not Path(name).exists():
-            raise ModelError(f"no judge at {name}; give a folder of `manta train --family ar`, or a name on the hub")
+        if not name.startswith("hf:") and not Path(name).exists():
+            raise ModelError(
+                f"no judge at {name}; give a folder of `manta train --family ar`, or hf:{name} for a model of the hub"
+            )
         causal = load_causal(name, device=device)
         return JudgeModel(name, causal.nats, causal.nats, causal.features, {})
     lm = load(name, device=device)

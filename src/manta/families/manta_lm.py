@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from manta.data import MASK, NULL, Tokenizer
-from manta.errors import UsageError
+from manta.errors import ConfigError, UsageError
 from manta.families.canvas import Template, prompt_tokens, template_of
 from manta.families.events import Event, GenerateOptions, Request, Writer, spelled
 from manta.families.model import Action, MantaModel
@@ -50,6 +50,10 @@ class Split:
     """Rounds of the outer loop; each takes an encoder and `refine` calls."""
     refine: int = 2
     """Calls of a round."""
+
+    def __post_init__(self) -> None:
+        if min(self.flow, self.silent, self.rounds) < 0 or self.refine < 1:
+            raise ConfigError(f"a split counts calls: refine from 1 on, the others from 0 on; received {self}")
 
 
 def default_split(budget: int) -> Split:

@@ -18,6 +18,7 @@ from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM
 from manta.families.manta_lm import MantaLM, Split
 from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
 from manta.families.model import MantaConfig, MantaModel
+from manta.hub.causal import HUB
 from manta.hub.foreign import ForeignModel, find_foreign, load_foreign
 from manta.hub.foreign.checkpoint import check_weight, headers
 from manta.hub.foreign.layout import MAX_SIZE
@@ -27,8 +28,6 @@ from manta.runtime import load_json_tensors as tensors_from_json
 
 FORMAT = 1
 """Version of the folder's layout."""
-HUB = "hf:"
-"""What stands before the name of a model of the hub: a folder that is not there is never looked up."""
 
 LanguageModel = MantaLM | MaskedLM | AutoregressiveLM
 
@@ -194,7 +193,7 @@ def _find(path: str | Path) -> Path:
     except (OSError, ValueError) as error:
         raise ModelError(f"no model at {shortened(name)} ({error})") from error
     raise ModelError(
-        f"no model at {path}; give the folder that `manta train --out` wrote, or write {HUB}OWNER/NAME for one of the hub"
+        f"no model at {path}; give the folder that `manta train --out` wrote, or, for one of the hub, {HUB}OWNER/NAME"
     )
 
 
@@ -204,7 +203,8 @@ def _from_hub(name: str) -> Path:
 
     patterns = ["config.json", "tokenizer.json", "model.safetensors", "README.md"]
     patterns += ["model.safetensors.index.json", "model-*.safetensors"]
-    patterns += ["vocab.json", "merges.txt", "tokenizer_config.json"]
+    patterns += ["vocab.json", "merges.txt", "tokenizer_config.json", "generation_config.json", "processor_config.json"]
+    patterns += ["chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja"]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

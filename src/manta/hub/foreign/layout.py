@@ -112,8 +112,8 @@ def parse(cls: type[T], config: Mapping[str, Any], file: Path, unused: Set[str] 
     for key in sorted(config.keys() - fields - UNUSED - unused):
         if config[key] not in (None, False, [], {}) and not key.startswith("_"):
             raise ModelError(
-                f"{file} has the option {key[:80]} = {shortened(config[key])}, which manta does not know and which may change what "
-                "the model computes"
+                f"{file} has the option {key[:80]} = {shortened(config[key])}, which manta does not know and which may "
+                "change what the model computes"
             )
     try:
         return from_dict(cls, given)

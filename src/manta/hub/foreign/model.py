@@ -195,7 +195,7 @@ class ForeignModel(Writer):
             stops.add(self.tokenizer.id_of(self.frame.end))
         if ends:
             words = list(takewhile(lambda word: word not in stops, words))
-        return self.tokenizer.decode([word for word in words if word != self.mask_id and word not in stops]).strip()
+        return self.tokenizer.decode([word for word in words if word != self.mask_id and word not in stops])
 
     @property
     def device(self) -> torch.device:
@@ -250,7 +250,10 @@ def load_foreign(folder: str | Path, device: str | None = None, *, dtype: torch.
     if kind is None:
         raise ModelError(f"{file} is not that of a published masked model; manta reads {', '.join(KINDS)}")
     where = resolve_device(device)
-    layout = {"llada": llada.read, "Dream": dream.read, "mdlm": mdlm.read}[kind](config, file)
+    try:
+        layout = {"llada": llada.read, "Dream": dream.read, "mdlm": mdlm.read}[kind](config, file)
+    except (RuntimeError, ArithmeticError) as error:  # sizes beyond what torch counts
+        raise ModelError(f"{file} does not describe a model that can be built ({error}); copy it again") from error
     load_weights(
         layout.net, folder, layout.names, device=where, dtype=dtype or layout.dtype, constants=layout.constants
     )
