@@ -1,5 +1,6 @@
 """Causal language models of the hub, read by `transformers`, as judges of texts."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,7 @@ def load_causal(name: str | Path, *, device: str | None = None) -> CausalModel:
     except ImportError as error:
         raise ModelError(f'{name} needs transformers; install it with: pip install "manta[hf]"') from error
     source = str(name).removeprefix(HUB)
-    if source == str(name) and not Path(name).is_dir():
+    if source == str(name) and not os.path.isdir(name):  # which answers for any text
         raise ModelError(f"no model at {name}; give a folder, or write {HUB}{name} for one of the hub")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
