@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from manta.data import part_of
-from manta.errors import UsageError
+from manta.errors import ModelError, UsageError
 from manta.evaluation.likelihood import ROWS, to_batch
 from manta.evaluation.writing import Contestant
 from manta.families.autoregressive import AutoregressiveLM, shifted
