@@ -1,6 +1,7 @@
 """What a family cannot follow is refused by name, and logits that no word can be chosen from are an error."""
 
 from dataclasses import fields
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from manta.hub.foreign import KINDS
 
 from .conftest import make_lm, random_weights
 
-OTHER = {
+OTHER: dict[str, Any] = {
     "num_steps": 9,
     "style": "consensus",
     "solver": "heun",
@@ -41,11 +42,11 @@ OTHER = {
 """A value of every option that is not its default."""
 
 
-def make(family: str):
+def make(family: str) -> Any:
     lm = make_lm()
     if family == "manta":
         return lm
-    shape = {"vocab_size": lm.tokenizer.vocab_size, "dim": 32, "heads": 2, "depth": 1, "max_text": 16}
+    shape: dict[str, Any] = {"vocab_size": lm.tokenizer.vocab_size, "dim": 32, "heads": 2, "depth": 1, "max_text": 16}
     if family == "ar":
         model = AutoregressiveModel(AutoregressiveConfig(**shape))
         return AutoregressiveLM(random_weights(model) or model, lm.tokenizer)
@@ -158,7 +159,10 @@ def test_logits_that_are_not_finite_are_an_error_that_names_the_call(lm, value, 
         weight = net.length[2].weight if part == "length" else next(iter(trunk.parameters()))
     with torch.no_grad():
         weight.fill_(value)
-    for options in ({}, {"temperature": 1.0}) if damaged.family == "ar" else ({}, {"style": "consensus"}):
+    trials: tuple[dict[str, Any], ...] = (
+        ({}, {"temperature": 1.0}) if damaged.family == "ar" else ({}, {"style": "consensus"})
+    )
+    for options in trials:
         with pytest.raises(ModelError, match=r"logits of network call [12] are not finite"):
             damaged.write(["the cat"], **options)
 
