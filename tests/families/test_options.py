@@ -87,7 +87,7 @@ def test_options_for_several_families_are_sorted():
         "mdlm": ["decoder"],
     }.items():
         left, out = applicable(given, family)
-        asked = {name: OTHER[name] for name in mine} | {"temperature": 0.5}
+        asked: dict[str, Any] = {name: OTHER[name] for name in mine} | {"temperature": 0.5}
         assert left == GenerateOptions(**asked) and set(out) == {"style", "top_k", "decoder"} - set(mine)
     assert applicable(given, "something else") == (given, ())
 
