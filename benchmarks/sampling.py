@@ -24,6 +24,7 @@ from manta.errors import DataError, RequestError
 from manta.evaluation import Contestant, Evaluator, EvaluatorConfig, contestant, evaluation_set, load_judge
 from manta.families.events import GenerateOptions
 from manta.families.manta_lm import MantaLM
+from manta.families.options import applicable
 from manta.metrics import token_entropy
 from manta.metrics.repetition import learn_repetition
 from manta.metrics.target_entropy import meet_entropy
@@ -74,7 +75,7 @@ def escapes(
 def measure(path: str, evaluator: Evaluator, args: argparse.Namespace) -> dict[str, Any]:
     """One model."""
     model, dev = contestant(path), evaluation_set(args.data, "dev", args.num_dev, words=args.words)
-    options = GenerateOptions(num_steps=args.num_steps, decoder=args.decoder)
+    options, _ = applicable(GenerateOptions(num_steps=args.num_steps, decoder=args.decoder), model.lm.family)
     row: dict[str, Any] = {"model": Path(path).name, "greedy": figures(evaluator, model, options)}
     human = token_entropy(dev.humans)
 

@@ -19,6 +19,7 @@ from manta.config import from_dict
 from manta.data import read, task_of
 from manta.data.tasks import overlap
 from manta.families.events import GenerateOptions, Request
+from manta.families.options import applicable
 from manta.hub import load
 from manta.metrics.bootstrap import wilson
 from manta.recipes import Recipe, TrainingRun
@@ -77,7 +78,7 @@ def tested(lm: Any, source: str, num: int, settings: dict[str, Any]) -> dict[str
     examples = list(read(source, "test", num))
     requests = [Request(prompt=example.prompt, seed=i) for i, example in enumerate(examples)]
     start = time.perf_counter()
-    options = GenerateOptions(**{"num_steps": EVERYTHING, "style": "consensus", **settings})
+    options, _ = applicable(GenerateOptions(**{"num_steps": EVERYTHING, "style": "consensus", **settings}), lm.family)
     done = sorted((e for e in lm.generate(requests, options) if e.kind == "done"), key=lambda e: e.index)
     seconds = time.perf_counter() - start
     verdict = task.judge([(example.prompt or "", event.text) for example, event in zip(examples, done, strict=True)])
@@ -113,7 +114,10 @@ def measure(lm: Any, name: str, family: str, data: Path | None, caches: bool) ->
             rows.append({"test": test_set, "decoder": decoder, "batch": 64})
             rows[-1] |= tested(lm, source, suite.num_tests, {**settings, "batch_size": 64})
             print(rows[-1], flush=True)
+            parts = settings["decoder"] in ("deferred", "block")  # others look at everything in every call
             for cache in CACHES if caches and test_set == "builtin" else ():
+                if cache != "none" and not parts:
+                    continue
                 rows.append({"test": test_set, "decoder": decoder, "batch": 1, "cache": cache})
                 rows[-1] |= tested(lm, source, suite.num_timed, {**settings, "cache": cache, "batch_size": 1})
                 print(rows[-1], flush=True)

@@ -80,7 +80,12 @@ def test_a_recipe_survives_json(cfg):
     assert from_dict(Recipe, json.loads(json.dumps(to_dict(cfg)))) == cfg
 
 
-@given(st.floats(allow_nan=False), st.integers(min_value=0), st.none() | st.floats(0, 1), st.booleans())
+@given(
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.integers(min_value=0),
+    st.none() | st.floats(0, 1),
+    st.booleans(),
+)
 def test_any_values_survive_json(lr, extra, clip, resume):
     cfg = Train(lr=lr, steps=10 + extra, clip=clip, resume=resume)
     assert from_dict(Train, json.loads(json.dumps(to_dict(cfg)))) == cfg
@@ -280,3 +285,25 @@ def test_nearest_lists_everything_when_nothing_is_near():
 )
 def test_annotations_are_described_in_words(annotation, words):
     assert describe(annotation) == words
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 10**400])
+def test_a_number_that_is_not_finite_is_refused(value):
+    with pytest.raises(ConfigError, match="finite number"):
+        from_dict(Train, {"lr": value})
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "1e999"])
+def test_text_that_is_no_finite_number_is_refused(text):
+    with pytest.raises(ConfigError, match="finite number"):
+        parse_value(float, text, "lr")
+
+
+def test_an_error_shows_a_line_of_what_was_received():
+    deep: list = []
+    for _ in range(5000):
+        deep = [deep]
+    for value in ("x" * 10**6, [0] * 10**6, deep):
+        with pytest.raises(ConfigError) as caught:
+            from_dict(Train, {"lr": value})
+        assert len(str(caught.value)) < 300

@@ -10,6 +10,8 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import reprlib
+import sys
 import tomllib
 import types
 from collections.abc import Iterable, Mapping, Sequence
@@ -51,17 +53,17 @@ def from_dict(cls: type[T], mapping: Any, where: str = "") -> T:
         ConfigError: for an unknown key (the nearest one is named), a missing key, or a value of the wrong type.
     """
     if not isinstance(mapping, Mapping):
-        raise ConfigError(f"{where or cls.__name__} should be a group of keys, received {mapping!r}")
+        raise ConfigError(f"{where or cls.__name__} should be a group of keys, received {shortened(mapping)}")
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # pyright: ignore[reportArgumentType]
     for key in mapping:
         if key not in fields:
-            raise ConfigError(f"unknown key {_join(where, key)!r}{nearest(str(key), fields)}")
+            raise ConfigError(f"unknown key {_join(where, str(key)[:80])!r}{nearest(str(key)[:80], fields)}")
     annotations = get_type_hints(cls)
     missing = [name for name, field in fields.items() if name not in mapping and not _has_default(field)]
     if missing:
         name = missing[0]
         raise ConfigError(f"missing key {_join(where, name)!r}: give it as {describe(annotations[name])}")
-    values = {key: _convert(annotations[key], value, _join(where, key)) for key, value in mapping.items()}
+    values = {key: convert(annotations[key], value, _join(where, key)) for key, value in mapping.items()}
     try:
         return cls(**values)
     except ConfigError as error:
@@ -182,9 +184,10 @@ def parse_value(annotation: Any, text: str, where: str) -> Any:
         return text.lower() == "true"
     if annotation in (int, float):
         try:
-            return annotation(text)
+            value = annotation(text)
         except ValueError:
             raise _mismatch(annotation, text, where) from None
+        return convert(annotation, value, where)
     if annotation in (str, Path):
         return annotation(text)
     raise ConfigError(f"{where} is a group and cannot be set as a whole: set its keys one by one, as in {where}.KEY=…")
@@ -207,6 +210,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; known: {', '.join(known)}" if known else ""
 
 
+def shortened(value: Any) -> str:
+    """A value as an error shows it: a line, however large or deeply nested the value is."""
+    return repr(value[:80]) if isinstance(value, str) else reprlib.repr(value)
+
+
 def describe(annotation: Any) -> str:
     """Name an annotation in a user's words, such as `integer or none` or `one of 'small', 'base'`."""
     origin, args = get_origin(annotation), get_args(annotation)
@@ -222,8 +230,20 @@ def describe(annotation: Any) -> str:
     return names.get(annotation) or ("group of keys" if dataclasses.is_dataclass(annotation) else str(annotation))
 
 
-def _convert(annotation: Any, value: Any, where: str) -> Any:
-    """Check a typed value, as TOML or JSON gives it, against an annotation, and build what it describes."""
+def convert(annotation: Any, value: Any, where: str) -> Any:
+    """Check a typed value, as TOML or JSON gives it, against an annotation, and build what it describes.
+
+    Args:
+        annotation: of the kinds named at the top of this file.
+        value: what was given.
+        where: the key, named in errors.
+
+    Returns:
+        The value; a number for an integer where a number is asked for, a dataclass for a group of keys.
+
+    Raises:
+        ConfigError: the value is of another type, or a number that is not finite.
+    """
     origin, args = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         return _convert_union(annotation, value, where)
@@ -234,10 +254,12 @@ def _convert(annotation: Any, value: Any, where: str) -> Any:
         return value
     if origin is tuple and isinstance(value, list | tuple):
         members = _members(annotation, value, where)
-        return tuple(_convert(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(members, value, strict=True)))
+        return tuple(convert(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(members, value, strict=True)))
     if origin is dict and isinstance(value, Mapping):
-        return {key: _convert(args[1], member, _join(where, key)) for key, member in value.items()}
+        return {key: convert(args[1], member, _join(where, key)) for key, member in value.items()}
     if annotation is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not -sys.float_info.max <= value <= sys.float_info.max:
+            raise ConfigError(f"{where} should be a finite number, received {shortened(value)}")
         return float(value)
     if annotation is Path and isinstance(value, str | Path):
         return Path(value)
@@ -253,14 +275,14 @@ def _convert_union(annotation: Any, value: Any, where: str) -> Any:
     if isinstance(value, Mapping) and len(groups) > 1:
         by_kind = _by_kind(groups)
         kind = value.get("kind", next(iter(by_kind)))
-        if kind not in by_kind:
+        if not isinstance(kind, str) or kind not in by_kind:
             raise _mismatch(Literal[tuple(by_kind)], kind, _join(where, "kind"))
         return from_dict(by_kind[kind], value, where)  # pyright: ignore[reportArgumentType]
     if isinstance(value, list | tuple | Mapping) and len(_without_none(annotation)) == 1:
-        return _convert(_without_none(annotation)[0], value, where)
+        return convert(_without_none(annotation)[0], value, where)
     for member in members:
         try:
-            return _convert(member, value, where)
+            return convert(member, value, where)
         except ConfigError:
             continue
     raise _mismatch(annotation, value, where)
@@ -319,7 +341,9 @@ def _members(annotation: Any, parts: Sequence[Any], where: str) -> list[Any]:
     if args[-1:] == (Ellipsis,):
         return [args[0]] * len(parts)
     if len(args) != len(parts):
-        raise ConfigError(f"{where} should be a {describe(annotation)}, received {len(parts)}: {list(parts)!r}")
+        raise ConfigError(
+            f"{where} should be a {describe(annotation)}, received {len(parts)}: {shortened(list(parts))}"
+        )
     return list(args)
 
 
@@ -329,9 +353,9 @@ def _without_none(annotation: Any) -> list[Any]:
 
 def _mismatch(annotation: Any, value: Any, where: str) -> ConfigError:
     choices = [str(choice) for choice in get_args(annotation)] if get_origin(annotation) is Literal else []
-    near = difflib.get_close_matches(str(value), choices, n=1) if choices else []
+    near = difflib.get_close_matches(value[:80], choices, n=1) if choices and isinstance(value, str) else []
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return ConfigError(f"{where} should be {_article(describe(annotation))}, received {value!r}{hint}")
+    return ConfigError(f"{where} should be {_article(describe(annotation))}, received {shortened(value)}{hint}")
 
 
 def _article(words: str) -> str:

@@ -1,10 +1,13 @@
 """The machine that a run meets: random generators, devices, precision, measured limits, files that never break."""
 
+import json
 import math
 import os
+import stat
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -12,7 +15,7 @@ from typing import Any
 
 import torch
 
-from manta.errors import ConfigError, UsageError
+from manta.errors import ConfigError, ModelError, UsageError
 
 MAX_SEED = 2**63 - 1
 """Largest seed, so that any seed fits a signed 64-bit integer of a file or of another program."""
@@ -194,6 +197,74 @@ def atomic_write(path: str | Path, content: bytes | Callable[[Path], object]) ->
     finally:
         temporary.unlink(missing_ok=True)
     _flush(path.parent)  # the new name outlives a power cut too
+
+
+def check_logits(logits: torch.Tensor, call: int, where: torch.Tensor | None = None) -> None:
+    """Refuse logits that no word can be chosen from: with a NaN, with +∞, or with nothing but −∞ at a position.
+
+    Words that must not come are at −∞, so single ones are allowed.
+
+    Args:
+        logits: "… v".
+        call: network call that gave them, counted from 1, named in the error.
+        where: "…", True at the positions that count; None: all do.
+
+    Raises:
+        ModelError: as said.
+    """
+    wrong = ~logits.amax(-1).isfinite()  # a NaN is greater than any number
+    if bool((wrong if where is None else wrong & where).any()):
+        raise ModelError(
+            f"the logits of network call {call} are not finite, so no word can be chosen; the model's weights are "
+            "damaged, or an option such as guidance_scale or noise_scale is far too large"
+        )
+
+
+def check_likelihood(nats: torch.Tensor) -> None:
+    """Refuse likelihoods that are not finite.
+
+    Args:
+        nats: −log p of any texts.
+
+    Raises:
+        ModelError: as said; the text is counted from 0.
+    """
+    if not bool(nats.isfinite().all()):
+        first = int((~nats.isfinite()).flatten().nonzero()[0])
+        raise ModelError(f"the likelihood of text {first} is not finite; the model's weights are damaged")
+
+
+def read_json(file: Path, *, most: int = 64 << 20) -> Any:
+    """What a JSON file of a folder says that others may have made.
+
+    Args:
+        file: a file or a link to one.
+        most: bytes of the largest file that is read.
+
+    Returns:
+        What it holds, of whatever type.
+
+    Raises:
+        ModelError: the file is missing, no plain file, too large, not UTF-8, not JSON, or names a key twice.
+    """
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):  # a pipe would be waited for, a device never ends
+            raise ModelError(f"{file} is no plain file; copy it again")
+        if file.stat().st_size > most:
+            raise ModelError(f"{file} is larger than {most >> 20} MiB, which no such file is; copy it again")
+        return json.loads(file.read_bytes().decode("utf-8"), object_pairs_hook=_once)
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read ({error.strerror}); copy it again") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{file} is damaged ({error}); copy it again") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"it names {twice[:80]!r} twice")
+    return found
 
 
 def json_tensors(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -95,14 +95,16 @@ def test_every_text_has_the_length_that_is_asked_for():
 def test_decoders_and_caches_are_compared():
     lm = make("masked")
     assert [setting.decoder for setting in settings_of(lm)] == list(DECODERS)
-    settings = settings_of(lm, ("deferred", "confidence"), ("none", "dual"))
+    settings = settings_of(lm, ("deferred", "block", "confidence"), ("none", "dual"))
     rows = list(writing_rates(lm, (16,), (1, 2), settings, num_steps=5, repeats=1))
     assert [(row["decoder"], row["cache"], row["batch"]) for row in rows] == [
         ("deferred", "none", 1),
         ("deferred", "dual", 1),
+        ("block", "none", 1),
+        ("block", "dual", 1),
         ("confidence", "none", 1),
-        ("confidence", "dual", 1),
         ("deferred", "none", 2),
+        ("block", "none", 2),
         ("confidence", "none", 2),
     ]
     assert all(row["calls"] <= 5 for row in rows)

@@ -162,3 +162,30 @@ def test_symbols_are_saved_and_loaded(tokenizer, tmp_path):
     path.write_text(json.dumps(tree))
     with pytest.raises(ModelError, match="not one character"):
         Tokenizer.load(path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda d: d["model"]["vocab"].update({next(reversed(d["model"]["vocab"])): 10**9}),
+        lambda d: d["model"]["vocab"].update({next(reversed(d["model"]["vocab"])): 2**32 - 1}),
+        lambda d: d["model"]["vocab"].update({next(reversed(d["model"]["vocab"])): True}),
+        lambda d: d["model"]["vocab"].update({next(reversed(d["model"]["vocab"])): 7}),
+        lambda d: d["added_tokens"][0].update(id=10**9),
+        lambda d: d["model"].update(dropout=0.5),
+        lambda d: d["model"].update(vocab=5),
+        lambda d: d.update(normalizer={"type": "Lowercase"}),
+        lambda d: d.update(model=[]),
+    ],
+)
+def test_a_file_that_gives_other_ids_or_does_more_is_refused(tmp_path, damage):
+    import json
+
+    file = tmp_path / "tokenizer.json"
+    Tokenizer.train(["the cat sat on the mat"] * 9, 512).save(file)
+    Tokenizer.load(file)
+    description = json.loads(file.read_text())
+    damage(description)
+    file.write_text(json.dumps(description))
+    with pytest.raises(ModelError, match=r"tokenizer\.json"):
+        Tokenizer.load(file)

@@ -1,6 +1,8 @@
 """A model folder gives back the model that was saved, and says which file is wrong when one is."""
 
 import json
+import os
+import re
 import shutil
 
 import pytest
@@ -109,3 +111,101 @@ def test_a_config_that_does_not_describe_the_weights_is_refused(copy, change, wo
 def test_a_folder_that_is_not_there_is_said_so(tmp_path):
     with pytest.raises(ModelError, match="no model at"):
         load(tmp_path / "nothing" / "here" / "at-all")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt_depth": 10**9},
+        {"depth": 10**6},
+        {"dim": 10**12},
+        {"dim": 2**63},
+        {"max_text": 10**10},
+        {"max_prompt": -5},
+        {"heads": 0},
+        {"depth": True},
+        {"vocab_size": 10**9},
+        {"time": {"num_bins": 10**12}},
+        {"time": {"gamma_limit": float("nan")}},
+        {"space": {"kind": "latent", "encoder_depth": 10**9}},
+        {"space": {"kind": ["latent"]}},
+        {"operator": {"kind": "attention", "rotary_base": 1e400}},
+    ],
+    ids=str,
+)
+def test_sizes_that_no_weights_have_are_refused_before_anything_is_built(copy, change):
+    config = json.loads((copy / "config.json").read_text())
+    for key, value in change.items():
+        config["model"][key] = config["model"][key] | value if isinstance(value, dict) else value
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"config\.json"):
+        load(copy)
+
+
+@pytest.mark.parametrize("split", [{"flow": -1}, {"flow": 1, "refine": 0}, {"flow": 1, "rounds": -3}, {"flow": "1"}, 3])
+def test_a_split_that_counts_no_calls_is_refused(copy, split):
+    config = json.loads((copy / "config.json").read_text())
+    config["splits"]["4"] = split
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"config\.json"):
+        load(copy)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_weight_that_is_not_finite_is_named(copy, value):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(copy / "model.safetensors")
+    weights["embedding.weight"][3, 2] = value
+    save_file(weights, copy / "model.safetensors")
+    with pytest.raises(ModelError, match=r"holds embedding\.weight with values that are not finite"):
+        load(copy)
+
+
+def test_large_weights_that_are_finite_are_loaded(copy):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(copy / "model.safetensors")
+    weights["embedding.weight"].fill_(3e38)
+    save_file(weights, copy / "model.safetensors")
+    load(copy)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+@pytest.mark.parametrize("damage", ["pipe", "folder", "deep", "twice", "latin", "loop"])
+def test_a_file_that_is_none_is_named_and_never_waited_for(copy, name, damage):
+    file = copy / name
+    file.unlink()
+    if damage == "pipe":
+        os.mkfifo(file)
+    elif damage == "folder":
+        file.mkdir()
+    elif damage == "loop":
+        file.symlink_to(file)
+    else:
+        texts = {"deep": b"[" * 100_000, "twice": b'{"a": 1, "a": 2}', "latin": '{"a": "é"}'.encode("latin-1")}
+        file.write_bytes(texts[damage])
+    with pytest.raises(ModelError, match=re.escape(name)):
+        load(copy)
+
+
+@pytest.mark.parametrize("path", ["runs/missing", "owner/name", "./x", "a\0b", "x" * 5000, ""])
+def test_a_missing_path_is_not_looked_up_on_the_hub(path, monkeypatch):
+    import huggingface_hub
+
+    from manta.hub import load_causal
+
+    def asked(*_, **__):
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", asked)
+    for attempt in (load, load_causal):
+        with pytest.raises(ModelError):
+            attempt(path)
+
+
+def test_a_model_of_the_hub_is_asked_for_by_its_name(folder, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: {"owner/name": folder}[name])
+    assert load("hf:owner/name").family == "manta"

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -489,4 +490,64 @@ def test_nothing_is_allocated_for_a_checkpoint_that_does_not_fit(folder, monkeyp
     change(folder / SHARD, lambda weights: weights.pop(name))
     monkeypatch.setattr(torch.nn.Module, "to_empty", lambda *_, **__: pytest.fail("allocated"))
     with pytest.raises(ModelError):
+        load_foreign(folder, "cpu")
+
+
+RESAVED = {
+    "rope_parameters": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+    "rope_scaling": {"rope_scaling": {"rope_type": "default", "rope_theta": 1e6}},
+    "layer_types": {"rope_theta": 1e6, "layer_types": ["full_attention"] * 2, "dtype": "bfloat16"},
+}
+
+
+@pytest.mark.parametrize("change", RESAVED)
+def test_a_folder_that_transformers_saved_again_computes_the_same(tmp_path, change):
+    write(tmp_path, "Dream")
+    tokens = some_tokens()
+    expected = load_foreign(tmp_path, "cpu").logits(tokens)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    del config["rope_theta"], config["rope_scaling"], config["torch_dtype"]
+    file.write_text(json.dumps(config | RESAVED[change]))
+    assert torch.equal(load_foreign(tmp_path, "cpu").logits(tokens), expected)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0}},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 5.0}},
+        {"rope_parameters": ["default"]},
+        {"layer_types": ["full_attention", "sliding_attention"]},
+        {"layer_types": 3},
+    ],
+)
+def test_what_was_saved_again_and_computes_otherwise_is_refused(tmp_path, change):
+    write(tmp_path, "Dream", **change)
+    with pytest.raises(ModelError, match=next(iter(change)) + "|two bases"):
+        load_foreign(tmp_path, "cpu")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_weight_that_is_not_finite_is_named(folder, value):
+    file = sorted(folder.glob("*.safetensors"))[0]
+    weights = load_file(file)
+    name = sorted(weights)[0]
+    weights[name].view(-1)[-1] = value
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=f"{re.escape(name)} with values that are not finite"):
+        load_foreign(folder, "cpu")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json", "tokenizer.json"])
+@pytest.mark.parametrize("damage", ["pipe", "folder", "deep", "twice", "latin"])
+def test_a_file_that_is_none_is_named_and_never_waited_for(folder, name, damage):
+    file = folder / name
+    file.unlink(missing_ok=True)
+    if damage in ("pipe", "folder"):
+        os.mkfifo(file) if damage == "pipe" else file.mkdir()
+    else:
+        texts = {"deep": b"[" * 100_000, "twice": b'{"a": 1, "a": 2}', "latin": '{"a": "é"}'.encode("latin-1")}
+        file.write_bytes(texts[damage])
+    with pytest.raises(ModelError, match=re.escape(name)):
         load_foreign(folder, "cpu")

@@ -257,7 +257,52 @@ def test_an_unknown_template_leaves_prompts_plain(tmp_path):
     tokenizer = ForeignTokenizer.load(tmp_path)
     assert tokenizer is not None and find_frame(tmp_path, tokenizer) is None
     for template in ("[INST] {{ messages }}", [{"name": "default", "template": CHATML}], CHATML):
-        assert framed(tmp_path, template)[1] is None  # the tokenizer lacks ChatML's tokens
+        with pytest.warns(UserWarning, match="chat template that manta does not know"):
+            assert framed(tmp_path, template)[1] is None  # the tokenizer lacks ChatML's tokens
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "chat_template.jinja",
+        "chat_template.json",
+        "processor_config.json",
+        "additional_chat_templates/default.jinja",
+        "tokenizer_config.json, by name",
+    ],
+)
+def test_a_template_is_found_wherever_it_is_stored(tmp_path, place):
+    turns = ("<|eot_id|>", "<|start_header_id|>")
+    if place.endswith("by name"):
+        named = [{"name": "tool_use", "template": "[TOOL]"}, {"name": "default", "template": LLAMA3}]
+        frame = framed(tmp_path, named, turns)[1]
+    else:
+        file = tmp_path / place
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(LLAMA3 if place.endswith("jinja") else json.dumps({"chat_template": LLAMA3}))
+        write_tokenizer(tmp_path, turns)
+        tokenizer = ForeignTokenizer.load(tmp_path)
+        assert tokenizer is not None
+        frame = find_frame(tmp_path, tokenizer)
+    assert frame is not None and frame.end == "<|eot_id|>"
+
+
+def test_a_template_in_a_file_of_its_own_overrules_the_configuration(tmp_path):
+    (tmp_path / "chat_template.jinja").write_text("[INST]")
+    with pytest.warns(UserWarning, match=r"chat_template\.jinja has a chat template"):
+        assert framed(tmp_path, LLAMA3, ("<|eot_id|>", "<|start_header_id|>"))[1] is None
+
+
+def test_a_text_is_its_tokens_up_to_the_end(tmp_path):
+    model = make(tmp_path, "llada")
+    assert model.tokenizer is not None
+    for template in (None, "w1 ___{2} w2"):
+        request = Request(prompt="w1", infill=template, seed=4)
+        *_, done = model.generate([request], GenerateOptions(temperature=1.0, num_steps=9))
+        ends = {model.eos_id}
+        words = list(done.tokens)
+        stop = next((i for i, word in enumerate(words) if word in ends), len(words)) if template is None else len(words)
+        assert done.text == model.tokenizer.decode([word for word in words[:stop] if word not in ends])
 
 
 def test_an_answer_ends_with_its_turn(tmp_path):

@@ -11,6 +11,7 @@ from manta.errors import UsageError
 from manta.families.autoregressive import AutoregressiveLM
 from manta.families.events import GenerateOptions, Request, Writer
 from manta.families.masked import MaskedLM
+from manta.families.options import applicable, looks_at_parts
 from manta.hub.foreign import ForeignModel
 from manta.masked import DECODERS
 
@@ -30,6 +31,8 @@ class Setting:
 def settings_of(lm: Writer, decoders: Sequence[str] = (), caches: Sequence[Cache] = ("none",)) -> list[Setting]:
     """What is compared for a model: every decoder with every cache of a masked model, one setting of any other.
 
+    A decoder that looks at the whole text in every call has nothing to keep, and is compared without a cache.
+
     Args:
         lm: the model.
         decoders: names of decoders; none takes all.
@@ -43,7 +46,12 @@ def settings_of(lm: Writer, decoders: Sequence[str] = (), caches: Sequence[Cache
             raise UsageError(f"unknown decoder {name!r}; choose among {', '.join(DECODERS)}")
     if not isinstance(lm, MaskedLM | ForeignModel):
         return [Setting()]
-    return [Setting(decoder=name, cache=cache) for name in decoders or DECODERS for cache in caches]
+    return [
+        Setting(decoder=name, cache=cache)
+        for name in decoders or DECODERS
+        for cache in caches
+        if cache == "none" or looks_at_parts(DECODERS[name]())
+    ]
 
 
 def capacity(lm: Writer) -> int:
@@ -121,6 +129,7 @@ class _Work:
         options = GenerateOptions(
             num_steps=self.num_steps, batch_size=self.batch, max_tokens=self.length if own_length else None, **given
         )
+        options, _ = applicable(options, self.lm.family)
         self.calls += [event.nfe for event in self.lm.generate(requests, options) if event.kind == "done"]
 
 

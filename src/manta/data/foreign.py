@@ -7,8 +7,12 @@ from typing import Any
 
 import tokenizers as hf
 
-from manta.data.tokenizers import Ids
+from manta.data.tokenizers import MAX_ID, Ids, backend_of, ids_of, panics
 from manta.errors import DataError, ModelError
+from manta.runtime import read_json
+
+MOST_BYTES = 512 << 20
+"""Of the largest file of a tokenizer."""
 
 
 class ForeignTokenizer:
@@ -19,14 +23,20 @@ class ForeignTokenizer:
 
     Args:
         description: text of a `tokenizer.json`.
+        most: ids that the model has a row for.
 
     Raises:
         ModelError: the text does not describe a tokenizer.
     """
 
-    def __init__(self, description: str) -> None:
+    def __init__(self, description: str, *, most: int = MAX_ID) -> None:
+        try:
+            parsed = json.loads(description)
+        except (ValueError, RecursionError) as error:
+            raise ModelError(str(error)) from None
+        ids_of(parsed, most)
         # Whether the names of specials are read is a state of the backend, so each way has a backend of its own.
-        self._names, self._plain = _backend(description), _backend(description)
+        self._names, self._plain = _backend(parsed), _backend(parsed)
         self._plain.encode_special_tokens = True
         self.vocab_size = 1 + max(self._names.get_vocab(with_added_tokens=True).values(), default=-1)
         """One more than the largest id."""
@@ -35,7 +45,7 @@ class ForeignTokenizer:
         is published."""
 
     @classmethod
-    def load(cls, folder: Path, *, split: str | None = None) -> "ForeignTokenizer | None":
+    def load(cls, folder: Path, *, split: str | None = None, most: int = MAX_ID) -> "ForeignTokenizer | None":
         """Reads the tokenizer of a model folder.
 
         Args:
@@ -43,6 +53,7 @@ class ForeignTokenizer:
                 `tokenizer_config.json`, when `split` is given.
             split: the regular expression that cuts a text into words before byte-level BPE, which the second kind of
                 folder does not store.
+            most: ids that the model has a row for.
 
         Returns:
             None where the folder has no tokenizer of either kind.
@@ -52,13 +63,14 @@ class ForeignTokenizer:
         """
         file = folder / "tokenizer.json"
         if file.exists():
+            description = read_json(file, most=MOST_BYTES)
             try:
-                return cls(file.read_text(encoding="utf-8"))
-            except (OSError, ValueError, ModelError) as error:
-                raise ModelError(f"{file} is not a tokenizer file ({error}); copy it again") from None
+                return cls(json.dumps(description), most=most)
+            except ModelError as error:
+                raise ModelError(f"{file} is not a tokenizer file of this model ({error}); copy it again") from None
         if split is None or not (folder / "vocab.json").exists():
             return None
-        return cls(_byte_level(folder, split).to_str())
+        return cls(_byte_level(folder, split, most).to_str(), most=most)
 
     def encode(self, text: str, *, special_names: bool = False) -> list[int]:
         """The token ids of a text.
@@ -72,7 +84,8 @@ class ForeignTokenizer:
             DataError: the text holds half a surrogate pair.
         """
         try:
-            return (self._names if special_names else self._plain).encode(text, add_special_tokens=False).ids
+            with panics():
+                return (self._names if special_names else self._plain).encode(text, add_special_tokens=False).ids
         except (TypeError, UnicodeEncodeError) as error:
             raise DataError("a text holds half a surrogate pair, which is no Unicode text; write it whole") from error
 
@@ -83,28 +96,30 @@ class ForeignTokenizer:
             ids: integers of one row.
             special_names: keep the names of special tokens; without it they are dropped.
         """
-        return self._names.decode([int(i) for i in ids], skip_special_tokens=not special_names)
+        with panics():
+            return self._names.decode([int(i) for i in ids], skip_special_tokens=not special_names)
 
     def id_of(self, name: str) -> int | None:
         """The id of a token by its name, such as `<|endoftext|>`; None where there is none."""
         return self._names.token_to_id(name)
 
 
-def _backend(description: str) -> hf.Tokenizer:
-    try:
-        backend = hf.Tokenizer.from_str(description)
-    except Exception as error:  # the backend raises the bare class for a broken file
-        raise ModelError(str(error)) from None
+def _backend(description: Any) -> hf.Tokenizer:
+    backend = backend_of(description)
     backend.no_padding()
     backend.no_truncation()
     return backend
 
 
-def _byte_level(folder: Path, split: str) -> hf.Tokenizer:
+def _byte_level(folder: Path, split: str, most: int) -> hf.Tokenizer:
     """Byte-level BPE over NFC text, from the files that GPT-2 and Qwen2 tokenizers keep."""
     files = folder / "vocab.json", folder / "merges.txt"
+    ids_of({"model": {"vocab": read_json(files[0], most=MOST_BYTES)}}, most)
+    if not files[1].is_file():
+        raise ModelError(f"{files[1]} is missing or no plain file; copy it again")
     try:
-        backend = hf.Tokenizer(hf.models.BPE.from_file(*map(str, files)))
+        with panics():
+            backend = hf.Tokenizer(hf.models.BPE.from_file(*map(str, files)))
     except Exception as error:
         raise ModelError(f"{files[0]} or {files[1].name} is missing or damaged ({error}); copy them again") from None
     words = hf.pre_tokenizers.Split(hf.Regex(split), "isolated")
@@ -125,7 +140,7 @@ def _added(file: Path) -> Sequence[tuple[int, hf.AddedToken]]:
     if not file.exists():
         return []
     try:
-        listed: dict[str, dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["added_tokens_decoder"]
+        listed: dict[str, dict[str, Any]] = read_json(file)["added_tokens_decoder"]
         flags = ("lstrip", "normalized", "rstrip", "single_word", "special")
         return [
             (index, hf.AddedToken(token["content"], **{flag: bool(token.get(flag, False)) for flag in flags}))

@@ -2,23 +2,28 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers as hf
 from jaxtyping import Int, Integer
 from torch import Tensor
 
+from manta.config import shortened
 from manta.errors import ConfigError, DataError, ModelError
-from manta.runtime import atomic_write
+from manta.runtime import atomic_write, read_json
 
 NULL, MASK, BOS, EOS = range(4)
 SPECIALS = ("<null>", "<mask>", "<bos>", "<eos>")
 MIN_VOCAB, MAX_VOCAB = 512, 32768
 PIECE = 1 << 16
 """Characters encoded at once: the backend takes about 200 bytes a character and a time that grows faster than they."""
+MAX_ID = 10_000_000
+"""No tokenizer has so many ids."""
 Ids = Iterable[int] | Integer[np.ndarray, " n"] | Int[Tensor, " n"]
 """Token ids of one text."""
 
@@ -62,6 +67,8 @@ class Tokenizer:
         symbols = [backend.id_to_token(i) or "" for i in range(len(SPECIALS), backend.get_vocab_size())]
         if kinds == _SYMBOLS and any(len(symbol) != 1 for symbol in symbols):
             raise ModelError("a token is not one character; make the tokenizer with `Tokenizer.of_symbols`")
+        if _frame(backend) != _frame(_symbol_backend() if kinds == _SYMBOLS else _bpe_backend()):
+            raise ModelError("it does more to a text than tokenizers of this project; train one with `Tokenizer.train`")
         self.symbols = "".join(symbols) if kinds == _SYMBOLS else None
         """The alphabet of a tokenizer with a token a symbol; None for BPE."""
         self._lead = " " if self.symbols is None else ""
@@ -86,9 +93,7 @@ class Tokenizer:
         """
         if not MIN_VOCAB <= vocab_size <= MAX_VOCAB:
             raise ConfigError(f"vocab_size is {vocab_size}; give {MIN_VOCAB} to {MAX_VOCAB}")
-        backend = hf.Tokenizer(hf.models.BPE())
-        backend.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
-        backend.decoder = hf.decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+        backend = _bpe_backend()
         trainer = hf.trainers.BpeTrainer(
             vocab_size=vocab_size,
             min_frequency=2,
@@ -125,10 +130,7 @@ class Tokenizer:
         if not alphabet or len(set(alphabet)) < len(alphabet) or any("\ud800" <= c <= "\udfff" for c in alphabet):
             raise ConfigError(f"the alphabet is {alphabet!r}; give at least one character, and each once")
         vocabulary = {token: i for i, token in enumerate([*SPECIALS, *alphabet])}
-        backend = hf.Tokenizer(hf.models.WordLevel(vocabulary))
-        every_character = hf.pre_tokenizers.Split(hf.Regex(r"[\s\S]"), "isolated")
-        backend.pre_tokenizer = every_character  # pyright: ignore[reportAttributeAccessIssue]
-        backend.decoder = hf.decoders.Fuse()  # pyright: ignore[reportAttributeAccessIssue]
+        backend = _symbol_backend(vocabulary)
         backend.add_special_tokens(list(SPECIALS))
         return cls(backend)
 
@@ -205,18 +207,14 @@ class Tokenizer:
             ModelError: the file is missing, corrupt, or not of this kind.
         """
         path = Path(path)
+        description = read_json(path)
         try:
-            backend = hf.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ModelError(
-                f"{path} cannot be read: {error.strerror}; a model folder needs its tokenizer.json"
-            ) from error
-        except Exception as error:  # the backend raises the bare class for a broken file
-            raise ModelError(f"{path} is not a tokenizer file ({error}); it is damaged, copy it again") from error
-        try:
-            return cls(backend)
+            ids = ids_of(description)
+            if sorted(ids) != list(range(len(ids))):
+                raise ModelError("its ids do not count from 0 on, each once")
+            return cls(backend_of(description))
         except ModelError as error:
-            raise ModelError(f"{path}: {error}") from None
+            raise ModelError(f"{path} is not a tokenizer file of this project ({error}); copy it again") from None
 
     def _json(self) -> bytes:
         return json.dumps(json.loads(self._backend.to_str()), ensure_ascii=False, sort_keys=True).encode("utf-8")
@@ -235,6 +233,78 @@ def pieces_of(text: str) -> Iterator[str]:
         yield text[begin:end]
         begin = end
     yield text[begin:]
+
+
+def _bpe_backend() -> hf.Tokenizer:
+    backend = hf.Tokenizer(hf.models.BPE())
+    backend.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
+    backend.decoder = hf.decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    return backend
+
+
+def _symbol_backend(vocabulary: dict[str, int] | None = None) -> hf.Tokenizer:
+    backend = hf.Tokenizer(hf.models.WordLevel(vocabulary or {}))
+    every_character = hf.pre_tokenizers.Split(hf.Regex(r"[\s\S]"), "isolated")
+    backend.pre_tokenizer = every_character  # pyright: ignore[reportAttributeAccessIssue]
+    backend.decoder = hf.decoders.Fuse()  # pyright: ignore[reportAttributeAccessIssue]
+    return backend
+
+
+def _frame(backend: hf.Tokenizer) -> Any:
+    """What a tokenizer does to a text beside looking up its vocabulary."""
+    found = json.loads(backend.to_str())
+    model = {key: value for key, value in found["model"].items() if key not in ("vocab", "merges")}
+    return {**found, "model": model, "added_tokens": None, "truncation": None, "padding": None}
+
+
+def ids_of(description: Any, most: int = MAX_ID) -> set[int]:
+    """The ids that the description of a tokenizer gives out; a large one would take its size in memory.
+
+    Args:
+        description: what a `tokenizer.json` holds.
+        most: no id may be so large.
+
+    Raises:
+        ModelError: it is no such description, or an id is no integer in range.
+    """
+    try:
+        vocabulary, added = description["model"]["vocab"], description.get("added_tokens") or []
+        ids = list(vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary)))
+        ids += [token["id"] for token in added]
+    except (AttributeError, KeyError, TypeError, IndexError) as error:
+        raise ModelError(f"it describes no tokenizer: {error!r}") from None
+    for index in ids:
+        if type(index) is not int or not 0 <= index < most:
+            raise ModelError(f"it has the id {shortened(index)}, where ids are integers below {most}")
+    return set(ids)
+
+
+def backend_of(description: Any) -> hf.Tokenizer:
+    """A backend from what a `tokenizer.json` holds.
+
+    Raises:
+        ModelError: it describes no tokenizer.
+    """
+    with panics():
+        try:
+            return hf.Tokenizer.from_str(json.dumps(description))
+        except Exception as error:  # the backend raises the bare class for a broken file
+            raise ModelError(str(error)) from None
+
+
+@contextmanager
+def panics() -> Iterator[None]:
+    """Turn what the backend itself did not expect, which is no `Exception`, into a typed error.
+
+    Raises:
+        ModelError: it happened.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ModelError(f"the tokenizer cannot be used ({str(error)[:200]}); its file is damaged") from None
 
 
 def _check_symbols(text: str, symbols: str) -> None:

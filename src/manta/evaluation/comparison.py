@@ -14,6 +14,7 @@ from manta.evaluation.likelihood import Likelihood
 from manta.evaluation.texts import RecordedTexts
 from manta.evaluation.writing import Contestant
 from manta.families.events import GenerateOptions
+from manta.families.options import applicable, follows
 from manta.metrics import Interval, bootstrap_difference, bootstrap_mean
 from manta.runtime import make_generator
 
@@ -45,7 +46,7 @@ class Sweep:
     temperature: tuple[float, ...] = (0.0,)
     """Temperatures of the words."""
     guidance_scale: tuple[float, ...] = (1.0,)
-    """Strengths of guidance; left-to-right models have none."""
+    """Strengths of guidance; only Manta-LM has any."""
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "temperature", "guidance_scale"):
@@ -55,7 +56,7 @@ class Sweep:
 
     def settings(self, family: str) -> list[dict[str, Any]]:
         """What is tried with a model of this family."""
-        names = ("temperature",) if family == "ar" else ("num_steps", "temperature", "guidance_scale")
+        names = [name for name in ("num_steps", "temperature", "guidance_scale") if follows(family, name)]
         values = itertools.product(*(getattr(self, name) for name in names))
         return [dict(zip(names, combination, strict=True)) for combination in values]
 
@@ -288,9 +289,15 @@ def shown(count: int) -> list[int]:
 def _swept(
     evaluator: Evaluator, model: Contestant, sweep: Sweep, options: GenerateOptions, left_out: list[str]
 ) -> Iterator[Row]:
-    for setting in sweep.settings(model.lm.family):
+    family = model.lm.family
+    followed, moot = applicable(options, family)
+    if not follows(family, "guidance_scale") and sweep.guidance_scale != (1.0,):
+        moot = (*moot, "guidance_scale")
+    if moot:
+        left_out.append(f"{model.name}: {', '.join(moot)}, which its family ({family}) does not follow")
+    for setting in sweep.settings(family):
         try:
-            evaluation = evaluator.measure(model, replace(options, **setting), with_likelihood=False)
+            evaluation = evaluator.measure(model, replace(followed, **setting), with_likelihood=False)
         except (UsageError, RequestError) as error:
             left_out.append(f"{model.name}, {setting}: {error}")
             continue

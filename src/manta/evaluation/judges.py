@@ -21,6 +21,7 @@ from manta.evaluation.likelihood import ROWS, to_batch
 from manta.evaluation.writing import Contestant
 from manta.families.autoregressive import AutoregressiveLM, shifted
 from manta.hub import load, load_causal, model_config
+from manta.runtime import check_likelihood
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def load_judge(name: str, *, device: str | None = None) -> JudgeModel:
     """Load a judge.
 
     Args:
-        name: a folder that `manta train --family ar` wrote, or a causal language model of the hub, or its folder.
+        name: a folder that `manta train --family ar` wrote, the folder of a causal language model, or `hf:` and the
+            name of one of the hub.
         device: where it computes.
 
     Raises:
@@ -55,8 +57,10 @@ def load_judge(name: str, *, device: str | None = None) -> JudgeModel:
         UsageError: a model of another family, which gives no exact likelihood.
     """
     if not _is_ours(Path(name)):
-        if Path(name).expanduser().is_absolute() and not Path(name).exists():
-            raise ModelError(f"no judge at {name}; give a folder of `manta train --family ar`, or a name on the hub")
+        if not name.startswith("hf:") and not Path(name).exists():
+            raise ModelError(
+                f"no judge at {name}; give a folder of `manta train --family ar`, or hf:{name} for a model of the hub"
+            )
         causal = load_causal(name, device=device)
         return JudgeModel(name, causal.nats, causal.nats, causal.features, {})
     lm = load(name, device=device)
@@ -168,6 +172,7 @@ class _Autoregressive:
             each = F.cross_entropy(logits.transpose(1, 2), target, reduction="none") * asked
             nats.index_add_(0, of, each.double().sum(1).cpu())
             counts.index_add_(0, of, asked.sum(1).cpu())
+        check_likelihood(nats)
         return nats, counts
 
     @torch.no_grad()

@@ -18,13 +18,14 @@ from manta.data import BOS, EOS, Batch, Tokenizer
 from manta.errors import RequestError, UsageError
 from manta.families.canvas import prompt_tokens
 from manta.families.events import Event, GenerateOptions, Request, Writer
+from manta.families.options import check_options
 from manta.families.prompted import Memory, PromptedModel, check_shape
 from manta.nets.trunk import Trunk
 from manta.operators import AttentionConfig, OperatorContext
 from manta.operators.attention import SelfAttention, attend, score_scale
 from manta.operators.normalise import rms_normalise
 from manta.operators.rotary import RotaryTables, rotary_tables, rotate
-from manta.runtime import make_generator
+from manta.runtime import check_likelihood, check_logits, make_generator
 from manta.types import Loss
 
 
@@ -117,7 +118,9 @@ def log_likelihood(model: AutoregressiveModel, batch: Batch) -> Float[Tensor, "b
     given, target, asked = shifted(model, batch)
     memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
     nats = F.cross_entropy(model(given, memory).float().transpose(1, 2), target, reduction="none")
-    return -(nats * asked).sum(1)
+    total = (nats * asked).sum(1)
+    check_likelihood(total)
+    return -total
 
 
 def truncate(logits: Float[Tensor, "b v"], *, top_k: int | None = None, top_p: float = 1.0) -> Float[Tensor, "b v"]:
@@ -163,6 +166,7 @@ def decode(
 
     Raises:
         UsageError: when sampling without a generator for every row.
+        ModelError: logits that no word can be chosen from.
     """
     b, states = len(memory.states), memory.states
     if temperature > 0 and len(generators) != b:
@@ -193,10 +197,13 @@ def decode(
             x = x + block.cross(rms_normalise(x), projected[index])  # pyright: ignore
             x = x + block.mlp(rms_normalise(x))  # pyright: ignore
         logits = F.linear(model.trunk.norm(x), model.embedding.weight)[:, 0].float()
+        check_logits(logits, 2 + place)
         if temperature == 0:
             token = logits.argmax(-1)
         else:
-            chance = truncate(logits / temperature, top_k=top_k, top_p=top_p).softmax(-1).cpu()
+            # Below the greatest logit, so that no temperature is too low for a number.
+            below = (logits.double() - logits.amax(-1, keepdim=True)) / temperature
+            chance = truncate(below.float(), top_k=top_k, top_p=top_p).softmax(-1).cpu()
             drawn = [torch.multinomial(row, 1, generator=g) for row, g in zip(chance, generators, strict=True)]
             token = torch.cat(drawn).to(logits.device)
         token = token.masked_fill(ended, model.end)
@@ -225,8 +232,10 @@ class AutoregressiveLM(Writer):
 
         Raises:
             RequestError: for a text to fill, which a left-to-right model cannot serve.
+            UsageError: for options that such a model does not follow, or that do not fit each other.
         """
         options = options or GenerateOptions()
+        check_options(options, self.family)
         if any(request.infill is not None for request in requests):
             raise RequestError("an autoregressive model writes left to right and cannot fill blanks")
         limit = self.model.config.max_prompt

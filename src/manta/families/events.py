@@ -3,8 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal, get_type_hints
 
+from manta.config import convert
 from manta.errors import UsageError
 
 
@@ -27,7 +28,8 @@ class GenerateOptions:
     """How to write."""
 
     num_steps: int = 8
-    """Budget of sequential network calls for a text, at least 1; never exceeded."""
+    """Budget of sequential network calls for a text, at least 1; never exceeded. Not for autoregressive models, whose
+    calls are their words."""
     style: Literal["consensus", "diverse"] = "diverse"
     """`consensus` seeks the most agreed-on text; `diverse` draws from the distribution of human texts."""
     solver: Literal["euler", "heun", "renoise"] = "euler"
@@ -66,28 +68,50 @@ class GenerateOptions:
     rounds: int | None = None
     """Rounds of the outer loop (decode, re-encode, re-noise, integrate); None: the model's own choice."""
     max_tokens: int | None = None
-    """Autoregressive and published masked models: most tokens of a text; None: as many as the model writes, 128 of a
-    published one."""
+    """Autoregressive and published masked models: most tokens of a text that is written freely; None: as many as the
+    model writes, 128 of a published one."""
     batch_size: int = 64
     """Texts written at once."""
 
     def __post_init__(self) -> None:
-        if self.num_steps < 1:
-            raise UsageError(f"--num-steps is a budget of network calls, at least 1; received {self.num_steps}")
-        if self.batch_size < 1:
-            raise UsageError(f"--batch-size should be at least 1, received {self.batch_size}")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise UsageError(f"--max-tokens should be at least 1, received {self.max_tokens}")
-        if self.temperature < 0 or (self.noise_scale is not None and self.noise_scale < 0):
-            raise UsageError("--temperature and --noise-scale should be 0 or more")
-        if (self.top_k is not None and self.top_k < 1) or not 0 < self.top_p <= 1:
-            raise UsageError(f"--top-k should be at least 1 and --top-p in (0, 1], received {self.top_k}, {self.top_p}")
-        if self.guidance_scale < 0:
-            raise UsageError(f"--guidance-scale should be 0 or more (1 is off), received {self.guidance_scale}")
-        if self.escape_scale < 0:
-            raise UsageError(f"--escape-scale should be 0 or more (0 is off), received {self.escape_scale}")
-        if self.flow_steps is not None and self.flow_steps < 0:
-            raise UsageError(f"--flow-steps should be 0 or more, received {self.flow_steps}")
+        for name, annotation in get_type_hints(type(self)).items():
+            checked = convert(annotation, getattr(self, name), spelled(name))
+            object.__setattr__(self, name, checked)  # an integer is a number, too
+            least = _LEAST.get(name)
+            if checked is None or least is None:
+                continue
+            if checked < least:
+                raise UsageError(f"{spelled(name)} should be {least:g} or more, received {checked:g}")
+            if isinstance(checked, int) and checked > MOST:
+                raise UsageError(f"{spelled(name)} should be at most {MOST:,}, received {checked}")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"{spelled('top_p')} should be above 0 and at most 1, received {self.top_p:g}")
+
+
+MOST: Final = 1_000_000
+"""Largest number that an option counts: a bound on what a slip of the hand can ask for."""
+_LEAST: Final[Mapping[str, int]] = {
+    "num_steps": 1,
+    "guidance_scale": 0,
+    "noise_scale": 0,
+    "temperature": 0,
+    "escape_scale": 0,
+    "block_length": 1,
+    "window_masked": 1,
+    "window_width": 1,
+    "refresh": 0,
+    "top_k": 1,
+    "flow_steps": 0,
+    "rounds": 0,
+    "max_tokens": 1,
+    "batch_size": 1,
+}
+"""Least value of each option that has one."""
+
+
+def spelled(option: str) -> str:
+    """An option by its name in Python and on the command line."""
+    return f"{option} (--{option.replace('_', '-')})"
 
 
 EventKind = Literal["draft", "done"]

@@ -17,15 +17,16 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from manta.data import MASK, NULL, Tokenizer
-from manta.errors import UsageError
+from manta.errors import ConfigError, UsageError
 from manta.families.canvas import Template, prompt_tokens, template_of
-from manta.families.events import Event, GenerateOptions, Request, Writer
+from manta.families.events import Event, GenerateOptions, Request, Writer, spelled
 from manta.families.model import Action, MantaModel
+from manta.families.options import check_options
 from manta.families.prompted import NO_PROMPT, Memory
 from manta.flow import SOLVERS, LinearPath, SolverState, escaping, guided, solve, steps_within
 from manta.flow.time_density import TimeDensity
 from manta.nets.vector_field import Condition
-from manta.runtime import make_generator
+from manta.runtime import check_logits, make_generator
 from manta.spaces import EmbeddingSpace
 
 PATH = LinearPath()
@@ -49,6 +50,10 @@ class Split:
     """Rounds of the outer loop; each takes an encoder and `refine` calls."""
     refine: int = 2
     """Calls of a round."""
+
+    def __post_init__(self) -> None:
+        if min(self.flow, self.silent, self.rounds) < 0 or self.refine < 1:
+            raise ConfigError(f"a split counts calls: refine from 1 on, the others from 0 on; received {self}")
 
 
 def default_split(budget: int) -> Split:
@@ -129,12 +134,15 @@ class MantaLM(Writer):
             UsageError: for options that do not fit each other.
         """
         options = options or GenerateOptions()
+        check_options(options, self.family)
         if options.escape_scale and self.repetition is None:
             raise UsageError(
                 "an escape from repetition needs its direction: set the model's `repetition` to what "
                 "manta.metrics.repetition.learn_repetition measures"
             )
         split = self.split(options)
+        if options.solver != "euler" and not split.flow and not split.rounds:
+            raise UsageError(f"{spelled('solver')} is for the flow, and there is none; leave it or --flow-steps 0 out")
         limit = self.model.config.max_prompt
         prompts = [prompt_tokens(request, self.tokenizer, limit) for request in requests]
         rate, cells = self.model.space.rate, self.model.max_cells
@@ -226,6 +234,7 @@ class MantaLM(Writer):
         self, logits: Float[Tensor, "b n v"], page: "Page", batch: "_Batch", options: GenerateOptions
     ) -> tuple[Int64[Tensor, "b n"], Float[Tensor, "b n"]]:
         """A word for every place, and its probability."""
+        check_logits(logits, page.nfe, page.mask)
         logits = logits.clone()
         logits[..., MASK] = -torch.inf
         width = self.model.max_cells * self.model.space.rate  # draws are made for the largest canvas
@@ -239,6 +248,7 @@ class MantaLM(Writer):
     def _lengths(self, batch: "_Batch", memory: Memory, options: GenerateOptions) -> Int64[Tensor, "b"]:
         """Latents of each text: a high quantile of their number, or a draw; a template brings its own."""
         logits = self.model.length_logits(memory)
+        check_logits(logits, 1)
         if options.style == "consensus":
             below = (logits.softmax(-1).cumsum(-1) < LENGTH_QUANTILE).sum(-1)
             cells = (below + 1).clamp_max(self.model.max_cells)
@@ -440,4 +450,6 @@ def _sample(logits: Tensor, temperature: float, generators: Sequence[torch.Gener
     _, n, v = logits.shape
     uniform = torch.stack([torch.rand(width, v, generator=g, dtype=torch.float64)[:n] for g in generators])
     gumbel = -torch.log(-torch.log(uniform.clamp(1e-300, 1 - 1e-16)))
-    return (logits.double() / temperature + gumbel.to(logits.device)).argmax(-1)
+    # Below the greatest logit, so that no temperature is too low for a number.
+    below = logits.double() - logits.amax(-1, keepdim=True)
+    return (below / temperature + gumbel.to(logits.device)).argmax(-1)

@@ -16,6 +16,7 @@ from manta.families.canvas import Template, prompt_tokens, template_of
 from manta.families.events import Event, EventKind, GenerateOptions, Request, Writer
 from manta.families.model import OperatorChoice
 from manta.families.objectives import ObjectiveConfig, lay_out, length_cost, read_prompt
+from manta.families.options import check_decoder, check_options
 from manta.families.prompted import Memory, PromptedModel, check_shape
 from manta.masked import (
     DECODERS,
@@ -38,7 +39,7 @@ from manta.operators.attention import SelfAttention, attend, mask_bias, score_sc
 from manta.operators.cross_attention import ProjectedMemory
 from manta.operators.normalise import rms_normalise
 from manta.operators.rotary import RotaryTables, rotary_tables, rotate
-from manta.runtime import make_generator
+from manta.runtime import check_likelihood, check_logits, make_generator
 from manta.types import Loss
 
 LENGTH_QUANTILE = 0.8
@@ -206,7 +207,7 @@ def bound(model: MaskedModel, batch: Batch, generator: torch.Generator, *, num_s
     canvas = lay_out(batch, 1, layout, generator, max_cells=model.max_cells)
     memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
     projected = model.trunk.project(memory.states, memory.mask)
-    return likelihood_bound(
+    found = likelihood_bound(
         lambda tokens: model(tokens, canvas.mask, projected),
         canvas.tokens,
         canvas.mask,
@@ -214,6 +215,8 @@ def bound(model: MaskedModel, batch: Batch, generator: torch.Generator, *, num_s
         generator=generator,
         num_samples=num_samples,
     )
+    check_likelihood(found.nats)
+    return found
 
 
 def chosen_decoder(options: GenerateOptions, own: DecoderConfig | None = None) -> DecoderConfig:
@@ -232,10 +235,8 @@ def chosen_decoder(options: GenerateOptions, own: DecoderConfig | None = None) -
         if (value := getattr(options, name)) is not None
     }
     base = DECODERS[options.decoder]() if options.decoder else (own or DECODERS["deferred"]())
-    try:
-        return replace(base, **given)
-    except TypeError as error:
-        raise UsageError(f"the {base.kind} decoder has no setting {', '.join(given)} ({error})") from error
+    check_decoder(options, base)
+    return replace(base, **given)
 
 
 def write_canvas(
@@ -346,6 +347,8 @@ class MaskedLM(Writer):
             UsageError: for options that do not fit each other or the model.
         """
         options = options or GenerateOptions()
+        check_options(options, self.family)
+        self.decoder_for(options)
         config, limit = self.model.config, self.model.max_cells
         prompts = [prompt_tokens(request, self.tokenizer, config.max_prompt) for request in requests]
         templates = [template_of(request, self.tokenizer, rate=1, max_cells=limit) for request in requests]
@@ -408,7 +411,9 @@ class MaskedLM(Writer):
         options: GenerateOptions,
     ) -> tuple[Int64[Tensor, "b n"], Bool[Tensor, "b n"]]:
         """The mask token on each row's canvas, given words where a template has them."""
-        chance = self.model.length_logits(memory).softmax(-1)
+        lengths = self.model.length_logits(memory)
+        check_logits(lengths, 1)
+        chance = lengths.softmax(-1)
         if options.style == "consensus":
             length = (chance.cumsum(-1) < LENGTH_QUANTILE).sum(-1) + 1
         else:

@@ -1,5 +1,6 @@
 """Causal language models of the hub, read by `transformers`, as judges of texts."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from manta.errors import ModelError, RequestError
-from manta.runtime import resolve_device
+from manta.runtime import check_likelihood, resolve_device
 
+HUB = "hf:"
+"""What stands before the name of a model of the hub: a folder that is not there is never looked up."""
 ROWS = 16
 """Texts of a batch."""
 
@@ -36,6 +39,7 @@ class CausalModel:
 
         Raises:
             RequestError: a text is longer than the model's window.
+            ModelError: a likelihood is not finite.
         """
         nats, counts = [], []
         for begin in range(0, len(texts), ROWS):
@@ -44,6 +48,7 @@ class CausalModel:
             each = F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none") * mask[:, 1:]
             nats.append(each.double().sum(1).cpu())
             counts.append(mask[:, 1:].sum(1).cpu())
+        check_likelihood(torch.cat(nats))
         return torch.cat(nats), torch.cat(counts)
 
     @torch.no_grad()
@@ -79,7 +84,7 @@ def load_causal(name: str | Path, *, device: str | None = None) -> CausalModel:
     """Load a causal language model by its name on the hub or from a folder; no code of the repository is run.
 
     Args:
-        name: `owner/name`, a name such as `gpt2`, or a folder.
+        name: a folder, or `hf:` and a name of the hub: `hf:gpt2`, `hf:owner/name`.
         device: see `manta.runtime.resolve_device`.
 
     Raises:
@@ -89,12 +94,18 @@ def load_causal(name: str | Path, *, device: str | None = None) -> CausalModel:
         from transformers import AutoModelForCausalLM, AutoTokenizer  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ModelError(f'{name} needs transformers; install it with: pip install "manta[hf]"') from error
+    source = str(name).removeprefix(HUB)
+    if source == str(name) and not os.path.isdir(name):  # which answers for any text
+        raise ModelError(f"no model at {name}; give a folder, or write {HUB}{name} for one of the hub")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         net: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # transformers raises whatever it meets in a damaged folder
         reason = re.split(r"(?<=\.)\s|\n", str(error).strip(), maxsplit=1)[0]
         raise ModelError(f"{name} is no causal language model that transformers can load ({reason})") from error
+    for key, value in net.state_dict().items():
+        if not bool(value.isfinite().all()):
+            raise ModelError(f"{name} holds {key} with values that are not finite; copy it again")
     return CausalModel(str(name), net.to(resolve_device(device)).eval(), tokenizer)

@@ -1,25 +1,29 @@
 """A model folder: `config.json` (the whole resolved recipe), `tokenizer.json`, `model.safetensors`, `README.md`."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from manta.config import from_dict, to_dict
+from manta.config import from_dict, shortened, to_dict
 from manta.data import Tokenizer
-from manta.errors import ConfigError, ModelError
+from manta.errors import ModelError
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
 from manta.families.manta_lm import MantaLM, Split
 from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
 from manta.families.model import MantaConfig, MantaModel
+from manta.hub.causal import HUB
 from manta.hub.foreign import ForeignModel, find_foreign, load_foreign
+from manta.hub.foreign.checkpoint import check_weight, headers
+from manta.hub.foreign.layout import MAX_SIZE
 from manta.masked import DecoderConfig, DeferredConfig
-from manta.runtime import atomic_write, json_tensors, resolve_device
+from manta.runtime import atomic_write, json_tensors, read_json, resolve_device
 from manta.runtime import load_json_tensors as tensors_from_json
 
 FORMAT = 1
@@ -78,8 +82,8 @@ def load(path: str | Path | None = None, *, device: str | None = None) -> Langua
     """Load a model to write with.
 
     Args:
-        path: a model folder, a run folder of `manta train`, or a hub name (`owner/name`, needs network once); None
-            takes the model that ships.
+        path: a model folder, a run folder of `manta train`, or a name of the hub (`hf:owner/name`, needs the
+            network once); None takes the model that ships.
         device: where to put it; None: the first CUDA device, else the CPU.
 
     Returns:
@@ -98,26 +102,68 @@ def load(path: str | Path | None = None, *, device: str | None = None) -> Langua
         raise ModelError(f"{folder}/tokenizer.json is not the tokenizer this model was trained with; copy it again")
     where = resolve_device(device)
     try:
-        if config["family"] == "manta":
-            shape = from_dict(MantaConfig, config["model"], "model")
-            model = MantaModel(shape)
-            _load_weights(model, folder / "model.safetensors")
-            density = shape.time.build()
-            density.load_state_dict(tensors_from_json(config["time_density"]))
-            splits = {int(k): from_dict(Split, v, f"splits.{k}") for k, v in config.get("splits", {}).items()}
-            return _told(MantaLM(model.to(where), tokenizer, density, splits), config)
-        if config["family"] == "masked":
-            model = MaskedModel(from_dict(MaskedConfig, config["model"], "model"))
-            _load_weights(model, folder / "model.safetensors")
-            decoder = from_dict(Decoding, {"decoder": config["decoder"]}).decoder if config.get("decoder") else None
-            return _told(MaskedLM(model.to(where), tokenizer, decoder), config)
-        if config["family"] == "ar":
-            model = AutoregressiveModel(from_dict(AutoregressiveConfig, config["model"], "model"))
-            _load_weights(model, folder / "model.safetensors")
-            return _told(AutoregressiveLM(model.to(where), tokenizer), config)
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
-        raise ModelError(f"{folder}/config.json does not describe a model ({error}); copy the folder again") from error
-    raise ModelError(f"{folder} holds a model of the unknown family {config['family']!r}; update manta")
+        return _told(_read_model(config, folder / "model.safetensors", tokenizer, where), config)
+    except ModelError:
+        raise
+    except Exception as error:  # whatever a file that anybody may have written makes of our classes
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"{folder}/config.json does not describe a model ({type(error).__name__}: {reason}); copy the folder again"
+        ) from error
+
+
+def _read_model(config: dict[str, Any], file: Path, tokenizer: Tokenizer, where: torch.device) -> LanguageModel:
+    """The model that a folder's configuration describes, with the weights of `file`."""
+    family = config["family"]
+    if family == "manta":
+        shape = from_dict(MantaConfig, config["model"], "model")
+        model = _built(MantaModel, shape, tokenizer, file)
+        stored = tensors_from_json(config["time_density"])
+        if any(isinstance(value, Tensor) and not bool(value.isfinite().all()) for value in stored.values()):
+            raise ModelError(f"{file.parent}/config.json has a time_density that is not finite; copy it again")
+        density = shape.time.build()
+        density.load_state_dict(stored)
+        splits = {int(k): from_dict(Split, v, f"splits.{k}") for k, v in config.get("splits", {}).items()}
+        return MantaLM(model.to(where), tokenizer, density, splits)
+    if family == "masked":
+        model = _built(MaskedModel, from_dict(MaskedConfig, config["model"], "model"), tokenizer, file)
+        decoder = from_dict(Decoding, {"decoder": config["decoder"]}).decoder if config.get("decoder") else None
+        return MaskedLM(model.to(where), tokenizer, decoder)
+    if family == "ar":
+        model = _built(AutoregressiveModel, from_dict(AutoregressiveConfig, config["model"], "model"), tokenizer, file)
+        return AutoregressiveLM(model.to(where), tokenizer)
+    raise ModelError(f"{file.parent} holds a model of the unknown family {shortened(family)}; update manta")
+
+
+M = TypeVar("M", bound=torch.nn.Module)
+
+
+def _built(model_class: Callable[[Any], M], shape: Any, tokenizer: Tokenizer, file: Path) -> M:
+    """A model with its weights: whatever they and its shape ask for is compared before any memory is taken."""
+    stored = {name: size for name, (_, size) in headers(file).items()}
+    if shape.vocab_size != tokenizer.vocab_size:
+        raise ModelError(
+            f"{file.parent}/config.json says {shape.vocab_size} tokens, and its tokenizer has {tokenizer.vocab_size}; "
+            "copy the folder again"
+        )
+    _check_numbers(to_dict(shape), most_blocks=len(stored), file=file)
+    with torch.device("meta"):
+        expected = {name: tuple(value.shape) for name, value in model_class(shape).state_dict().items()}
+    wrong = sorted(name for name in expected.keys() | stored.keys() if expected.get(name) != stored.get(name))
+    if wrong:
+        raise ModelError(f"{file} does not fit its config.json: {wrong[0][:80]} ({len(wrong)} weights differ)")
+    model = model_class(shape)
+    _load_weights(model, file)
+    return model
+
+
+def _check_numbers(shape: dict[str, Any], *, most_blocks: int, file: Path) -> None:
+    """Refuse sizes that no model has; every block has weights of its own, so there are no more blocks than these."""
+    for name, value in shape.items():
+        if isinstance(value, dict):
+            _check_numbers(value, most_blocks=most_blocks, file=file)
+        elif isinstance(value, int) and abs(value) > (most_blocks if "depth" in name else MAX_SIZE):
+            raise ModelError(f"{file} does not fit its config.json, where {name} is {shortened(value)}")
 
 
 def _told(lm: LanguageModel, config: dict[str, Any]) -> LanguageModel:
@@ -145,14 +191,20 @@ def model_config(path: str | Path | None = None) -> dict[str, Any]:
 
 
 def _find(path: str | Path) -> Path:
+    name = str(path)
+    if name.startswith(HUB):
+        return _from_hub(name.removeprefix(HUB))
     folder = Path(path)
-    if (folder / "model" / "config.json").is_file():
-        return folder / "model"
-    if folder.is_dir():
-        return folder
-    if not folder.exists() and str(path).count("/") == 1 and not str(path).startswith((".", "/", "~")):
-        return _from_hub(str(path))
-    raise ModelError(f"no model at {path}; give the folder that `manta train --out` wrote")
+    try:
+        if (folder / "model" / "config.json").is_file():
+            return folder / "model"
+        if folder.is_dir():
+            return folder
+    except (OSError, ValueError) as error:
+        raise ModelError(f"no model at {shortened(name)} ({error})") from error
+    raise ModelError(
+        f"no model at {path}; give the folder that `manta train --out` wrote, or, for one of the hub, {HUB}OWNER/NAME"
+    )
 
 
 def _from_hub(name: str) -> Path:
@@ -161,36 +213,34 @@ def _from_hub(name: str) -> Path:
 
     patterns = ["config.json", "tokenizer.json", "model.safetensors", "README.md"]
     patterns += ["model.safetensors.index.json", "model-*.safetensors"]
-    patterns += ["vocab.json", "merges.txt", "tokenizer_config.json"]
+    patterns += ["vocab.json", "merges.txt", "tokenizer_config.json", "generation_config.json", "processor_config.json"]
+    patterns += ["chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja"]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"no folder {name}, and the hub does not give a model of that name ({reason})") from error
+        raise ModelError(
+            f"the hub gives no model {shortened(name)} ({reason}); check the name and the connection"
+        ) from error
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
-    try:
-        config = json.loads(file.read_text())
-    except OSError as error:
-        raise ModelError(f"{folder} is not a model folder: {file.name} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise ModelError(f"{file} is damaged ({error}); copy it again") from error
+    config = read_json(file)
     if not isinstance(config, dict) or config.get("format") != FORMAT or "family" not in config:
         raise ModelError(f"{file} is not of this version of manta (format {FORMAT})")
     return config
 
 
 def _load_weights(model: torch.nn.Module, file: Path) -> None:
-    """Load strictly: an unexpected, missing or misshapen weight is an error that names it."""
+    """Load weights of the expected names and shapes; one that is not finite is an error that names it."""
     try:
         weights: dict[str, Tensor] = load_file(file)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{file} is missing or damaged ({error}); copy it again") from error
+    for name, value in weights.items():
+        if not value.is_floating_point():
+            raise ModelError(f"{file} holds {name} as {value.dtype}, not as numbers with a fraction; copy it again")
+        check_weight(name, value, file)
     expected = model.state_dict()
-    wrong = sorted(set(expected) ^ set(weights))
-    wrong += [name for name in expected if name in weights and expected[name].shape != weights[name].shape]
-    if wrong:
-        raise ModelError(f"{file} does not fit its config.json: {wrong[0]} ({len(wrong)} weights differ)")
     model.load_state_dict({name: value.to(expected[name].dtype) for name, value in weights.items()})

@@ -1,5 +1,6 @@
 """A drop-in for LLaDA's `generate.py`: the same arguments and results for any masked model."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from manta.errors import UsageError
 from manta.hub.foreign.decoder import DecoderNet
 from manta.hub.foreign.mdlm import DitNet
+from manta.runtime import check_logits
 
 END_OF_TEXT, END_OF_TURN = 126081, 126348
 """LLaDA's `<|endoftext|>` and `<|eot_id|>`."""
@@ -68,6 +70,7 @@ def generate(
     Raises:
         UsageError: for lengths or steps that do not divide, another remasking, a prompt that holds the mask token, or
             another mask token than the model's.
+        ModelError: logits that no word can be chosen from.
 
     Source: Nie et al., "Large Language Diffusion Models", arXiv 2502.09992, algorithms 4 and 5 and appendix B.4;
         Gumbel draws in float64: Zheng et al., arXiv 2409.02908.
@@ -83,12 +86,15 @@ def generate(
     tokens[:, :p] = prompt
     if attention_mask is not None:
         attention_mask = torch.cat([attention_mask.to(device), attention_mask.new_ones(b, gen_length).to(device)], 1)
-    place = torch.arange(n, device=device)
+    place, calls = torch.arange(n, device=device), 0
+    real = None if attention_mask is None else attention_mask != 0
     for block in range(num_blocks):
         stop = p + (block + 1) * block_length
         for count in _even_split(block_length, steps // num_blocks):
             logits = _guided(model, tokens, attention_mask, p, cfg_scale, mask_id)
             logits[..., mask_id] = -torch.inf
+            calls += 1
+            check_logits(logits, calls, real)
             if logits_eos_inf:
                 _exclude(logits, END_OF_TEXT)
             word = _draw(logits, temperature, generator).argmax(-1)
@@ -115,8 +121,10 @@ def _check(steps: int, gen_length: int, block_length: int, temperature: float, c
             f"steps counts the network calls for all blocks together: it should be a multiple of their number, "
             f"{num_blocks}, and at most gen_length, {gen_length}; received {steps}"
         )
-    if temperature < 0 or cfg_scale < 0:
-        raise UsageError(f"temperature and cfg_scale should be 0 or more, received {temperature} and {cfg_scale}")
+    if not (0 <= temperature < math.inf and 0 <= cfg_scale < math.inf):
+        raise UsageError(
+            f"temperature and cfg_scale should be finite and 0 or more, received {temperature} and {cfg_scale}"
+        )
     if order not in ("low_confidence", "random"):
         raise UsageError(f"remasking should be 'low_confidence' or 'random', received {order!r}")
     return num_blocks

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from manta.errors import UsageError
+from manta.runtime import check_logits
 
 CONFIDENCES = ("probability", "margin", "entropy")
 """How sure a model is of a position: the word's probability, its lead over the second, or the negative entropy."""
@@ -35,11 +36,13 @@ class WordSampler:
         width: int = 0,
         confidence: str = "probability",
     ) -> None:
-        if temperature < 0 or (temperature > 0 and not generators):
+        if not 0 <= temperature < float("inf") or (temperature > 0 and not generators):
             raise UsageError(f"a temperature of {temperature} needs to be 0 or more, and one generator a row above 0")
         if confidence not in CONFIDENCES:
             raise UsageError(f"unknown confidence {confidence!r}; choose one of {', '.join(CONFIDENCES)}")
         self.temperature, self.generators, self.width, self.confidence = temperature, generators, width, confidence
+        self.calls = 0
+        """Network calls whose logits were drawn from."""
 
     def __call__(
         self, logits: Float[Tensor, "b n v"], start: int = 0
@@ -49,13 +52,20 @@ class WordSampler:
         Args:
             logits: float; words that must not come are at −inf.
             start: first position of the logits on the canvas.
+
+        Raises:
+            ModelError: logits that no word can be chosen from.
         """
+        self.calls += 1
+        check_logits(logits, self.calls)
         chance = logits.double().softmax(-1)
         if self.temperature == 0:
             choice = chance.argmax(-1)
         else:
             noise = self._gumbel(logits.shape[-1])[:, start : start + logits.shape[1]].to(logits.device)
-            choice = (logits.double() / self.temperature + noise).argmax(-1)
+            # Below the greatest logit, so that no temperature is too low for a number.
+            below = logits.double() - logits.amax(-1, keepdim=True)
+            choice = (below / self.temperature + noise).argmax(-1)
         if self.confidence == "probability":
             return choice, chance.gather(-1, choice[..., None])[..., 0]
         if self.confidence == "margin":

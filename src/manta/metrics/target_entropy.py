@@ -91,7 +91,7 @@ def meet_entropy(
         nearest = min(
             (row for row in at.rows if row.guidance_scale == scale), key=lambda row: abs(row.entropy - target)
         )
-        found = replace(at.options, temperature=nearest.temperature, guidance_scale=scale)
+        found = at.how(nearest.temperature, scale)
         return Met(found, nearest.entropy, tuple(at.rows))
     ends = [pick(at.rows, key=lambda row: row.entropy) for pick in (min, max)]
     reached = [f"{r.entropy:.2f} (temperature {r.temperature:g}, guidance {r.guidance_scale:g})" for r in ends]
@@ -112,10 +112,15 @@ class _Measured:
         self.rows: list[Tried] = []
 
     def __call__(self, temperature: float, guidance_scale: float) -> float:
-        how = replace(self.options, temperature=temperature, guidance_scale=guidance_scale)
+        how = self.how(temperature, guidance_scale)
         texts = [event.text for event in self.lm.generate(self.requests, how) if event.kind == "done"]
         self.rows.append(Tried(temperature, guidance_scale, token_entropy(texts, self.tokenize)))
         return self.last
+
+    def how(self, temperature: float, guidance_scale: float) -> GenerateOptions:
+        """The options of a try; at temperature 0 nothing is drawn, so that there is nothing to cut."""
+        options = replace(self.options, temperature=temperature, guidance_scale=guidance_scale)
+        return options if temperature else replace(options, top_k=None, top_p=1.0)
 
     @property
     def last(self) -> float:

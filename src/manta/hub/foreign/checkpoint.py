@@ -1,6 +1,5 @@
 """The weights of a published checkpoint: safetensors only, every name and shape checked, one tensor at a time."""
 
-import json
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -11,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from manta.errors import ModelError
+from manta.runtime import read_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -73,7 +73,7 @@ def load_weights(
     claims = _claims(folder)
     found: set[str] = set()
     for file, claimed in claims.items():
-        for name, shape in _headers(file).items():
+        for name, shape in headers(file).items():
             _check_weight(file, name, shape, shapes, claimed)
             found.add(name)
         if absent := sorted((claimed or set()) - found):
@@ -94,10 +94,22 @@ def _copy(file: Path, net: nn.Module, names: Mapping[str, str], constants: Mappi
                 value: Tensor = handle.get_tensor(name)
             except (OSError, SafetensorError) as error:
                 raise ModelError(f"{file} is damaged at {name} ({error}); copy it again") from error
+            check_weight(name, value, file)
             if name in names:
                 net.get_parameter(names[name]).copy_(value)
             elif not torch.allclose(value.float(), constants[name].float(), rtol=1e-2):
                 raise ModelError(f"{file} holds {name} with other values than the model's equation gives")
+
+
+def check_weight(name: str, value: Tensor, file: Path) -> None:
+    """Refuse a weight that holds a NaN or an infinity.
+
+    Raises:
+        ModelError: naming it and its file.
+    """
+    # A sum is fast, and not finite if one of its terms is not; if it is not, it may only have been too large.
+    if value.numel() and not bool(value.sum().isfinite()) and not bool(value.isfinite().all()):
+        raise ModelError(f"{file} holds {name} with values that are not finite; copy it again")
 
 
 def _check_weight(
@@ -114,7 +126,7 @@ def _check_weight(
         raise ModelError(f"{file} holds {name} as {kind}; manta reads {', '.join(FLOATS)}, not quantised weights")
 
 
-def _headers(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+def headers(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Kind and shape of every weight of a file."""
     with _opened(file) as handle:
         slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
@@ -123,6 +135,8 @@ def _headers(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Any]:
+    if file.exists() and not file.is_file():  # a pipe would be waited for
+        raise ModelError(f"{file} is no plain file; copy it again")
     try:
         handle = safe_open(file, framework="pt")
     except (OSError, SafetensorError) as error:
@@ -144,9 +158,9 @@ def _claims(folder: Path) -> Claims:
             )
         raise ModelError(f"{folder} has neither {SINGLE} nor {INDEX}; copy the model again")
     try:
-        weights = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weights = read_json(index)["weight_map"]
         pairs = [(name, file) for name, file in weights.items() if isinstance(file, str)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{index} is damaged ({error!r}); copy it again") from error
     if not pairs or len(pairs) < len(weights):
         raise ModelError(f"{index} is damaged: not every weight has a file; copy it again")

@@ -1,6 +1,5 @@
 """What a published checkpoint says of itself: its `config.json`, read strictly where the mathematics depends on it."""
 
-import json
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from manta.config import from_dict
+from manta import runtime
+from manta.config import from_dict, shortened
 from manta.errors import ConfigError, ModelError
 
 T = TypeVar("T")
@@ -47,6 +47,8 @@ UNUSED = frozenset(
 
 MAX_DEPTH = 1000
 """Most blocks of a model: a bound on what a damaged file can ask for."""
+MAX_SIZE = 10_000_000
+"""Largest width, vocabulary or length of a model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +85,7 @@ def read_json(file: Path) -> dict[str, Any]:
     Raises:
         ModelError: the file is missing, damaged, or no group of keys.
     """
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"{file} cannot be read ({error.strerror}); copy the model again") from error
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{file} is damaged ({error}); copy it again") from error
+    config = runtime.read_json(file)
     if not isinstance(config, dict):
         raise ModelError(f"{file} is damaged: it holds no group of keys; copy it again")
     return config
@@ -109,13 +106,14 @@ def parse(cls: type[T], config: Mapping[str, Any], file: Path, unused: Set[str] 
     Raises:
         ModelError: an option is unknown or has a value that manta does not compute; the message names both.
     """
+    config = resaved(config, file)
     fields = set(cls.__annotations__)
     given = {key: config[key] for key in config if key in fields}
     for key in sorted(config.keys() - fields - UNUSED - unused):
         if config[key] not in (None, False, [], {}) and not key.startswith("_"):
             raise ModelError(
-                f"{file} has the option {key} = {config[key]!r}, which manta does not know and which may change what "
-                "the model computes"
+                f"{file} has the option {key[:80]} = {shortened(config[key])}, which manta does not know and which may "
+                "change what the model computes"
             )
     try:
         return from_dict(cls, given)
@@ -123,14 +121,47 @@ def parse(cls: type[T], config: Mapping[str, Any], file: Path, unused: Set[str] 
         raise ModelError(f"{file}: {error}; manta cannot compute this model") from None
 
 
+def resaved(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """A configuration as it was published, where later versions of transformers have saved it in other words.
+
+    The base of the rotary angles moved into `rope_parameters`, which may also stretch them; attention may be told layer
+    by layer.
+
+    Args:
+        config: the file's keys.
+        file: named in errors.
+
+    Raises:
+        ModelError: the angles are stretched, or two bases are given.
+    """
+    found = dict(config)
+    layers = found.get("layer_types")
+    if isinstance(layers, list) and layers and all(layer == "full_attention" for layer in layers):
+        del found["layer_types"]
+    for key in ("rope_parameters", "rope_scaling"):
+        rope = found.get(key)
+        if not isinstance(rope, Mapping) or not {"rope_type", "rope_theta", "type"} >= rope.keys():
+            continue
+        if any(rope.get(name, "default") != "default" for name in ("rope_type", "type")):
+            continue
+        bases = [base for base in (found.get("rope_theta"), rope.get("rope_theta")) if base is not None]
+        if any(base != bases[0] for base in bases):
+            raise ModelError(f"{file} gives the rotary angles two bases, {bases[0]} and {bases[1]}; copy it again")
+        del found[key]
+        if bases:
+            found["rope_theta"] = bases[0]
+    return found
+
+
 def check_sizes(**sizes: int) -> None:
-    """Refuse counts below one, and more blocks than any model has.
+    """Refuse counts below one, and what is larger than in any model.
 
     Raises:
         ConfigError: naming the count.
     """
     for name, value in sizes.items():
-        if value < 1 or (("layers" in name or "blocks" in name) and value > MAX_DEPTH):
+        most = MAX_DEPTH if "layers" in name or "blocks" in name else MAX_SIZE
+        if not 1 <= value <= most:
             raise ConfigError(f"{name} is {value}, out of range")
 
 

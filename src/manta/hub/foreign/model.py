@@ -16,6 +16,7 @@ from manta.errors import ModelError, RequestError, UsageError
 from manta.families.canvas import Piece, check_length, filled, pieces_of
 from manta.families.events import Event, GenerateOptions, Request, Writer
 from manta.families.masked import batches, canvas_events, chosen_decoder, write_canvas
+from manta.families.options import check_options
 from manta.hub.foreign import dream, llada, mdlm
 from manta.hub.foreign.chat import ChatFrame, find_frame
 from manta.hub.foreign.checkpoint import load_weights
@@ -121,6 +122,7 @@ class ForeignModel(Writer):
             UsageError: for options that do not fit each other or the model.
         """
         options = options or GenerateOptions()
+        check_options(options, self.family)
         rows = [self._row(request, options.max_tokens) for request in requests]
         filled = [request.infill is not None for request in requests]
         decoder = chosen_decoder(options)
@@ -179,7 +181,7 @@ class ForeignModel(Writer):
             options,
             mask_id=self.mask_id,
             generators=[make_generator(row.seed) for row in rows],
-            width=(options.max_tokens or MAX_TOKENS) if ends else n,
+            width=min(options.max_tokens or MAX_TOKENS, self.max_length) if ends else n,
             end_id=self.eos_id if ends else None,
             ends_last=False,
             max_calls=options.num_steps,
@@ -202,7 +204,7 @@ class ForeignModel(Writer):
             return filled(
                 row.pieces, [w for w, was in zip(words, row.canvas, strict=True) if was == self.mask_id], decode
             )
-        return decode(takewhile(lambda word: word not in stops, words)).strip()
+        return decode(takewhile(lambda word: word not in stops, words))
 
     @property
     def device(self) -> torch.device:
@@ -257,7 +259,10 @@ def load_foreign(folder: str | Path, device: str | None = None, *, dtype: torch.
     if kind is None:
         raise ModelError(f"{file} is not that of a published masked model; manta reads {', '.join(KINDS)}")
     where = resolve_device(device)
-    layout = {"llada": llada.read, "Dream": dream.read, "mdlm": mdlm.read}[kind](config, file)
+    try:
+        layout = {"llada": llada.read, "Dream": dream.read, "mdlm": mdlm.read}[kind](config, file)
+    except (RuntimeError, ArithmeticError) as error:  # sizes beyond what torch counts
+        raise ModelError(f"{file} does not describe a model that can be built ({error}); copy it again") from error
     load_weights(
         layout.net, folder, layout.names, device=where, dtype=dtype or layout.dtype, constants=layout.constants
     )
@@ -277,8 +282,4 @@ def load_foreign(folder: str | Path, device: str | None = None, *, dtype: torch.
 
 
 def _tokenizer(folder: Path, layout: Layout) -> ForeignTokenizer | None:
-    tokenizer = ForeignTokenizer.load(folder, split=layout.split)
-    if tokenizer is not None and tokenizer.vocab_size > layout.vocab_size:
-        top, rows = tokenizer.vocab_size - 1, layout.vocab_size
-        raise ModelError(f"the tokenizer of {folder} has ids up to {top}, but the model has {rows} tokens")
-    return tokenizer
+    return ForeignTokenizer.load(folder, split=layout.split, most=layout.vocab_size)

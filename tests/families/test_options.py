@@ -1,0 +1,183 @@
+"""What a family cannot follow is refused by name, and logits that no word can be chosen from are an error."""
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+import torch
+
+from manta.data import HUMAN, Batch
+from manta.errors import ModelError, UsageError
+from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel, log_likelihood
+from manta.families.events import GenerateOptions
+from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel, bound
+from manta.families.options import FOLLOWED, NAMES, PUBLISHED, applicable, follows
+from manta.hub.foreign import KINDS
+
+from .conftest import make_lm, random_weights
+
+OTHER: dict[str, Any] = {
+    "num_steps": 9,
+    "style": "consensus",
+    "solver": "heun",
+    "guidance_scale": 2.0,
+    "noise_scale": 0.3,
+    "temperature": 0.7,
+    "escape_scale": 1.0,
+    "decoder": "block",
+    "confidence": "margin",
+    "threshold": 0.5,
+    "block_length": 4,
+    "window_masked": 3,
+    "window_width": 5,
+    "cache": "dual",
+    "refresh": 4,
+    "top_k": 3,
+    "top_p": 0.5,
+    "flow_steps": 1,
+    "rounds": 1,
+    "max_tokens": 5,
+    "batch_size": 3,
+}
+"""A value of every option that is not its default."""
+
+
+def make(family: str) -> Any:
+    lm = make_lm()
+    if family == "manta":
+        return lm
+    shape: dict[str, Any] = {"vocab_size": lm.tokenizer.vocab_size, "dim": 32, "heads": 2, "depth": 1, "max_text": 16}
+    if family == "ar":
+        model = AutoregressiveModel(AutoregressiveConfig(**shape))
+        return AutoregressiveLM(random_weights(model) or model, lm.tokenizer)
+    model = MaskedModel(MaskedConfig(**shape))
+    return MaskedLM(random_weights(model) or model, lm.tokenizer)
+
+
+@pytest.fixture(scope="module", params=["manta", "masked", "ar"])
+def lm(request):
+    return make(request.param)
+
+
+def test_every_option_says_who_follows_it():
+    assert set(FOLLOWED) == {field.name for field in fields(GenerateOptions)} == set(OTHER)
+    assert PUBLISHED == KINDS and all(set(families) <= set(NAMES) for families in FOLLOWED.values())
+
+
+@pytest.mark.parametrize("option", OTHER)
+def test_an_option_of_another_family_is_refused_by_name(lm, option):
+    if follows(lm.family, option):
+        return
+    with pytest.raises(
+        UsageError, match=rf"{option} \(--{option.replace('_', '-')}\) means nothing to {NAMES[lm.family]}"
+    ):
+        lm.write(["the cat"], **{option: OTHER[option]})
+
+
+def test_a_default_that_is_written_out_is_no_wish(lm):
+    assert lm.write(["the cat"]) == lm.write(["the cat"], num_steps=8, style="diverse", top_p=1.0, decoder="")
+
+
+def test_options_for_several_families_are_sorted():
+    given = GenerateOptions(style="consensus", top_k=3, decoder="block", temperature=0.5)
+    for family, mine in {
+        "manta": ["style"],
+        "masked": ["style", "decoder"],
+        "ar": ["top_k"],
+        "mdlm": ["decoder"],
+    }.items():
+        left, out = applicable(given, family)
+        asked: dict[str, Any] = {name: OTHER[name] for name in mine} | {"temperature": 0.5}
+        assert left == GenerateOptions(**asked) and set(out) == {"style", "top_k", "decoder"} - set(mine)
+    assert applicable(given, "something else") == (given, ())
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "words"),
+    [
+        ("ar", {"top_p": 0.5}, "top_p .* temperature 0"),
+        ("ar", {"top_k": 2}, "top_k .* temperature 0"),
+        ("masked", {"refresh": 3}, "refresh .* for a cache"),
+        ("masked", {"decoder": "remask", "confidence": "margin"}, "remask decoder draws .* deferred, confidence"),
+        ("masked", {"decoder": "first_hitting", "threshold": 0.3}, "no setting threshold; it is for deferred"),
+        ("masked", {"decoder": "threshold", "cache": "dual"}, "cache saves nothing"),
+        ("masked", {"decoder": "confidence", "rounds": 2}, "no setting rounds; it is for deferred"),
+        ("manta", {"solver": "heun", "flow_steps": 0}, "solver .* for the flow"),
+    ],
+)
+def test_an_option_that_another_makes_void_is_refused(family, options, words):
+    with pytest.raises(UsageError, match=words):
+        make(family).write(["the cat"], **options)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {name: value}
+        for name in ("temperature", "noise_scale", "guidance_scale", "escape_scale", "threshold", "top_p")
+        for value in (float("nan"), float("inf"), "warm", True)
+    ]
+    + [{"num_steps": 10**9}, {"num_steps": 2.5}, {"num_steps": True}, {"style": "odd"}, {"style": ["diverse"]}]
+    + [{"max_tokens": 10**9}, {"batch_size": 0}, {"window_width": 0}, {"rounds": -1}, {"refresh": -1}, {"cache": None}],
+)
+def test_a_value_out_of_range_or_of_another_type_is_refused_by_name(wrong):
+    [name] = wrong
+    with pytest.raises(UsageError, match=rf"^{name} \(--{name.replace('_', '-')}\) should be"):
+        unchecked(wrong).__post_init__()
+
+
+def test_an_integer_is_a_number():
+    options = unchecked({"temperature": 1})
+    options.__post_init__()
+    assert isinstance(options.temperature, float) and options.temperature == 1
+
+
+def unchecked(values: dict) -> GenerateOptions:
+    """Options past the types that the tests check on their own."""
+    options = GenerateOptions()
+    for name, value in values.items():
+        object.__setattr__(options, name, value)
+    return options
+
+
+@pytest.mark.parametrize("temperature", [1e-4, 1e-20, 1e-40, 5e-324])
+def test_a_temperature_near_zero_takes_the_likeliest_words(lm, temperature):
+    greedy = lm.write(["the cat", None], seed=3)
+    assert lm.write(["the cat", None], seed=3, temperature=temperature) == greedy
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", ["trunk", "length"])
+def test_logits_that_are_not_finite_are_an_error_that_names_the_call(lm, value, part):
+    damaged = make(lm.family)
+    if part == "length" and damaged.family == "ar":
+        return
+    net = damaged.model
+    trunk = net.field.trunk if damaged.family == "manta" else net.trunk
+    weight = trunk.norm.weight if part == "trunk" and hasattr(trunk.norm, "weight") else None
+    if weight is None:
+        weight = net.length[2].weight if part == "length" else next(iter(trunk.parameters()))
+    with torch.no_grad():
+        weight.fill_(value)
+    trials: tuple[dict[str, Any], ...] = (
+        ({}, {"temperature": 1.0}) if damaged.family == "ar" else ({}, {"style": "consensus"})
+    )
+    for options in trials:
+        with pytest.raises(ModelError, match=r"logits of network call [12] are not finite"):
+            damaged.write(["the cat"], **options)
+
+
+def test_likelihoods_that_are_not_finite_are_an_error():
+    rows = torch.tensor([[5, 6, 7]])
+    zero, three = torch.zeros(1, dtype=torch.long), torch.tensor([3])
+    batch = Batch(prompt=rows[:, :0], text=rows, tag=zero + HUMAN, index=zero, prompt_lengths=zero, text_lengths=three)
+    for family, measure in {
+        "ar": lambda model: log_likelihood(model, batch),
+        "masked": lambda model: bound(model, batch, torch.Generator().manual_seed(0), num_samples=2),
+    }.items():
+        model = make(family).model
+        measure(model)
+        with torch.no_grad():
+            next(iter(model.trunk.parameters())).fill_(torch.nan)
+            with pytest.raises(ModelError, match="likelihood of text 0 is not finite"):
+                measure(model)
