@@ -365,7 +365,7 @@ class MaskedLM(Writer):
         free = all(template is None for _, template, _ in rows)
         attention = isinstance(self.model.config.operator, AttentionConfig)
         if options.cache != "none" and not attention:
-            raise UsageError(f"the {options.cache} cache needs softmax attention; choose --cache none")
+            raise UsageError(f"the {options.cache} cache needs softmax attention; set `cache` to none")
         denoiser = (CachedDenoiser if attention else FullDenoiser)(self.model, mask, memory)
         canvas: Canvas | None = None
         for canvas in write_canvas(

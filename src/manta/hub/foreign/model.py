@@ -123,7 +123,7 @@ class ForeignModel(Writer):
         filled = [request.infill is not None for request in requests]
         decoder = chosen_decoder(options)
         if options.cache != "none" and not isinstance(self.net, DecoderNet):
-            raise UsageError(f"a {self.family} model has no {options.cache} cache; choose --cache none")
+            raise UsageError(f"a {self.family} model has no {options.cache} cache; set `cache` to none")
         alone = options.cache != "none" or any(filled)  # blanks differ in length, and draws are made for the longest
         for chosen in batches(filled, 1 if alone else options.batch_size):
             for events in self._write([rows[i] for i in chosen], options, decoder, ends=not filled[chosen[0]]):
