@@ -138,6 +138,14 @@ def _find(path: str | Path) -> Path:
     folder = Path(path)
     if (folder / "model" / "config.json").is_file():
         return folder / "model"
+    if folder.is_dir() and (folder / "recipe.json").is_file() and not (folder / "config.json").is_file():
+        teacher = (
+            f"; its teacher writes already: {path}/teacher" if (folder / "teacher" / "config.json").is_file() else ""
+        )
+        raise ModelError(
+            f"the run in {path} has not finished, so there is no model yet; continue it: "
+            f"manta train --resume --out {path}{teacher}"
+        )
     if folder.is_dir():
         return folder
     if not folder.exists() and str(path).count("/") == 1 and not str(path).startswith((".", "/", "~")):
