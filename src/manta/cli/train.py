@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from manta.cli.options import argument, parse_options
+from manta.cli.options import argument, check_destination, parse_options
 from manta.config import apply_overrides, from_dict, load_toml, to_dict
 from manta.errors import TrainingError, UsageError
 
@@ -50,6 +50,7 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError("say where the run goes: manta train DATA --out DIR")
     if not options.data and not options.resume:
         raise UsageError("say what to train on: manta train FILE|builtin:weather|recipe.toml --out DIR")
+    check_destination(options.out, folder=True)
     from manta.recipes import TrainingRun
 
     recipe = None if options.resume else _recipe(options)

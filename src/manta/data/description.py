@@ -64,7 +64,9 @@ def describe(examples: Iterable[Example], tokenizer: Tokenizer, max_prompt: int,
     seen, prompt_index = HashIndex(), HashIndex()
     used = np.zeros(tokenizer.vocab_size, dtype=bool)
     text_counts, prompt_counts = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    counts = dict.fromkeys(("without_prompt", "duplicates", "long_prompts", "long_texts", "windowed", "rows"), 0)
+    counts: dict[str, int] = dict.fromkeys(
+        ("without_prompt", "duplicates", "long_prompts", "long_texts", "windowed", "rows"), 0
+    )
     total = empty = byte_count = 0
     for chunk in chunks(examples):
         whole = [example for example in chunk if example.text.strip()]

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
+from math import isfinite
 from operator import index
 from typing import Any, Literal, overload
 
@@ -86,6 +87,20 @@ class GenerateOptions:
     """Texts written at once."""
 
     def __post_init__(self) -> None:
+        for name in ("guidance_scale", "noise_scale", "temperature", "escape_scale", "threshold"):
+            value = getattr(self, name)
+            if value is not None and not isfinite(value):
+                raise UsageError(f"`{name}` should be a finite number, received {value}")
+        for name, least in (
+            ("block_length", 1),
+            ("window_masked", 1),
+            ("window_width", 1),
+            ("refresh", 0),
+            ("rounds", 0),
+        ):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UsageError(f"`{name}` should be {least} or more, received {value}")
         if self.num_steps < 1:
             raise UsageError(f"`num_steps` is a budget of network calls, at least 1; received {self.num_steps}")
         if self.batch_size < 1:

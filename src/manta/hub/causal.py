@@ -1,7 +1,7 @@
 """Causal language models of the hub, read by `transformers`, as judges of texts."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ class CausalModel:
 
     name: str
     """Name on the hub, or folder."""
-    net: Any
+    net: Any = field(repr=False)
     """The model of `transformers`."""
-    tokenizer: Any
+    tokenizer: Any = field(repr=False)
     """Its tokenizer."""
 
     @torch.no_grad()

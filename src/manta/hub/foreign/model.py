@@ -45,7 +45,7 @@ class _Row:
     seed: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ForeignModel(Writer):
     """A published masked model, ready to write, and for any decoder a callable from tokens to logits.
 
@@ -80,6 +80,13 @@ class ForeignModel(Writer):
     """The net predicts token i at position i − 1; the first token, which has none before it, at its own."""
     frame: ChatFrame | None = None
     """What an instruct model's chat template puts around a prompt; None gives prompts as they are."""
+
+    def __repr__(self) -> str:
+        """What it is, how large, and how much it reads and writes."""
+        size = sum(p.numel() for p in self.net.parameters())
+        return (
+            f"<ForeignModel: {self.family}, {size:,} parameters, rows of up to {self.max_length} tokens, {self.device}>"
+        )
 
     def __call__(
         self, tokens: Int64[Tensor, "b n"], attention_mask: Shaped[Tensor, "b n"] | None = None
