@@ -1,6 +1,6 @@
 """Train a small model on your own pairs and fill a blank with it.
 
-    python examples/train_on_pairs.py
+    ./run python examples/train_on_pairs.py
 
 Twelve seconds of training teach no one to write; give `time_budget="30m"` and a file of your own for that.
 """
@@ -10,7 +10,6 @@ import tempfile
 from pathlib import Path
 
 import manta
-from manta.families.events import GenerateOptions, Request
 
 COLOURS = ("red", "green", "blue", "grey", "white")
 THINGS = ("door", "boat", "hill", "coat", "lamp", "road")
@@ -26,10 +25,9 @@ def main(num_steps: int = 60) -> list[str]:
             for thing in THINGS
         ]
         file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs * 4))
-        lm = manta.train(str(file), Path(folder) / "run", size="nano", vocab_size=512, num_steps=num_steps)
+        lm = manta.train(file, Path(folder) / "run", size="nano", vocab_size=512, num_steps=num_steps)
         texts = lm.write(["blue, boat", "red, lamp"], num_steps=6)
-        infill = Request(prompt="grey, hill", infill="Over there you see ___{3} hill.")
-        texts += [e.text for e in lm.generate([infill], GenerateOptions(num_steps=6)) if e.kind == "done"]
+        texts.append(lm.write("grey, hill", infill="Over there you see ___{3} hill.", num_steps=6))
     for text in texts:
         print(text)
     return texts

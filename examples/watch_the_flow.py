@@ -1,6 +1,6 @@
 """Follow a text along t: solve the flow step by step and read the plan at every step.
 
-python examples/watch_the_flow.py [MODEL]
+./run python examples/watch_the_flow.py [MODEL]
 """
 
 import sys

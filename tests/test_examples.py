@@ -2,10 +2,13 @@
 
 import re
 import runpy
+import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from manta.cli import VERBS, main
 from manta.config import load_toml
 from manta.hub import shipped
 from manta.recipes import Recipe, resolve
@@ -38,6 +41,57 @@ def test_the_python_block_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(compile(block[1], "README.md", "exec"), {})
     assert "Blue Spice" in capsys.readouterr().out
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    *re.findall(r"^(\./run .*?)(?: *#.*)?$", README, re.M),
+    *(f"./run {words}" for words in re.findall(r"`(manta [a-z]+ .*?)`", README)),
+    *re.findall(r"`(\./run .*?)`", README),
+]
+"""Every command that the README shows, in a block or in a line."""
+
+
+def words_of(command: str) -> list[str]:
+    """A command's words after `./run`, without where its output goes."""
+    return shlex.split(command.split(" > ")[0].replace("'pip", "pip"))[1:]
+
+
+def test_the_readme_shows_commands():
+    assert len(COMMANDS) > 12
+    assert {"demo", "manta", "python", "help"} <= {words_of(command)[0] for command in COMMANDS}
+
+
+@pytest.mark.parametrize("command", dict.fromkeys(COMMANDS))
+def test_a_command_of_the_readme_is_one_that_there_is(command, monkeypatch, capsys):
+    """Its verb and its options are read as they would be; what it does is tested with the verb."""
+    first, *rest = words_of(command)
+    assert re.search(rf"^    {first}[ )|]", (ROOT / "run").read_text(encoding="utf-8"), re.M), f"./run has no {first}"
+    if first == "python":
+        assert (ROOT / rest[0]).is_file()
+    if first != "manta":
+        return
+    module = import_module(VERBS[rest[0]][0])
+    read = module.parse_options
+    options = []
+    monkeypatch.setattr(
+        module, "parse_options", lambda *given, **named: options.append(read(*given, **named)) or stop()
+    )
+    assert main(rest) == 0, capsys.readouterr().err
+    assert len(options) == 1
+
+
+def stop() -> None:
+    raise SystemExit(0)
+
+
+def test_the_options_that_the_readme_names_exist(capsys):
+    shown = " ".join(re.findall(r"`([^`\n]*)`", README))
+    known = set()
+    for verb in (*VERBS, "data export", "data check"):
+        assert main([*verb.split(), "--help"]) == 0
+        known |= set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
+    assert set(re.findall(r"--[a-z][a-z-]+", shown)) - known == set()
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.toml")), ids=lambda file: file.name)

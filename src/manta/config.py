@@ -221,7 +221,7 @@ def describe(annotation: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(describe(a) for a in args)
     if origin is Literal:
-        return "one of " + ", ".join(repr(choice) for choice in args)
+        return "one of " + ", ".join(repr(choice) for choice in args if choice != "")
     if origin is tuple:
         if args[-1:] == (Ellipsis,):
             return f"list of {describe(args[0])}"

@@ -167,8 +167,8 @@ def test_the_verb_prints_tables_or_json(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--parts", "everything"], "start, writing, outside, training, operators"),
-        (["--caches", "suffix"], "prefix or dual"),
+        (["--parts", "everything"], "'start', 'writing', 'outside'"),
+        (["--caches", "suffix"], "'prefix', 'dual'"),
         (["--batches", "0"], "at least 1"),
         (["--operator-lengths", "64"], "two --operator-lengths"),
     ],

@@ -41,7 +41,7 @@ def test_a_report_of_two_models_is_written_with_progress_on_stderr(folders, caps
         ([], "--out"),
         (["--json", "--num-prompts", "1"], "at least 2"),
         (["--json", "--num-steps", "1"], "at least 2"),
-        (["--json", "--words", "some"], "writing or masked"),
+        (["--json", "--words", "some"], "one of 'writing', 'masked'"),
         (["--json"], "--data"),
     ],
 )

@@ -3,10 +3,12 @@
 import io
 import json
 import os
+import random
 import re
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +27,7 @@ from manta.hub import save_model, shipped
 from manta.recipes import Recipe
 
 from ..families.conftest import WORDS, make_lm, random_weights
+from ..hub import published
 
 needs_model = pytest.mark.skipif(not (shipped() / "config.json").exists(), reason="no model ships with this copy")
 
@@ -306,14 +309,97 @@ def test_training_then_generating_then_the_doctor(capsys, tmp_path):
     assert any("steps long" in w["warning"] for w in found["warnings"])
 
 
+def examined(capsys, *arguments: str) -> tuple[dict, dict[str, str]]:
+    """Figures of the doctor, and its warnings with their advice."""
+    assert main(["doctor", *arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    return found["figures"], {w["warning"]: w["advice"] for w in found["warnings"]}
+
+
+def written(file: Path, rows: list[dict]) -> str:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
 def test_the_doctor_warns_of_a_poor_file(capsys, tmp_path):
     file = tmp_path / "poor.txt"
     file.write_text("the same line\n" * 50 + " ".join(["word"] * 300) + "\n" + "x " * 400 + "\n")
-    assert main(["doctor", str(file), "--vocab-size", "512", "--json"]) == 0
-    warnings = " ".join(w["warning"] for w in json.loads(capsys.readouterr().out)["warnings"])
-    assert "duplicates" in warnings
-    assert "do not fit" in warnings
-    assert "examples" in warnings
+    figures, warnings = examined(capsys, str(file), "--vocab-size", "512")
+    assert any("duplicates" in warning for warning in warnings)
+    assert any("examples to train on" in warning for warning in warnings)
+    assert not any("dropped: their" in warning for warning in warnings), "prose is cut into windows, not dropped"
+    assert figures["windowed"] == 2 and figures["long_texts"] == 0 and figures["rows"] > 6
+
+
+def test_the_doctor_names_what_is_too_long(capsys, tmp_path):
+    long, short = "one two three four five six seven eight nine ten " * 12, "rain fell"
+    texts = written(tmp_path / "texts.jsonl", [{"prompt": f"{short} {i}", "text": long + str(i)} for i in range(60)])
+    prompts = written(
+        tmp_path / "prompts.jsonl", [{"prompt": long + str(i), "text": f"{short} {i}"} for i in range(60)]
+    )
+    for file, right, wrong in ((texts, "max_text=", "max_prompt="), (prompts, "max_prompt=", "max_text=")):
+        _, warnings = examined(capsys, file, "--vocab-size", "512")
+        advice = " ".join(warnings.values())
+        assert right in advice and wrong not in advice
+        asked = re.search(right + r"(\d+)", advice)[1]  # pyright: ignore[reportOptionalSubscript]
+        figures, warnings = examined(capsys, file, "--vocab-size", "512", "--" + right[:-1].replace("_", "-"), asked)
+        assert right not in " ".join(warnings.values()) and figures["rows"] > 0, "its own advice mends it"
+
+
+def test_the_doctor_never_advises_a_thing_and_its_opposite(capsys, tmp_path):
+    """Random characters make few pieces that return: neither a larger vocabulary nor a smaller one helps."""
+    rng = random.Random(0)
+    rows = [{"text": "".join(chr(rng.randrange(0x4E00, 0x9FFF)) for _ in range(9))} for _ in range(40)]
+    _, warnings = examined(capsys, written(tmp_path / "noise.jsonl", rows), "--vocab-size", "2048")
+    advice = [line for line in warnings.values() if "vocab_size" in line]
+    assert len(advice) == 1, warnings
+
+
+def test_the_doctor_tells_mixed_prompts_and_what_is_held_out(capsys, tmp_path):
+    rows = [{"prompt": f"p {i}", "text": f"the text {i}"} for i in range(30)] + [{"text": "alone"}]
+    figures, warnings = examined(capsys, written(tmp_path / "mixed.jsonl", rows), "--vocab-size", "512")
+    assert figures["split"] == "train"
+    assert figures["examples"] + figures["dev_examples"] + figures["test_examples"] == 31
+    assert any("have no prompt" in warning for warning in warnings) == (figures["without_prompt"] > 0)
+
+
+def test_the_doctor_takes_a_recipe(capsys, tmp_path):
+    data = written(tmp_path / "pairs.jsonl", [{"prompt": f"p {i}", "text": "one two three " * 9} for i in range(40)])
+    (tmp_path / "recipe.toml").write_text(f'data = "{data}"\nmax_text = 8\nvocab_size = 512\nnum_examples = 20\n')
+    figures, warnings = examined(capsys, str(tmp_path / "recipe.toml"))
+    assert figures["examples"] == 20 and figures["long_texts"] > 0
+    assert any("longer than 8 tokens" in warning for warning in warnings)
+
+
+def test_the_doctor_sees_a_run_without_a_model(capsys, tmp_path):
+    out = tmp_path / "run"
+    (out / "checkpoints" / "step-3").mkdir(parents=True)
+    (out / "checkpoints" / "step-3" / "state.json").write_text("{}")
+    (out / "recipe.json").write_text(json.dumps({"data": "mine.jsonl"}))
+    row = {"stage": "teacher", "step": 1, "loss": 2.0}
+    (out / "metrics.jsonl").write_text(f"{json.dumps(row)}\n" * 4 + '{"stage": "tea')
+    figures, warnings = examined(capsys, str(out))
+    assert figures["steps"] == 4
+    (found, advice), *_ = warnings.items()
+    assert "has not finished" in found and "teacher at step 4" in found
+    assert "step 3" in advice and f"manta train --resume --out {out}" in advice
+    assert main(["generate", str(out), "--prompt", "x"]) == 1
+    error = capsys.readouterr().err
+    assert "has not finished" in error and f"manta train --resume --out {out}" in error
+
+
+@pytest.mark.parametrize("family", ["manta", "masked", "ar"])
+def test_the_doctor_takes_a_model_folder(capsys, tmp_path, family):
+    lm = make_lm() if family == "manta" else make_baseline(family)
+    save_model(tmp_path, lm, recipe={}, card="", dtype=torch.float32)
+    figures, _ = examined(capsys, str(tmp_path))
+    assert figures["family"] == family and figures["parameters"] > 0
+
+
+def test_the_doctor_takes_a_published_model(capsys, tmp_path):
+    published.write(tmp_path, "llada")
+    figures, _ = examined(capsys, str(tmp_path))
+    assert figures["family"] == "llada" and figures["parameters"] > 0
 
 
 def test_the_doctor_finds_a_good_file_healthy(capsys):

@@ -53,10 +53,36 @@ def test_calls_counted_are_calls_made_and_fit_the_budget(latent_lm, monkeypatch,
 
     monkeypatch.setattr(model, "act", counting(model.act))
     options = GenerateOptions(num_steps=budget, solver=solver, guidance_scale=guidance_scale)
+    if budget < 5 and guidance_scale != 1:
+        with pytest.raises(UsageError, match="5 or more"):
+            list(latent_lm.generate([Request(prompt="the cat")], options))
+        return
     *_, last = latent_lm.generate([Request(prompt="the cat")], options)
     assert last.nfe == made + int(budget > 1)
     spare = budget - last.nfe
     assert 0 <= spare <= 1 if guidance_scale == 2 else spare == 0, "the budget is spent, but for half a guided action"
+
+
+def test_guidance_moves_the_plan_and_leaves_the_reading_of_words_to_the_prompt(latent_lm, monkeypatch):
+    model, actions, read = latent_lm.model, [], []
+    act, logits = model.act, model.logits
+    monkeypatch.setattr(model, "act", lambda *args, **given: actions.append(act(*args, **given)) or actions[-1])
+    monkeypatch.setattr(model, "logits", lambda action, *args: read.append(action) or logits(action, *args))
+    request = Request(prompt="the cat", seed=1)
+    options = GenerateOptions(num_steps=9, guidance_scale=3.0)
+    written = list(latent_lm.generate([request], options))
+    assert len(actions) == 2 * len(written) == 8, "with the prompt, then without it"
+    assert [id(action) for action in read] == [id(action) for action in actions[::2]]
+    first, second = actions[0].estimate, actions[2].estimate
+    actions.clear()
+    list(latent_lm.generate([request], GenerateOptions(num_steps=5)))
+    assert torch.equal(actions[0].estimate, first)
+    assert not torch.allclose(actions[1].estimate, second), "the plan has moved"
+
+
+def test_guidance_without_a_plan_is_refused(latent_lm):
+    with pytest.raises(UsageError, match="moves the plan"):
+        list(latent_lm.generate([Request(prompt="the cat")], GenerateOptions(flow_steps=0, guidance_scale=2.0)))
 
 
 def test_the_outer_loop_counts_its_calls_and_changes_the_text(latent_lm):

@@ -71,7 +71,7 @@ def test_the_direction_is_learned_and_needed():
 
 def test_a_loop_without_feedback_or_repetition_has_no_direction():
     lm = make_lm("latent")
-    with pytest.raises(UsageError, match="--num-steps"):
+    with pytest.raises(UsageError, match="num_steps"):
         learn_repetition(lm, PROMPTS, GenerateOptions(num_steps=1))
     with pytest.raises(DataError, match="do not differ"):
         learn_repetition(lm, PROMPTS, OPTIONS, n=50)

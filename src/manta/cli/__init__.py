@@ -93,6 +93,22 @@ def _split_debug(arguments: list[str]) -> tuple[list[str], bool]:
     return ours + arguments[end:], len(ours) < end
 
 
+def _with_flags(text: str) -> str:
+    """A message of the library in the words of the command line: `num_steps` is --num-steps."""
+    import re
+    from dataclasses import fields
+
+    from manta.families.events import GenerateOptions
+
+    names = {*(field.name for field in fields(GenerateOptions)), "num_samples", "words", "tune"}
+
+    def flag(found: re.Match[str]) -> str:
+        name = found[1] or found[2]
+        return f"--{name.replace('_', '-')}" if name in names else found[0]
+
+    return re.sub(r"`(\w+)`|^(\w+)(?= should be )", flag, text)
+
+
 def _report(error: Exception, debug: bool) -> None:
     """Say on stderr, in one line or as a traceback, what went wrong."""
     if debug:
@@ -101,7 +117,7 @@ def _report(error: Exception, debug: bool) -> None:
         traceback.print_exception(error)
         return
     if isinstance(error, MantaError):
-        text = str(error)
+        text = _with_flags(str(error))
     elif isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     else:

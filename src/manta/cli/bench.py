@@ -5,15 +5,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from manta.cli.options import argument, parse_options
+from manta.cli.options import argument, check_destination, parse_options
 from manta.errors import UsageError
+from manta.families.events import CacheKind, DecoderName
 
 if TYPE_CHECKING:
     from manta.recipes import Recipe
 
-PARTS = ("start", "writing", "outside", "training", "operators")
+Part = Literal["start", "writing", "outside", "training", "operators"]
+PARTS: tuple[Part, ...] = get_args(Part)
 QUICK: dict[str, Any] = {
     "repeats": 1,
     "batches": (1, 4),
@@ -30,18 +32,18 @@ class BenchOptions:
 
     models: tuple[str, ...] = argument(())
     """Model folders, run folders or hub names; the model that ships if none is named."""
-    parts: tuple[str, ...] = ()
-    """start, writing, outside, training or operators; all without it; repeat the flag for several."""
+    parts: tuple[Part, ...] = ()
+    """What to measure; all without it."""
     lengths: tuple[int, ...] = ()
     """Tokens of a text; a quarter, half and all of what each model writes, if left out."""
     batches: tuple[int, ...] = (1, 16)
     """Texts written at once."""
     num_steps: int = 8
     """Budget of network calls for a text."""
-    decoders: tuple[str, ...] = ()
+    decoders: tuple[DecoderName, ...] = ()
     """Masked models: the decoders to compare; all without it."""
-    caches: tuple[str, ...] = ("none",)
-    """Masked models: none, prefix or dual; the latter two are measured at batch 1."""
+    caches: tuple[CacheKind, ...] = ("none",)
+    """Masked models: what is kept between calls; prefix and dual are measured at batch 1."""
     prompt: str | None = None
     """Of every text."""
     operator_lengths: tuple[int, ...] = (64, 128, 256, 512, 1024)
@@ -60,12 +62,6 @@ class BenchOptions:
     """cpu, cuda or cuda:N."""
 
     def __post_init__(self) -> None:
-        for part in self.parts:
-            if part not in PARTS:
-                raise UsageError(f"unknown part {part!r}; choose among {', '.join(PARTS)}")
-        for cache in self.caches:
-            if cache not in ("none", "prefix", "dual"):
-                raise UsageError(f"unknown cache {cache!r}; choose none, prefix or dual")
         counts = (*self.lengths, *self.batches, *self.operator_lengths, self.repeats, self.num_steps)
         if min(counts) < 1 or not self.batches:
             raise UsageError("lengths, batches, steps and rounds should be at least 1")
@@ -76,6 +72,7 @@ class BenchOptions:
 def run(argv: Sequence[str]) -> int:
     """Run the verb."""
     options = parse_options(BenchOptions, argv, "bench")
+    check_destination(options.out)
     if options.quick:
         usual = BenchOptions()
         less = {name: value for name, value in QUICK.items() if getattr(options, name) == getattr(usual, name)}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from manta.cli.measuring import Line, MeasureOptions, make_evaluator
-from manta.cli.options import argument, parse_options
+from manta.cli.options import argument, check_destination, parse_options
 from manta.errors import UsageError
 
 
@@ -47,6 +47,7 @@ def run(argv: Sequence[str]) -> int:
     options = parse_options(CompareOptions, argv, "compare")
     if options.out is None:
         raise UsageError("say where the report goes: manta compare MODEL… --data NAME --out DIR")
+    check_destination(options.out, folder=True)
     from manta.config import from_dict
     from manta.evaluation import contestant
     from manta.evaluation.comparison import Sweep, compare

@@ -36,14 +36,15 @@ def run(argv: Sequence[str]) -> int:
     from manta.families.events import GenerateOptions, Request
     from manta.hub import load
 
+    settings = GenerateOptions(num_steps=options.num_steps, style="consensus", batch_size=1)
+    requests = [Request(prompt=prompt, seed=options.seed + i) for i, prompt in enumerate(PROMPTS)]
     lm = load()
     live = sys.stdout.isatty()
     print(f"Each text takes at most {options.num_steps} network calls, however long it is.\n")
-    settings = GenerateOptions(num_steps=options.num_steps, style="consensus", batch_size=1)
     start = time.perf_counter()
-    for i, prompt in enumerate(PROMPTS):
-        print(prompt)
-        for event in lm.generate([Request(prompt=prompt, seed=options.seed + i)], settings):
+    for request in requests:
+        print(request.prompt)
+        for event in lm.generate([request], settings):
             if live:
                 emerge(event.text or "·" * len(event.tokens), event.nfe, event.kind == "done")
             elif event.kind == "done":

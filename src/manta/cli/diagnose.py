@@ -6,10 +6,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from manta.cli.options import argument, parse_options
+from manta.cli.options import argument, check_destination, parse_options
 from manta.errors import DataError, ModelError, UsageError
+from manta.families.events import Style
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +31,9 @@ class DiagnoseOptions:
     """Where the prompts come from (test split); without it the built-in corpus the models were trained on."""
     prompts: Path | None = None
     """Instead of --data: a file of JSON lines with `prompt`."""
-    style: str = "diverse"
-    """Style of the texts: diverse or consensus."""
-    words: str = "writing"
+    style: Style = "diverse"
+    """Style of the texts."""
+    words: Literal["writing", "masked"] = "writing"
     """Manta-LM's field is measured with words held as they settle in writing, or masked (all of them)."""
     judge: str | None = None
     """An autoregressive model whose likelihood counts as fluency; without it the first one diagnosed."""
@@ -53,6 +54,7 @@ def run(argv: Sequence[str]) -> int:
     options = parse_options(DiagnoseOptions, argv, "diagnose")
     if options.out is None and not options.json:
         raise UsageError("diagnose writes a report; name its folder with --out DIR, or print figures with --json")
+    check_destination(options.out, folder=True)
     if options.num_prompts < 2:
         raise UsageError(f"--num-prompts should be at least 2, for a spread; received {options.num_prompts}")
     from manta.config import to_dict
@@ -60,8 +62,6 @@ def run(argv: Sequence[str]) -> int:
 
     names = ("num_steps", "seed", "style", "batch_size", "words", "tune")
     settings = Settings(**{name: getattr(options, name) for name in names})
-    if options.style not in ("diverse", "consensus"):
-        raise UsageError(f"--style should be diverse or consensus, received {options.style!r}")
     prompts = _prompts(options)
     models, judge = _models(options)
     start = time.perf_counter()

@@ -13,6 +13,7 @@ from typing import Any, cast
 from manta.cli.options import argument, parse_options
 from manta.cli.steering import check_steering, steer
 from manta.errors import DataError, RequestError, UsageError
+from manta.families.events import CacheKind, Confidence, DecoderName, SolverName, Style
 
 OURS = ("prompt", "infill", "seed", "text", "nfe", "seconds")
 MAX_TEXTS = 1_000_000
@@ -40,12 +41,12 @@ class GenerateVerbOptions:
     """Budget of network calls for a text."""
     seed: int = 0
     """Sample j of request i uses seed + i·num_samples + j."""
-    style: str = "diverse"
+    style: Style = "diverse"
     """`diverse` draws from the distribution of human texts, `consensus` seeks the most agreed-on one."""
-    solver: str = "euler"
-    """euler, heun or renoise."""
+    solver: SolverName = "euler"
+    """How the flow is followed."""
     guidance_scale: float = 1.0
-    """Strength of guidance by the prompt; 1 is off, anything else doubles the flow's calls."""
+    """Manta-LM: strength of guiding the plan by the prompt; 1 is off, anything else takes two calls where one was."""
     noise_scale: float | None = None
     """Standard deviation of the initial noise; the style's own without it."""
     temperature: float = 0.0
@@ -60,10 +61,10 @@ class GenerateVerbOptions:
     """Autoregressive models: sample from the k likeliest words."""
     top_p: float = 1.0
     """Autoregressive models: sample from the fewest words that make up this probability."""
-    decoder: str = ""
-    """Masked models: deferred, block, threshold, confidence, remask or first_hitting; the model's own without it."""
-    confidence: str = "probability"
-    """Masked models: probability, margin or entropy."""
+    decoder: DecoderName = ""
+    """Masked models: how words are committed; the model's own way without it."""
+    confidence: Confidence = "probability"
+    """Masked models: how sure the model is of a position."""
     threshold: float | None = None
     """Masked models: least confidence of a word that is committed beside the surest one."""
     block_length: int | None = None
@@ -72,8 +73,8 @@ class GenerateVerbOptions:
     """Masked models, deferred: most masked words in the window."""
     window_width: int | None = None
     """Masked models, deferred: most positions in the window."""
-    cache: str = "none"
-    """Masked models: none, prefix or dual."""
+    cache: CacheKind = "none"
+    """Masked models: what is kept between calls."""
     refresh: int = 32
     """Masked models: words written between full calls when there is a cache."""
     flow_steps: int | None = None

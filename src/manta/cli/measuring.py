@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from manta.errors import UsageError
+from manta.families.events import DecoderName, Style
 
 if TYPE_CHECKING:
     from manta.evaluation import Evaluator
@@ -39,10 +40,10 @@ class MeasureOptions:
     """Draws a text where only a bound can be had (masked models)."""
     training_texts: int = 100_000
     """Texts of the training split that copies are looked for in."""
-    style: Literal["consensus", "diverse"] = "diverse"
+    style: Style = "diverse"
     """`diverse` draws from the distribution of human texts, `consensus` seeks the most agreed-on one."""
-    decoder: str = ""
-    """Masked models: deferred, block, threshold, confidence, remask or first_hitting; the model's own without it."""
+    decoder: DecoderName = ""
+    """Masked models: how words are committed; the model's own way without it."""
     top_k: int | None = None
     """Autoregressive models: sample from the k likeliest words."""
     top_p: float = 1.0

@@ -11,8 +11,9 @@
 
     options = parse_options(DataOptions, ["builtin:weather", "--num", "3"], verb="data")
 
-`num_steps: int` is `--num-steps N`; `json: bool` is `--json` and `--no-json`; a `tuple[str, ...]` is a flag that may
-be repeated; `argument()` marks a field that is written without a flag, a `tuple` among them taking all that are left.
+`num_steps: int` is `--num-steps N`; `json: bool = False` is `--json`, and `--no-json` too where it is on by default; a
+`Literal` shows its choices; a `tuple[str, ...]` is a flag that may be repeated; `argument()` marks a field that is
+written without a flag, a `tuple` among them taking all that are left.
 """
 
 import argparse
@@ -30,15 +31,17 @@ _VERBATIM = "\0"
 """Put before what follows a lone `--`, so that it is never taken for a flag; no process can be given this character."""
 
 
-def argument(default: Any = dataclasses.MISSING) -> Any:
+def argument(default: Any = dataclasses.MISSING, shown: str = "") -> Any:
     """Mark a field of an options class as written without a flag, in the order of the fields.
 
     Args:
         default: value when it is left out; without one it must be given.
+        shown: what stands for it in the help; empty: the field's name.
     """
+    metadata = {"argument": True, "shown": shown}
     if default is dataclasses.MISSING:
-        return dataclasses.field(metadata={"argument": True})
-    return dataclasses.field(default=default, metadata={"argument": True})
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def parse_options(cls: type[T], argv: Sequence[str], verb: str) -> T:
@@ -80,6 +83,28 @@ def parse_options(cls: type[T], argv: Sequence[str], verb: str) -> T:
         parser.error(str(error))
 
 
+def check_destination(path: Path | None, *, folder: bool = False) -> None:
+    """Refuse a place that cannot be written to, before the work whose result would go there.
+
+    Args:
+        path: what --out says; None is nothing to refuse.
+        folder: a folder that is made where it is missing, instead of a file in a folder that is there.
+
+    Raises:
+        UsageError: a file stands where a folder has to, or a folder where a file has to, or there is no folder.
+    """
+    if path is None:
+        return
+    if folder:
+        there = next(place for place in (path, *path.parents) if place.exists())
+        if not there.is_dir():
+            raise UsageError(f"--out {path} is to be a folder, and {there} is a file; name another")
+    elif path.is_dir():
+        raise UsageError(f"--out {path} is a folder; name a file")
+    elif not path.parent.is_dir():
+        raise UsageError(f"--out {path} lies in a folder that is not there; make {path.parent} first")
+
+
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose errors are a `UsageError` instead of a usage block and an exit."""
 
@@ -89,7 +114,8 @@ class _Parser(argparse.ArgumentParser):
             description=description,
             allow_abbrev=False,
             argument_default=argparse.SUPPRESS,
-            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28, width=100),
+            add_help=False,
+            formatter_class=lambda prog: _Help(prog, max_help_position=28, width=100),
         )
         self.verb = verb
         self.labels: dict[str, str] = {}
@@ -99,27 +125,39 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{self.verb}: {message.removeprefix('argument ')} (manta {self.verb} --help)")
 
 
+class _Help(argparse.HelpFormatter):
+    """Help whose usage has brackets around what may be left out, and nowhere else."""
+
+    def _format_args(self, action: argparse.Action, default_metavar: Any) -> str:
+        must = action.nargs == argparse.OPTIONAL and action.required
+        return str(action.metavar) if must else super()._format_args(action, default_metavar)
+
+
 def _parser(cls: type, verb: str) -> _Parser:
     parser = _Parser(verb, (cls.__doc__ or "").strip())
     docs, annotations = field_docs(cls), get_type_hints(cls)
     for field in _fields(cls):
         text = docs.get(field.name, "").replace("%", "%%") + _default_text(field)
-        annotation, metavar = annotations[field.name], field.name.upper()
+        annotation, metavar = annotations[field.name], field.metadata.get("shown") or field.name.upper()
         many = get_origin(annotation) is tuple
         if field.metadata.get("argument"):
             parser.labels[field.name] = metavar
             # Whether one may be left out is decided from the dataclass: argparse cannot say which one is missing.
-            parser.add_argument(field.name, nargs="*" if many else "?", metavar=metavar, help=text)
+            given = parser.add_argument(field.name, nargs="*" if many else "?", metavar=metavar, help=text)
+            given.required = not _has_default(field)
             continue
         flag = "--" + field.name.replace("_", "-")
         parser.labels[field.name] = flag
         parser.flags.append(flag)
-        if annotation is bool:
+        if annotation is bool and field.default is False:
+            parser.add_argument(flag, dest=field.name, action="store_true", help=text)
+        elif annotation is bool:
             parser.flags.append("--no-" + flag[2:])
             parser.add_argument(flag, dest=field.name, action=argparse.BooleanOptionalAction, help=text)
         else:
             action = "append" if many else "store"
             parser.add_argument(flag, dest=field.name, action=action, metavar=_metavar(annotation), help=text)
+    parser.add_argument("-h", "--help", action="help", help="Show this.")
     return parser
 
 
@@ -139,7 +177,9 @@ def _read(annotation: Any, text: str | list[str], label: str, parser: _Parser) -
 def _metavar(annotation: Any) -> str:
     members = [member for member in get_args(annotation) if member not in (type(None), ...)]
     if get_origin(annotation) is Literal:
-        return "|".join(map(str, members))
+        return "|".join(str(member) for member in members if member != "")
+    if get_origin(annotation) is tuple and members[0] not in (str, Path):
+        return f"{_metavar(members[0])},…"
     if members:
         return _metavar(members[0])
     return {int: "N", float: "X", Path: "PATH"}.get(annotation, "TEXT")
@@ -147,8 +187,10 @@ def _metavar(annotation: Any) -> str:
 
 def _default_text(field: dataclasses.Field) -> str:
     shown = field.default if _has_default(field) and field.default_factory is dataclasses.MISSING else None
-    if shown is None or shown is False or shown == ():
+    if shown is None or shown is False or shown in ((), ""):
         return ""
+    if isinstance(shown, tuple):
+        shown = ",".join(map(str, shown))
     return f" [default: {'on' if shown is True else str(shown).replace('%', '%%')}]"
 
 

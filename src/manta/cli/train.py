@@ -6,8 +6,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-from manta.cli.options import argument, parse_options
+from manta.cli.options import argument, check_destination, parse_options
 from manta.config import apply_overrides, from_dict, load_toml, to_dict
 from manta.errors import TrainingError, UsageError
 
@@ -20,7 +21,7 @@ class TrainOptions:
     """A .txt, .jsonl or .csv file; builtin:weather; a structured task: builtin:sudoku4, builtin:sudoku9,
     builtin:countdown, d1-countdown:PATH, sudoku17:PATH (d1-sudoku:PATH is a test set only); e2e:PATH,
     tinystories:PATH, hf:NAME; or a recipe.toml."""
-    overrides: tuple[str, ...] = argument(())
+    overrides: tuple[str, ...] = argument((), "KEY=VALUE")
     """Fields of the recipe, such as `train.learning_rate=1e-3` or `model.space.rate=8`."""
     out: Path | None = None
     """The run folder; the model will be in its folder `model`."""
@@ -28,10 +29,10 @@ class TrainOptions:
     """Time for the whole run, such as 3m or 2h, turned into steps once at the start; 30m without one."""
     num_steps: int | None = None
     """Steps of all stages together, instead of a time budget."""
-    family: str | None = None
-    """`manta`, `masked` (masked diffusion) or `ar` (left to right)."""
-    size: str | None = None
-    """The size dial: nano, tiny, small, base or large."""
+    family: Literal["manta", "masked", "ar"] | None = None
+    """Which family: `masked` is masked diffusion, `ar` left to right; `manta` without it."""
+    size: Literal["auto", "nano", "tiny", "small", "base", "large"] | None = None
+    """The size dial; by the time budget without it."""
     seed: int | None = None
     """All randomness of the run."""
     device: str | None = None
@@ -49,6 +50,7 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError("say where the run goes: manta train DATA --out DIR")
     if not options.data and not options.resume:
         raise UsageError("say what to train on: manta train FILE|builtin:weather|recipe.toml --out DIR")
+    check_destination(options.out, folder=True)
     from manta.recipes import TrainingRun
 
     recipe = None if options.resume else _recipe(options)

@@ -1,6 +1,6 @@
 """Figures about a data set, to see before a run is wasted on it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,12 +22,20 @@ class Description:
     """Examples read."""
     prompts: int
     """Distinct prompts."""
-    empty_share: float
-    """Share of examples without text."""
-    duplicate_share: float
-    """Share of the examples with text that equal an earlier one."""
-    truncation_share: float
-    """Share of the examples with text whose prompt or text is longer than the model's: dropped, or cut into windows."""
+    without_prompt: int
+    """Examples with text and without a prompt; an empty prompt is none."""
+    empty: int
+    """Examples without text, which `corpus.build` drops."""
+    duplicates: int
+    """Examples that equal an earlier one, which it drops."""
+    long_prompts: int
+    """Pairs whose prompt is longer than the model's, which it drops."""
+    long_texts: int
+    """Pairs whose text is longer than the model's, which it drops."""
+    windowed: int
+    """Texts without a prompt that are longer than the model's, which it cuts into windows."""
+    rows: int
+    """What is left to train on, windows counted one by one."""
     bytes_per_token: float
     """UTF-8 bytes of the texts over their tokens: near 1, the vocabulary does not cover the texts."""
     unused_vocabulary_share: float
@@ -56,17 +64,22 @@ def describe(examples: Iterable[Example], tokenizer: Tokenizer, max_prompt: int,
     seen, prompt_index = HashIndex(), HashIndex()
     used = np.zeros(tokenizer.vocab_size, dtype=bool)
     text_counts, prompt_counts = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    total = empty = too_long = byte_count = 0
+    counts: dict[str, int] = dict.fromkeys(
+        ("without_prompt", "duplicates", "long_prompts", "long_texts", "windowed", "rows"), 0
+    )
+    total = empty = byte_count = 0
     for chunk in chunks(examples):
         whole = [example for example in chunk if example.text.strip()]
         total += len(chunk)
         empty += len(chunk) - len(whole)
-        seen.add([digest(e.prompt, e.text, str(e.tag)) for e in whole])
+        _, fresh = seen.add([digest(e.prompt, e.text, str(e.tag)) for e in whole])
         prompt_index.add([digest(e.prompt) for e in whole if e.prompt is not None])
         texts = tokenizer.encode_batch([e.text for e in whole])
         prompts = tokenizer.encode_batch([e.prompt or "" for e in whole])
+        for example, text, prompt, first in zip(whole, texts, prompts, fresh, strict=True):
+            for name, count in _fate(example, len(text), len(prompt), max_prompt, max_text, bool(first)):
+                counts[name] += count
         byte_count += sum(len(e.text.encode("utf-8")) for e in whole)
-        too_long += sum(len(t) > max_text or len(p) > max_prompt for t, p in zip(texts, prompts, strict=True))
         used[np.array([i for row in (*texts, *prompts) for i in row], dtype=np.int64)] = True
         text_counts = _counted(text_counts, [len(row) for row in texts])
         prompt_counts = _counted(
@@ -78,14 +91,30 @@ def describe(examples: Iterable[Example], tokenizer: Tokenizer, max_prompt: int,
     return Description(
         examples=total,
         prompts=len(prompt_index),
-        empty_share=empty / total,
-        duplicate_share=1 - len(seen) / kept,
-        truncation_share=too_long / kept,
+        empty=empty,
+        **counts,
         bytes_per_token=byte_count / int(text_counts @ np.arange(len(text_counts))),
         unused_vocabulary_share=1 - int(used.sum()) / (tokenizer.vocab_size - len(SPECIALS)),
         text_quantiles=_quantiles(text_counts),
         prompt_quantiles=_quantiles(prompt_counts),
     )
+
+
+def _fate(
+    example: Example, text: int, prompt: int, max_prompt: int, max_text: int, fresh: bool
+) -> Iterator[tuple[str, int]]:
+    """What becomes of an example with so many tokens in `corpus.build`, in the order in which it decides."""
+    if not example.prompt:
+        yield "without_prompt", 1
+    if not fresh:
+        yield "duplicates", 1
+    elif prompt > max_prompt:
+        yield "long_prompts", 1
+    elif text > max_text and example.prompt is not None:
+        yield "long_texts", 1
+    else:
+        yield "windowed", int(text > max_text)
+        yield "rows", -(-text // max_text)
 
 
 def _counted(counts: np.ndarray, values: list[int]) -> np.ndarray:

@@ -47,12 +47,12 @@ class Settings:
     def __post_init__(self) -> None:
         if self.num_steps < 2:
             raise UsageError(
-                f"--num-steps should be at least 2, received {self.num_steps}: a way has two steps or more"
+                f"`num_steps` should be at least 2, received {self.num_steps}: a way has two steps or more"
             )
         if self.words not in ("writing", "masked"):
-            raise UsageError(f"--words should be writing or masked, received {self.words!r}")
+            raise UsageError(f"`words` should be writing or masked, received {self.words!r}")
         if self.tune < 0:
-            raise UsageError(f"--tune counts updates, 0 or more; received {self.tune}")
+            raise UsageError(f"`tune` counts updates, 0 or more; received {self.tune}")
         if self.batch_size < 1 or self.probes < 1:
             raise UsageError("batch size and probes should be at least 1")
 

@@ -37,9 +37,9 @@ class EvaluationSet:
     """As given, such as `e2e:PATH`."""
     split: str
     """train, dev or test."""
-    prompts: tuple[str | None, ...]
+    prompts: tuple[str | None, ...] = field(repr=False)
     """One a group, each different; None where the data has no prompts."""
-    references: tuple[tuple[str, ...], ...]
+    references: tuple[tuple[str, ...], ...] = field(repr=False)
     """Human texts of each prompt, at least one; where there are no prompts, one a group."""
     training: Callable[[], Iterator[str]] = field(repr=False, compare=False)
     """Reads the texts of the training split anew."""

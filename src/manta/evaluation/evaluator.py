@@ -110,7 +110,7 @@ class Evaluation:
     """Generative perplexity with entropy and repetition, one a seed; none without a judge."""
     warnings: tuple[str, ...]
     """What to know before the figures are believed."""
-    texts: tuple[str, ...]
+    texts: tuple[str, ...] = field(repr=False)
     """Of the first seed, in the order of the prompts."""
     items: Mapping[str, Float[Tensor, "seeds prompts"]] = field(repr=False, compare=False)
     """What each single text shows; nan where it shows nothing, as an empty text to a judge."""

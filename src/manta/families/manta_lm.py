@@ -97,7 +97,7 @@ class MantaLM(Writer):
         """How a request's budget is spent, by the options or the model's own table.
 
         Raises:
-            UsageError: when the split asked for does not fit the budget.
+            UsageError: when the split asked for does not fit the budget, or guidance has no plan to move.
         """
         budget = options.num_steps
         fitting = [size for size in self.splits if size <= budget]
@@ -108,12 +108,17 @@ class MantaLM(Writer):
         if left < 1:
             raise UsageError(
                 f"a budget of {budget} network calls leaves none to write the text with {rounds} rounds of the outer "
-                "loop; raise --num-steps or lower --rounds"
+                "loop; raise `num_steps` or lower `rounds`"
             )
         if options.flow_steps is not None and options.flow_steps > left:
             raise UsageError(
-                f"--flow-steps {options.flow_steps} does not fit a budget of {budget} network calls, which leaves the "
-                f"flow {left}; raise --num-steps or lower --flow-steps"
+                f"`flow_steps` {options.flow_steps} does not fit a budget of {budget} network calls, which leaves the "
+                f"flow {left}; raise `num_steps` or lower `flow_steps`"
+            )
+        if options.guidance_scale != 1 and (left < 2 or split.flow == 0):
+            raise UsageError(
+                f"guidance moves the plan and takes two calls an action: it needs `num_steps` of 5 or more and "
+                f"`flow_steps` of 1 or more, received {budget} and {split.flow}; leave `guidance_scale` out"
             )
         return replace(split, flow=min(split.flow, left), silent=min(split.silent, left - 1))
 
@@ -410,12 +415,12 @@ class _Policy:
 
     @property
     def logits(self) -> Float[Tensor, "b n v"]:
-        """Token logits of the last action, guided like its estimate."""
-        logits = self.model.logits(self.actions["prompt"])
-        if self.scale == 1:
-            return logits
-        null = self.model.logits(self.actions["null"])
-        return null + self.scale * (logits - null)
+        """Token logits of the last action, as it reads the state with its prompt.
+
+        Guidance moves the plan and leaves the words alone. Beside settled words the null condition tells what is fluent
+        there, so that logits extrapolated away from it choose words that do not go together: `benchmarks/attempts.md`.
+        """
+        return self.model.logits(self.actions["prompt"])
 
     def flow(self, state: Tensor, grid: Tensor, **settings: Any) -> Iterator[tuple[float, int]]:
         """Follow the flow along a grid; yields the time reached and the calls made by each step."""

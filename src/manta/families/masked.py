@@ -373,7 +373,7 @@ class MaskedLM(Writer):
         free = all(template is None for template in templates)
         attention = isinstance(self.model.config.operator, AttentionConfig)
         if options.cache != "none" and not attention:
-            raise UsageError(f"the {options.cache} cache needs softmax attention; choose --cache none")
+            raise UsageError(f"the {options.cache} cache needs softmax attention; set `cache` to none")
         denoiser = (CachedDenoiser if attention else FullDenoiser)(self.model, mask, memory)
         filling = [
             None if template is None else partial(template.text, tokenizer=self.tokenizer) for template in templates

@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ class CausalModel:
 
     name: str
     """Name on the hub, or folder."""
-    net: Any
+    net: Any = field(repr=False)
     """The model of `transformers`."""
-    tokenizer: Any
+    tokenizer: Any = field(repr=False)
     """Its tokenizer."""
 
     @torch.no_grad()

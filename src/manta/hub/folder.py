@@ -198,6 +198,13 @@ def _find(path: str | Path) -> Path:
     try:
         if (folder / "model" / "config.json").is_file():
             return folder / "model"
+        if (folder / "recipe.json").is_file() and not (folder / "config.json").is_file():
+            teacher = (folder / "teacher" / "config.json").is_file()
+            raise ModelError(
+                f"the run in {path} has not finished, so there is no model yet; continue it: "
+                f"manta train --resume --out {path}"
+                + (f"; its teacher writes already: {path}/teacher" if teacher else "")
+            )
         if folder.is_dir():
             return folder
     except (OSError, ValueError) as error:

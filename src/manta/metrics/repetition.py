@@ -79,7 +79,7 @@ def feedback_of(
         finally:
             ear.remove()
         if not heard:
-            raise UsageError(f"with {options.num_steps} network calls no estimate is fed back; raise --num-steps")
+            raise UsageError(f"with {options.num_steps} network calls no estimate is fed back; raise `num_steps`")
         rows.append(torch.stack(heard).mean(0).float().cpu())
         texts += [event.text for event in sorted(done, key=lambda event: event.index)]
     return torch.cat(rows), texts

@@ -97,7 +97,7 @@ def meet_entropy(
     reached = [f"{r.entropy:.2f} (temperature {r.temperature:g}, guidance {r.guidance_scale:g})" for r in ends]
     raise RequestError(
         f"a mean entropy of {target:g} nats a text is out of reach: the texts had from {reached[0]} to {reached[1]}; "
-        "choose a target between, or other --num-steps"
+        "choose a target between, or another `num_steps`"
     )
 
 

@@ -50,6 +50,7 @@ from manta.training import (
     load_checkpoint,
     require_tensorboard,
     save_checkpoint,
+    show_progress,
     train_stage,
 )
 
@@ -108,6 +109,14 @@ class TrainingRun:
             return
         self.out.mkdir(parents=True, exist_ok=True)
         atomic_write(file, (json.dumps(to_dict(self.recipe), indent=1) + "\n").encode())
+
+    def __repr__(self) -> str:
+        """What is trained, where, and how far its stages have come to be planned."""
+        stages = ", ".join(f"{name} {steps:,}" for name, steps in self.plan.items()) or "none has begun"
+        recipe = self.recipe
+        return (
+            f"<TrainingRun: {recipe.family}, {recipe.size}, on {recipe.data} in {self.out}; stages and steps: {stages}>"
+        )
 
     def events(self) -> Iterator[Note | Progress]:
         """Train to the end; yields notes and the progress of every step. Stop between two yields at will."""
@@ -358,23 +367,40 @@ class _OnDevice:
 
 
 def train(
-    data: str, out: str | Path, *, resume: bool = False, device: str | None = None, **recipe: Any
+    data: str | Path,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    device: str | None = None,
+    progress: bool | None = None,
+    **recipe: Any,
 ) -> LanguageModel:
     """Train a model and return it, ready to write.
 
+        lm = manta.train("mine.jsonl", "runs/mine", time_budget="30m")
+        print(lm.write("what it should answer to"))
+
     Args:
-        data: name of the data, see `Recipe.data`.
+        data: a file, or a name of data; see `Recipe.data`.
         out: the run folder; the model folder is `out/model`.
         resume: continue the run of that folder.
         device: see `resolve_device`.
+        progress: show how it goes, on stderr: True does, False is quiet; None shows it on a terminal and in a notebook.
         recipe: fields of `Recipe`, e.g. `time_budget="3m"`, `size="tiny"`.
 
+    Returns:
+        The model, of the family that the recipe names: `write` gives texts, `generate` gives events.
+
     Raises:
+        UsageError: data or folder are no path or name, or the folder holds a run and `resume` is not set.
         ConfigError: for an unknown or ill-typed field.
         DataError: for data that cannot be read.
+        CheckpointError: there is nothing to resume.
         TrainingError: when the loss is no longer finite.
     """
-    run = TrainingRun(from_dict(Recipe, {"data": data, **recipe}), out, resume=resume, device=device)
-    for _ in run.events():
-        pass
+    for name, value in (("data", data), ("out", out)):
+        if not isinstance(value, str | Path) or not str(value):
+            raise UsageError(f"{name} should be a path or a name, received {value!r} ({type(value).__name__})")
+    run = TrainingRun(from_dict(Recipe, {"data": str(data), **recipe}), out, resume=resume, device=device)
+    show_progress(run.events(), progress)
     return run.language_model

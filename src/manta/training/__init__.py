@@ -4,6 +4,7 @@ from manta.training.checkpoint import latest_checkpoint, load_checkpoint, save_c
 from manta.training.ema import ExponentialAverage
 from manta.training.log import METRICS, RunLog, require_tensorboard
 from manta.training.loop import Progress, Stage, TrainConfig, train_stage
+from manta.training.progress import show_progress
 
 __all__ = [
     "METRICS",
@@ -16,5 +17,6 @@ __all__ = [
     "load_checkpoint",
     "require_tensorboard",
     "save_checkpoint",
+    "show_progress",
     "train_stage",
 ]

@@ -48,7 +48,7 @@ class _Row:
     seed: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ForeignModel(Writer):
     """A published masked model, ready to write, and for any decoder a callable from tokens to logits.
 
@@ -83,6 +83,13 @@ class ForeignModel(Writer):
     """The net predicts token i at position i − 1; the first token, which has none before it, at its own."""
     frame: ChatFrame | None = None
     """What an instruct model's chat template puts around a prompt; None gives prompts as they are."""
+
+    def __repr__(self) -> str:
+        """What it is, how large, and how much it reads and writes."""
+        size = sum(p.numel() for p in self.net.parameters())
+        return (
+            f"<ForeignModel: {self.family}, {size:,} parameters, rows of up to {self.max_length} tokens, {self.device}>"
+        )
 
     def __call__(
         self, tokens: Int64[Tensor, "b n"], attention_mask: Shaped[Tensor, "b n"] | None = None
@@ -127,7 +134,7 @@ class ForeignModel(Writer):
         filled = [request.infill is not None for request in requests]
         decoder = chosen_decoder(options)
         if options.cache != "none" and not isinstance(self.net, DecoderNet):
-            raise UsageError(f"a {self.family} model has no {options.cache} cache; choose --cache none")
+            raise UsageError(f"a {self.family} model has no {options.cache} cache; set `cache` to none")
         alone = options.cache != "none" or any(filled)  # blanks differ in length, and draws are made for the longest
         for chosen in batches(filled, 1 if alone else options.batch_size):
             for events in self._write([rows[i] for i in chosen], options, decoder, ends=not filled[chosen[0]]):
