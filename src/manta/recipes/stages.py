@@ -13,6 +13,7 @@ from manta.families.masked import MaskedMatching, MaskedModel
 from manta.families.model import MantaModel
 from manta.families.objectives import EmbeddingMatching, OwnStates, PolicyMatching
 from manta.flow.time_density import TimeDensity
+from manta.recipes.budget import Watch
 from manta.recipes.prepare import corpus_of, write_medoids, write_teacher_targets
 from manta.recipes.recipe import Recipe
 from manta.spaces import LatentSpace, RateController
@@ -48,6 +49,7 @@ class Parts:
     tokenizer: Tokenizer
     corpus: Corpus
     device: torch.device
+    watch: Watch
     modules: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     density: TimeDensity | None = None
     controller: RateController | None = None
@@ -69,10 +71,11 @@ class Parts:
             if self.recipe.consensus == "none":
                 return self.corpus
             if self.recipe.consensus == "medoid":
-                file = write_medoids(self.recipe, self.folder)
+                file = write_medoids(self.recipe, self.folder, self.watch)
             else:
-                file = write_teacher_targets(self.recipe, self.folder, AutoregressiveLM(self.teacher, self.tokenizer))
-            self.consensus, _ = corpus_of(self.recipe, self.folder, self.tokenizer, file)
+                teacher = AutoregressiveLM(self.teacher, self.tokenizer)
+                file = write_teacher_targets(self.recipe, self.folder, teacher, self.watch)
+            self.consensus, _ = corpus_of(self.recipe, self.folder, self.tokenizer, file, self.watch)
         return self.consensus
 
     @property
