@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manta.cli.options import argument, parse_options
+from manta.cli.outputs import claim_file
 from manta.errors import UsageError
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class BenchOptions:
 def run(argv: Sequence[str]) -> int:
     """Run the verb."""
     options = parse_options(BenchOptions, argv, "bench")
+    claim_file(options.out, "bench")
     if options.quick:
         usual = BenchOptions()
         less = {name: value for name, value in QUICK.items() if getattr(options, name) == getattr(usual, name)}

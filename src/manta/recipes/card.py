@@ -1,6 +1,8 @@
 """The model card that every trained model gets."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from manta.config import to_dict
@@ -34,3 +36,9 @@ def model_card(
         f"Load it with `manta.load(FOLDER)`; write with `manta generate FOLDER --prompt …`.\n\n"
         f"Recipe:\n\n```json\n{json.dumps(settings, indent=1)}\n```\n"
     )
+
+
+def portable(recipe: Recipe) -> Recipe:
+    """The recipe as a model carries it away: of a path to data only the last part, which tells no folder's name."""
+    kind, colon, place = recipe.data.rpartition(":")
+    return replace(recipe, data=kind + colon + Path(place).name)

@@ -7,14 +7,11 @@ folder `teacher/` that writes by itself, and at the end the model folder `model/
 
 import copy
 import errno
-import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from manta import __version__
 from manta.config import from_dict, to_dict
@@ -28,7 +25,6 @@ from manta.hub.folder import LanguageModel
 from manta.recipes.budget import (
     LEAST_STEPS,
     SAFETY,
-    SLOWER,
     Clock,
     Watch,
     refuse_too_little,
@@ -36,11 +32,18 @@ from manta.recipes.budget import (
     spoken,
     undertrained,
 )
-from manta.recipes.card import model_card
+from manta.recipes.card import model_card, portable
+from manta.recipes.pace import (
+    MEASURED_SHARE,
+    MEASURED_STEPS,
+    WARM_UP_STEPS,
+    Pacer,
+    seconds_per_step,
+)
 from manta.recipes.prepare import TARGETS_SHARE, corpus_of, fitting, guided_by, source_of, tokenizer_of
 from manta.recipes.recipe import Recipe, resolve, seconds
 from manta.recipes.runfolder import RunFolder, changes, stored_recipe
-from manta.recipes.stages import Parts, StageSpec, stage_specs
+from manta.recipes.stages import OnDevice, Parts, StageSpec, stage_specs
 from manta.runtime import (
     atomic_write,
     faster_precision,
@@ -66,12 +69,6 @@ from manta.training import (
     train_stage,
 )
 
-WARM_UP_STEPS = 3
-"""Steps before the timed ones: the first take memory from the system and are several times slower."""
-MEASURED_STEPS = 8
-"""Steps of each stage that are timed to turn a time budget into a number of steps."""
-MEASURED_SHARE = 0.02
-"""Share of the budget that the measuring of one stage may take, where its steps are long."""
 NUM_SAMPLES = 4
 
 
@@ -138,7 +135,7 @@ class TrainingRun:
         self._paces: dict[str, float] = {}
         self._in_steps, self._stop = False, 0
 
-    def events(self) -> Iterator[Note | Progress]:
+    def events(self) -> Generator[Note | Progress, None, None]:
         """Train to the end; yields notes and the progress of every step.
 
         Stop between two yields at will: closing the generator writes a checkpoint. The signals INT, TERM and HUP are
@@ -162,7 +159,7 @@ class TrainingRun:
             raise Interrupted(number)
         self._stop = number
 
-    def _events(self) -> Iterator[Note | Progress]:
+    def _events(self) -> Generator[Note | Progress, None, None]:
         keep_memory()
         try:
             found = latest_checkpoint(self.out)
@@ -335,26 +332,18 @@ class TrainingRun:
         return self._paces[spec.name]
 
     def _seconds_per_step(self, spec: StageSpec) -> float:
-        """Median time of a few real steps on copies, which leave no trace in the run."""
+        """Time of a step of a stage, on copies, which leave no trace in the run."""
         model, objective = copy.deepcopy((spec.model, spec.objective))
         trial = StageSpec(spec.name, spec.share, model, (model,), objective, spec.corpus)
         trained = {id(p) for part in spec.trained for p in part.parameters()}
         for ours, theirs in zip(spec.model.parameters(), model.parameters(), strict=True):
             theirs.requires_grad_(id(ours) in trained)
-        stage = self._stage(trial, WARM_UP_STEPS + MEASURED_STEPS)
-        end = self.clock.now() + MEASURED_SHARE * seconds(self.recipe.time_budget or "1h")
-        times = []
-        for progress in train_stage(stage):
-            times.append(progress.seconds)
-            if len(times) > 1 and self.clock.now() > end:
-                break
-        # A clock that was set back gives a time below zero.
-        timed = [time for time in times[min(WARM_UP_STEPS, len(times) - 1) :] if time > 0] or [1e-3]
-        return statistics.median(timed)
+        most = MEASURED_SHARE * seconds(self.recipe.time_budget or "1h")
+        return seconds_per_step(self._stage(trial, WARM_UP_STEPS + MEASURED_STEPS), self.clock, most)
 
     def _stage(self, spec: StageSpec, num_steps: int) -> Stage:
         seed = self.recipe.seed * 1000 + len(spec.name) + ord(spec.name[0])
-        batches = _OnDevice(self.parts.loader(spec.corpus(), seed), self.device)
+        batches = OnDevice(self.parts.loader(spec.corpus(), seed), self.device)
         rate = self.recipe.train.learning_rate
         assert rate is not None, "resolved"
         return Stage(
@@ -412,7 +401,7 @@ class TrainingRun:
             self._save_stage(stage, before)  # from here on nothing of what was prepared can change unnoticed
         saved, every = self.clock.now(), 60 * self.recipe.checkpoint_minutes
         sample_every = max(1, stage.num_steps // 3)
-        pacer = _Pacer(self.clock, stage, self._paces.get(spec.name))
+        pacer = Pacer(self.clock, stage, self._paces.get(spec.name))
         self._in_steps = True
         try:
             for progress in train_stage(stage):
@@ -525,33 +514,6 @@ class TrainingRun:
         return {name: spent.get(name, 0.0) for name in self.plan}
 
 
-class _Pacer:
-    """Watches that a stage keeps the time it was given.
-
-    Args:
-        clock: of the run.
-        stage: about to take its next step.
-        pace: seconds a step as planned; None for a run without a time budget, or one that goes on as planned.
-    """
-
-    def __init__(self, clock: Clock, stage: Stage, pace: float | None) -> None:
-        self.clock, self.stage, self.pace = clock, stage, pace
-        self.first, self.begun = stage.step, clock.now()
-        self.end = self.begun + (stage.num_steps - stage.step) * (pace or 0.0)
-
-    def cut(self) -> int | None:
-        """After a step: fewer steps for the stage, if it would take `SLOWER` times its time; None: all is well."""
-        stage, done = self.stage, self.stage.step - self.first
-        if self.pace is None or done % LEAST_STEPS or stage.step == stage.num_steps:
-            return None
-        now = self.clock.now()
-        pace, left = (now - self.begun) / done, max(0.0, self.end - now)
-        if (stage.num_steps - stage.step) * pace <= SLOWER * left:
-            return None
-        steps = max(LEAST_STEPS, stage.step + int(left / pace))
-        return steps if steps < stage.num_steps else None
-
-
 @contextmanager
 def _fitting(checkpoint: Path) -> Iterator[None]:
     """Load a checkpoint's state.
@@ -570,28 +532,6 @@ def _standing(state: dict[str, Any]) -> str:
     if state.get("completed"):
         return f"step {state['step']}, the end of {state['stage']}"
     return f"step {state['step']} ({state['stage']} {state['stage_step']} of {state['stage_steps']})"
-
-
-def portable(recipe: Recipe) -> Recipe:
-    """The recipe as a model carries it away: of a path to data only the last part, which tells no folder's name."""
-    kind, colon, place = recipe.data.rpartition(":")
-    return replace(recipe, data=kind + colon + Path(place).name)
-
-
-class _OnDevice:
-    """A loader whose batches are moved to a device."""
-
-    def __init__(self, loader: Any, device: torch.device) -> None:
-        self.loader, self.device = loader, device
-
-    def __next__(self) -> Any:
-        return next(self.loader).to(self.device)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.loader.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.loader.load_state_dict(state)
 
 
 def train(
