@@ -510,7 +510,7 @@ class TrainingRun:
         """Minutes of each stage, from the log."""
         spent: dict[str, float] = {}
         for row in read_log(self.out)[0]:
-            spent[row["stage"]] = spent.get(row["stage"], 0.0) + max(0.0, row["seconds"]) / 60
+            spent[row["stage"]] = spent.get(row["stage"], 0.0) + max(0.0, row.get("seconds", 0.0)) / 60
         return {name: spent.get(name, 0.0) for name in self.plan}
 
 

@@ -103,10 +103,10 @@ def _row(line: bytes) -> dict[str, Any] | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    whole = isinstance(row, dict) and isinstance(row.get("stage"), str)
-    if not whole or any(type(row.get(name)) is not int for name in ("global_step", "step", "tokens")):
+    if not (isinstance(row, dict) and isinstance(row.get("stage"), str) and type(row.get("global_step")) is int):
         return None
-    return row if all(type(row.get(name)) in (int, float) for name in ("loss", "seconds")) else None
+    figures = (row.get(name, 0) for name in ("step", "tokens", "loss", "seconds"))
+    return row if all(type(figure) in (int, float) for figure in figures) else None
 
 
 def _cut(run: Path, step: int) -> None:
