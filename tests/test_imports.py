@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent / "src" / "manta"
 FILES = sorted(ROOT.rglob("*.py"))
 
 LADDER = (
-    {"errors", "config", "runtime", "types"},
+    {"errors", "config", "runtime", "signals", "types"},
     {"operators", "data"},
     {"nets", "spaces"},
     {"flow", "masked"},
@@ -37,6 +37,7 @@ KNOWS_NO_TEXT = {"operators", "nets", "flow", "control"}
 
 ONLY_IN = {
     "datasets": {"data"},
+    "filelock": {"recipes"},
     "huggingface_hub": {"hub", "data"},
     "matplotlib": {"report"},
     "rich": {"cli", "training"},

@@ -166,6 +166,45 @@ def test_a_written_file_has_the_permissions_of_any_other(tmp_path):
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+def test_a_link_stays_a_link_and_permissions_stay(tmp_path):
+    (tmp_path / "real").write_bytes(b"old")
+    (tmp_path / "real").chmod(0o600)
+    (tmp_path / "link").symlink_to("real")
+    runtime.atomic_write(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_bytes() == b"new"
+    assert (tmp_path / "real").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    runtime.atomic_write(pipe, b"text")
+    assert os.read(reader, 9) == b"text" and pipe.is_fifo()
+    os.close(reader)
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_writing(tmp_path):
+    test_a_killed_write_leaves_the_old_file(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    runtime.atomic_write(tmp_path / "state.bin", b"new")
+    assert [file.name for file in tmp_path.iterdir()] == ["state.bin"]
+
+
+def test_a_folder_appears_whole_or_not_at_all_and_keeps_what_it_holds(tmp_path):
+    folder = tmp_path / "made"
+    with pytest.raises(OSError), runtime.atomic_folder(folder) as new:
+        (new / "half").write_bytes(b"")
+        raise OSError
+    assert not list(tmp_path.iterdir())
+    for content in (b"1", b"2"):
+        with runtime.atomic_folder(folder) as new:
+            (new / "ours").write_bytes(content)
+        assert (folder / "ours").read_bytes() == content
+        (folder / "mine").write_bytes(b"mine")
+    assert (folder / "mine").exists() and [file.name for file in tmp_path.iterdir()] == ["made"]
+
+
 def run_python(code: str, check: bool = True) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
     command = [sys.executable, "-c", textwrap.dedent(code)]

@@ -1,15 +1,18 @@
-"""The machine that a run meets: random generators, devices, precision, measured limits, files that never break."""
+"""The machine that a run meets: generators, devices, precision, measured limits, files that never break."""
 
 import json
 import math
 import os
+import platform
+import shutil
 import stat
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,9 @@ from manta.errors import ConfigError, ModelError, UsageError
 
 MAX_SEED = 2**63 - 1
 """Largest seed, so that any seed fits a signed 64-bit integer of a file or of another program."""
+
+_UNFINISHED = ".manta-"
+"""What the names of files and folders begin with while they are written."""
 
 _DTYPES = {"bfloat16": torch.bfloat16, "bf16": torch.bfloat16, "float32": torch.float32, "fp32": torch.float32}
 
@@ -176,7 +182,8 @@ def peak_memory_bytes(device: torch.device | str = "cpu") -> int:
 def atomic_write(path: str | Path, content: bytes | Callable[[Path], object]) -> None:
     """Write a file so that a reader, or a run killed half-way, finds the old file or the new one, never a part.
 
-    The bytes go to a temporary file in the same folder, are flushed to the disk, and then take the name.
+    The bytes go to a temporary file in the same folder, are flushed to the disk, and then take the name and, where a
+    file had it, that file's permissions. A link stays a link to the file written; a device or a pipe is written to.
 
     Args:
         path: the file; its folder exists.
@@ -185,13 +192,16 @@ def atomic_write(path: str | Path, content: bytes | Callable[[Path], object]) ->
     Raises:
         OSError: when the folder cannot be written or the disk is full; the old file is untouched.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    path = Path(os.path.realpath(path))
+    write = (lambda file: file.write_bytes(content)) if isinstance(content, bytes) else content
+    if path.exists() and not path.is_file() and not path.is_dir():
+        write(path)
+        return
+    temporary = _temporary(path)
     try:
-        if isinstance(content, bytes):
-            temporary.write_bytes(content)
-        else:
-            content(temporary)
+        write(temporary)
+        if path.exists():
+            shutil.copymode(path, temporary)
         _flush(temporary)
         os.replace(temporary, path)
     finally:
@@ -265,6 +275,87 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"it names {twice[:80]!r} twice")
     return found
+
+
+@contextmanager
+def atomic_folder(folder: str | Path) -> Iterator[Path]:
+    """Fill a folder that takes its name only when it is whole; nothing that stands there already is removed.
+
+    Where there is no such folder, or an empty one, the new folder appears at once. Where there is one, each new file
+    takes the place of the file of its name at the end, in the order of their names, and all others stay; whether that
+    folder may be written to is the caller's to know.
+
+    Args:
+        folder: the folder; those above it are made.
+
+    Yields:
+        A folder beside it to write the files to; it is gone afterwards, whatever happens.
+
+    Raises:
+        OSError: when the disk is full or the folder cannot be written; what was there is untouched.
+    """
+    folder = Path(os.path.realpath(folder))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(folder)
+    temporary.mkdir()
+    try:
+        yield temporary
+        files = sorted(temporary.iterdir())
+        for file in files:
+            _flush(file)
+        _flush(temporary)
+        if not folder.exists() or not any(folder.iterdir()):
+            os.replace(temporary, folder)
+        else:
+            for file in files:
+                os.replace(file, folder / file.name)
+            _flush(folder)
+        _flush(folder.parent)
+    finally:
+        _remove(temporary)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left unfinished in a folder and all below it; nobody else may write there now."""
+    for left in [*folder.rglob(f"{_UNFINISHED}*.tmp")]:
+        _remove(left)
+
+
+def hidden_name(path: Path) -> Path:
+    """A name beside a file or folder that `sweep` and the next writer of the same know as left unfinished."""
+    # The machine is part of it, since a process can only be asked for at home.
+    mine = blake2b(f"{platform.node()}/{path.name}".encode(errors="surrogateescape"), digest_size=6).hexdigest()
+    return path.with_name(f"{_UNFINISHED}{mine}-{os.getpid()}-{threading.get_ident()}.tmp")
+
+
+def _temporary(path: Path) -> Path:
+    """`hidden_name`, after removing what dead writers of the same path have left."""
+    temporary = hidden_name(path)
+    mine = temporary.name.split("-")[1]
+    for left in path.parent.glob(f"{_UNFINISHED}{mine}-*.tmp"):
+        writer = left.name.split("-")[2]
+        if writer.isdigit() and int(writer) != os.getpid() and not _lives(int(writer)):
+            _remove(left)
+    return temporary
+
+
+def _lives(process: int) -> bool:
+    if os.name != "posix":  # elsewhere signal 0 would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def json_tensors(state: Mapping[str, Any]) -> dict[str, Any]:

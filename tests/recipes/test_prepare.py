@@ -6,16 +6,19 @@ from manta.data import SPECIALS, Tokenizer, read
 from manta.data.tasks import TASKS
 from manta.errors import ConfigError
 from manta.recipes import Recipe
+from manta.recipes.budget import Clock, Watch
 from manta.recipes.prepare import corpus_of, recombine, tokenizer_of
 from manta.recipes.recipe import resolve
+
+WATCH = Watch(Clock())
 
 
 def test_a_structured_task_has_a_token_a_symbol(tmp_path):
     recipe = Recipe(data="builtin:sudoku4", num_examples=50)
-    tokenizer = tokenizer_of(recipe, tmp_path)
+    tokenizer = tokenizer_of(recipe, tmp_path, WATCH)
     assert tokenizer.symbols == "01234"
     assert Tokenizer.load(tmp_path / "tokenizer.json").fingerprint() == tokenizer.fingerprint()
-    corpus, report = corpus_of(recipe, tmp_path, tokenizer, None)
+    corpus, report = corpus_of(recipe, tmp_path, tokenizer, None, WATCH)
     assert report.rows == 50
     assert len(corpus.prompt(0)) == len(corpus.text(0)) == 16
     assert min(corpus.text(0)) > len(SPECIALS), "a solution has no blank"
@@ -24,14 +27,14 @@ def test_a_structured_task_has_a_token_a_symbol(tmp_path):
 @pytest.mark.parametrize("name", TASKS)
 def test_a_resolved_recipe_holds_every_example_of_its_task(name, tmp_path):
     recipe = resolve(Recipe(data=f"builtin:{name}", num_examples=20))
-    report = corpus_of(recipe, tmp_path, tokenizer_of(recipe, tmp_path), None)[1]
+    report = corpus_of(recipe, tmp_path, tokenizer_of(recipe, tmp_path, WATCH), None, WATCH)[1]
     assert (report.rows, report.truncation_share) == (20, 0)
 
 
 def test_a_model_too_short_for_its_task(tmp_path):
     recipe = Recipe(data="builtin:sudoku9", num_examples=5)
     with pytest.raises(ConfigError, match="81 tokens a prompt and 81 a text, and the recipe has max_prompt=64"):
-        tokenizer_of(recipe, tmp_path)
+        tokenizer_of(recipe, tmp_path, WATCH)
 
 
 def slots(prompt: str) -> list[tuple[str, str]]:
@@ -69,12 +72,12 @@ def test_a_changed_generator_rebuilds_the_corpus(tmp_path, monkeypatch):
     from manta.data import weather
 
     recipe = Recipe(data="builtin:weather", num_examples=30, vocab_size=512)
-    tokenizer = tokenizer_of(recipe, tmp_path)
-    first = corpus_of(recipe, tmp_path, tokenizer, None)[0].text(0).tolist()
+    tokenizer = tokenizer_of(recipe, tmp_path, WATCH)
+    first = corpus_of(recipe, tmp_path, tokenizer, None, WATCH)[0].text(0).tolist()
     manifest = tmp_path / "corpus" / "manifest.json"
     written = manifest.stat().st_mtime_ns
-    corpus_of(recipe, tmp_path, tokenizer, None)
+    corpus_of(recipe, tmp_path, tokenizer, None, WATCH)
     assert manifest.stat().st_mtime_ns == written, "the same data is not prepared twice"
     original = weather.examples
     monkeypatch.setattr(weather, "examples", lambda **how: original(**{**how, "seed": 5}))
-    assert corpus_of(recipe, tmp_path, tokenizer, None)[0].text(0).tolist() != first
+    assert corpus_of(recipe, tmp_path, tokenizer, None, WATCH)[0].text(0).tolist() != first

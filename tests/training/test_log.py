@@ -74,3 +74,12 @@ def test_a_missing_package_is_one_clear_line(tmp_path, monkeypatch):
         RunLog(tmp_path, 0, tensorboard=True)
     assert list(tmp_path.iterdir()) == []
     RunLog(tmp_path, 0).close()
+
+
+@pytest.mark.parametrize("line", [b"{}", b"[1]", b"\xff\xfe", b"[" * 3000, b'{"global_step": "x", "stage": "policy"}'])
+def test_a_damaged_row_is_left_out_and_those_after_it_stay(tmp_path, line):
+    write(tmp_path, 0, range(1, 5), 1.0)
+    rows = (tmp_path / "metrics.jsonl").read_bytes().splitlines()
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([rows[0], line, *rows[2:]]) + b"\n")
+    write(tmp_path, 4, range(5, 6), 1.0)
+    assert [step for step, _ in losses(tmp_path)] == [1, 3, 4, 5]

@@ -1,15 +1,18 @@
 """The command `manta`: find the verb, run it, and turn whatever goes wrong into one line and an exit code.
 
-Exit codes: 0 done, 1 a failure, 2 wrong usage, 130 interrupted, 141 the reader of our output has gone.
+Exit codes: 0 done, 1 a failure, 2 wrong usage, 130, 143 or 129 interrupted by INT, TERM or HUP, 141 the reader of our
+output has gone.
 """
 
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 
 from manta import __version__
 from manta.errors import MantaError, UsageError
+from manta.signals import interrupt, on_signals
 
 VERBS = {
     "train": ("manta.cli.train", "train a model on a file, a built-in corpus or a recipe"),
@@ -37,16 +40,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments, debug = _split_debug(list(sys.argv[1:] if argv is None else argv))
     try:
-        status = _dispatch(arguments)
-        sys.stdout.flush()
-        return status
+        # Ended by a signal, a verb still removes the files it was writing. INT raises in Python by itself.
+        with on_signals(interrupt, ("SIGTERM", "SIGHUP")):
+            status = _dispatch(arguments)
+            sys.stdout.flush()
+            return status
     except BrokenPipeError:
         # Python flushes stdout once more as it leaves, and would complain of the same broken pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except KeyboardInterrupt:
-        print("manta: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        with suppress(OSError):  # a terminal that has hung up
+            print("manta: interrupted", file=sys.stderr)
+        return getattr(error, "exit_code", 130)
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except Exception as error:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from manta.cli.options import argument, check_destination, parse_options
+from manta.cli.options import argument, parse_options
+from manta.cli.outputs import claim_file
 from manta.errors import UsageError
 from manta.families.events import CacheKind, DecoderName
 
@@ -72,7 +73,7 @@ class BenchOptions:
 def run(argv: Sequence[str]) -> int:
     """Run the verb."""
     options = parse_options(BenchOptions, argv, "bench")
-    check_destination(options.out)
+    claim_file(options.out, "bench")
     if options.quick:
         usual = BenchOptions()
         less = {name: value for name, value in QUICK.items() if getattr(options, name) == getattr(usual, name)}

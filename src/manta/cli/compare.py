@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from manta.cli.measuring import Line, MeasureOptions, make_evaluator
-from manta.cli.options import argument, check_destination, parse_options
+from manta.cli.options import argument, parse_options
+from manta.cli.outputs import claim_folder
 from manta.errors import UsageError
 
 
@@ -47,7 +48,7 @@ def run(argv: Sequence[str]) -> int:
     options = parse_options(CompareOptions, argv, "compare")
     if options.out is None:
         raise UsageError("say where the report goes: manta compare MODEL… --data NAME --out DIR")
-    check_destination(options.out, folder=True)
+    claim_folder(options.out, "compare")
     from manta.config import from_dict
     from manta.evaluation import contestant
     from manta.evaluation.comparison import Sweep, compare
@@ -68,9 +69,10 @@ def run(argv: Sequence[str]) -> int:
     progress.clear()
     command = shlex.join(["manta", "compare", *argv])
     report = comparison.row(evaluator, command)
+    page = comparison_page(comparison, evaluator, command).encode()
     options.out.mkdir(parents=True, exist_ok=True)
     atomic_write(options.out / "compare.json", (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
-    atomic_write(options.out / "compare.html", comparison_page(comparison, evaluator, command).encode())
+    atomic_write(options.out / "compare.html", page)
     said = [f"{row.name}, {row.label}: {warning}" for row in comparison.rows for warning in row.evaluation.warnings]
     for warning in (*said, *(f"left out: {reason}" for reason in comparison.left_out)):
         print(f"warning: {warning}", file=sys.stderr)

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from manta.cli.options import argument, check_destination, parse_options
+from manta.cli.options import argument, parse_options
+from manta.cli.outputs import claim_file
 from manta.errors import DataError, UsageError
 
 _HELP = """usage: manta data export SOURCE [--num N] [--split train|dev|test] [--seed K] [--out F.jsonl]
@@ -77,7 +78,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _export(options: ExportOptions) -> None:
-    check_destination(options.out)
+    claim_file(options.out)
     from manta.data.sources import read
     from manta.runtime import atomic_write
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from manta.cli.options import argument, check_destination, parse_options
+from manta.cli.options import argument, parse_options
+from manta.cli.outputs import claim_folder
 from manta.errors import DataError, ModelError, UsageError
 from manta.families.events import Style
 
@@ -54,7 +55,8 @@ def run(argv: Sequence[str]) -> int:
     options = parse_options(DiagnoseOptions, argv, "diagnose")
     if options.out is None and not options.json:
         raise UsageError("diagnose writes a report; name its folder with --out DIR, or print figures with --json")
-    check_destination(options.out, folder=True)
+    if options.out is not None:
+        claim_folder(options.out, "diagnose")
     if options.num_prompts < 2:
         raise UsageError(f"--num-prompts should be at least 2, for a spread; received {options.num_prompts}")
     from manta.config import to_dict

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from manta.cli.measuring import Line, MeasureOptions, make_evaluator
-from manta.cli.options import argument, check_destination, parse_options
+from manta.cli.options import argument, parse_options
+from manta.cli.outputs import claim_file
 from manta.errors import UsageError
 
 WRITING = ("num_steps", "style", "decoder", "temperature", "guidance_scale", "top_k", "top_p", "batch_size")
@@ -52,7 +53,7 @@ def run(argv: Sequence[str]) -> int:
         ModelError: the model or the judge cannot be loaded.
     """
     options = parse_options(EvaluateOptions, argv, "evaluate")
-    check_destination(options.out)
+    claim_file(options.out, "evaluate")
     if options.texts is not None:
         if options.model or "likelihood" in ",".join(options.metrics).split(","):
             raise UsageError(

@@ -83,28 +83,6 @@ def parse_options(cls: type[T], argv: Sequence[str], verb: str) -> T:
         parser.error(str(error))
 
 
-def check_destination(path: Path | None, *, folder: bool = False) -> None:
-    """Refuse a place that cannot be written to, before the work whose result would go there.
-
-    Args:
-        path: what --out says; None is nothing to refuse.
-        folder: a folder that is made where it is missing, instead of a file in a folder that is there.
-
-    Raises:
-        UsageError: a file stands where a folder has to, or a folder where a file has to, or there is no folder.
-    """
-    if path is None:
-        return
-    if folder:
-        there = next(place for place in (path, *path.parents) if place.exists())
-        if not there.is_dir():
-            raise UsageError(f"--out {path} is to be a folder, and {there} is a file; name another")
-    elif path.is_dir():
-        raise UsageError(f"--out {path} is a folder; name a file")
-    elif not path.parent.is_dir():
-        raise UsageError(f"--out {path} lies in a folder that is not there; make {path.parent} first")
-
-
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose errors are a `UsageError` instead of a usage block and an exit."""
 

@@ -1,14 +1,16 @@
 """`manta train DATA|CONFIG --out DIR`: train a model on a file, a built-in corpus or a recipe."""
 
 import math
+import shlex
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from manta.cli.options import argument, check_destination, parse_options
+from manta.cli.options import argument, parse_options
 from manta.config import apply_overrides, from_dict, load_toml, to_dict
 from manta.errors import TrainingError, UsageError
 
@@ -24,9 +26,10 @@ class TrainOptions:
     overrides: tuple[str, ...] = argument((), "KEY=VALUE")
     """Fields of the recipe, such as `train.learning_rate=1e-3` or `model.space.rate=8`."""
     out: Path | None = None
-    """The run folder; the model will be in its folder `model`."""
+    """The run folder, new or empty; the model will be in its folder `model`."""
     time_budget: str | None = None
-    """Time for the whole run, such as 3m or 2h, turned into steps once at the start; 30m without one."""
+    """Time for the whole run, such as 3m or 2h, preparing the data included; 30m without one. With --resume, a longer
+    one gives the stages that are not finished more steps."""
     num_steps: int | None = None
     """Steps of all stages together, instead of a time budget."""
     family: Literal["manta", "masked", "ar"] | None = None
@@ -50,21 +53,34 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError("say where the run goes: manta train DATA --out DIR")
     if not options.data and not options.resume:
         raise UsageError("say what to train on: manta train FILE|builtin:weather|recipe.toml --out DIR")
-    check_destination(options.out, folder=True)
     from manta.recipes import TrainingRun
 
-    recipe = None if options.resume else _recipe(options)
-    training = TrainingRun(recipe, options.out, resume=options.resume, device=options.device)
+    progress = _Progress()
     if options.resume:
-        _refuse_changes(options, training.recipe)
+        from manta.recipes.runfolder import stored_recipe
+
+        _refuse_changes(options, stored_recipe(options.out))
+    training = TrainingRun(
+        None if options.resume else _recipe(options),
+        options.out,
+        resume=options.resume,
+        device=options.device,
+        time_budget=options.time_budget if options.resume else None,
+        tell=progress.say,
+    )
+    again = f"manta train --resume --out {shlex.quote(str(options.out))}"
     try:
-        _show(training)
-    except KeyboardInterrupt:
-        print(f"manta: interrupted; continue with: manta train --resume --out {options.out}", file=sys.stderr)
-        return 130
+        with closing(training.events()) as events:
+            for event in events:
+                progress.show(event)
+    except KeyboardInterrupt as error:
+        at = f"saved at {training.saved}" if training.saved else "before its first step"
+        with suppress(OSError):  # a terminal that has hung up
+            print(f"\nmanta: interrupted, {at}; continue with: {again}", file=sys.stderr, flush=True)
+        return getattr(error, "exit_code", 130)
     except TrainingError as error:
-        raise TrainingError(f"{error} (manta train --resume --out {options.out})") from error
-    print(f"write with it: manta generate {options.out} --prompt '…'", file=sys.stderr)
+        raise TrainingError(f"{error} ({again})") from error
+    print(f"write with it: manta generate {shlex.quote(str(options.out))} --prompt '…'", file=sys.stderr)
     return 0
 
 
@@ -76,6 +92,8 @@ def _refuse_changes(options: TrainOptions, own) -> None:
     """
     from manta.recipes import resolve
 
+    if options.time_budget is not None and own.num_steps is None:  # more of it is no change of the run
+        options = replace(options, time_budget=own.time_budget)
     changed = _recipe(options, own)
     if changed != own and not (options.data and resolve(_recipe(options)) == own):
         names = [name for name, value in to_dict(changed).items() if value != to_dict(own)[name]]
@@ -108,21 +126,34 @@ def _recipe(options: TrainOptions, own=None):
     return apply_overrides(recipe, overrides)
 
 
-def _show(training) -> None:
-    """Train, with one line in place on a terminal and a line every ten seconds elsewhere."""
-    from manta.recipes.run import Note
+class _Progress:
+    """Shows a run: one line in place on a terminal, and a line every ten seconds elsewhere."""
 
-    live = sys.stderr.isatty()
-    last, window = 0.0, _Window()
-    for event in training.events():
+    def __init__(self) -> None:
+        self.live = sys.stderr.isatty()
+        self.last, self.window = 0.0, _Window()
+
+    def say(self, text: str) -> None:
+        """Show something that is told once."""
+        print(("\r\x1b[K" if self.live else "") + text, file=sys.stderr, flush=True)
+
+    def show(self, event) -> None:
+        """Show an event of the run."""
+        from manta.recipes.run import Note
+
         if isinstance(event, Note):
-            print(("\r\x1b[K" if live else "") + event.text, file=sys.stderr, flush=True)
-            continue
-        line = window.line(event)
-        if time.perf_counter() - last > (0.2 if live else 10) or event.step == event.num_steps:
-            last = time.perf_counter()
-            print(f"\r\x1b[K{line}" if live else line, end="" if live else "\n", file=sys.stderr, flush=True)
-        if live and event.step == event.num_steps:
+            self.say(event.text)
+            return
+        line = self.window.line(event)
+        if time.perf_counter() - self.last > (0.2 if self.live else 10) or event.step == event.num_steps:
+            self.last = time.perf_counter()
+            print(
+                f"\r\x1b[K{line}" if self.live else line,
+                end="" if self.live else "\n",
+                file=sys.stderr,
+                flush=True,
+            )
+        if self.live and event.step == event.num_steps:
             print(file=sys.stderr)
 
 

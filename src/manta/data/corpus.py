@@ -1,7 +1,7 @@
 """Token shards on disk: a corpus of any size, memory-mapped."""
 
+import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
@@ -15,11 +15,14 @@ from manta.data.example import CONSENSUS, Example
 from manta.data.hashing import HashIndex, digest
 from manta.data.tokenizers import Tokenizer
 from manta.errors import ConfigError, DataError
+from manta.runtime import atomic_folder
 
 VERSION = 1
 _CHUNK_EXAMPLES, _CHUNK_CHARS = 2048, 4_000_000
 _FILES = ("text.bin", "text_ends.bin", "prompt.bin", "prompt_ends.bin", "groups.bin", "tags.bin")
 _MANIFEST = "manifest.json"
+FILES = (*_FILES, _MANIFEST)
+"""Names of all files of a corpus."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +94,7 @@ def build(
     Args:
         examples: read once, and not at all if the corpus is reused.
         tokenizer: its fingerprint is kept, and checked by `Corpus.open`.
-        folder: replaced if it exists.
+        folder: replaced if it is a corpus already; whatever else lies in it stays.
         max_prompt: longest prompt, in tokens.
         max_text: longest text, in tokens; a multiple of `multiple`.
         multiple: what the loader pads texts to: the tokens that share one latent.
@@ -103,7 +106,7 @@ def build(
 
     Raises:
         ConfigError: lengths out of range.
-        DataError: the examples are broken, or none is left.
+        DataError: the examples are broken, or none is left; or the folder holds files and is no corpus.
     """
     if multiple < 1 or max_prompt < 0 or max_text < 1 or max_text % multiple:
         raise ConfigError(
@@ -122,24 +125,21 @@ def build(
     }
     if source and (report := _reusable(folder, settings)):
         return report
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    _refuse_strangers(folder)
     try:
-        temporary.mkdir(parents=True)
-        with _Writer(temporary, tokenizer, settings) as writer:
-            for chunk in chunks(examples):
-                writer.add(chunk)
-            report = writer.report()
-        if report.rows == 0:
-            raise DataError(f"no example is left to train on: {report}; raise the lengths or give more data")
-        _write_manifest(temporary, settings, report)
-        _replace(temporary, folder)
+        with atomic_folder(folder) as temporary:
+            with _Writer(temporary, tokenizer, settings) as writer:
+                for chunk in chunks(examples):
+                    writer.add(chunk)
+                report = writer.report()
+            if report.rows == 0:
+                raise DataError(f"no example is left to train on: {report}; raise the lengths or give more data")
+            _write_manifest(temporary, settings, report)
     except OSError as error:
+        place = error.filename or folder
         raise DataError(
-            f"{folder} cannot be written: {error.strerror or error}; check the disk and the permissions"
+            f"{folder} cannot be made: {error.strerror or error} ({place}); check the disk and the permissions"
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return report
 
 
@@ -175,6 +175,11 @@ class Corpus:
         if tokenizer is not None and manifest["tokenizer"] != tokenizer.fingerprint():
             raise DataError(f"{folder} was built with another tokenizer; build it again with this one")
         return cls(folder, manifest)
+
+    @property
+    def digest(self) -> str:
+        """What two corpora share exactly when they hold the same rows in the same order."""
+        return hashlib.sha256(json.dumps(self.manifest["digests"], sort_keys=True).encode()).hexdigest()
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -328,6 +333,7 @@ def _lengths(ends: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def _write_manifest(folder: Path, settings: Mapping[str, Any], report: CorpusReport) -> None:
     sizes = {name: (folder / name).stat().st_size for name in _FILES}
     manifest = {**settings, "report": asdict(report), "truncation_share": report.truncation_share, "bytes": sizes}
+    manifest["digests"] = {name: _digest(folder / name) for name in _FILES}
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -343,11 +349,13 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             raise DataError(f"{folder} is a corpus of version {manifest['version']}, not {VERSION}; build it again")
         wrong = [name for name, size in manifest["bytes"].items() if (folder / name).stat().st_size != size]
         CorpusReport(**manifest["report"])
+        if odd := [name for name, count in manifest["report"].items() if type(count) is not int]:
+            raise ValueError(f"report.{odd[0]} is no number")
     except OSError as error:
         raise DataError(
             f"{folder} is not a whole corpus ({error.strerror}: {error.filename}); build it again"
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{folder}/{_MANIFEST} is damaged ({error}); build the corpus again") from error
     if wrong:
         raise DataError(f"{folder}/{wrong[0]} has another size than when it was written; build the corpus again")
@@ -355,18 +363,37 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _reusable(folder: Path, settings: Mapping[str, Any]) -> CorpusReport | None:
+    """What became of the examples of a corpus that is there, if it is the one wanted and every byte as written."""
     try:
         manifest = _read_manifest(folder)
-    except DataError:
+        if any(manifest.get(k) != v for k, v in settings.items()):
+            return None
+        whole = all(manifest["digests"][name] == _digest(folder / name) for name in _FILES)
+    except (DataError, OSError, KeyError, TypeError):
         return None
-    return CorpusReport(**manifest["report"]) if all(manifest.get(k) == v for k, v in settings.items()) else None
+    return CorpusReport(**manifest["report"]) if whole else None
 
 
-def _replace(temporary: Path, folder: Path) -> None:
-    """Puts `temporary` in the place of `folder`; a crash leaves the one, the other, or neither under that name."""
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    temporary.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+def _refuse_strangers(folder: Path) -> None:
+    """Refuse to write into a folder that is no corpus.
+
+    Raises:
+        DataError: it holds something, and no manifest of a corpus.
+    """
+    if folder.is_dir() and not any(folder.iterdir()):
+        return
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_bytes())
+        ours = isinstance(manifest, dict) and {"version", "tokenizer", "bytes", "report"} <= set(manifest)
+    except (OSError, ValueError, RecursionError):
+        ours = not folder.exists()
+    if not ours:
+        raise DataError(
+            f"{folder} is not a corpus that manta wrote, and would be overwritten; move it elsewhere, or delete it if "
+            "it is a corpus that was damaged"
+        )
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -4,7 +4,7 @@ import json
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from hashlib import blake2b
+from hashlib import blake2b, file_digest, sha256
 from io import BufferedIOBase
 from itertools import islice
 from pathlib import Path
@@ -88,7 +88,7 @@ def read(name: str, split: str = "train", num: int | None = None, *, seed: int =
 def fingerprint(name: str, split: str = "train", num: int | None = None, *, seed: int = 0) -> str:
     """A line that changes when a named source does.
 
-    It holds name, split and number; of a file size and time of change; of a drawn corpus the seed and a hash of its
+    It holds name, split and number; of a file its digest; of a drawn corpus the seed and a hash of its
     first `FINGERPRINTED` examples, which change with the grammar or the generator.
 
     Raises:
@@ -108,15 +108,18 @@ def fingerprint(name: str, split: str = "train", num: int | None = None, *, seed
 
 
 def _file_state(path: Path, scheme: str) -> str:
-    """Size and time of change of a file, or of the files of a folder."""
+    """Digest of a file, or of the files of a folder."""
+    whole = sha256()
     try:
         kind = ".jsonl" if scheme == "d1-countdown" else ".csv"
         folder = files.is_folder(path)
         parts = [part for part in files.files_in(path) if part.suffix == kind] if folder else [path]
-        stats = [part.stat() for part in parts]
+        for part in parts:
+            with part.open("rb") as stream:
+                whole.update(file_digest(stream, "sha256").digest())
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; check its name and permissions") from error
-    return "".join(f" {stat.st_size}:{stat.st_mtime_ns}" for stat in stats)
+    return f" sha256={whole.hexdigest()}"
 
 
 def tokenizer_for(name: str, vocab_size: int, num: int | None = None, *, split: str = "train") -> Tokenizer:

@@ -2,18 +2,20 @@
 
 from manta.hub import llada
 from manta.hub.causal import CausalModel, load_causal
-from manta.hub.folder import load, model_config, save_model, shipped
+from manta.hub.folder import is_saved, load, model_config, refuse_strangers, save_model, shipped
 from manta.hub.foreign import ForeignModel, find_foreign, load_foreign
 
 __all__ = [
     "CausalModel",
     "ForeignModel",
     "find_foreign",
+    "is_saved",
     "llada",
     "load",
     "load_causal",
     "load_foreign",
     "model_config",
+    "refuse_strangers",
     "save_model",
     "shipped",
 ]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from manta.config import from_dict, shortened, to_dict
 from manta.data import Tokenizer
-from manta.errors import ModelError
+from manta.errors import ConfigError, MantaError, ModelError
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
 from manta.families.manta_lm import MantaLM, Split
 from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
@@ -23,7 +23,7 @@ from manta.hub.foreign import ForeignModel, find_foreign, load_foreign
 from manta.hub.foreign.checkpoint import check_weight, headers
 from manta.hub.foreign.layout import MAX_SIZE
 from manta.masked import DecoderConfig, DeferredConfig
-from manta.runtime import atomic_write, json_tensors, read_json, resolve_device
+from manta.runtime import atomic_folder, json_tensors, read_json, resolve_device
 from manta.runtime import load_json_tensors as tensors_from_json
 
 FORMAT = 1
@@ -48,16 +48,20 @@ def shipped() -> Path:
 def save_model(
     folder: Path, lm: LanguageModel, *, recipe: dict[str, Any], card: str, dtype: torch.dtype = torch.bfloat16
 ) -> None:
-    """Write a model folder; each file appears whole or not at all.
+    """Write a model folder, whole or not at all.
 
     Args:
-        folder: made if it is not there.
+        folder: made if it is not there; the model of one that is there is replaced, and other files in it stay.
         lm: what to save.
         recipe: the resolved recipe that trained it.
         card: text of the model card.
         dtype: precision of stored matrices; vectors stay in float32. They are read back as float32.
+
+    Raises:
+        ModelError: the folder holds files and no model of manta.
+        OSError: the disk is full or the folder cannot be written; what was there is untouched.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    refuse_strangers(folder)
     config: dict[str, Any] = {"format": FORMAT, "family": lm.family, "model": to_dict(lm.model.config)}
     config["tokenizer"] = lm.tokenizer.fingerprint()
     if lm.prompted is not None:
@@ -68,14 +72,51 @@ def save_model(
     if isinstance(lm, MaskedLM) and lm.decoder is not None:
         config["decoder"] = to_dict(lm.decoder)
     config["recipe"] = recipe
+    with atomic_folder(folder) as new:
+        lm.tokenizer.save(new / "tokenizer.json")
+        (new / "model.safetensors").write_bytes(_stored_weights(lm, dtype))
+        (new / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        (new / "README.md").write_text(card, encoding="utf-8")
+
+
+def is_saved(folder: Path, lm: LanguageModel, *, dtype: torch.dtype = torch.bfloat16) -> bool:
+    """Whether a folder holds a model already, weight for weight; its card and decoding may be another's work since."""
+    try:
+        config = _read_config(folder)
+        same = (folder / "model.safetensors").read_bytes() == _stored_weights(lm, dtype)
+    except (ModelError, OSError):
+        return False
+    fingerprint = lm.tokenizer.fingerprint()
+    try:
+        tokenizer = Tokenizer.load(folder / "tokenizer.json").fingerprint()
+    except MantaError:
+        return False
+    return same and config.get("tokenizer") == fingerprint == tokenizer
+
+
+def refuse_strangers(folder: Path) -> None:
+    """Refuse to write a model into a folder that is somebody else's.
+
+    Raises:
+        ModelError: it holds files and no model of manta.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    try:
+        _read_config(folder)
+    except ModelError as error:
+        raise ModelError(
+            f"{folder} holds files and no model of manta, and some would be overwritten; move it elsewhere, or delete "
+            "it if it is a model that was damaged"
+        ) from error
+
+
+def _stored_weights(lm: LanguageModel, dtype: torch.dtype) -> bytes:
     weights = {
         k: v.detach().to("cpu", dtype if v.ndim >= 2 else torch.float32).contiguous()
         for k, v in lm.model.state_dict().items()
     }
-    lm.tokenizer.save(folder / "tokenizer.json")
-    atomic_write(folder / "model.safetensors", save(weights))
-    atomic_write(folder / "config.json", (json.dumps(config, indent=1) + "\n").encode())
-    atomic_write(folder / "README.md", card.encode())
+    return save(weights)
 
 
 def load(path: str | Path | None = None, *, device: str | None = None) -> LanguageModel | ForeignModel:

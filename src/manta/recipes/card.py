@@ -1,10 +1,13 @@
 """The model card that every trained model gets."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from manta.config import to_dict
 from manta.data import CorpusReport
+from manta.recipes.budget import undertrained
 from manta.recipes.recipe import Recipe
 
 
@@ -17,16 +20,25 @@ def model_card(
         family: of the model.
         recipe: as resolved.
         plan: steps of each stage.
-        minutes: wall minutes of each stage.
+        minutes: wall minutes of each stage, and of whatever else took time.
         report: what became of the data.
     """
-    rows = "\n".join(f"| {name} | {steps} | {minutes.get(name, 0):.1f} |" for name, steps in plan.items())
+    lines = [f"| {name} | {steps} | {minutes.get(name, 0):.1f} |" for name, steps in plan.items()]
+    lines += [f"| {name} | – | {spent:.1f} |" for name, spent in minutes.items() if name not in plan]
+    rows, short = "\n".join(lines), undertrained(plan)
+    warning = f"**This model is {short}.**\n\n" if short else ""
     settings: dict[str, Any] = to_dict(recipe)
     return (
         f"# A {family} model trained by manta\n\n"
         f"Data: `{recipe.data.split(':')[0]}` ({report}). "
         "The licence of the data applies to the texts it was made from.\n\n"
-        f"| stage | steps | minutes |\n|---|---|---|\n{rows}\n\n"
+        f"{warning}| stage | steps | minutes |\n|---|---|---|\n{rows}\n\n"
         f"Load it with `manta.load(FOLDER)`; write with `manta generate FOLDER --prompt …`.\n\n"
         f"Recipe:\n\n```json\n{json.dumps(settings, indent=1)}\n```\n"
     )
+
+
+def portable(recipe: Recipe) -> Recipe:
+    """The recipe as a model carries it away: of a path to data only the last part, which tells no folder's name."""
+    kind, colon, place = recipe.data.rpartition(":")
+    return replace(recipe, data=kind + colon + Path(place).name)

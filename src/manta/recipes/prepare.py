@@ -4,10 +4,10 @@ import json
 import math
 import random
 import re
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 from manta.data import (
@@ -22,11 +22,11 @@ from manta.data import (
     medoids,
     read,
     task_of,
-    tokenizer_for,
 )
-from manta.errors import ConfigError, DataError
+from manta.errors import CheckpointError, ConfigError, DataError
 from manta.families.autoregressive import AutoregressiveLM
 from manta.families.events import GenerateOptions, Request
+from manta.recipes.budget import Watch
 from manta.recipes.recipe import Recipe, seconds
 from manta.runtime import atomic_write
 
@@ -44,7 +44,7 @@ def examples(recipe: Recipe) -> Iterator[Example]:
     return read(recipe.data, recipe.split, recipe.num_examples)
 
 
-def tokenizer_of(recipe: Recipe, run: Path) -> Tokenizer:
+def tokenizer_of(recipe: Recipe, run: Path, watch: Watch) -> Tokenizer:
     """The run's tokenizer, see `tokenizer_for`; read back where the run has one.
 
     Raises:
@@ -58,18 +58,23 @@ def tokenizer_of(recipe: Recipe, run: Path) -> Tokenizer:
             f"has max_prompt={recipe.max_prompt} and max_text={recipe.max_text}; raise them"
         )
     if not file.exists():
-        tokenizer_for(recipe.data, recipe.vocab_size, recipe.num_examples, split=recipe.split).save(file)
+        if task is not None:
+            tokenizer = Tokenizer.of_symbols(task.symbols)
+        else:
+            rows = watch.over(examples(recipe), "the tokenizer's texts")
+            tokenizer = Tokenizer.train((text for e in rows for text in (e.prompt, e.text) if text), recipe.vocab_size)
+        tokenizer.save(file)
     return Tokenizer.load(file)
 
 
-def corpus_of(recipe: Recipe, run: Path, tokenizer: Tokenizer, targets: Path | None) -> tuple[Corpus, CorpusReport]:
+def corpus_of(
+    recipe: Recipe, run: Path, tokenizer: Tokenizer, targets: Path | None, watch: Watch
+) -> tuple[Corpus, CorpusReport]:
     """The run's corpus: the human texts, and consensus targets from a file beside them."""
     folder = run / ("corpus" if targets is None else "corpus-consensus")
-    source = fingerprint(recipe.data, recipe.split, recipe.num_examples)
-    if targets is not None:
-        source += f"+{targets.name}-{targets.stat().st_size}"
+    source = source_of(recipe) + ("" if targets is None else f"+{targets.name}")
     report = build(
-        _with_targets(examples(recipe), targets),
+        watch.over(_with_targets(examples(recipe), targets), folder.name),
         tokenizer,
         folder,
         max_prompt=recipe.max_prompt,
@@ -79,17 +84,26 @@ def corpus_of(recipe: Recipe, run: Path, tokenizer: Tokenizer, targets: Path | N
     return Corpus.open(folder, tokenizer=tokenizer), report
 
 
-def write_medoids(recipe: Recipe, run: Path) -> Path:
-    """Write the medoid of every prompt's texts; prompts with a single text keep it."""
-    file = run / "targets-medoid.jsonl"
-    if not file.exists():
+def source_of(recipe: Recipe) -> str:
+    """What the data are, by content: a line that changes when they do."""
+    return fingerprint(recipe.data, recipe.split, recipe.num_examples)
+
+
+def write_medoids(recipe: Recipe, run: Path, watch: Watch) -> Path:
+    """Write the medoid of every prompt's texts; prompts with a single text keep it.
+
+    Raises:
+        CheckpointError: they were written, and have changed since.
+    """
+    file = _targets(run, "medoid")
+    if file is None:
         groups: dict[str, list[str]] = defaultdict(list)
-        for example in examples(recipe):
+        for example in watch.over(examples(recipe), "texts whose medoids are looked for"):
             if example.prompt is not None:
                 groups[example.prompt].append(example.text)
         if not groups:
             raise DataError(f"{recipe.data} has no prompts, so it has no consensus targets; set consensus = 'none'")
-        _write_targets(file, medoids(groups).items())
+        file = _write_targets(run, "medoid", medoids(groups).items())
     return file
 
 
@@ -124,32 +138,42 @@ def guided_by(recipe: Recipe) -> Recipe:
     return replace(recipe, consensus=consensus, warm_start=needed if recipe.warm_start is None else recipe.warm_start)
 
 
-def write_teacher_targets(recipe: Recipe, run: Path, teacher: AutoregressiveLM) -> Path:
+def write_teacher_targets(recipe: Recipe, run: Path, teacher: AutoregressiveLM, watch: Watch) -> Path:
     """Write what the teacher answers, greedily, to the training prompts and to recombined ones.
 
     They are taken in random order; with a time budget, as many as fit in `TARGETS_SHARE` of it. Prompts that the
     teacher cannot read, which the corpus has dropped too, are left out.
+
+    Raises:
+        CheckpointError: they were written, and have changed since.
     """
-    file = run / "targets-teacher.jsonl"
-    if not file.exists():
-        prompts = list(dict.fromkeys(e.prompt for e in examples(recipe) if e.prompt))
-        if not prompts:
-            raise DataError(f"{recipe.data} has no prompts for a teacher to answer; set consensus = 'none'")
-        prompts += recombine(prompts, recipe.recombined, recipe.seed)
-        prompts = fitting(prompts, teacher.tokenizer, teacher.model.config.max_prompt)
-        random.Random(recipe.seed).shuffle(prompts)
-        end = time.perf_counter() + (seconds(recipe.time_budget) * TARGETS_SHARE if recipe.time_budget else math.inf)
-        answered: list[tuple[str, str]] = []
-        for begin in range(0, len(prompts), 256):
-            requests = [Request(prompt=prompt) for prompt in prompts[begin : begin + 256]]
-            done = [
-                event for event in teacher.generate(requests, GenerateOptions(batch_size=256)) if event.kind == "done"
-            ]
-            answered += [(prompts[begin + event.index], event.text) for event in done]
-            if time.perf_counter() > end:
-                break
-        _write_targets(file, answered)
-    return file
+    if (file := _targets(run, "teacher")) is not None:
+        return file
+    prompts = list(dict.fromkeys(e.prompt for e in examples(recipe) if e.prompt))
+    if not prompts:
+        raise DataError(f"{recipe.data} has no prompts for a teacher to answer; set consensus = 'none'")
+    prompts += recombine(prompts, recipe.recombined, recipe.seed)
+    prompts = fitting(prompts, teacher.tokenizer, teacher.model.config.max_prompt)
+    random.Random(recipe.seed).shuffle(prompts)
+    begun, allowed = watch.clock.now(), math.inf
+    size = 256
+    if recipe.time_budget is not None:  # no batch takes more than a part of the time, however slow the machine
+        allowed, size = TARGETS_SHARE * seconds(recipe.time_budget), 16
+    answered: list[tuple[str, str]] = []
+    begin = 0
+    while begin < len(prompts):
+        batch = prompts[begin : begin + size]
+        requests = [Request(prompt=prompt) for prompt in batch]
+        events = teacher.generate(requests, GenerateOptions(batch_size=256))
+        answered += [(batch[event.index], event.text) for event in events if event.kind == "done"]
+        begin += len(batch)
+        spent = watch.clock.now() - begun
+        watch.at(f"the teacher answers prompts: {begin:,} of {len(prompts):,}")
+        if spent > allowed:
+            break
+        if allowed < math.inf:
+            size = max(1, min(256, 2 * size, int((allowed - spent) / (spent / begin + 1e-9)) + 1))
+    return _write_targets(run, "teacher", answered)
 
 
 def fitting(prompts: Sequence[str], tokenizer: Tokenizer, limit: int) -> list[str]:
@@ -210,6 +234,26 @@ def _with_targets(rows: Iterable[Example], targets: Path | None) -> Iterator[Exa
                 yield Example(text=pair["text"], prompt=pair["prompt"], tag=CONSENSUS)
 
 
-def _write_targets(file: Path, pairs: Iterable[tuple[str, str]]) -> None:
+def _targets(run: Path, kind: str) -> Path | None:
+    """The file of targets that a run has written; its name tells its digest.
+
+    Raises:
+        CheckpointError: it has changed since.
+    """
+    for file in sorted(run.glob(f"targets-{kind}-*.jsonl")):
+        if file.name != _targets_name(kind, file.read_bytes()):
+            raise CheckpointError(f"{file} is not as this run wrote it; delete it and resume, it is made again")
+        return file
+    return None
+
+
+def _targets_name(kind: str, content: bytes) -> str:
+    return f"targets-{kind}-{sha256(content).hexdigest()[:16]}.jsonl"
+
+
+def _write_targets(run: Path, kind: str, pairs: Iterable[tuple[str, str]]) -> Path:
     lines = (json.dumps({"prompt": p, "text": t}, ensure_ascii=False) for p, t in pairs if t)
-    atomic_write(file, ("\n".join(lines) + "\n").encode())
+    content = ("\n".join(lines) + "\n").encode()
+    file = run / _targets_name(kind, content)
+    atomic_write(file, content)
+    return file

@@ -6,30 +6,44 @@ folder `teacher/` that writes by itself, and at the end the model folder `model/
 """
 
 import copy
-import json
-import statistics
-import time
-from collections.abc import Iterator
-from contextlib import closing
+import errno
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from manta import __version__
 from manta.config import from_dict, to_dict
 from manta.data import read
-from manta.errors import CheckpointError, UsageError
+from manta.errors import CheckpointError, TrainingError, UsageError
 from manta.families.autoregressive import AutoregressiveLM
 from manta.families.manta_lm import MantaLM
 from manta.families.masked import MaskedLM, MaskedModel
-from manta.hub import save_model
+from manta.hub import is_saved, refuse_strangers, save_model
 from manta.hub.folder import LanguageModel
-from manta.recipes.card import model_card
-from manta.recipes.prepare import TARGETS_SHARE, corpus_of, fitting, guided_by, tokenizer_of
+from manta.recipes.budget import (
+    LEAST_STEPS,
+    SAFETY,
+    Clock,
+    Watch,
+    refuse_too_little,
+    seconds_for,
+    spoken,
+    undertrained,
+)
+from manta.recipes.card import model_card, portable
+from manta.recipes.pace import (
+    MEASURED_SHARE,
+    MEASURED_STEPS,
+    WARM_UP_STEPS,
+    Pacer,
+    seconds_per_step,
+)
+from manta.recipes.prepare import TARGETS_SHARE, corpus_of, fitting, guided_by, source_of, tokenizer_of
 from manta.recipes.recipe import Recipe, resolve, seconds
-from manta.recipes.stages import Parts, StageSpec, stage_specs
+from manta.recipes.runfolder import RunFolder, changes, stored_recipe
+from manta.recipes.stages import OnDevice, Parts, StageSpec, stage_specs
 from manta.runtime import (
     atomic_write,
     faster_precision,
@@ -40,26 +54,22 @@ from manta.runtime import (
     peak_memory_bytes,
     resolve_device,
 )
+from manta.signals import Interrupted, on_signals
 from manta.spaces import LatentSpace
 from manta.training import (
-    METRICS,
     Progress,
     RunLog,
     Stage,
     latest_checkpoint,
     load_checkpoint,
+    load_state,
+    read_log,
     require_tensorboard,
     save_checkpoint,
     show_progress,
     train_stage,
 )
 
-WARM_UP_STEPS = 3
-"""Steps before the timed ones: the first take memory from the system and are several times slower."""
-MEASURED_STEPS = 8
-"""Steps of each stage that are timed to turn a time budget into a number of steps."""
-SAFETY = 0.96
-"""Share of what is left that is planned: checkpoints, samples and averages take the rest."""
 NUM_SAMPLES = 4
 
 
@@ -71,44 +81,60 @@ class Note:
 
 
 class TrainingRun:
-    """One run in one folder.
+    """One run in one folder, which nobody else may train in meanwhile.
 
     Args:
         recipe: what to train; `resolve` is applied. None when resuming: the folder's own counts.
-        out: the run folder.
+        out: the run folder: new, or empty.
         resume: continue the run of that folder.
         device: see `resolve_device`.
+        time_budget: when resuming a run that has one, a longer one.
+        tell: takes lines about what is being done between two events, such as reading much data.
 
     Raises:
-        UsageError: when the folder holds a run and `resume` is not set.
-        CheckpointError: when there is nothing to resume.
+        UsageError: when the folder holds anything and `resume` is not set, when another process trains in it, or for a
+            time budget that does not extend that of the run.
+        CheckpointError: when there is nothing to resume, or what there is is damaged.
         ConfigError: when TensorBoard events are wanted and the package is missing.
     """
 
     def __init__(
-        self, recipe: Recipe | None, out: str | Path, *, resume: bool = False, device: str | None = None
+        self,
+        recipe: Recipe | None,
+        out: str | Path,
+        *,
+        resume: bool = False,
+        device: str | None = None,
+        time_budget: str | None = None,
+        tell: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.start = time.perf_counter()
+        self.clock, self.tell = Clock(), tell
         self.out = Path(out)
         self.device = resolve_device(device)
-        file = self.out / "recipe.json"
-        if resume:
-            if not file.exists():
-                raise CheckpointError(f"nothing to resume in {self.out}: it has no recipe.json")
-            self.recipe = from_dict(Recipe, _stored(file))
-        elif file.exists():
-            raise UsageError(f"{self.out} holds a run already; add --resume to continue it, or choose another --out")
-        else:
-            self.recipe = resolve(recipe or Recipe())
-            if self.recipe.train.precision == "auto":
-                faster = faster_precision(self.device)
-                self.recipe = replace(self.recipe, train=replace(self.recipe.train, precision=faster))
-        if self.recipe.train.tensorboard:
+        asked = None if resume else resolve(recipe or Recipe())
+        if asked is not None and asked.train.precision == "auto":
+            asked = replace(asked, train=replace(asked.train, precision=faster_precision(self.device)))
+        if asked is not None and asked.train.tensorboard:
             require_tensorboard()
-        if resume:
-            return
-        self.out.mkdir(parents=True, exist_ok=True)
-        atomic_write(file, (json.dumps(to_dict(self.recipe), indent=1) + "\n").encode())
+        self.folder = RunFolder(self.out, resume=resume)
+        try:
+            self.asked = self._extended(stored_recipe(self.out), time_budget) if asked is None else asked
+            if asked is None and self.asked.train.tensorboard:
+                require_tensorboard()
+            if asked is not None:
+                self.folder.write_recipe(asked)
+        except BaseException:
+            self.folder.close()
+            raise
+        self.recipe = self.asked
+        self.plan: dict[str, int] = {}
+        """Steps of each stage that has begun."""
+        self.saved = ""
+        """Where the newest checkpoint stands, in words; empty where there is none."""
+        self.minutes: dict[str, float] = {}
+        """Minutes of what has no steps, by name."""
+        self._paces: dict[str, float] = {}
+        self._in_steps, self._stop = False, 0
 
     def __repr__(self) -> str:
         """What is trained, where, and how far its stages have come to be planned."""
@@ -118,25 +144,92 @@ class TrainingRun:
             f"<TrainingRun: {recipe.family}, {recipe.size}, on {recipe.data} in {self.out}; stages and steps: {stages}>"
         )
 
-    def events(self) -> Iterator[Note | Progress]:
-        """Train to the end; yields notes and the progress of every step. Stop between two yields at will."""
+    def events(self) -> Generator[Note | Progress, None, None]:
+        """Train to the end; yields notes and the progress of every step.
+
+        Stop between two yields at will: closing the generator writes a checkpoint. The signals INT, TERM and HUP are
+        waited for the end of a step, and write one too.
+
+        Raises:
+            Interrupted: by a signal; a second one does not wait.
+            TrainingError: when the loss is no longer finite, or the disk is full.
+        """
+        events = self._events()
+        with closing(self.folder), closing(events):
+            while True:
+                with on_signals(self._on_signal):
+                    event = next(events, None)
+                if event is None:
+                    return
+                yield event
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        if self._stop or not self._in_steps:
+            raise Interrupted(number)
+        self._stop = number
+
+    def _events(self) -> Generator[Note | Progress, None, None]:
         keep_memory()
-        self._prepare()
-        yield Note(str(self.report))
-        self.specs = stage_specs(self.parts)
-        tensors, state = self._restore()
-        names = [spec.name for spec in self.specs]
+        try:
+            found = latest_checkpoint(self.out)
+            edited = changes(load_state(found)["recipe"], to_dict(self.asked)) if found else []
+            yield Note(f"preparing {self.recipe.data}: tokenizer and corpus")
+            self._prepare()
+            yield Note(f"{self.report}; prepared in {spoken(self.clock.now())}")
+            self.specs = stage_specs(self.parts)
+            tensors, state = self._restore(found)
+            names = [spec.name for spec in self.specs]
+            if state is not None and state["stage"] not in names:
+                raise CheckpointError(f"{found} is of a stage {state['stage']!r}, which this recipe does not have")
+            first = names.index(state["stage"]) + int(state.get("completed", False)) if state else 0
+            self._check_time(first, state, extended="time_budget" in edited)
+        except Exception:
+            if self.folder.new:
+                self.folder.forget()
+            raise
+        if edited:
+            yield Note(f"recipe.json has another {', '.join(edited)} than at the last checkpoint; it counts from here")
         yield Note("stages: " + ", ".join(names))
-        first = names.index(state["stage"]) + int(state.get("completed", False)) if state else 0
+        yield from self._goes_on(first, state)
+        try:
+            yield from self._train(first, tensors, state)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise TrainingError(
+                f"the disk is full ({error.filename or self.out}); make room and resume: the newest checkpoint is "
+                f"{self.saved or 'none'}"
+            ) from error
+
+    def _train(self, first: int, tensors: dict[str, Any], state: dict[str, Any] | None) -> Iterator[Note | Progress]:
+        self.watch.budget = None
         self.log = RunLog(self.out, state["step"] if state else 0, tensorboard=self.recipe.train.tensorboard)
-        self.earlier = 60 * sum(self._minutes().values())
         with closing(self.log):
             for index in range(first, len(self.specs)):
                 resumed = (tensors, state) if state and index == first and not state.get("completed") else None
                 yield from self._run_stage(index, resumed)
         self.language_model = self._language_model(self.specs[-1].name)
+        if first == len(self.specs) and is_saved(self.out / "model", self.language_model):
+            yield Note(f"this run is finished; its model is in {self.out / 'model'}")
+            return
         self._save(self.out / "model", self.language_model)
-        yield Note(f"model written to {self.out / 'model'}")
+        steps = ", ".join(f"{name} {steps}" for name, steps in self.plan.items())
+        yield Note(f"model written to {self.out / 'model'} after {steps} steps in {spoken(self.clock.now())}")
+        if short := undertrained(self.plan):
+            yield Note(f"warning: the model is {short}")
+
+    def _goes_on(self, first: int, state: dict[str, Any] | None) -> Iterator[Note]:
+        """Say where a run is taken up again."""
+        if self.folder.new:
+            return
+        if state is None:
+            yield Note("there is no checkpoint yet, so training begins at its first step")
+            return
+        kept = sum(row["global_step"] <= state["step"] for row in read_log(self.out)[0])
+        if kept < state["step"]:
+            yield Note(f"warning: the log holds {kept} of {state['step']} steps; the others were lost or damaged")
+        if state.get("completed") and first < len(self.specs):
+            yield Note(f"{state['stage']} is finished; going on with {self.specs[first].name} at its first step")
 
     def trials(self, num_steps: int) -> Iterator[Stage]:
         """Each stage in turn, ready to train for some steps: for measuring. Only the data as prepared is written.
@@ -152,44 +245,86 @@ class TrainingRun:
 
     def _prepare(self) -> None:
         """Tokenizer and corpus; both are kept in the folder and reused."""
+        budget = None if self.recipe.time_budget is None else seconds(self.recipe.time_budget)
+        self.watch = Watch(self.clock, budget, self.tell)
+        for name in ("model", "teacher"):
+            refuse_strangers(self.out / name)
         recipe = guided_by(self.recipe)
-        tokenizer = tokenizer_of(recipe, self.out)
+        tokenizer = tokenizer_of(recipe, self.out, self.watch)
         size = tokenizer.vocab_size
         shapes = {name: replace(getattr(recipe, name), vocab_size=size) for name in ("model", "masked", "teacher")}
         self.recipe = replace(recipe, **shapes)
-        corpus, self.report = corpus_of(recipe, self.out, tokenizer, None)
-        self.parts = Parts(self.recipe, self.out, tokenizer, corpus, self.device)
+        corpus, self.report = corpus_of(recipe, self.out, tokenizer, None, self.watch)
+        self.parts = Parts(self.recipe, self.out, tokenizer, corpus, self.device, self.watch)
+        found = (example.prompt for example in read(self.recipe.data, "dev", 50 * NUM_SAMPLES))
+        limit = getattr(self.recipe, {"manta": "model", "masked": "masked", "ar": "teacher"}[recipe.family]).max_prompt
+        self.prompts = list(dict.fromkeys(p for p in found if not p or fitting([p], tokenizer, limit)))[:NUM_SAMPLES]
+        self.data = {"source": source_of(recipe), "tokenizer": tokenizer.fingerprint(), "corpus": corpus.digest}
+        self.minutes["preparation"] = self.clock.now() / 60
 
-    @property
-    def plan(self) -> dict[str, int]:
-        """Steps of each stage that has begun, from the run's folder."""
-        file = self.out / "plan.json"
-        return _stored(file) if file.exists() else {}
+    def _extended(self, own: Recipe, time_budget: str | None) -> Recipe:
+        """The run's own recipe, with more time if that is asked for."""
+        if time_budget is None or time_budget == own.time_budget:
+            return own
+        if own.time_budget is None:
+            raise UsageError(f"{self.out} is a run of {own.num_steps} steps; leave --time-budget out")
+        if seconds(time_budget) < seconds(own.time_budget):
+            raise UsageError(
+                f"{self.out} has a time budget of {own.time_budget}, of which --resume can give more and not less; "
+                f"received {time_budget}"
+            )
+        found = replace(own, time_budget=time_budget)
+        self.folder.write_recipe(found)
+        return found
 
-    def _steps_of(self, index: int) -> int:
+    def _check_time(self, first: int, state: dict[str, Any] | None, *, extended: bool) -> None:
+        """Before anything is trained: see that a time budget gives every stage its least steps.
+
+        A longer budget than that of the checkpoint gives more steps to the stages that are not finished.
+        """
+        if self.recipe.time_budget is None:
+            return
+        budget = seconds(self.recipe.time_budget)
+        if extended and first == len(self.specs):
+            raise UsageError(f"the run in {self.out} is finished, and more time cannot be added; begin another run")
+        if extended or state is None:
+            self.plan = {spec.name: self.plan[spec.name] for spec in self.specs[:first]}
+            self._before = state["plan"].get(state["stage"], 0) if state else 0
+            self._paces.clear()
+            paces = {spec.name: self._pace(spec) for spec in self.specs[first:]}
+            answers = self.recipe.consensus == "teacher" and self.recipe.family != "ar" and first == 0
+            refuse_too_little(budget, self.clock.now(), paces, TARGETS_SHARE if answers else 0.0)
+
+    def _steps_of(self, index: int, done: int = 0) -> int:
         """Steps of a stage: decided as it begins and stored, so that a resumed run keeps them.
 
         Of a time budget a stage takes its share of what is left for it and the stages after it, at the pace that a few
-        trial steps have; so no stage pays for another's wrong estimate.
+        trial steps have; so no stage pays for another's wrong estimate. Each gets `LEAST_STEPS` at least.
+
+        Args:
+            index: of the stage.
+            done: steps that it has done already, where a longer budget asks to decide anew.
         """
-        spec, plan = self.specs[index], self.plan
-        if spec.name in plan:
-            return plan[spec.name]
+        spec = self.specs[index]
+        if spec.name in self.plan:
+            return self.plan[spec.name]
         if self.recipe.num_steps is not None:
             steps = self.recipe.num_steps * spec.share / sum(other.share for other in self.specs)
-            plan[spec.name] = max(1, round(steps))
+            self.plan[spec.name] = max(1, round(steps))
         else:
             assert self.recipe.time_budget is not None, "resolve sets a budget"
-            pace, budget = self._seconds_per_step(spec), seconds(self.recipe.time_budget)
-            left = SAFETY * (budget - self.earlier - (time.perf_counter() - self.start))
-            if left <= 0 and not plan:
-                raise UsageError(f"preparing the data took the whole budget of {self.recipe.time_budget}; give more")
+            budget = seconds(self.recipe.time_budget)
+            paces = [self._pace(other) for other in self.specs[index:]]
+            left = SAFETY * (budget - self.clock.now())
             if spec.name == "teacher" and self.recipe.consensus == "teacher":
                 left -= TARGETS_SHARE * budget
-            share = spec.share / sum(other.share for other in self.specs[index:])
-            plan[spec.name] = max(1, int(left * share / pace))
-        atomic_write(self.out / "plan.json", (json.dumps(plan) + "\n").encode())
-        return plan[spec.name]
+            shares = [other.share for other in self.specs[index:]]
+            if done:
+                shares[0] *= 1 - done / max(self._before, done + 1)
+            steps = done + int(seconds_for(left, paces, shares, 0 if done >= LEAST_STEPS else LEAST_STEPS) / paces[0])
+            self.plan[spec.name] = max(LEAST_STEPS, steps)
+        self.folder.write_plan(self.plan)
+        return self.plan[spec.name]
 
     def _free(self, spec: StageSpec) -> None:
         """Let a stage train its own parts and nothing else."""
@@ -197,20 +332,27 @@ class TrainingRun:
         for part in spec.trained:
             part.requires_grad_(True)
 
+    def _pace(self, spec: StageSpec) -> float:
+        """Seconds a step of a stage; measured when first asked for, on the human texts where others are to come."""
+        if spec.name not in self._paces:
+            self.watch.tell(f"measuring the pace of {spec.name}")
+            corpus = self.parts.consensus or self.parts.corpus
+            self._paces[spec.name] = self._seconds_per_step(replace(spec, corpus=lambda: corpus))
+        return self._paces[spec.name]
+
     def _seconds_per_step(self, spec: StageSpec) -> float:
-        """Median time of a few real steps on copies, which leave no trace in the run."""
+        """Time of a step of a stage, on copies, which leave no trace in the run."""
         model, objective = copy.deepcopy((spec.model, spec.objective))
         trial = StageSpec(spec.name, spec.share, model, (model,), objective, spec.corpus)
         trained = {id(p) for part in spec.trained for p in part.parameters()}
         for ours, theirs in zip(spec.model.parameters(), model.parameters(), strict=True):
             theirs.requires_grad_(id(ours) in trained)
-        stage = self._stage(trial, WARM_UP_STEPS + MEASURED_STEPS)
-        times = [progress.seconds for progress in train_stage(stage)]
-        return statistics.median(times[WARM_UP_STEPS:])
+        most = MEASURED_SHARE * seconds(self.recipe.time_budget or "1h")
+        return seconds_per_step(self._stage(trial, WARM_UP_STEPS + MEASURED_STEPS), self.clock, most)
 
     def _stage(self, spec: StageSpec, num_steps: int) -> Stage:
         seed = self.recipe.seed * 1000 + len(spec.name) + ord(spec.name[0])
-        batches = _OnDevice(self.parts.loader(spec.corpus(), seed), self.device)
+        batches = OnDevice(self.parts.loader(spec.corpus(), seed), self.device)
         rate = self.recipe.train.learning_rate
         assert rate is not None, "resolved"
         return Stage(
@@ -223,57 +365,111 @@ class TrainingRun:
             make_generator(seed),
         )
 
-    def _restore(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """Weights and state of the newest checkpoint."""
-        found = latest_checkpoint(self.out)
+    def _restore(self, found: Path | None) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """Weights and state of a checkpoint."""
         if found is None:
+            for name in ("teacher", "model"):
+                if (self.out / name).exists():
+                    raise CheckpointError(
+                        f"{self.out} has a folder {name} and its checkpoints are gone, so it cannot be continued"
+                    )
             return {}, None
         tensors, state = load_checkpoint(found)
-        try:
+        if wrong := [name for name, value in self.data.items() if state["data"][name] != value]:
+            raise CheckpointError(
+                f"the {wrong[0]} of this run has changed since its last checkpoint ({self.recipe.data}); bring the "
+                "data back as they were, or begin another run"
+            )
+        with _fitting(found):
             self.parts.modules.load_state_dict(tensors["model"])
             for name, part in self.parts.measured.items():
                 part.load_state_dict(load_json_tensors(state["measured"][name]))
-        except (RuntimeError, KeyError) as error:
-            raise CheckpointError(f"{found} does not fit this recipe ({error})") from error
+        self.plan = dict(state["plan"])
+        self.minutes = {**state["minutes"], "preparation": state["minutes"]["preparation"] + self.clock.now() / 60}
+        self.clock.add(state["spent"])
+        if state.get("pace") is not None:
+            self._paces[state["stage"]] = state["pace"]
+        self.saved = _standing(state)
         return tensors, state
 
-    def _run_stage(self, index: int, resumed: tuple | None) -> Iterator[Note | Progress]:
+    def _run_stage(
+        self, index: int, resumed: tuple[dict[str, Any], dict[str, Any]] | None
+    ) -> Iterator[Note | Progress]:
         spec = self.specs[index]
         self._free(spec)
         if resumed is None:
             spec.begin()
-        stage = self._stage(spec, self._steps_of(index))
+        self._before_stage(spec)
+        stage = self._stage(spec, self._steps_of(index, resumed[1]["stage_step"] if resumed else 0))
         before = sum(self.plan[s.name] for s in self.specs[:index])
         if resumed is not None:
-            stage.load(*resumed)
-            yield Note(f"resumed {spec.name} at step {stage.step} of {stage.num_steps}")
-        saved, every = time.perf_counter(), 60 * self.recipe.checkpoint_minutes
+            with _fitting(self.out / "checkpoints"):
+                stage.load(*resumed)
+            yield Note(f"going on with {spec.name} at step {stage.step + 1} of {stage.num_steps}")
+        elif index == 0:
+            self._save_stage(stage, before)  # from here on nothing of what was prepared can change unnoticed
+        saved, every = self.clock.now(), 60 * self.recipe.checkpoint_minutes
         sample_every = max(1, stage.num_steps // 3)
-        for progress in train_stage(stage):
-            self._log(before + progress.step, progress)
-            yield progress
-            if progress.step % sample_every == 0:
-                yield from self._samples(stage, before + progress.step)
-            if time.perf_counter() - saved > every and progress.step < stage.num_steps:
-                self._checkpoint(before + progress.step, stage.tensors(), stage.state_dict())
-                saved = time.perf_counter()
+        pacer = Pacer(self.clock, stage, self._paces.get(spec.name))
+        self._in_steps = True
+        try:
+            for progress in train_stage(stage):
+                self._log(before + progress.step, progress)
+                if (steps := pacer.cut()) is not None:
+                    self.plan[spec.name] = stage.num_steps = steps
+                    stage.average.horizon = max(1.0, stage.config.average_share * steps)
+                    self.folder.write_plan(self.plan)
+                    yield Note(f"slower than measured: {spec.name} is cut to {steps} steps, to keep the time budget")
+                if self._stop and progress.step < stage.num_steps:
+                    self._save_stage(stage, before)
+                    raise Interrupted(self._stop)
+                yield progress
+                if progress.step % sample_every == 0:
+                    yield from self._samples(stage, before + progress.step)
+                if self.clock.now() - saved > every and progress.step < stage.num_steps:
+                    self._save_stage(stage, before)
+                    saved = self.clock.now()
+        except GeneratorExit:
+            self._save_stage(stage, before)
+            raise
+        finally:
+            self._in_steps = False
         if spec.name == "teacher" and len(self.specs) > 1:
             self.log.flush()
             self._save(self.out / "teacher", AutoregressiveLM(self.parts.teacher, self.parts.tokenizer))
         self._checkpoint(before + stage.num_steps, {}, {"stage": spec.name, "completed": True})
+        if self._stop:
+            raise Interrupted(self._stop)
+
+    def _before_stage(self, spec: StageSpec) -> None:
+        """Have a stage's data, which may be the teacher's answers, made before it is planned."""
+        begun = self.clock.now()
+        if spec.corpus() is not self.parts.corpus:
+            spent = (self.clock.now() - begun) / 60
+            self.minutes["consensus targets"] = self.minutes.get("consensus targets", 0.0) + spent
+            if self.recipe.time_budget is not None and spec.name not in self.plan:
+                self._paces.pop(spec.name, None)  # measured before there were such texts
 
     def _save(self, folder: Path, lm: LanguageModel) -> None:
         """A model folder, with a card that tells how it came about."""
         lm.prompted = self.report.prompts > 0
         recipe = portable(self.recipe)
-        card = model_card(lm.family, recipe, self.plan, self._minutes(), self.report)
+        card = model_card(lm.family, recipe, self.plan, {**self._minutes(), **self.minutes}, self.report)
         save_model(folder, lm, recipe=to_dict(recipe), card=card)
+
+    def _save_stage(self, stage: Stage, before: int) -> None:
+        """A checkpoint between two steps of a stage."""
+        state = {**stage.state_dict(), "stage_steps": stage.num_steps, "pace": self._paces.get(stage.name)}
+        self._checkpoint(before + stage.step, stage.tensors(), state)
 
     def _checkpoint(self, step: int, tensors: dict[str, Any], state: dict[str, Any]) -> None:
         self.log.flush()
         tensors = {"model": self.parts.modules.state_dict(), **tensors}
         measured = {name: json_tensors(part.state_dict()) for name, part in self.parts.measured.items()}
-        save_checkpoint(self.out, step, tensors, {**state, "measured": measured, "version": __version__})
+        state = {**state, "measured": measured, "version": __version__, "recipe": to_dict(self.asked)}
+        state |= {"plan": self.plan, "data": self.data, "minutes": self.minutes, "spent": self.clock.now()}
+        save_checkpoint(self.out, step, tensors, state)
+        self.saved = _standing({**state, "step": step})
 
     def _log(self, step: int, progress: Progress) -> None:
         row: dict[str, Any] = {"global_step": step, "stage": progress.stage, "step": progress.step}
@@ -292,10 +488,8 @@ class TrainingRun:
 
     def _samples(self, stage: Stage, step: int) -> Iterator[Note]:
         """A few texts by the averaged weights, into `samples/` and as a note."""
-        found = (example.prompt for example in read(self.recipe.data, "dev", 50 * NUM_SAMPLES))
         lm = self._language_model(stage.name)
-        kept = dict.fromkeys(p for p in found if not p or fitting([p], lm.tokenizer, lm.model.config.max_prompt))
-        prompts = list(kept)[:NUM_SAMPLES]
+        prompts = [p for p in self.prompts if not p or fitting([p], lm.tokenizer, lm.model.config.max_prompt)]
         if not prompts:
             return
         prompts += prompts[-1:] * (NUM_SAMPLES - len(prompts))  # texts without a prompt differ by their seeds
@@ -325,45 +519,29 @@ class TrainingRun:
     def _minutes(self) -> dict[str, float]:
         """Minutes of each stage, from the log."""
         spent: dict[str, float] = {}
-        file = self.out / METRICS
-        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-            row = json.loads(line)
-            spent[row["stage"]] = spent.get(row["stage"], 0.0) + row["seconds"] / 60
-        return spent
+        for row in read_log(self.out)[0]:
+            spent[row["stage"]] = spent.get(row["stage"], 0.0) + max(0.0, row.get("seconds", 0.0)) / 60
+        return {name: spent.get(name, 0.0) for name in self.plan}
 
 
-def _stored(file: Path) -> dict[str, Any]:
-    """What a run wrote down of itself.
+@contextmanager
+def _fitting(checkpoint: Path) -> Iterator[None]:
+    """Load a checkpoint's state.
 
     Raises:
-        CheckpointError: the file is damaged.
+        CheckpointError: it does not fit the nets of the recipe.
     """
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is damaged ({error}); the run cannot be continued without it") from error
+        yield
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{checkpoint} does not fit this recipe ({error})") from error
 
 
-def portable(recipe: Recipe) -> Recipe:
-    """The recipe as a model carries it away: of a path to data only the last part, which tells no folder's name."""
-    kind, colon, place = recipe.data.rpartition(":")
-    return replace(recipe, data=kind + colon + Path(place).name)
-
-
-class _OnDevice:
-    """A loader whose batches are moved to a device."""
-
-    def __init__(self, loader: Any, device: torch.device) -> None:
-        self.loader, self.device = loader, device
-
-    def __next__(self) -> Any:
-        return next(self.loader).to(self.device)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.loader.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.loader.load_state_dict(state)
+def _standing(state: dict[str, Any]) -> str:
+    """Where a checkpoint stands, in words."""
+    if state.get("completed"):
+        return f"step {state['step']}, the end of {state['stage']}"
+    return f"step {state['step']} ({state['stage']} {state['stage_step']} of {state['stage_steps']})"
 
 
 def train(
@@ -401,6 +579,8 @@ def train(
     for name, value in (("data", data), ("out", out)):
         if not isinstance(value, str | Path) or not str(value):
             raise UsageError(f"{name} should be a path or a name, received {value!r} ({type(value).__name__})")
-    run = TrainingRun(from_dict(Recipe, {"data": str(data), **recipe}), out, resume=resume, device=device)
+    asked = from_dict(Recipe, {"data": str(data), **recipe})
+    more = asked.time_budget if resume else None
+    run = TrainingRun(asked, out, resume=resume, device=device, time_budget=more)
     show_progress(run.events(), progress)
     return run.language_model

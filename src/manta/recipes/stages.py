@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from manta.families.masked import MaskedMatching, MaskedModel
 from manta.families.model import MantaModel
 from manta.families.objectives import EmbeddingMatching, OwnStates, PolicyMatching
 from manta.flow.time_density import TimeDensity
+from manta.recipes.budget import Watch
 from manta.recipes.prepare import corpus_of, write_medoids, write_teacher_targets
 from manta.recipes.recipe import Recipe
 from manta.spaces import LatentSpace, RateController
@@ -48,6 +50,7 @@ class Parts:
     tokenizer: Tokenizer
     corpus: Corpus
     device: torch.device
+    watch: Watch
     modules: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     density: TimeDensity | None = None
     controller: RateController | None = None
@@ -69,10 +72,11 @@ class Parts:
             if self.recipe.consensus == "none":
                 return self.corpus
             if self.recipe.consensus == "medoid":
-                file = write_medoids(self.recipe, self.folder)
+                file = write_medoids(self.recipe, self.folder, self.watch)
             else:
-                file = write_teacher_targets(self.recipe, self.folder, AutoregressiveLM(self.teacher, self.tokenizer))
-            self.consensus, _ = corpus_of(self.recipe, self.folder, self.tokenizer, file)
+                teacher = AutoregressiveLM(self.teacher, self.tokenizer)
+                file = write_teacher_targets(self.recipe, self.folder, teacher, self.watch)
+            self.consensus, _ = corpus_of(self.recipe, self.folder, self.tokenizer, file, self.watch)
         return self.consensus
 
     @property
@@ -150,3 +154,19 @@ def inherit(source: nn.Module, target: nn.Module) -> None:
     own = target.state_dict()
     same = {k: v for k, v in source.state_dict().items() if k in own and own[k].shape == v.shape}
     target.load_state_dict({**own, **same})
+
+
+class OnDevice:
+    """A loader whose batches are moved to a device."""
+
+    def __init__(self, loader: Any, device: torch.device) -> None:
+        self.loader, self.device = loader, device
+
+    def __next__(self) -> Any:
+        return next(self.loader).to(self.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.loader.load_state_dict(state)

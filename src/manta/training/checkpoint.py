@@ -1,25 +1,30 @@
 """Checkpoints that a kill at any moment cannot break: a folder appears under its name only when it is whole.
 
 A checkpoint `checkpoints/step-N/` holds `model.safetensors`, `optimizer.safetensors`, `average.safetensors` and
-`state.json`. They are written to a hidden folder first, flushed, and the folder is renamed at the end, so that every
-`step-N` is complete. Nothing is ever unpickled.
+`state.json`, which tells the digest of each and its own. They are written to a hidden folder first, flushed, and the
+folder is renamed at the end, so that every `step-N` is complete. Nothing is ever unpickled.
 """
 
 import base64
+import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from manta.errors import CheckpointError
+from manta.runtime import atomic_folder, hidden_name
 
 KEPT = 2
 """Complete checkpoints kept in a run folder: the newest, and one in case the disk damages it."""
+STATE = "state.json"
 
 
 def save_checkpoint(run: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> Path:
@@ -38,32 +43,54 @@ def save_checkpoint(run: Path, step: int, tensors: dict[str, dict[str, Tensor]],
         OSError: when the disk is full or the folder cannot be written; older checkpoints stay.
     """
     root = run / "checkpoints"
-    root.mkdir(parents=True, exist_ok=True)
-    for leftover in root.glob(".writing-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    hidden = root / f".writing-{step}-{os.getpid()}"
-    hidden.mkdir()
-    for stem, group in tensors.items():
-        # safetensors refuses shared memory; parameters of a stage may alias across groups but not within one.
-        save_file({name: t.detach().contiguous() for name, t in group.items()}, hidden / f"{stem}.safetensors")
-    (hidden / "state.json").write_text(json.dumps({"step": step, **state}))
-    for file in hidden.iterdir():
-        _flush(file)
-    _flush(hidden)
     final = root / f"step-{step}"
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(hidden, final)
-    _flush(root)
+    with atomic_folder(final) as hidden:
+        for stem, group in tensors.items():
+            # safetensors refuses shared memory; parameters of a stage may alias across groups but not within one.
+            whole = {name: t.detach().contiguous() for name, t in group.items()}
+            _save_file(whole, hidden / f"{stem}.safetensors")
+        files = {file.name: _digest(file) for file in sorted(hidden.iterdir())}
+        body = {**state, "step": step, "files": files}
+        (hidden / STATE).write_text(json.dumps({**body, "digest": _digest_of(body)}), encoding="utf-8")
+        if final.exists():
+            _drop(final)
     for old in _complete(root)[:-KEPT]:
-        shutil.rmtree(old)
+        _drop(old)
     return final
 
 
 def latest_checkpoint(run: Path) -> Path | None:
-    """Find the newest complete checkpoint of a run folder; None where there is none."""
-    found = _complete(run / "checkpoints")
+    """Find the newest checkpoint of a run folder; None where there is none.
+
+    Raises:
+        CheckpointError: a checkpoint has lost its state, which it never has by a kill.
+    """
+    root = run / "checkpoints"
+    for folder in _numbered(root):
+        if not (folder / STATE).exists() and any(folder.glob("*.safetensors")):
+            raise _damaged(folder, f"{STATE} is missing")
+    found = _complete(root)
     return found[-1] if found else None
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """Read what a checkpoint holds beside its tensors.
+
+    Returns:
+        `state` as it was given to `save_checkpoint`, and the names of its files by their digests.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or not of this checkpoint.
+    """
+    try:
+        state = json.loads((folder / STATE).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(folder, f"{STATE}: {error}") from error
+    if not isinstance(state, dict) or state.pop("digest", None) != _digest_of(state):
+        raise _damaged(folder, f"{STATE} is not as it was written")
+    if state["step"] != int(folder.name[5:]):
+        raise _damaged(folder, f"it is that of step {state['step']}")
+    return state
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -75,13 +102,16 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
     Raises:
         CheckpointError: when a file is missing or damaged; the message names it.
     """
-    try:
-        state = json.loads((folder / "state.json").read_text())
-        tensors = {file.stem: load_file(file) for file in sorted(folder.glob("*.safetensors"))}
-    except Exception as error:  # safetensors raises its own exception type, json and the file system theirs
-        raise CheckpointError(
-            f"the checkpoint {folder} cannot be read ({error}); delete that folder and resume from the one before"
-        ) from error
+    state = load_state(folder)
+    tensors: dict[str, dict[str, Tensor]] = {}
+    for name, digest in state.pop("files").items():
+        file = folder / name
+        try:
+            if _digest(file) != digest:
+                raise _damaged(folder, f"{name} is not as it was written")
+            tensors[file.stem] = load_file(file)
+        except (OSError, SafetensorError, ValueError) as error:
+            raise _damaged(folder, f"{name}: {error}") from error
     return tensors, state
 
 
@@ -95,14 +125,52 @@ def unpack_bytes(text: str) -> Tensor:
     return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)
 
 
-def _complete(root: Path) -> list[Path]:
-    found = [p for p in root.glob("step-*") if p.name[5:].isdigit() and (p / "state.json").exists()]
+def _numbered(root: Path) -> list[Path]:
+    found = [p for p in root.glob("step-*") if re.fullmatch(r"step-[0-9]{1,18}", p.name) and p.is_dir()]
     return sorted(found, key=lambda p: int(p.name[5:]))
 
 
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _complete(root: Path) -> list[Path]:
+    return [folder for folder in _numbered(root) if (folder / STATE).exists()]
+
+
+def _drop(folder: Path) -> None:
+    """Remove a checkpoint; one that holds anything that was not written with it is left."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        written = {STATE, *load_state(folder)["files"]}
+    except CheckpointError:
+        return
+    if {entry.name for entry in folder.iterdir()} <= written:
+        hidden = hidden_name(folder.with_name(f"{folder.name}-dropped"))
+        os.replace(folder, hidden)  # half of a checkpoint never stands under its name
+        shutil.rmtree(hidden)
+
+
+def _damaged(folder: Path, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"the checkpoint {folder} cannot be read ({what}); delete that folder and resume from the one before"
+    )
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _digest_of(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _save_file(tensors: dict[str, Tensor], file: Path) -> None:
+    """Write a file of tensors.
+
+    Raises:
+        OSError: it cannot be written; safetensors has an exception of its own for that.
+    """
+    try:
+        save_file(tensors, file)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from manta.errors import ConfigError
+from manta.errors import CheckpointError, ConfigError
 from manta.runtime import atomic_write
 
 METRICS = "metrics.jsonl"
@@ -30,8 +30,9 @@ def require_tensorboard() -> None:
 class RunLog:
     """The log of a run, continued from the step that a checkpoint holds.
 
-    Rows of later steps, written before an interruption, are cut off the file, and events of later steps are hidden
-    from TensorBoard, so that no step counts twice. `flush` belongs before every checkpoint: then none is missing.
+    Rows of later steps, written before an interruption, are cut off the file, and so is what is no whole row; events of
+    later steps are hidden from TensorBoard, so that no step counts twice. `flush` belongs before every checkpoint: then
+    none is missing.
 
     Args:
         run: the run folder.
@@ -40,6 +41,7 @@ class RunLog:
 
     Raises:
         ConfigError: the package tensorboard is wanted and missing.
+        CheckpointError: the log cannot be read.
     """
 
     def __init__(self, run: Path, step: int, *, tensorboard: bool = False) -> None:
@@ -49,7 +51,7 @@ class RunLog:
             from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(str(run / EVENTS), purge_step=step + 1)
-        _cut(run / METRICS, step)
+        _cut(run, step)
         self._file = (run / METRICS).open("a", encoding="utf-8")
 
     def row(self, step: int, row: Mapping[str, Any]) -> None:
@@ -78,14 +80,38 @@ class RunLog:
             self._board.close()
 
 
-def _cut(file: Path, step: int) -> None:
-    """Keep the rows up to a step; a kill may have left half a row at the end."""
-    kept = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-        try:
-            if json.loads(line)["global_step"] > step:
-                break
-        except ValueError:
-            break
-        kept.append(line + "\n")
-    atomic_write(file, "".join(kept).encode())
+def read_log(run: Path) -> tuple[list[dict[str, Any]], int]:
+    """Read the rows of a run's log.
+
+    Returns:
+        The whole rows, and how many lines are none: a kill may leave half a row, and a disk may damage any.
+
+    Raises:
+        CheckpointError: the file cannot be read at all.
+    """
+    file = run / METRICS
+    try:
+        lines = file.read_bytes().splitlines() if file.exists() else []
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read ({error.strerror}); move it elsewhere and resume") from error
+    found = [row for line in lines if (row := _row(line)) is not None]
+    return found, len(lines) - len(found)
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not (isinstance(row, dict) and isinstance(row.get("stage"), str) and type(row.get("global_step")) is int):
+        return None
+    figures = (row.get(name, 0) for name in ("step", "tokens", "loss", "seconds"))
+    return row if all(type(figure) in (int, float) for figure in figures) else None
+
+
+def _cut(run: Path, step: int) -> None:
+    """Keep the whole rows up to a step."""
+    rows, damaged = read_log(run)
+    kept = [row for row in rows if row["global_step"] <= step]
+    if damaged or len(kept) < len(rows) or not (run / METRICS).exists():
+        atomic_write(run / METRICS, "".join(json.dumps(row) + "\n" for row in kept).encode())

@@ -1,0 +1,145 @@
+"""A run's folder: whose it is, who may write in it now, and what was written in it of the run itself."""
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from manta.config import from_dict, to_dict
+from manta.data.corpus import FILES
+from manta.errors import CheckpointError, ConfigError, UsageError
+from manta.recipes.recipe import Recipe
+from manta.runtime import atomic_write, sweep
+
+RECIPE = "recipe.json"
+PLAN = "plan.json"
+LOCK = ".lock"
+EDITABLE = ("train", "checkpoint_minutes", "time_budget", "num_steps", "shares", "objective", "masking")
+"""Fields of a run's recipe that may be changed while it is interrupted; the others are in its weights and its data."""
+
+
+class RunFolder:
+    """The folder of one run, held by one process at a time.
+
+    Args:
+        path: the folder; made for a new run.
+        resume: it holds a run already, which goes on.
+
+    Raises:
+        UsageError: the folder of a new run is not empty, another process trains in it, or it cannot be written.
+        CheckpointError: there is nothing to resume.
+    """
+
+    def __init__(self, path: Path, *, resume: bool) -> None:
+        self.path, self.new = path, not resume
+        if resume and not (path / RECIPE).exists():
+            raise CheckpointError(f"nothing to resume in {path}: it has no {RECIPE}")
+        self._refuse_strangers()
+        self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
+        self._lock = FileLock(path / LOCK, thread_local=False)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UsageError(
+                f"another process is training in {path}; wait for it to end, or choose another --out"
+            ) from error
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written ({error.strerror}); choose another --out") from error
+        try:
+            self._refuse_strangers()  # another process may have come first
+        except UsageError:
+            self.close()
+            raise
+        sweep(path)
+
+    def close(self) -> None:
+        """Let another process write here."""
+        self._lock.release(force=True)
+
+    def forget(self) -> None:
+        """Remove what a new run has written before its first step, so that nothing stands in the way of the next."""
+        for name in ("corpus", "corpus-consensus"):
+            for file in FILES:
+                (self.path / name / file).unlink(missing_ok=True)
+            with suppress(OSError):
+                (self.path / name).rmdir()
+        written = (RECIPE, PLAN, "tokenizer.json", LOCK)
+        for file in (*(self.path / name for name in written), *self.path.glob("targets-*.jsonl")):
+            file.unlink(missing_ok=True)
+        self.close()
+        for folder in self._made:
+            with suppress(OSError):
+                folder.rmdir()
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Write down what is trained."""
+        atomic_write(self.path / RECIPE, (json.dumps(to_dict(recipe), indent=1) + "\n").encode())
+
+    def write_plan(self, plan: dict[str, int]) -> None:
+        """Write down, for people, the steps of each stage that has begun; checkpoints hold what counts."""
+        atomic_write(self.path / PLAN, (json.dumps(plan) + "\n").encode())
+
+    def _refuse_strangers(self) -> None:
+        path = self.path
+        if not self.new or not path.exists():
+            return
+        if not path.is_dir():
+            raise UsageError(f"{path} is a file; give --out a folder of its own")
+        try:
+            found = sorted(entry.name for entry in path.iterdir() if entry.name != LOCK)
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read ({error.strerror}); choose another --out") from error
+        if RECIPE in found:
+            raise UsageError(f"{path} holds a run already; add --resume to continue it, or choose another --out")
+        if found:
+            raise UsageError(
+                f"{path} is not empty: it holds {found[0]}{' and more' if len(found) > 1 else ''}, and a run would "
+                "write over what is there; give --out a new folder"
+            )
+
+
+def stored_recipe(run: Path) -> Recipe:
+    """What a run trains.
+
+    Raises:
+        CheckpointError: there is no run, or its recipe is damaged, or not one that a run wrote.
+    """
+    file = run / RECIPE
+    if not file.exists():
+        raise CheckpointError(f"nothing to resume in {run}: it has no {RECIPE}")
+    try:
+        stored = json.loads(file.read_bytes())
+        recipe = from_dict(Recipe, stored)
+    except (OSError, ValueError, RecursionError, ConfigError) as error:
+        raise CheckpointError(f"{file} is damaged ({error}); the run cannot be continued without it") from error
+    if missing := next(_missing(stored, to_dict(recipe)), None):
+        raise CheckpointError(f"{file} is not as a run writes it: {missing} is missing")
+    return recipe
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Names of the fields in which two recipes differ.
+
+    Raises:
+        CheckpointError: one of them cannot change while a run is interrupted.
+    """
+    changed = [name for name in now if before.get(name) != now[name]]
+    if fixed := [name for name in changed if name not in EDITABLE]:
+        raise CheckpointError(
+            f"{RECIPE} has another {', '.join(fixed)} than the run began with; change it back, or begin another run"
+        )
+    return changed
+
+
+def _missing(stored: Any, whole: Any, where: str = "") -> Iterator[str]:
+    """Keys that a whole recipe has and a stored one lacks."""
+    if isinstance(whole, dict):
+        for key, value in whole.items():
+            if not isinstance(stored, dict) or key not in stored:
+                yield f"{where}{key}"
+            else:
+                yield from _missing(stored[key], value, f"{where}{key}.")
