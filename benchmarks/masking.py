@@ -57,7 +57,8 @@ def held_out(lm: MaskedLM, folder: Path, args: argparse.Namespace) -> dict[str, 
     )
     corpus = Corpus.open(folder / "dev", tokenizer=lm.tokenizer)
     batch = collate(corpus, np.arange(len(corpus)), 1).to(lm.device)
-    found = bound(lm.model, batch, make_generator(0), num_samples=args.num_samples)
+    generators = [make_generator(row) for row in range(len(batch))]
+    found = bound(lm.model, batch, generators, num_samples=args.num_samples)
     tokens = batch.text_lengths + 1
     return {
         "bound_nats_a_token": (found.nats.sum() / tokens.sum()).item(),

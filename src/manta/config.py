@@ -25,6 +25,14 @@ from manta.errors import ConfigError
 T = TypeVar("T")
 
 
+class Unset(int):
+    """A default that was not set by anyone: a number like any other, which what derives values may still replace.
+
+    A default and the same number set by hand are equal, and only the second must stay. It is kept from a dataclass to
+    its dictionary and back; a file, or an override, sets a number.
+    """
+
+
 def to_dict(cfg: Any) -> dict[str, Any]:
     """Turn a dataclass into plain dictionaries, lists and scalars, ready for JSON.
 
@@ -263,6 +271,8 @@ def convert(annotation: Any, value: Any, where: str) -> Any:
         return float(value)
     if annotation is Path and isinstance(value, str | Path):
         return Path(value)
+    if annotation is int and type(value) is Unset:
+        return value
     if annotation is Any or (annotation in (bool, int, str, type(None)) and type(value) is annotation):
         return value
     raise _mismatch(annotation, value, where)

@@ -15,3 +15,5 @@ class Loss:
     """What is minimised, with its graph."""
     parts: Mapping[str, float | Tensor] = field(default_factory=dict)
     """Named figures for the log, detached scalars."""
+    count: int | None = None
+    """Tokens that `total` is the mean over, by which batches of one step are weighed; None: those of the batch."""

@@ -53,12 +53,13 @@ def test_calls_counted_are_calls_made_and_fit_the_budget(latent_lm, monkeypatch,
 
     monkeypatch.setattr(model, "act", counting(model.act))
     options = GenerateOptions(num_steps=budget, solver=solver, guidance_scale=guidance_scale)
-    if budget < 5 and guidance_scale != 1:
-        with pytest.raises(UsageError, match="5 or more"):
+    if budget < 6 and guidance_scale != 1:
+        with pytest.raises(UsageError, match="6 or more"):
             list(latent_lm.generate([Request(prompt="the cat")], options))
         return
     *_, last = latent_lm.generate([Request(prompt="the cat")], options)
-    assert last.nfe == made + int(budget > 1)
+    encoded = 0 if budget < 2 * guidance_scale else guidance_scale  # with guidance the empty prompt too
+    assert last.nfe == made + encoded
     spare = budget - last.nfe
     assert 0 <= spare <= 1 if guidance_scale == 2 else spare == 0, "the budget is spent, but for half a guided action"
 
@@ -69,7 +70,7 @@ def test_guidance_moves_the_plan_and_leaves_the_reading_of_words_to_the_prompt(l
     monkeypatch.setattr(model, "act", lambda *args, **given: actions.append(act(*args, **given)) or actions[-1])
     monkeypatch.setattr(model, "logits", lambda action, *args: read.append(action) or logits(action, *args))
     request = Request(prompt="the cat", seed=1)
-    options = GenerateOptions(num_steps=9, guidance_scale=3.0)
+    options = GenerateOptions(num_steps=10, guidance_scale=3.0)
     written = list(latent_lm.generate([request], options))
     assert len(actions) == 2 * len(written) == 8, "with the prompt, then without it"
     assert [id(action) for action in read] == [id(action) for action in actions[::2]]
@@ -83,6 +84,38 @@ def test_guidance_moves_the_plan_and_leaves_the_reading_of_words_to_the_prompt(l
 def test_guidance_without_a_plan_is_refused(latent_lm):
     with pytest.raises(UsageError, match="moves the plan"):
         list(latent_lm.generate([Request(prompt="the cat")], GenerateOptions(flow_steps=0, guidance_scale=2.0)))
+
+
+def test_the_empty_prompt_of_guidance_is_a_call_of_every_text(latent_lm, monkeypatch):
+    calls = []
+    encode = latent_lm.model.memory
+    monkeypatch.setattr(latent_lm.model, "memory", lambda *args, **kw: calls.append(kw) or encode(*args, **kw))
+    monkeypatch.setattr(latent_lm, "_empty", {})
+    options = GenerateOptions(num_steps=6, guidance_scale=2.0)
+    for encodings in (2, 1):  # the second text finds it kept, and costs the same
+        calls.clear()
+        *_, last = latent_lm.generate([Request(prompt="the cat")], options)
+        assert len(calls) == encodings and all(kw["encode"] for kw in calls)
+        assert last.nfe == 6, "two encodings and two guided actions"
+
+
+@pytest.mark.parametrize("flow", [1, 4, 7])
+@pytest.mark.parametrize("silent", [1, 3, 6])
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+def test_silent_calls_are_calls_and_leave_some_to_write(latent_lm, monkeypatch, solver, silent, flow):
+    monkeypatch.setattr(latent_lm, "splits", {8: Split(flow=flow, silent=silent)})
+    options = GenerateOptions(num_steps=8, solver=solver)
+    events = list(latent_lm.generate([Request(prompt="the cat")], options))
+    for event in events:
+        assert all(token == MASK for token in event.tokens) == (event.nfe - 1 <= silent)
+    assert MASK not in events[-1].tokens
+
+
+def test_a_drafts_confidence_is_that_of_the_words_that_stand(latent_lm, monkeypatch):
+    monkeypatch.setattr(latent_lm, "splits", {6: Split(flow=5, silent=2)})
+    events = list(latent_lm.generate([Request(infill="the cat ___ mat")], GenerateOptions(num_steps=6)))
+    assert [event.confidence for event in events[:2]] == [1.0, 1.0], "only given words stand"
+    assert all(0 < event.confidence < 1 for event in events[2:])
 
 
 def test_the_outer_loop_counts_its_calls_and_changes_the_text(latent_lm):

@@ -119,7 +119,8 @@ def test_the_bound_is_exact_for_words_in_a_chain_told_by_their_joint():
         tokens,
         torch.ones(2, 2).bool(),
         mask_id=MASK,
-        generator=torch.Generator().manual_seed(0),
+        generators=[torch.Generator().manual_seed(row) for row in range(2)],
+        width=2,
         num_samples=400,
     )
     # Both hidden: 2/2 · 2 log 4. One hidden: its copy tells it, 2/1 · 0. The mean is log 4.
@@ -131,7 +132,13 @@ def test_the_bound_covers_the_truth_within_its_error():
     tokens = torch.multinomial(CHANCE, 3 * 9, replacement=True).view(3, 9)
     mask = torch.arange(9) < torch.tensor([9, 5, 2])[:, None]
     found = likelihood_bound(
-        independent(CHANCE), tokens, mask, mask_id=MASK, generator=torch.Generator().manual_seed(1), num_samples=200
+        independent(CHANCE),
+        tokens,
+        mask,
+        mask_id=MASK,
+        generators=[torch.Generator().manual_seed(row) for row in range(3)],
+        width=9,
+        num_samples=200,
     )
     exact = -(CHANCE.log()[tokens] * mask).sum(1)
     assert ((found.nats - exact).abs() < 5 * found.standard_error + 0.05).all()
@@ -148,6 +155,18 @@ def test_what_cannot_be_is_refused():
             MaskedObjectiveConfig(**settings)
     tokens = torch.tensor([[3, 3]])
     with pytest.raises(UsageError, match="two samples"):
-        likelihood_bound(
-            independent(CHANCE), tokens, tokens > 0, mask_id=MASK, generator=torch.Generator(), num_samples=1
-        )
+        likelihood_bound(independent(CHANCE), tokens, tokens > 0, mask_id=MASK, generators=[], width=2, num_samples=1)
+    with pytest.raises(UsageError, match="generators"):
+        likelihood_bound(independent(CHANCE), tokens, tokens > 0, mask_id=MASK, generators=[], width=2)
+
+
+def test_a_bound_never_hides_more_words_than_there_are(monkeypatch):
+    # The draws nearest to 1 round up to the next stratum, and the last one's to l = n + 1.
+    monkeypatch.setattr(torch, "rand", lambda *shape, dtype, **_: torch.full(shape, 1 - 2**-53, dtype=dtype))
+    tokens, samples = torch.tensor([[3, 4, 5]]), 128
+    settings = {"mask_id": MASK, "generators": [torch.Generator()], "width": 3, "num_samples": samples}
+    found = likelihood_bound(independent(CHANCE), tokens, tokens > 0, **settings)
+    nats = -CHANCE.log()[tokens[0]].double().cumsum(0)
+    hide = [min(3, (index + 1) * 3 // samples + 1) for index in range(samples)]
+    expected = sum(nats[count - 1].item() * 3 / count for count in hide) / samples
+    assert found.nats.item() == pytest.approx(expected, rel=1e-6)

@@ -66,7 +66,7 @@ def _meet_entropy(lm: Any, options: Any, settings: Any) -> Any:
     held_out = _held_out(options.held_out, NUM_HELD_OUT)
     human = token_entropy([text for _, text in held_out])
     # Guidance is Manta-LM's, moves its plan, and takes two calls where there was one.
-    guided = lm.family == "manta" and settings.num_steps >= 5 and settings.flow_steps != 0
+    guided = lm.family == "manta" and settings.num_steps >= 6 and settings.flow_steps != 0
     scales = GUIDANCE_SCALES if guided and settings.guidance_scale == 1 else (settings.guidance_scale,)
     prompts = [prompt for prompt, _ in held_out]
     met = meet_entropy(lm, prompts, options.target_entropy, settings, guidance_scales=scales)

@@ -9,6 +9,7 @@ from manta.control.adjoint import Adjoint
 from manta.data import MASK
 from manta.diagnosis.results import TIMES, Measured, Settings, on_common_times, thirds
 from manta.diagnosis.systems import AutoregressiveSystem, MaskedSystem
+from manta.families.batching import padded_width
 
 COMMITS = {"hard": hard_commit, "straight_through": straight_through_commit, "relaxed": relaxed_commit}
 """How a step commits: as it is run, and two surrogates that let a gradient pass."""
@@ -28,7 +29,7 @@ def adjoint_figures(system: MaskedSystem | AutoregressiveSystem, settings: Setti
     found, lengths = Measured(), system.lengths()
     width = max(lengths) if isinstance(system, AutoregressiveSystem) else system.mask.shape[1]
     mask = system.mask[:, :width]
-    canvas = (system.lm.model.config.max_text + 2, system.vocab_size)
+    canvas = (padded_width(system.lm.model.config.max_text + 2), system.vocab_size)
     draws = [system.draws(60 + i, canvas, width) * mask[..., None] for i in range(settings.probes)]
     probes = torch.stack(draws)
     probes = probes / probes.flatten(2).norm(dim=2)[..., None, None]

@@ -8,16 +8,16 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from manta.data import HUMAN, NULL, Batch, Tokenizer
 from manta.evaluation.dataset import EvaluationSet
 from manta.evaluation.writing import Progress, silent
 from manta.families.autoregressive import AutoregressiveLM, log_likelihood
+from manta.families.batching import padded_prompts, padded_width
 from manta.families.events import Writer
 from manta.families.masked import MaskedLM, MaskedModel, bound
 from manta.metrics import Interval, bootstrap_ratio
-from manta.runtime import make_generator
+from manta.runtime import MAX_SEED, make_generator
 
 ROWS = 64
 """Texts of a batch."""
@@ -85,7 +85,7 @@ def likelihood(
         data: held-out texts.
         texts: at most so many, evenly spaced over the set.
         samples: draws a text for the bound, at least 2.
-        seed: of those draws.
+        seed: of those draws; text i of the set uses `seed + i`, whatever is measured beside it.
         progress: told of the texts done.
 
     Returns:
@@ -107,21 +107,21 @@ def likelihood(
 def to_batch(
     prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]], device: torch.device | str = "cpu"
 ) -> Batch:
-    """Rows of tokens as a padded batch of human texts.
+    """Rows of tokens as a padded batch of human texts, whose likelihoods do not depend on the batch.
 
     Args:
         prompts: tokens of each prompt, none for no prompt.
         texts: tokens of each text, at least one.
         device: where the batch goes.
     """
-    rows = [[torch.tensor(row, dtype=torch.long) for row in side] for side in (prompts, texts)]
-    prompt, text = (pad_sequence(side, batch_first=True, padding_value=NULL) for side in rows)
+    prompt, prompt_lengths = padded_prompts(prompts, device)
+    width = padded_width(max(map(len, texts)) + 1) - 1  # an autoregressive model reads a beginning before the text
     return Batch(
         prompt=prompt,
-        text=text,
+        text=torch.tensor([[*row, *[NULL] * (width - len(row))] for row in texts]),
         tag=torch.full((len(texts),), HUMAN),
         index=torch.arange(len(texts)),
-        prompt_lengths=torch.tensor([len(row) for row in prompts]),
+        prompt_lengths=prompt_lengths,
         text_lengths=torch.tensor([len(row) for row in texts]),
     ).to(device)
 
@@ -142,28 +142,29 @@ def _measured(
         if num < len(data.prompts)
         else range(len(data.prompts))
     )
-    pairs = [(data.prompts[i], data.references[i][0]) for i in at]
+    pairs = [(data.prompts[i], data.references[i][0], i) for i in at]
     rows = list(_rows(pairs, lm.tokenizer, lm.model.config.max_prompt, lm.model.config.max_text))
     rows.sort(key=lambda row: len(row[1]))
     if len(rows) < 2:
         return Likelihood(
             kind="none", estimator=f"{len(rows)} of {len(pairs)} texts fit the model", too_long=len(pairs)
         )
-    generator, nats, errors = make_generator(seed), [], []
+    nats, errors = [], []
     for begin in range(0, len(rows), ROWS):
-        prompts, texts, _ = zip(*rows[begin : begin + ROWS], strict=True)
+        prompts, texts, *_, draws = zip(*rows[begin : begin + ROWS], strict=True)
         batch = to_batch(prompts, texts, lm.model.embedding.weight.device)
         if isinstance(lm, AutoregressiveLM):
             nats.append(-log_likelihood(lm.model, batch).double().cpu())
         else:
             assert samples is not None, "a bound draws samples"
-            found = bound(lm.model, batch, generator, num_samples=samples)
+            generators = [make_generator((seed + at) % (MAX_SEED + 1)) for at in draws]
+            found = bound(lm.model, batch, generators, num_samples=samples)
             nats.append((found.nats + length_nats(lm.model, batch)).double().cpu())
             errors.append(found.standard_error.double().cpu())
         progress("likelihood", min(begin + ROWS, len(rows)), len(rows))
-    tokens = sum(len(text) + 1 for _, text, _ in rows)
+    tokens = sum(len(text) + 1 for _, text, *_ in rows)
     total = torch.cat(nats)
-    size = torch.tensor([bytes_ for *_, bytes_ in rows], dtype=torch.float64) * math.log(2)
+    size = torch.tensor([bytes_ for *_, bytes_, _ in rows], dtype=torch.float64) * math.log(2)
     return Likelihood(
         kind=kind,
         estimator=estimator,
@@ -186,11 +187,11 @@ def length_nats(model: MaskedModel, batch: Batch) -> Float[Tensor, "b"]:
 
 
 def _rows(
-    pairs: Sequence[tuple[str | None, str]], tokenizer: Tokenizer, max_prompt: int, max_text: int
-) -> Iterator[tuple[list[int], list[int], int]]:
-    """Tokens of prompt and text, and the text's bytes, of the pairs that fit."""
-    for prompt, text in pairs:
+    pairs: Sequence[tuple[str | None, str, int]], tokenizer: Tokenizer, max_prompt: int, max_text: int
+) -> Iterator[tuple[list[int], list[int], int, int]]:
+    """Tokens of prompt and text, the text's bytes and its number, of the pairs that fit."""
+    for prompt, text, at in pairs:
         asked = tokenizer.encode(prompt) if prompt else []
         tokens = tokenizer.encode(text)
         if len(asked) <= max_prompt and 0 < len(tokens) <= max_text:
-            yield asked, tokens, len(text.encode("utf-8", "surrogatepass"))
+            yield asked, tokens, len(text.encode("utf-8", "surrogatepass")), at

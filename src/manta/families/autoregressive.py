@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from manta.config import Unset
 from manta.data import BOS, EOS, Batch, Tokenizer
 from manta.errors import RequestError, UsageError
+from manta.families.batching import padded_prompts, repeated_rows
 from manta.families.canvas import prompt_tokens
 from manta.families.events import Event, GenerateOptions, Request, Writer
 from manta.families.options import check_options
@@ -35,22 +37,23 @@ class AutoregressiveConfig:
 
     family: Literal["ar"] = "ar"
     """Which family this is."""
-    vocab_size: int = 1024
+    vocab_size: int = Unset(1024)
     """Tokens of the tokenizer."""
     dim: int = 0
     """Width; 0: a recipe's size says it."""
     heads: int = 0
     """Attention heads; 0: a recipe's size says it."""
-    prompt_depth: int = 2
+    prompt_depth: int = Unset(2)
     """Blocks of the prompt's encoder."""
     depth: int = 0
     """Causal blocks; 0: a recipe's size says it."""
-    max_prompt: int = 128
+    max_prompt: int = Unset(128)
     """Most tokens of a prompt."""
-    max_text: int = 128
+    max_text: int = Unset(128)
     """Most tokens of a text."""
-    absolute_places: bool = False
-    """Tell prompt and text the absolute place of each token: for texts that answer their prompt place by place."""
+    absolute_places: bool | None = None
+    """Tell prompt and text the absolute place of each token: for texts that answer their prompt place by place; None:
+    as a recipe says, and without one no."""
 
     def __post_init__(self) -> None:
         check_shape(self.dim, self.heads, self.depth)
@@ -109,7 +112,7 @@ class NextToken:
         memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
         logits = model(given, memory)
         nats = F.cross_entropy(logits[asked].float(), target[asked])
-        return Loss(nats, {"nats": nats.detach()})
+        return Loss(nats, {"nats": nats.detach()}, int(asked.sum()))
 
 
 @torch.no_grad()
@@ -118,7 +121,8 @@ def log_likelihood(model: AutoregressiveModel, batch: Batch) -> Float[Tensor, "b
     given, target, asked = shifted(model, batch)
     memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
     nats = F.cross_entropy(model(given, memory).float().transpose(1, 2), target, reduction="none")
-    total = (nats * asked).sum(1)
+    # A running sum is the same however far the batch is padded.
+    total = (nats * asked).double().cumsum(1)[:, -1].float()
     check_likelihood(total)
     return -total
 
@@ -135,7 +139,7 @@ def truncate(logits: Float[Tensor, "b v"], *, top_k: int | None = None, top_p: f
     if top_k is not None and top_k < logits.shape[-1]:
         logits = logits.masked_fill(logits < logits.topk(top_k, -1).values[..., -1:], -torch.inf)
     if top_p < 1:
-        ranked, order = logits.softmax(-1).sort(-1, descending=True)
+        ranked, order = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
         dropped = ranked.cumsum(-1) - ranked >= top_p
         logits = logits.masked_fill(torch.zeros_like(dropped).scatter(-1, order, dropped), -torch.inf)
     return logits
@@ -154,7 +158,8 @@ def decode(
 ) -> Iterator[Int64[Tensor, "b"]]:
     """Decode token by token with cached keys and values; yields the next token of every row.
 
-    Rows that have ended keep yielding `model.end`. Stops when all have.
+    Rows that have ended keep yielding `model.end`. Stops when all have. A row's tokens do not depend on the others
+    (`families.batching`): fewer than four rows are computed as four.
 
     Args:
         model: the model.
@@ -168,26 +173,27 @@ def decode(
         UsageError: when sampling without a generator for every row.
         ModelError: logits that no word can be chosen from.
     """
-    b, states = len(memory.states), memory.states
+    b = len(memory.states)
     if temperature > 0 and len(generators) != b:
         raise UsageError(f"sampling {b} rows needs {b} generators, received {len(generators)}")
+    states = repeated_rows(memory.states)
     blocks = model.trunk.blocks
-    projected = model.trunk.project(states, memory.mask)
+    projected = model.trunk.project(states, repeated_rows(memory.mask))
     attention: list[SelfAttention] = [block.operator for block in blocks]  # pyright: ignore
     scales = [score_scale(op.gain, op.head_dim) for op in attention]
     tables = rotary_tables(
         torch.arange(max_tokens, device=states.device), attention[0].head_dim, attention[0].rotary_base
     )
-    shape = (len(blocks), 2, b, attention[0].heads, max_tokens, attention[0].head_dim)
+    shape = (len(blocks), 2, len(states), attention[0].heads, max_tokens, attention[0].head_dim)
     cache = states.new_empty(shape)
-    token = torch.full((b,), model.begin, device=states.device)
+    token = torch.full((len(states),), model.begin, device=states.device)
     ended = torch.zeros(b, dtype=torch.bool, device=states.device)
     for place in range(max_tokens):
         x = model.embed(token[:, None], place)
         turn = RotaryTables(*(table[place : place + 1] for table in tables))
         for index, block in enumerate(blocks):
             op = attention[index]
-            qkv = op.qkv(rms_normalise(x)).view(b, 1, 3, op.heads, op.head_dim).permute(2, 0, 3, 1, 4)
+            qkv = op.qkv(rms_normalise(x)).view(len(x), 1, 3, op.heads, op.head_dim).permute(2, 0, 3, 1, 4)
             query, key = rotate(rms_normalise(qkv[:2].contiguous()), turn).unbind(0)
             cache[index, 0, :, :, place : place + 1] = key
             cache[index, 1, :, :, place : place + 1] = qkv[2]
@@ -196,7 +202,7 @@ def decode(
             x = x + op.out(y.transpose(1, 2).reshape(x.shape))
             x = x + block.cross(rms_normalise(x), projected[index])  # pyright: ignore
             x = x + block.mlp(rms_normalise(x))  # pyright: ignore
-        logits = F.linear(model.trunk.norm(x), model.embedding.weight)[:, 0].float()
+        logits = F.linear(model.trunk.norm(x), model.embedding.weight)[:b, 0].float()
         check_logits(logits, 2 + place)
         if temperature == 0:
             token = logits.argmax(-1)
@@ -211,6 +217,7 @@ def decode(
         yield token
         if bool(ended.all()):
             return
+        token = repeated_rows(token)
 
 
 class AutoregressiveLM(Writer):
@@ -254,10 +261,8 @@ class AutoregressiveLM(Writer):
     ) -> list[tuple[list[int], int]]:
         """Each row's tokens and network calls: the prompt's, one a token and, unless the text was cut, the end's."""
         device = self.model.embedding.weight.device
-        width = max(map(len, prompts))
-        padded = torch.tensor([p + [0] * (width - len(p)) for p in prompts], dtype=torch.long, device=device)
-        lengths = torch.tensor([len(p) for p in prompts], device=device)
-        memory = self.model.memory(padded.view(len(prompts), width), lengths, torch.zeros_like(lengths))
+        prompt, lengths = padded_prompts(prompts, device)
+        memory = self.model.memory(prompt, lengths, torch.zeros_like(lengths))
         steps = decode(
             self.model,
             memory,

@@ -145,7 +145,8 @@ class Event:
     t: float
     """Flow time reached, 0 … 1."""
     confidence: float
-    """Mean probability of the tokens written."""
+    """Mean probability of the tokens that stand, given ones at 1; 0 while there is none. A masked model that ranks by
+    another confidence tells the mean of that one."""
     nfe: int
     """Sequential network calls so far."""
     processed: int = 0

@@ -9,6 +9,7 @@ from there.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -18,8 +19,9 @@ from torch import Tensor
 
 from manta.data import MASK, NULL, Tokenizer
 from manta.errors import ConfigError, UsageError
+from manta.families.batching import padded_draws, padded_prompts, padded_width
 from manta.families.canvas import Template, prompt_tokens, template_of
-from manta.families.events import Event, GenerateOptions, Request, Writer, spelled
+from manta.families.events import Event, GenerateOptions, Request, Writer
 from manta.families.model import Action, MantaModel
 from manta.families.options import check_options
 from manta.families.prompted import NO_PROMPT, Memory
@@ -66,6 +68,16 @@ def _calls(guidance_scale: float) -> int:
     return 1 if guidance_scale == 1 else 2
 
 
+def _encoding_calls(options: GenerateOptions) -> int:
+    """Calls of the prompt's encoder: one, and with guidance one for the empty prompt too.
+
+    A budget that would leave none to act reads bare embeddings, which costs no call. The empty prompt is encoded once a
+    model, but counts for every text: what a text costs must not depend on what was written before it.
+    """
+    calls = _calls(options.guidance_scale)
+    return calls if options.num_steps >= 2 * calls else 0
+
+
 class MantaLM(Writer):
     """A Manta-LM with its tokenizer, ready to write.
 
@@ -85,8 +97,8 @@ class MantaLM(Writer):
         self.splits = splits or {}
         self.repetition: Tensor | None = None
         """Direction in which texts repeat, "c" (`metrics.repetition.learn_repetition`), for `escape_scale`."""
-        self._empty: Memory | None = None
-        """The memory of no prompt, for guidance: the same for every request, so it is encoded once a model."""
+        self._empty: dict[bool, Memory] = {}
+        """The memory of no prompt, for guidance, encoded or bare: the same for every request, so it is kept."""
 
     @property
     def device(self) -> torch.device:
@@ -117,16 +129,16 @@ class MantaLM(Writer):
             )
         if options.guidance_scale != 1 and (left < 2 or split.flow == 0):
             raise UsageError(
-                f"guidance moves the plan and takes two calls an action: it needs `num_steps` of 5 or more and "
+                f"guidance moves the plan and takes two calls an action: it needs `num_steps` of 6 or more and "
                 f"`flow_steps` of 1 or more, received {budget} and {split.flow}; leave `guidance_scale` out"
             )
         return replace(split, flow=min(split.flow, left), silent=min(split.silent, left - 1))
 
     def _first_pass(self, split: Split, options: GenerateOptions) -> int:
         """Actions of the policy before the outer loop; with guidance an action takes two calls."""
-        encode_prompt = int(options.num_steps > 1)
         per_round = self.model.space.encoder_calls + split.refine * _calls(options.guidance_scale)
-        return (options.num_steps - encode_prompt - split.rounds * per_round) // _calls(options.guidance_scale)
+        left = options.num_steps - _encoding_calls(options) - split.rounds * per_round
+        return left // _calls(options.guidance_scale)
 
     @torch.no_grad()
     def generate(self, requests: Sequence[Request], options: GenerateOptions | None = None) -> Iterator[Event]:
@@ -147,7 +159,7 @@ class MantaLM(Writer):
             )
         split = self.split(options)
         if options.solver != "euler" and not split.flow and not split.rounds:
-            raise UsageError(f"{spelled('solver')} is for the flow, and there is none; leave it or --flow-steps 0 out")
+            raise UsageError("`solver` is for the flow, and there is none; leave it or `flow_steps` 0 out")
         limit = self.model.config.max_prompt
         prompts = [prompt_tokens(request, self.tokenizer, limit) for request in requests]
         rate, cells = self.model.space.rate, self.model.max_cells
@@ -165,11 +177,11 @@ class MantaLM(Writer):
 
     def _write(self, batch: "_Batch", options: GenerateOptions, split: Split) -> Iterator["Page"]:
         """The text as it forms: the first pass, then the rounds of the outer loop."""
-        encode_prompt = options.num_steps > 1
-        memory = self._memory(batch, options, encode=encode_prompt)
+        encoding = _encoding_calls(options)
+        memory = self._memory(batch, options, encode=encoding > 0)
         cells = self._lengths(batch, memory, options)
         page = Page.blank(batch, cells, self.model)
-        page.nfe = int(encode_prompt)
+        page.nfe = encoding
         noise = self._noise(batch, page, options)
         policy = self._policy(memory, page, options)
         total = self._first_pass(split, options)
@@ -209,26 +221,26 @@ class MantaLM(Writer):
             noise = partial(_fresh_noise, batch.generators, self.model.max_cells)
             settings = {"step": SOLVERS[options.solver], "noise": noise, "self_cond": self_cond}
             pieces.insert(0, policy.flow(state, grid, **settings))
-        events = steps + stays
-        done = 0
-        for piece in pieces:
-            for t, calls in piece:
-                done += 1
-                page.t, page.nfe = t, page.nfe + calls
-                if done > silent:
-                    choice, chance = self._choose(policy.logits, page, batch, options)
-                    page.settle(choice, chance, left=(events - done) / max(1, events - silent))
-                page.written = done == events
-                yield
+        # Actions made by the end of each event; a step of Heun's but the last takes two.
+        actions = [min(2 * (k + 1), 2 * steps - 1) if options.solver == "heun" else k + 1 for k in range(steps)]
+        actions += [total - stays + k + 1 for k in range(stays)]
+        speaking = sum(made > silent for made in actions)
+        for done, (t, calls) in enumerate(chain(*pieces), 1):
+            page.t, page.nfe = t, page.nfe + calls
+            if actions[done - 1] > silent:
+                choice, chance = self._choose(policy.logits, page, batch, options)
+                page.settle(choice, chance, left=(len(actions) - done) / speaking)
+            page.written = done == len(actions)
+            yield
 
     def _policy(self, memory: Memory, page: "Page", options: GenerateOptions) -> "_Policy":
         null = None
         if options.guidance_scale != 1:
-            if self._empty is None:
-                nothing = torch.zeros(1, 0, dtype=torch.long, device=self.device)
-                none = torch.zeros(1, dtype=torch.long, device=self.device)
-                self._empty = self.model.memory(nothing, none, none + NO_PROMPT)
-            null = self.model.condition(self._empty, page.mask)
+            encode = _encoding_calls(options) > 0
+            if encode not in self._empty:
+                nothing, none = padded_prompts([[]], self.device)
+                self._empty[encode] = self.model.memory(nothing, none, none + NO_PROMPT, encode=encode)
+            null = self.model.condition(self._empty[encode], page.mask)
         policy = _Policy(self.model, page, self.model.condition(memory, page.mask), null, options.guidance_scale)
         if options.escape_scale:
             assert self.repetition is not None, "generate refuses to escape from nothing"
@@ -271,14 +283,15 @@ class MantaLM(Writer):
         if scale is None:
             scale = CONSENSUS_NOISE if options.style == "consensus" else 1.0
         shape = (self.model.max_cells, self.model.space.channels)
-        draws = torch.stack([torch.randn(shape, generator=g) for g in batch.generators])[:, : page.num_cells]
-        return scale * draws.to(self.device)
+        draws = torch.stack([torch.randn(shape, generator=g) for g in batch.generators])
+        return scale * padded_draws(draws, page.num_cells).to(self.device)
 
     def _events(self, written: "Page", templates: Sequence[Template | None], begin: int) -> Iterator[Event]:
         kind = "done" if written.done else "draft"
         for row, template in enumerate(templates):
             tokens = written.tokens[row][written.mask[row]].tolist()
-            confidence = written.confidence[row][written.mask[row]].mean().item()
+            said = written.mask[row] & (written.tokens[row] != MASK)
+            confidence = written.confidence[row][said].mean().item() if bool(said.any()) else 0.0
             if template is None:
                 text = self.tokenizer.decode([t for t in tokens if t not in (NULL, MASK)]).strip()
             else:
@@ -293,10 +306,7 @@ class _Batch:
         self.size = len(prompts)
         self.templates: list[Template | None] = templates
         self.generators: list[torch.Generator] = generators
-        width = max(map(len, prompts))
-        self.prompt = torch.tensor([p + [NULL] * (width - len(p)) for p in prompts], dtype=torch.long, device=device)
-        self.prompt = self.prompt.view(self.size, width)
-        self.prompt_lengths = torch.tensor([len(p) for p in prompts], device=device)
+        self.prompt, self.prompt_lengths = padded_prompts(prompts, device)
 
 
 class Page:
@@ -322,7 +332,7 @@ class Page:
     def blank(cls, batch: _Batch, cells: Int64[Tensor, "b"], model: MantaModel) -> "Page":
         """The canvases of a batch of requests, with what their templates give."""
         rate = model.space.rate
-        width = int(cells.max()) * rate
+        width = padded_width(int(cells.max()) * rate, rate)
         mask = torch.arange(width, device=cells.device) < (cells * rate)[:, None]
         tokens = torch.full(mask.shape, MASK, device=cells.device).masked_fill(~mask, NULL)
         for row, template in enumerate(batch.templates):
@@ -355,7 +365,7 @@ class Page:
         null = (self.tokens == NULL) & self.writable
         words = self.writable & ~null
         count = (words.sum(1) * share).floor().long()
-        ranked = self.confidence.masked_fill(~words, torch.inf).argsort(1).argsort(1)
+        ranked = self.confidence.masked_fill(~words, torch.inf).argsort(dim=1, stable=True).argsort(1)
         self.asked = null | (ranked < count[:, None]) if share > 0 else torch.zeros_like(null)
 
 
@@ -372,14 +382,14 @@ def act_beside(
     Args:
         model: the nets.
         state: the present state.
-        t: its time, "b" or "b m".
+        t: its time, "b", "b m", or "1" for all rows.
         cond: prompt, canvas and the words settled.
         self_cond: the policy's last estimate.
     """
     if isinstance(model.space, EmbeddingSpace):
         known = cond.mask & (cond.settled != MASK)
         state = torch.where(known[..., None], model.space.clean(cond.settled), state)
-        t = (t if t.ndim == 2 else t[:, None].expand(known.shape)).masked_fill(known, 1.0)
+        t = (t if t.ndim == 2 else t[:, None]).expand(known.shape).masked_fill(known, 1.0)
     return model.act(state, t, cond=cond, self_cond=self_cond)
 
 
@@ -407,7 +417,8 @@ class _Policy:
     def _acting(self, name: str, condition: Condition) -> Callable[..., Tensor]:
         def field(state: Tensor, t: Tensor, *, cond: Any = None, self_cond: Tensor | None) -> Tensor:
             seen = replace(condition, settled=self.page.settled)
-            action = act_beside(self.model, state, t, cond=seen, self_cond=self_cond)
+            # All rows are at one time: told once, it is embedded alike in every batch.
+            action = act_beside(self.model, state, t[:1], cond=seen, self_cond=self_cond)
             self.actions[name] = action
             return action.estimate
 
@@ -444,8 +455,8 @@ class _Policy:
 
 def _fresh_noise(generators: Sequence[torch.Generator], cells: int, like: Tensor) -> Tensor:
     """Noise in the shape of `like`, drawn on a canvas of fixed size for each request."""
-    draws = [torch.randn(cells, like.shape[-1], generator=g)[: like.shape[1]] for g in generators]
-    return torch.stack(draws).to(like)
+    draws = torch.stack([torch.randn(cells, like.shape[-1], generator=g) for g in generators])
+    return padded_draws(draws, like.shape[1]).to(like)
 
 
 def _sample(logits: Tensor, temperature: float, generators: Sequence[torch.Generator], width: int) -> Tensor:
@@ -453,7 +464,8 @@ def _sample(logits: Tensor, temperature: float, generators: Sequence[torch.Gener
     if temperature == 0:
         return logits.argmax(-1)
     _, n, v = logits.shape
-    uniform = torch.stack([torch.rand(width, v, generator=g, dtype=torch.float64)[:n] for g in generators])
+    uniform = torch.stack([torch.rand(width, v, generator=g, dtype=torch.float64) for g in generators])
+    uniform = padded_draws(uniform, n)
     gumbel = -torch.log(-torch.log(uniform.clamp(1e-300, 1 - 1e-16)))
     # Below the greatest logit, so that no temperature is too low for a number.
     below = logits.double() - logits.amax(-1, keepdim=True)

@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from manta.config import Unset
 from manta.data import MASK, NULL, Batch, Tokenizer
 from manta.errors import UsageError
+from manta.families.batching import padded_prompts, padded_width
 from manta.families.canvas import Template, prompt_tokens, template_of
 from manta.families.events import Event, EventKind, GenerateOptions, Request, Writer
 from manta.families.model import OperatorChoice
@@ -52,22 +54,23 @@ class MaskedConfig:
 
     family: Literal["masked"] = "masked"
     """Which family this is."""
-    vocab_size: int = 1024
+    vocab_size: int = Unset(1024)
     """Tokens of the tokenizer."""
     dim: int = 0
     """Width; 0: a recipe's size says it."""
     heads: int = 0
     """Attention heads; 0: a recipe's size says it."""
-    prompt_depth: int = 2
+    prompt_depth: int = Unset(2)
     """Blocks of the prompt's encoder."""
     depth: int = 0
     """Blocks; 0: a recipe's size says it."""
-    max_prompt: int = 128
+    max_prompt: int = Unset(128)
     """Most tokens of a prompt."""
-    max_text: int = 128
+    max_text: int = Unset(128)
     """Most tokens of a text."""
-    absolute_places: bool = False
-    """Tell prompt and text the absolute place of each token: for texts that answer their prompt place by place."""
+    absolute_places: bool | None = None
+    """Tell prompt and text the absolute place of each token: for texts that answer their prompt place by place; None:
+    as a recipe says, and without one no."""
     operator: OperatorChoice = field(default_factory=AttentionConfig)
     """How positions act on each other."""
 
@@ -198,21 +201,33 @@ class MaskedMatching:
             keep=blank & ~canvas.hole,
         )
         length = length_cost(model, memory, canvas)
-        return Loss(loss.total + 0.1 * length, {**loss.parts, "length": length.detach()})
+        return Loss(loss.total + 0.1 * length, {**loss.parts, "length": length.detach()}, loss.count)
 
 
-def bound(model: MaskedModel, batch: Batch, generator: torch.Generator, *, num_samples: int = 128) -> LikelihoodBound:
-    """Upper bound of −log p of each text given prompt and length, the closing null included."""
-    layout = ObjectiveConfig(blank_share=0.0, extra_cell=0.0, prompt_drop=0.0, bare_share=0.0)
-    canvas = lay_out(batch, 1, layout, generator, max_cells=model.max_cells)
+def bound(
+    model: MaskedModel, batch: Batch, generators: Sequence[torch.Generator], *, num_samples: int = 128
+) -> LikelihoodBound:
+    """Upper bound of −log p of each text given prompt and length, the closing null included.
+
+    Args:
+        model: the net.
+        batch: the texts.
+        generators: one a text.
+        num_samples: masks a text.
+    """
+    place = torch.arange(padded_width(int(batch.text_lengths.max()) + 1), device=batch.text.device)
+    lengths = batch.text_lengths[:, None]
+    text = F.pad(batch.text, (0, max(0, len(place) - batch.text.shape[1])), value=NULL)[:, : len(place)]
+    tokens, mask = text.masked_fill(place >= lengths, NULL), place <= lengths
     memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
     projected = model.trunk.project(memory.states, memory.mask)
     found = likelihood_bound(
-        lambda tokens: model(tokens, canvas.mask, projected),
-        canvas.tokens,
-        canvas.mask,
+        lambda hidden: model(hidden, mask, projected),
+        tokens,
+        mask,
         mask_id=MASK,
-        generator=generator,
+        generators=generators,
+        width=model.max_cells,
         num_samples=num_samples,
     )
     check_likelihood(found.nats)
@@ -297,9 +312,11 @@ def canvas_events(
     events, processed = [], canvas.processed // len(mask)
     for row in range(len(mask)):
         words = canvas.tokens[row][mask[row]].tolist()
-        sure = canvas.confidence[row][mask[row]].clamp(0, 1).mean().item()
+        said = canvas.confidence[row][mask[row] & ~canvas.masked[row]].clamp(max=1)  # a given word is certain
+        sure = said.mean().item() if len(said) else 0.0
         share = 1 - canvas.masked[row].sum().item() / max(1, int(mask[row].sum()))
-        events.append(Event(kind, row, texts[row](words), tuple(words), share, sure, canvas.calls + encode, processed))
+        calls = int(canvas.calls_of[row]) + encode
+        events.append(Event(kind, row, texts[row](words), tuple(words), share, sure, calls, processed))
     return events
 
 
@@ -387,7 +404,7 @@ class MaskedLM(Writer):
             options,
             mask_id=MASK,
             generators=generators,
-            width=self.model.config.max_text + 2,
+            width=padded_width(self.model.max_cells),
             end_id=NULL,
             ends_last=free,
             max_calls=max(1, options.num_steps - encode),
@@ -397,11 +414,9 @@ class MaskedLM(Writer):
         yield canvas_events(canvas, mask, texts, int(encode), "done")
 
     def _memory(self, prompts: list[list[int]], options: GenerateOptions, encode: bool) -> Memory:
-        width = max(map(len, prompts))
-        padded = torch.tensor([p + [NULL] * (width - len(p)) for p in prompts], dtype=torch.long, device=self.device)
-        lengths = torch.tensor([len(p) for p in prompts], device=self.device)
+        padded, lengths = padded_prompts(prompts, self.device)
         tag = torch.full_like(lengths, {"diverse": 0, "consensus": 1}[options.style])
-        return self.model.memory(padded.view(len(prompts), width), lengths, tag, encode=encode)
+        return self.model.memory(padded, lengths, tag, encode=encode)
 
     def _canvas(
         self,
@@ -423,7 +438,7 @@ class MaskedLM(Writer):
             if template is not None:
                 length[row] = len(template.tokens)
         length = length.clamp_max(chance.shape[1])
-        mask = torch.arange(int(length.max()), device=self.device) < length[:, None]
+        mask = torch.arange(padded_width(int(length.max())), device=self.device) < length[:, None]
         tokens = torch.full(mask.shape, MASK, device=self.device).masked_fill(~mask, NULL)
         for row, template in enumerate(templates):
             if template is not None:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from manta.config import Unset
 from manta.data import BOS, MASK
 from manta.errors import ConfigError
 from manta.families.prompted import Memory, PromptedModel, check_shape
@@ -26,22 +27,23 @@ class MantaConfig:
 
     family: Literal["manta"] = "manta"
     """Which family this is."""
-    vocab_size: int = 1024
+    vocab_size: int = Unset(1024)
     """Tokens of the tokenizer."""
     dim: int = 0
     """Width of every net; 0: a recipe's size says it."""
     heads: int = 0
     """Attention heads; 0: a recipe's size says it."""
-    prompt_depth: int = 2
+    prompt_depth: int = Unset(2)
     """Blocks of the prompt's encoder."""
     depth: int = 0
     """Blocks of the policy; 0: a recipe's size says it."""
-    max_prompt: int = 128
+    max_prompt: int = Unset(128)
     """Most tokens of a prompt."""
-    max_text: int = 128
+    max_text: int = Unset(128)
     """Most tokens of a text."""
-    absolute_places: bool = False
-    """Tell prompt and text the absolute place of each token: for texts that answer their prompt place by place."""
+    absolute_places: bool | None = None
+    """Tell prompt and text the absolute place of each token: for texts that answer their prompt place by place; None:
+    as a recipe says, and without one no."""
     shifted: bool = True
     """Each place reads the word before it too, which lets a teacher's weights mean the same in the policy."""
     operator: OperatorChoice = field(default_factory=AttentionConfig)

@@ -269,7 +269,7 @@ class PolicyMatching:
         total = loss.total + 0.1 * length + self.controller.weight * rate / tokens_a_text
         parts = {"nats": loss.parts["terminal"], "velocity": loss.parts["velocity"]}
         parts |= {"clean_error": loss.parts["clean_error"], "length": length.detach(), **words}
-        return Loss(total, {**parts, "rate": rate.detach(), "beta": self.controller.weight})
+        return Loss(total, {**parts, "rate": rate.detach(), "beta": self.controller.weight}, int(hidden.sum()))
 
 
 class OwnStates:
@@ -315,7 +315,7 @@ class OwnStates:
         error = stiffness[:, None] * (action.estimate - clean).square().mean(-1)
         velocity = error[canvas.mask[:, :: space.rate]].mean()
         total = nats + self.config.velocity_weight * velocity
-        return Loss(total, {"nats": nats.detach(), "velocity": velocity.detach()})
+        return Loss(total, {"nats": nats.detach(), "velocity": velocity.detach()}, int(hidden.sum()))
 
     def _write(
         self,
@@ -396,4 +396,4 @@ class EmbeddingMatching:
             select=lambda condition, rows: condition.rows(rows),
         )
         length = length_cost(model, memory, canvas)
-        return Loss(loss.total + 0.1 * length, {**loss.parts, "length": length.detach()})
+        return Loss(loss.total + 0.1 * length, {**loss.parts, "length": length.detach()}, int(hidden.sum()))

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from manta.errors import ConfigError
+from manta.families.batching import rowwise
 from manta.nets.memory import MemoryEncoder
 from manta.operators import AttentionConfig
 
@@ -85,12 +87,18 @@ class PromptedModel(nn.Module):
             start: place of the first.
         """
         x = self.embedding(tokens)
-        return x if self.places is None else x + self.places.weight[start : start + tokens.shape[1]]
+        return x if self.places is None else x + self._places(start, tokens.shape[1])
 
     def embed_weights(self, weights: Float[Tensor, "b n v"]) -> Float[Tensor, "b n d"]:
         """Expected embeddings: tokens given as weights over the vocabulary, so that a gradient can reach them."""
         x = weights @ self.embedding.weight
-        return x if self.places is None else x + self.places.weight[: weights.shape[1]]
+        return x if self.places is None else x + self._places(0, weights.shape[1])
+
+    def _places(self, start: int, count: int) -> Float[Tensor, "{count} d"]:
+        """Embeddings of places; zeros beyond the last one, where there is padding alone."""
+        assert self.places is not None, "built without places"
+        known = self.places.weight[start : start + count]
+        return known if len(known) == count else F.pad(known, (0, 0, 0, count - len(known)))
 
     def memory(
         self,
@@ -118,4 +126,4 @@ class PromptedModel(nn.Module):
         """Logits of the length of a text, 1 … k, in the family's own unit."""
         assert self.length is not None, "built without a length head"
         weight = memory.mask[..., None].to(memory.states.dtype)
-        return self.length((memory.states * weight).sum(1) / weight.sum(1)).float()
+        return rowwise(self.length, (memory.states * weight).sum(1) / weight.sum(1)).float()

@@ -17,6 +17,7 @@ from torch import Tensor
 from manta.data import MASK, NULL
 from manta.errors import RequestError
 from manta.families.autoregressive import AutoregressiveLM
+from manta.families.batching import padded_width
 from manta.families.canvas import prompt_tokens
 from manta.families.events import GenerateOptions, Request
 from manta.families.manta_lm import MantaLM, Page, _Batch, _Policy
@@ -225,7 +226,7 @@ def trace_masked(
 
     settled = [beginning.tokens]
     settings: dict[str, Any] = {"mask_id": MASK, "end_id": NULL, "ends_last": True, "max_calls": num_steps}
-    settings |= {"generators": beginning.generators, "width": lm.model.config.max_text + 2}
+    settings |= {"generators": beginning.generators, "width": padded_width(lm.model.max_cells)}
     plain = replace(options, cache="none", temperature=0.0)
     for canvas in write_canvas(denoiser, beginning.tokens, lm.decoder_for(options), plain, **settings):
         settled.append(canvas.tokens)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -64,6 +64,8 @@ class Canvas:
     """Network calls so far, the present one included."""
     processed: int = 0
     """Positions computed so far, over all calls and rows."""
+    calls_of: Int64[Tensor, "b"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    """Network calls of each row until it was done, whatever the rows beside it took."""
 
     @property
     def total(self) -> Int64[Tensor, "b"]:
@@ -198,10 +200,12 @@ def decode(
     most = budget or policy.most_calls(canvas) * (2 if ends_last and cache.kind != "none" else 1)
     place = torch.arange(tokens.shape[1], device=tokens.device)
     worded = torch.ones_like(writable)  # where the word last proposed is not an end
-    while not bool(policy.done(canvas).all()):
+    canvas.calls_of = torch.zeros_like(canvas.total)
+    while not bool((finished := policy.done(canvas)).all()):
         if canvas.calls == most:
             raise UsageError(f"the decoder left words unwritten after {most} network calls, the most it may take")
         canvas.calls += 1
+        canvas.calls_of = canvas.calls_of + (~finished).long()
         last = canvas.calls_left == 1
         start, stop = 0, tokens.shape[1]
         if not last:  # what is left has to be committed in the last call, wherever it is

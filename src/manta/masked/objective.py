@@ -1,6 +1,6 @@
 """What a masked model is taught, and how likely it holds a text."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -94,10 +94,12 @@ def masked_cross_entropy(
     logits = denoiser(tokens.masked_fill(hidden, mask_id))
     nats = F.cross_entropy(logits[hidden].float(), tokens[hidden], reduction="none")
     weight = (1 / share)[:, None].expand(hidden.shape)[hidden] if config.weighting == "likelihood" else 1.0
-    total = (nats * weight).sum() / (words.sum() if config.weighting == "likelihood" else max(1, len(nats)))
+    count = words.sum() if config.weighting == "likelihood" else max(1, len(nats))
+    total = (nats * weight).sum() / count
     seen = hidden.view(config.times, texts, -1).any(0)
     supervised = seen.sum() / words[:texts].sum().clamp_min(1)
-    return Loss(total, {"nats": nats.detach().mean() if len(nats) else total.detach(), "supervised": supervised})
+    parts = {"nats": nats.detach().mean() if len(nats) else total.detach(), "supervised": supervised}
+    return Loss(total, parts, int(count))
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,8 @@ def likelihood_bound(
     mask: Bool[Tensor, "b n"],
     *,
     mask_id: int,
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
+    width: int,
     num_samples: int = 128,
 ) -> LikelihoodBound:
     """Bound −log p(text) by hiding l words, l uniform in 1 … n, at random places.
@@ -130,22 +133,32 @@ def likelihood_bound(
     less variance (Ou et al., arXiv 2406.03736; LLaDA uses 128 samples). l is stratified over the samples. It is exact
     if the denoiser's conditionals fit one joint distribution.
 
+    Args:
+        denoiser, tokens, mask, mask_id: as in `masked_cross_entropy`.
+        generators: one a text, so that a text's bound does not depend on the texts beside it.
+        width: positions of the longest text that any batch may hold, for which the draws are made.
+        num_samples: masks a text.
+
     Raises:
-        UsageError: with fewer than two samples.
+        UsageError: with fewer than two samples, or not one generator a text.
     """
     if num_samples < 2:
         raise UsageError(f"a standard error needs two samples or more, received num_samples={num_samples}")
-    counts = mask.sum(1)
+    if len(generators) != len(tokens):
+        raise UsageError(f"{len(tokens)} texts need {len(tokens)} generators, received {len(generators)}")
+    counts, n = mask.sum(1), tokens.shape[1]
     draws = []
     for index in range(num_samples):
-        jitter = torch.rand(len(tokens), generator=generator).to(tokens.device)
-        # Rounding can carry the last stratum to n itself, which would hide n + 1 of n words.
+        uniform = torch.stack([torch.rand(1 + width, generator=g, dtype=torch.float64) for g in generators])
+        jitter, places = uniform[:, 0].to(tokens.device), uniform[:, 1 : 1 + n].to(tokens.device)
+        # A sum such as 127 + 0.9999… rounds to the next stratum's end, which would hide one word more than there are.
         hide = torch.minimum((((index + jitter) / num_samples) * counts).long() + 1, counts.clamp_min(1))
-        order = torch.rand(tokens.shape, generator=generator).to(tokens.device).masked_fill(~mask, 2.0).argsort(1)
-        hidden = (order.argsort(1) < hide[:, None]) & mask
+        places = F.pad(places, (0, n - places.shape[1])).masked_fill(~mask, 2.0)
+        hidden = (places.argsort(dim=1, stable=True).argsort(1) < hide[:, None]) & mask
         logits = denoiser(tokens.masked_fill(hidden, mask_id)).float()
         nats = F.cross_entropy(logits.transpose(1, 2), tokens, reduction="none")
-        draws.append((nats * hidden).sum(1) * counts / hide)
+        # A running sum is the same however far the batch is padded.
+        draws.append((nats * hidden).double().cumsum(1)[:, -1] * counts / hide)
     samples = torch.stack(draws)
     error = samples.std(0) / num_samples**0.5
-    return LikelihoodBound(samples.mean(0), error, num_samples)
+    return LikelihoodBound(samples.mean(0).float(), error.float(), num_samples)

@@ -97,7 +97,7 @@ class Block(nn.Module):
         *,
         memory: Float[Tensor, "mb m d"] | ProjectedMemory | None = None,
         memory_mask: Bool[Tensor, "mb m"] | None = None,
-        modulation: Float[Tensor, "b #n 6*d"] | None = None,
+        modulation: Float[Tensor, "#b #n 6*d"] | None = None,
     ) -> Float[Tensor, "b n d"]:
         """The state after this block.
 
@@ -107,8 +107,8 @@ class Block(nn.Module):
             memory: what to read, or its projection by this block's ``cross.project``; given if and only if the block
                 was built with ``cross``. Several consecutive rows of the state may share one of the memory.
             memory_mask: True where the memory is real; only with an unprojected memory.
-            modulation: β₁, α₁, γ₁, β₂, α₂, γ₂ relative to the table, one for a row or one for each element; given if
-                and only if the block was built with ``modulation``.
+            modulation: β₁, α₁, γ₁, β₂, α₂, γ₂ relative to the table, one for a row or each element, or for all rows;
+                given if and only if the block was built with ``modulation``.
         """
         assert (memory is None) == (self.cross is None), "a memory goes with a block built with cross=True"
         assert (modulation is None) == (self.table is None), "modulation goes with a block built with modulation=True"

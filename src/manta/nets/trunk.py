@@ -51,7 +51,7 @@ class Trunk(nn.Module):
         context: OperatorContext,
         *,
         memory: tuple[ProjectedMemory, ...] | None = None,
-        modulation: Float[Tensor, "b #n k"] | None = None,
+        modulation: Float[Tensor, "#b #n k"] | None = None,
     ) -> Float[Tensor, "b n d"]:
         """The normalised state after the last block.
 

@@ -85,7 +85,7 @@ class VectorField(nn.Module):
     def forward(
         self,
         state: Float[Tensor, "b m c"],
-        t: Float[Tensor, "b"] | Float[Tensor, "b m"],
+        t: Float[Tensor, "#b"] | Float[Tensor, "b m"],
         words: Float[Tensor, "b n d"],
         before: Float[Tensor, "b n d"] | None = None,
         *,
@@ -96,7 +96,7 @@ class VectorField(nn.Module):
 
         Args:
             state: the present state.
-            t: time of each row or latent, 0 = noise, 1 = data.
+            t: time of each row or latent, or one for all rows, 0 = noise, 1 = data.
             words: embeddings of `cond.settled`.
             before: those of the word before each place; given if and only if built with `shifted`.
             cond: prompt and canvas.

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from manta.config import Unset
 from manta.errors import ConfigError
 from manta.operators.context import Operator, OperatorContext
 from manta.operators.normalise import rms_normalise
@@ -27,7 +28,7 @@ class AttentionConfig:
     kind: Literal["attention"] = "attention"
     """Which operator this is."""
 
-    heads: int = 4
+    heads: int = Unset(4)
     """Number of heads; divides the width, and leaves each head an even one."""
 
     rotary_base: float = BASE
@@ -112,14 +113,18 @@ def attend(
 
     ``y = softmax(scale · q kᵀ + bias) v``, zero when there is no key at all.
 
-    Two ways, equal up to rounding. The fused kernel's backward is 3 to 5 times slower than plain products on CPU for
+    Three ways, equal up to rounding. The fused kernel's backward is 3 to 5 times slower than plain products on CPU for
     short rows, so those are computed in the open when gradients are needed; all else goes to the fused kernel. In the
-    open, the softmax runs in float32, which on CPU is also 4 times faster than in bfloat16 for rows of odd length.
+    open, the softmax runs in float32, which on CPU is also 4 times faster than in bfloat16 for rows of odd length. A
+    single query on CPU is computed without products: theirs of a single row add up in an order that depends on where
+    the row lies in memory, so that what is attended to would depend on the rows beside it.
 
     Args:
         scale: factor on the scores of each head.
         bias: added to the scores, broadcast against "b h n m".
     """
+    if _is_lone(q, k, v):
+        return _attend_alone(q, k, v, scale, bias)
     if not _prefers_explicit(q, k, v):
         mask = None if bias is None else bias.to(q.dtype)
         return F.scaled_dot_product_attention(q * scale.to(q.dtype), k, v, attn_mask=mask, scale=1.0)
@@ -130,11 +135,24 @@ def attend(
     return weights.to(v.dtype) @ v
 
 
+def _attend_alone(q: Tensor, k: Tensor, v: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    scores = (q * k).sum(-1, dtype=torch.promote_types(q.dtype, torch.float32))[..., None, :] * scale
+    weights = (scores if bias is None else scores + bias).softmax(-1)
+    return (weights.mT.to(v.dtype) * v).sum(-2, keepdim=True)
+
+
+def _is_lone(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    return q.shape[-2] == 1 and k.shape[-2] > 0 and q.device.type == "cpu" and not _needs_grad(q, k, v)
+
+
+def _needs_grad(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    return torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+
+
 def _prefers_explicit(q: Tensor, k: Tensor, v: Tensor) -> bool:
     if k.shape[-2] == 0:
         return True
-    needs_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    return needs_grad and q.device.type == "cpu" and max(q.shape[-2], k.shape[-2]) <= EXPLICIT_MAX_LENGTH
+    return _needs_grad(q, k, v) and q.device.type == "cpu" and max(q.shape[-2], k.shape[-2]) <= EXPLICIT_MAX_LENGTH
 
 
 def mask_bias(visible: Bool[Tensor, "*broadcast"] | None) -> Float[Tensor, "*broadcast"] | None:

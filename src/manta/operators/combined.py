@@ -6,6 +6,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from manta.config import Unset
 from manta.operators.attention import AttentionConfig, SelfAttention, check_positive
 from manta.operators.context import Operator, OperatorContext
 from manta.operators.fourier import FourierConfig, SpectralConvolution
@@ -19,7 +20,7 @@ class AttentionFourierConfig:
     kind: Literal["attention_fourier"] = "attention_fourier"
     """Which operator this is."""
 
-    heads: int = 4
+    heads: int = Unset(4)
     """Attention heads; divides the width, and leaves each head an even one."""
 
     modes: int = 16

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from manta.config import Unset
 from manta.operators.attention import SelfAttention, check_positive
 from manta.operators.rotary import BASE
 
@@ -18,7 +19,7 @@ class WindowedConfig:
     kind: Literal["windowed"] = "windowed"
     """Which operator this is."""
 
-    heads: int = 4
+    heads: int = Unset(4)
     """Number of heads; divides the width, and leaves each head an even one."""
 
     radius: int = 2

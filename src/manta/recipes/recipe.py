@@ -2,9 +2,11 @@
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
+from manta.config import Unset
 from manta.data import part_of, task_of
 from manta.errors import ConfigError
 from manta.families.autoregressive import AutoregressiveConfig
@@ -12,9 +14,11 @@ from manta.families.masked import MaskedConfig
 from manta.families.model import MantaConfig
 from manta.families.objectives import ObjectiveConfig
 from manta.masked import MaskedObjectiveConfig
-from manta.operators import AttentionConfig
 from manta.spaces import LatentSpaceConfig
 from manta.training import TrainConfig
+
+Shape = TypeVar("Shape", MantaConfig, MaskedConfig)
+Config = TypeVar("Config", bound=Any)
 
 SIZES = {
     # width, heads, blocks of the policy, tokens of a batch
@@ -68,17 +72,18 @@ class Recipe:
     """The size dial; sets width, heads and depth of `model`, `masked` and `teacher`. `auto` follows the time budget."""
     vocab_size: int = 1024
     """Tokens of the tokenizer, 512 to 32768."""
-    max_prompt: int = 64
+    max_prompt: int = Unset(64)
     """Longest prompt in tokens; longer pairs are dropped and counted."""
-    max_text: int = 96
+    max_text: int = Unset(96)
     """Longest text in tokens; longer prose becomes windows, longer pairs are dropped and counted."""
     consensus: Literal["auto", "none", "medoid", "teacher"] = "auto"
     """Consensus targets beside the human ones: the medoid of a prompt's texts, or what a teacher writes. `auto` takes a
     teacher for a Manta-LM on prompts and texts, unless a rule tells the one right text."""
     consensus_share: float = 0.5
     """Share of the examples that are consensus targets, where there are some."""
-    absolute_places: bool = False
-    """Tell prompt and text the absolute place of each token: for texts that answer their prompt place by place."""
+    absolute_places: bool | None = None
+    """Tell prompt and text the absolute place of each token: for texts that answer their prompt place by place. None:
+    where the data is a structured task."""
     recombined: int = 0
     """Prompts made by recombining the slots of others (`key[value], …` or `key: value, …`), for the teacher."""
     warm_start: bool | None = None
@@ -141,8 +146,9 @@ def seconds(duration: str) -> float:
 def resolve(recipe: Recipe) -> Recipe:
     """Derive all that follows from the dials: shapes, batches and learning rate from size, limits and vocabulary.
 
-    Width, heads, depth and learning rate stay where they were set by hand; limits of length and the vocabulary are set
-    once for all nets, in the recipe itself, and a teacher that is left alone takes its pupil's shape.
+    What was set by hand stays, whatever its value; `Unset`, None and a width, heads or depth of 0 are not set. Limits
+    of length and the vocabulary are set once for all nets, in the recipe itself, a teacher that is left alone takes its
+    pupil's shape, and every operator that is left alone its model's heads.
 
     Raises:
         ConfigError: a model's own `max_text` or `max_prompt` leaves no room for the longest text or prompt.
@@ -150,7 +156,8 @@ def resolve(recipe: Recipe) -> Recipe:
     if recipe.time_budget is None and recipe.num_steps is None:
         recipe = replace(recipe, time_budget="30m")
     if (task := task_of(recipe.data)) is not None:  # a puzzle's solution answers it place by place
-        recipe = replace(recipe, absolute_places=True, max_prompt=task.prompt_length, max_text=task.text_length)
+        lengths = {"max_prompt": task.prompt_length, "max_text": task.text_length}
+        recipe = _filled(recipe, {"absolute_places": True, **lengths})
     if recipe.size == "auto":
         minutes = math.inf if recipe.time_budget is None else seconds(recipe.time_budget) / 60
         recipe = replace(recipe, size=next(size for limit, size in AUTO_SIZE if minutes <= limit))
@@ -164,16 +171,16 @@ def resolve(recipe: Recipe) -> Recipe:
         "vocab_size": recipe.vocab_size,
         "max_prompt": recipe.max_prompt,
         "max_text": max_text,
-        "absolute_places": recipe.absolute_places,
+        "absolute_places": bool(recipe.absolute_places),
     }
-    model = _headed(_filled(recipe.model, MantaConfig(), derived))
+    model = _headed(_filled(recipe.model, derived))
     # A teacher gives its weights to the model it teaches, so it takes the model's shape.
-    taught = model if recipe.family == "manta" else _headed(_filled(recipe.masked, MaskedConfig(), derived))
+    taught = model if recipe.family == "manta" else _headed(_filled(recipe.masked, derived))
     derived |= {name: getattr(taught, name) for name in ("dim", "heads", "depth", "prompt_depth")}
-    teacher = _filled(recipe.teacher, AutoregressiveConfig(), derived)
-    masked = _headed(_filled(recipe.masked, MaskedConfig(), derived))
+    teacher = _filled(recipe.teacher, derived)
+    masked = _headed(_filled(recipe.masked, derived))
     width = {"manta": model, "masked": masked, "ar": teacher}[recipe.family].dim
-    train = _filled(recipe.train, TrainConfig(), {"learning_rate": LEARNING_RATE / width})
+    train = _filled(recipe.train, {"learning_rate": LEARNING_RATE / width})
     for name, shape in (("model", model), ("masked", masked), ("teacher", teacher)):
         if shape.max_text < max_text or shape.max_prompt < recipe.max_prompt:
             raise ConfigError(
@@ -181,14 +188,27 @@ def resolve(recipe: Recipe) -> Recipe:
                 f"has, {max_text} and {recipe.max_prompt}; set max_text and max_prompt of the recipe instead"
             )
     shapes = {"model": model, "masked": masked, "teacher": teacher, "max_text": max_text}
+    shapes |= {"max_prompt": int(recipe.max_prompt), "absolute_places": bool(recipe.absolute_places)}
     return replace(recipe, train=train, batch_tokens=recipe.batch_tokens or batch_tokens, **shapes)
 
 
-def _headed(config):
-    """Give an operator that was left alone the heads of its model, so that a teacher's blocks fit."""
-    return _filled(config, type(config)(), {"operator": AttentionConfig(heads=config.heads)})
+def _headed(config: Shape) -> Shape:
+    """Give the operators that were left alone the heads of their model, so that a teacher's blocks fit."""
+    operator = config.operator
+    if hasattr(operator, "heads"):
+        config = replace(config, operator=_filled(operator, {"heads": config.heads}))
+    if isinstance(config, MantaConfig) and isinstance(config.space, LatentSpaceConfig):
+        space = replace(config.space, operator=_filled(config.space.operator, {"heads": config.heads}))
+        config = replace(config, space=space)
+    return config
 
 
-def _filled(config, default, derived):
-    """Replace the fields that still have their default value."""
-    return replace(config, **{k: v for k, v in derived.items() if getattr(config, k) == getattr(default, k)})
+def _filled(config: Config, derived: Mapping[str, Any]) -> Config:
+    """Set the fields that no one has set."""
+    return replace(config, **{name: value for name, value in derived.items() if not _is_set(config, name)})
+
+
+def _is_set(config: Any, name: str) -> bool:
+    value = getattr(config, name)
+    unset = value is None or isinstance(value, Unset) or (name in ("dim", "heads", "depth") and value == 0)
+    return not unset

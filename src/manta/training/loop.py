@@ -40,7 +40,7 @@ class TrainConfig:
     clip_norm: float = 1.0
     """Largest global norm of the gradient."""
     accumulate: int = 1
-    """Batches whose gradients are averaged into one step."""
+    """Batches whose gradients are averaged into one step, each weighed by the tokens that enter its loss."""
     average_share: float = 0.1
     """Horizon of the weight average as a share of the stage's steps, (0, 1]."""
     precision: str = "auto"
@@ -185,19 +185,8 @@ def train_stage(stage: Stage) -> Iterator[Progress]:
         for optimizer in stage.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        total, tokens = 0.0, 0
-        parts: dict[str, list[float]] = {}
-        for _ in range(stage.config.accumulate):
-            batch = next(stage.batches)
-            with autocast(stage.device, stage.config.precision):
-                loss = stage.objective(stage.model, batch, stage.generator)
-            (loss.total / stage.config.accumulate).backward()
-            total += loss.total.item() / stage.config.accumulate
-            tokens += batch.num_tokens
-            for name, value in loss.parts.items():
-                parts.setdefault(name, []).append(float(value))
+        total, means, tokens = _accumulate(stage)
         norm = nn.utils.clip_grad_norm_(parameters, stage.config.clip_norm).item()
-        means = {name: sum(values) / len(values) for name, values in parts.items()}
         if not (math.isfinite(total) and math.isfinite(norm)):
             stage.model.zero_grad()
             raise TrainingError(_diagnose(stage, total, norm, rate, means))
@@ -209,6 +198,34 @@ def train_stage(stage: Stage) -> Iterator[Progress]:
         seconds = time.perf_counter() - start
         yield Progress(stage.name, stage.step, stage.num_steps, total, means, tokens, seconds, rate, norm)
     stage.average.copy_to(stage.model)
+
+
+def _accumulate(stage: Stage) -> tuple[float, dict[str, float], int]:
+    """Gradients of the batches of one step; loss, parts and tokens.
+
+        gradient = Σ_i w_i ∇loss_i / Σ_i w_i,   w_i the tokens that loss_i is the mean over
+
+    so that two batches are what one batch of both would be, however unlike their lengths. A part that a batch does not
+    have is averaged over the others.
+    """
+    alone = stage.config.accumulate == 1
+    tokens, weights, totals = 0, 0.0, 0.0
+    parts: dict[str, list[tuple[float, float]]] = {}
+    for _ in range(stage.config.accumulate):
+        batch = next(stage.batches)
+        with autocast(stage.device, stage.config.precision):
+            loss = stage.objective(stage.model, batch, stage.generator)
+        weight = 1.0 if alone else float(batch.num_tokens if loss.count is None else loss.count)
+        (loss.total if alone else weight * loss.total).backward()
+        totals, weights, tokens = totals + weight * loss.total.item(), weights + weight, tokens + batch.num_tokens
+        for name, value in loss.parts.items():
+            parts.setdefault(name, []).append((float(value), weight))
+    if not alone:
+        for parameter in stage.named.values():
+            if parameter.grad is not None:
+                parameter.grad.div_(weights)
+    means = {name: sum(v * w for v, w in found) / sum(w for _, w in found) for name, found in parts.items()}
+    return totals / weights, means, tokens
 
 
 def _diagnose(stage: Stage, loss: float, norm: float, rate: float, parts: dict[str, float]) -> str:

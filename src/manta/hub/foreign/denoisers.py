@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from manta.families.batching import padded_width
 from manta.hub.foreign.decoder import DecoderNet, KeyValues
 
 Logits = Callable[[Tensor, Tensor], Tensor]
@@ -15,7 +16,8 @@ Logits = Callable[[Tensor, Tensor], Tensor]
 class RowDenoiser:
     """Every call computes everything, for a batch of rows of any lengths.
 
-    Rows are padded at the right, so that a token has the same position alone and in any batch.
+    Rows are padded at the right, so that a token has the same position alone and in any batch, to a width that leaves
+    its logits the same to the last bit (`families.batching`).
 
     Args:
         logits: one network call.
@@ -27,7 +29,7 @@ class RowDenoiser:
         (b, n), device = mask.shape, mask.device
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         self.logits = logits
-        self.rows = torch.zeros(b, int(lengths.max()) + n, dtype=torch.long, device=device)
+        self.rows = torch.zeros(b, padded_width(int(lengths.max()) + n), dtype=torch.long, device=device)
         for row, prompt in enumerate(prompts):
             self.rows[row, : len(prompt)] = torch.tensor(prompt, dtype=torch.long)
         self.place = lengths[:, None] + torch.arange(n, device=device)

@@ -1,0 +1,169 @@
+"""Texts never depend on their batch: random weights make near-ties frequent, so any difference in rounding shows."""
+
+import random
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+
+from manta.data.foreign import ForeignTokenizer
+from manta.evaluation.likelihood import length_nats, to_batch
+from manta.families.autoregressive import log_likelihood
+from manta.families.batching import ROWS, WIDTH, padded_draws, padded_prompts, padded_width, repeated_rows, rowwise
+from manta.families.events import GenerateOptions, Request, Writer
+from manta.families.masked import bound
+from manta.hub.foreign.decoder import DecoderNet, DecoderShape
+from manta.hub.foreign.model import ForeignModel
+from manta.masked import DECODERS
+from manta.operators.attention import attend
+from manta.runtime import make_generator
+
+from .conftest import WORDS, make_ar, make_lm, make_masked, random_weights
+
+NUM = 14
+SIZES = (2, 7, 64)
+
+
+@pytest.fixture(params=[1, pytest.param(2, marks=pytest.mark.slow)], autouse=True)
+def threads(request):
+    """Rows are shared out among threads, so what a kernel sees of a batch depends on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+def requests_of(num: int = NUM) -> list[Request]:
+    draw, words = random.Random(0), WORDS[0].split()
+    prompts = [" ".join(draw.sample(words, draw.randint(1, 6))) if draw.random() < 0.9 else None for _ in range(num)]
+    return [Request(prompt=prompt, seed=seed) for seed, prompt in enumerate(prompts)]
+
+
+def assert_independent(lm: Writer, **options: Any) -> None:
+    """Each text alone, and among others in random order."""
+    requests, draw = requests_of(), random.Random(1)
+
+    def written(some: list[Request], size: int) -> list[tuple[Any, ...]]:
+        done = [e for e in lm.generate(some, GenerateOptions(batch_size=size, **options)) if e.kind == "done"]
+        return [(e.tokens, repr(e.confidence), e.nfe) for e in sorted(done, key=lambda e: e.index)]
+
+    alone = [written([request], 1)[0] for request in requests]
+    assert len({tokens for tokens, *_ in alone}) > NUM // 4, "texts that are all alike would show nothing"
+    for size in SIZES:
+        order = draw.sample(range(NUM), NUM)
+        assert written([requests[i] for i in order], size) == [alone[i] for i in order], f"batches of {size}"
+
+
+@pytest.mark.parametrize(("kind", "rate"), [("latent", 4), ("latent", 8), ("embedding", 1)])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"style": "consensus", "guidance_scale": 2.0}, {"solver": "renoise", "temperature": 1.0}, {"rounds": 1}],
+)
+def test_a_manta_text_does_not_depend_on_its_batch(kind, rate, options):
+    assert_independent(make_lm(kind, rate), num_steps=7, **options)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_masked_text_does_not_depend_on_its_batch(decoder, temperature):
+    assert_independent(make_masked(), num_steps=6, decoder=decoder, temperature=temperature)
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "top_p": 0.9}])
+def test_an_autoregressive_text_does_not_depend_on_its_batch(options):
+    assert_independent(make_ar(), **options)
+
+
+def published(kv_heads: int, dtype: torch.dtype) -> ForeignModel:
+    words = WORDS[0].split()
+    plain = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["[UNK]", *sorted(set(words))])}, "[UNK]"))
+    plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
+    size = plain.get_vocab_size()
+    shape = DecoderShape(
+        vocab_size=size + 2,
+        dim=32,
+        depth=2,
+        heads=4,
+        kv_heads=kv_heads,
+        hidden=48,
+        eps=1e-5,
+        rotary_base=1e4,
+        qkv_bias=True,
+    )
+    torch.manual_seed(0)
+    net = DecoderNet(shape)
+    random_weights(net)
+    return ForeignModel(
+        family="llada",
+        net=net.to(dtype).eval(),
+        tokenizer=ForeignTokenizer(plain.to_str()),
+        vocab_size=size + 2,
+        max_length=64,
+        mask_id=size + 1,
+        eos_id=size,
+        pad_id=None,
+        shifted=False,
+    )
+
+
+@pytest.mark.parametrize(("kv_heads", "dtype"), [(4, torch.float32), (2, torch.float32), (2, torch.bfloat16)])
+def test_a_published_models_text_does_not_depend_on_its_batch(kv_heads, dtype):
+    assert_independent(published(kv_heads, dtype), num_steps=5, max_tokens=13, decoder="confidence")
+
+
+@pytest.mark.parametrize("family", ["masked", "ar"])
+def test_a_likelihood_does_not_depend_on_its_batch(family):
+    draw, masked, ar = random.Random(0), make_masked().model, make_ar().model
+
+    def tokens(least: int, most: int) -> list[int]:
+        return [draw.randint(4, 300) for _ in range(draw.randint(least, most))]
+
+    pairs = [(tokens(0, 12), tokens(1, 24)) for _ in range(NUM)]
+
+    def nats(rows: list[int]) -> list[float]:
+        batch = to_batch([pairs[i][0] for i in rows], [pairs[i][1] for i in rows])
+        if family == "ar":
+            return log_likelihood(ar, batch).tolist()
+        found = bound(masked, batch, [make_generator(i) for i in rows], num_samples=4)
+        return (found.nats + length_nats(masked, batch)).tolist()
+
+    alone = [nats([i])[0] for i in range(NUM)]
+    for size in SIZES:
+        order = draw.sample(range(NUM), NUM)
+        found = [value for begin in range(0, NUM, size) for value in nats(order[begin : begin + size])]
+        assert found == [alone[i] for i in order], f"batches of {size}"
+
+
+def test_products_of_padded_rows_are_those_of_any_number_of_rows():
+    generator = torch.Generator().manual_seed(0)
+    net, rows = torch.nn.Linear(48, 40), torch.randn(67, 48, generator=generator)
+    with torch.no_grad():
+        whole = rowwise(net, rows)
+        for count in range(1, 67):
+            torch.testing.assert_close(rowwise(net, rows[:count]), whole[:count], atol=0, rtol=0)
+
+
+def test_a_lone_query_is_attended_like_any_other_and_apart_from_its_batch():
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(9, 2, n, 24, generator=generator) for n in (1, 40, 40))
+    scale, bias = torch.full((2, 1, 1), 0.2), torch.where(torch.arange(40) < 29, 0.0, -1e4)
+    found = attend(q, k, v, scale, bias)
+    expected = F.scaled_dot_product_attention(q, k[:, :, :29], v[:, :, :29], scale=0.2)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    for rows in (1, 2, 5):
+        assert torch.equal(attend(q[:rows], k[:rows].clone(), v[:rows].clone(), scale, bias), found[:rows])
+        assert torch.equal(attend(q[:rows], k[:rows, :, :32], v[:rows, :, :32], scale, bias[:32]), found[:rows])
+
+
+def test_shapes_are_padded_to_what_the_rule_asks_for():
+    assert [padded_width(n) for n in (1, WIDTH, WIDTH + 1)] == [WIDTH, WIDTH, 2 * WIDTH]
+    assert padded_width(1, 8) // 8 % ROWS == 0
+    prompt, lengths = padded_prompts([[5, 6], []], "cpu")
+    assert prompt.shape == (2, WIDTH - 1) and lengths.tolist() == [2, 0]
+    draws = torch.ones(2, 5, 3)
+    assert padded_draws(draws, 4).shape == (2, 4, 3) and padded_draws(draws, 7)[:, 5:].sum() == 0
+    rows: Tensor = repeated_rows(torch.arange(5.0)[:, None])
+    assert rows[:, 0].tolist() == [0, 1, 2, 3, 4, 4, 4, 4]
