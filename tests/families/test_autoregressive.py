@@ -94,5 +94,5 @@ def test_what_a_left_to_right_model_cannot_do_is_refused():
     )
     with pytest.raises(UsageError, match="2 generators"):
         list(decode(lm.model, memory, max_tokens=3, temperature=1.0))
-    with pytest.raises(UsageError, match="top-p"):
+    with pytest.raises(UsageError, match="top_p"):
         GenerateOptions(top_p=0.0)

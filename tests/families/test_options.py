@@ -93,7 +93,7 @@ def test_options_for_several_families_are_sorted():
 @pytest.mark.parametrize(
     ("family", "options", "words"),
     [
-        ("ar", {"top_p": 0.5}, "top_p .* temperature 0"),
+        ("ar", {"top_p": 0.5}, "top_p` .* temperature 0"),
         ("ar", {"top_k": 2}, "top_k .* temperature 0"),
         ("masked", {"refresh": 3}, "refresh .* for a cache"),
         ("masked", {"decoder": "remask", "confidence": "margin"}, "remask decoder draws .* deferred, confidence"),
@@ -171,7 +171,7 @@ def test_likelihoods_that_are_not_finite_are_an_error():
     batch = Batch(prompt=rows[:, :0], text=rows, tag=zero + HUMAN, index=zero, prompt_lengths=zero, text_lengths=three)
     for family, measure in {
         "ar": lambda model: log_likelihood(model, batch),
-        "masked": lambda model: bound(model, batch, torch.Generator().manual_seed(0), num_samples=2),
+        "masked": lambda model: bound(model, batch, [torch.Generator().manual_seed(0)], num_samples=2),
     }.items():
         model = make(family).model
         measure(model)

@@ -91,13 +91,13 @@ def check_options(options: GenerateOptions, family: str) -> None:
             others = list(dict.fromkeys(NAMES[name] for name in FOLLOWED[option]))
             raise UsageError(
                 f"{spelled(option)} means nothing to {NAMES[family]}; it is for {_listed(others)}; leave it out"
-                + (", and bound the text with max_tokens (--max-tokens)" if option == "num_steps" else "")
+                + (", and bound the text with `max_tokens`" if option == "num_steps" else "")
             )
     if options.temperature == 0 and (options.top_k is not None or options.top_p < 1):
         cut = spelled("top_p" if options.top_k is None else "top_k")
-        raise UsageError(f"{cut} cuts what is drawn, and nothing is at temperature 0; set temperature (--temperature)")
+        raise UsageError(f"{cut} cuts what is drawn, and nothing is at temperature 0; set `temperature`")
     if options.refresh != _REFRESH and options.cache == "none":
-        raise UsageError(f"{spelled('refresh')} is for a cache, and there is none; set cache (--cache)")
+        raise UsageError(f"{spelled('refresh')} is for a cache, and there is none; set `cache`")
 
 
 def check_decoder(options: GenerateOptions, decoder: DecoderConfig) -> None:
@@ -126,7 +126,7 @@ def check_decoder(options: GenerateOptions, decoder: DecoderConfig) -> None:
     if options.cache != "none" and not looks_at_parts(decoder) and options.block_length is None:
         raise UsageError(
             f"the {kind} decoder looks at the whole text in every call, so that a cache saves nothing; set "
-            "block_length (--block-length), choose the decoder deferred or block, or leave cache (--cache) out"
+            "`block_length`, choose the decoder deferred or block, or leave `cache` out"
         )
 
 
