@@ -6,7 +6,8 @@ python benchmarks/mutation.py flow/solvers.py --sample 40 --out /tmp/solvers.jso
 `mutation.toml` names the modules with their tests, mutations made by hand (exact replacements, all of which must be
 killed) and equivalent mutants with their reasons. The others are drawn, by a seed, from all that the operators below
 make; the score is the share of them that is killed, equivalent ones left out. Defaults of configurations are settings
-and not behaviour, and what only forms a message is no behaviour either: neither is mutated.
+and not behaviour, and what only forms a message is no behaviour either: neither is mutated. Nor are `device` and
+`strict` left out of calls: one device cannot tell, and lists that agree cannot either.
 
 Two libraries were tried. mutmut leaves out every function with a decorator (`torch.no_grad`, `property`), which here
 are the loops that write, and draws no sample; cosmic-ray rewrites the source in place and starts an interpreter a
@@ -123,7 +124,7 @@ def variants(node: ast.AST) -> Iterator[ast.AST]:
             yield ast.IfExp(test, orelse, body)
         case ast.Call(function, arguments, keywords):
             for dropped in keywords:
-                if dropped.arg is not None:
+                if dropped.arg not in (None, "device", "strict"):
                     yield ast.Call(function, arguments, [kept for kept in keywords if kept is not dropped])
             if isinstance(function, ast.Name) and function.id in NAMES:
                 yield ast.Call(ast.Name(NAMES[function.id]), arguments, keywords)

@@ -91,7 +91,7 @@ def test_at_the_end_of_a_stage_its_weights_are_their_average(monkeypatch):
 
 def test_progress_tells_what_a_step_did(monkeypatch):
     stage = descending(monkeypatch, pulling(1.0, 0.0))
-    weight = float(stage.model.weight[0, 0])  # pyright: ignore
+    weight = stage.model.weight[0, 0].item()  # pyright: ignore
     told = list(train_stage(stage))
     assert [progress.step for progress in told] == list(range(1, 21))
     assert {(progress.stage, progress.num_steps, progress.tokens) for progress in told} == {("fall", 20, 3)}
