@@ -80,7 +80,9 @@ class Toy:
 def config(**changes: Any) -> ObjectiveConfig:
     """Without blanks, bare or dropped prompts and feedback, unless said."""
     plain = {"blank_share": 0.0, "extra_cell": 0.0, "prompt_drop": 0.0, "bare_share": 0.0, "known_share": 0.0}
-    flow = {name: changes.pop(name) for name in ("self_cond_probability", "start_share", "end_share") if name in changes}
+    flow = {
+        name: changes.pop(name) for name in ("self_cond_probability", "start_share", "end_share") if name in changes
+    }
     made = ObjectiveConfig(**{**plain, **changes})
     return replace(made, flow=replace(made.flow, **{"self_cond_probability": 0.0, **flow}))
 
