@@ -324,7 +324,7 @@ splits = st.builds(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     budget=st.integers(1, 16),
     solver=st.sampled_from(["euler", "heun", "renoise"]),
