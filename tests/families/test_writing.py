@@ -1,7 +1,6 @@
 """How a text is written, call by call: what the policy is shown, what is settled when, and what a budget buys."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -79,6 +78,12 @@ def noises(lm: MantaLM, seed: int, number: int) -> list[torch.Tensor]:
     return [torch.randn(shape, generator=generator) for _ in range(number)]
 
 
+def agree(found: torch.Tensor, noise: torch.Tensor) -> None:
+    """A state and the draws it should be, where both have latents: a canvas may be shorter, or padded."""
+    both = min(len(found), len(noise))
+    torch.testing.assert_close(found[:both], noise[:both], atol=1e-4, rtol=1e-4)
+
+
 def test_the_least_certain_words_are_asked_for_again():
     page = Page(torch.full((1, 6), MASK), torch.ones(1, 6, dtype=torch.bool), rate=2)
     page.settle(torch.arange(10, 16)[None], torch.tensor([[0.9, 0.1, 0.5, 0.7, 0.3, 0.6]]), left=0.5)
@@ -112,7 +117,7 @@ def test_every_call_is_shown_the_words_settled_by_then(lm, monkeypatch, guidance
     watch = Watch(lm, monkeypatch)
     finished(lm, [Request(prompt="the cat", seed=1)], num_steps=13, guidance_scale=guidance_scale)
     shown = [condition.settled for condition in watch.conditions[:: 1 if guidance_scale == 1 else 2]]
-    assert (shown[0] == MASK).all()
+    assert (shown[0] == MASK)[watch.conditions[0].mask].all()
     assert len(shown) == len(watch.settled) > 3
     assert all(torch.equal(seen, settled) for seen, settled in zip(shown[1:], watch.settled, strict=False))
     assert (shown[-1] != MASK).any() and (watch.settled[-1] != MASK).all()
@@ -140,7 +145,7 @@ def test_without_a_plan_nothing_is_fed_back_and_the_state_stays_the_noise(lm, mo
     assert watch.fed_back == [None] * 5
     assert all(not t.any() for t in watch.times) or isinstance(lm.model.space, manta_lm.EmbeddingSpace)
     (noise,) = noises(lm, 4, 1)
-    torch.testing.assert_close(watch.states[0][0], 0.5 * noise[: watch.states[0].shape[1]])
+    agree(watch.states[0][0], 0.5 * noise)
 
 
 @pytest.mark.parametrize(
@@ -151,18 +156,18 @@ def test_the_plan_starts_at_noise_of_its_scale(latent_lm, monkeypatch, options, 
     watch = Watch(latent_lm, monkeypatch)
     finished(latent_lm, [Request(prompt="the cat", seed=4)], num_steps=4, **CONSENSUS, **options)
     (noise,) = noises(latent_lm, 4, 1)
-    torch.testing.assert_close(watch.states[0][0], scale * noise[: watch.states[0].shape[1]])
+    agree(watch.states[0][0], scale * noise)
 
 
 def test_diverse_texts_start_at_noise_of_scale_one(latent_lm, monkeypatch):
     watch = Watch(latent_lm, monkeypatch)
     finished(latent_lm, [Request(seed=seed) for seed in range(40)], num_steps=2)
-    assert watch.states[0].std().item() == pytest.approx(1, abs=0.05)
+    assert watch.states[0][:, : latent_lm.model.max_cells].std().item() == pytest.approx(1, abs=0.05)
 
 
 def test_guidance_reaches_the_words_and_the_plan(latent_lm, monkeypatch):
     watch = Watch(latent_lm, monkeypatch)
-    options = {"num_steps": 7, "guidance_scale": 2.5, "flow_steps": 2}
+    options = {"num_steps": 8, "guidance_scale": 2.5, "flow_steps": 2}
     finished(latent_lm, [Request(prompt="the cat", seed=2)], **options)
     assert len(watch.actions) == 2 * len(watch.logits) == 6
     pairs = list(zip(watch.actions[::2], watch.actions[1::2], strict=True))
@@ -180,11 +185,11 @@ def test_guidance_reaches_the_words_and_the_plan(latent_lm, monkeypatch):
 def test_guidance_knows_no_prompt_on_its_other_side(latent_lm, monkeypatch):
     watch = Watch(latent_lm, monkeypatch)
     for prompt in ("the cat", "some old river", None):
-        finished(latent_lm, [Request(prompt=prompt, seed=2)], num_steps=3, guidance_scale=2.0, **CONSENSUS)
+        finished(latent_lm, [Request(prompt=prompt, seed=2)], num_steps=4, guidance_scale=2.0, **CONSENSUS)
     bare = [condition.memory[0].key for condition in watch.conditions[1::2]]
     prompted = [condition.memory[0].key for condition in watch.conditions[::2]]
     assert torch.equal(bare[0], bare[1]) and torch.equal(bare[0], bare[2])
-    assert prompted[0].shape != bare[0].shape
+    assert prompted[0].shape != bare[0].shape or not torch.allclose(prompted[0], bare[0])
     torch.testing.assert_close(prompted[2], bare[2])
 
 
@@ -200,8 +205,7 @@ def test_a_round_starts_half_way_at_the_encoded_text_and_fresh_noise_of_scale_on
     for call, encoded, noise in ((2, watch.encoded[0], first), (4, watch.encoded[1], second)):
         assert watch.times[call].item() == pytest.approx(middle, rel=1e-6)
         assert watch.times[call + 1].item() == pytest.approx(middle + middle * (1 - middle), rel=1e-6)
-        expected = (1 - middle) * noise[: encoded.shape[1]] + middle * encoded[0]
-        torch.testing.assert_close(watch.states[call][0], expected)
+        agree((watch.states[call][0] - middle * encoded[0]) / (1 - middle), noise)
         fed = watch.fed_back[call]
         assert fed is not None and torch.equal(fed, encoded)
 
@@ -233,8 +237,8 @@ def test_silent_calls_settle_nothing_and_the_others_share_the_words(monkeypatch)
     watch = Watch(lm, monkeypatch)
     finished(lm, [Request(prompt="the cat", seed=1)], num_steps=8)
     assert watch.left == pytest.approx([3 / 4, 2 / 4, 1 / 4, 0.0])
-    assert all((condition.settled == MASK).all() for condition in watch.conditions[:4])
-    assert (watch.conditions[4].settled != MASK).any()
+    settled = [(condition.settled != MASK)[condition.mask].any() for condition in watch.conditions[:5]]
+    assert settled == [False, False, False, False, True]
 
 
 def test_the_share_asked_for_again_falls_by_the_call(latent_lm, monkeypatch):
@@ -257,7 +261,7 @@ def test_an_embeddings_settled_words_are_known_states(monkeypatch):
     watch = Watch(lm, monkeypatch)
     finished(lm, [Request(prompt="the cat", seed=1)], num_steps=6)
     for state, t, condition in zip(watch.states, watch.times, watch.conditions, strict=True):
-        known = condition.settled != MASK
+        known = (condition.settled != MASK) & condition.mask
         assert torch.equal(t == 1, known)
         assert torch.equal(state[known], lm.model.space.embedding[condition.settled[known]])  # pyright: ignore
     assert known.any()
@@ -365,7 +369,7 @@ def test_a_budget_is_kept_and_every_word_written_whatever_the_options(
     finally:
         del lm.model.act, lm.model.encode
     assert done.kind == "done"
-    assert made + int(budget > 1) == done.nfe <= budget
+    assert made <= done.nfe <= min(budget, made + 2), "prompts are encoded in at most two calls"
     assert MASK not in done.tokens
 
 
@@ -377,8 +381,6 @@ def test_a_split_says_how_a_budget_is_spent():
     lm.splits = {6: Split(flow=9, silent=9, rounds=0, refine=1)}
     assert lm.split(GenerateOptions(num_steps=6)) == Split(flow=5, silent=4, refine=1), "a call is left to settle in"
     assert lm.split(GenerateOptions(num_steps=6, flow_steps=2)).flow == 2
-    guided = GenerateOptions(num_steps=12, rounds=1, guidance_scale=2.0)
-    assert lm._first_pass(replace(lm.split(guided)), guided) == (12 - 1 - (1 + 2 * 2)) // 2
     with pytest.raises(UsageError, match=r"leaves the flow 3"):
         lm.split(GenerateOptions(num_steps=4, flow_steps=4))
     assert lm.split(GenerateOptions(num_steps=4, flow_steps=3)).flow == 3
