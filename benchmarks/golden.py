@@ -1,0 +1,86 @@
+"""Texts of the model that ships, token by token, in every way of writing: what a refactor must reproduce.
+
+python benchmarks/golden.py      # writes tests/golden/texts.json anew
+
+Sums of floating point numbers depend on the machine, so the file keeps a fingerprint of some products beside the
+texts. `tests/families/test_golden.py` asks for equal tokens where the fingerprint is the same, and elsewhere for a
+large share of them. Whoever writes the file anew changes what the model writes, and says why.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from manta.families.events import GenerateOptions, Request
+from manta.families.manta_lm import MantaLM
+from manta.hub import load
+
+FILE = Path(__file__).resolve().parents[1] / "tests" / "golden" / "texts.json"
+PROMPTS = (
+    "name[Blue Spice], eatType[coffee shop], area[city centre]",
+    "name[Alimentum], food[Indian], priceRange[less than £20], area[riverside], familyFriendly[no]",
+    "name[The Eagle], eatType[coffee shop], food[Japanese], priceRange[cheap], customer rating[5 out of 5]",
+    "name[Zizzi], eatType[pub], area[riverside], near[Burger King]",
+    "name[The Punter], food[English], priceRange[high], area[city centre], near[Raja Indian Cuisine]",
+    "name[Green Man], food[Fast food], familyFriendly[yes]",
+    "name[Cotto], eatType[restaurant], customer rating[average], area[riverside], near[The Portland Arms]",
+    "name[Loch Fyne], food[French], familyFriendly[yes]",
+    "name[Wildwood], eatType[restaurant], food[Italian], area[riverside], near[Raja Indian Cuisine]",
+    "",
+)
+"""Meaning representations of E2E, and none."""
+INFILL = "The ___ is a ___{6} near the river."
+WAYS: dict[str, dict[str, Any]] = {
+    **{f"diverse {n}": {"num_steps": n} for n in (1, 2, 4, 8, 16)},
+    **{f"consensus {n}": {"num_steps": n, "style": "consensus"} for n in (1, 4, 8)},
+    "heun": {"num_steps": 9, "solver": "heun"},
+    "renoise": {"num_steps": 8, "solver": "renoise"},
+    "guided": {"num_steps": 9, "guidance_scale": 1.5},
+    "guided consensus": {"num_steps": 8, "guidance_scale": 2.0, "style": "consensus"},
+    "rounds": {"num_steps": 12, "rounds": 2, "flow_steps": 3},
+    "no plan": {"num_steps": 6, "flow_steps": 0},
+    "a short plan": {"num_steps": 8, "flow_steps": 2},
+    "warm": {"num_steps": 8, "temperature": 0.7},
+    "hot consensus": {"num_steps": 8, "temperature": 1.0, "style": "consensus"},
+    "quiet": {"num_steps": 8, "noise_scale": 0.3},
+    "escape": {"num_steps": 8, "escape_scale": 1.0},
+    "infill": {"num_steps": 8},
+    "infill consensus": {"num_steps": 5, "style": "consensus"},
+}
+"""Options by name; those called infill fill `INFILL`."""
+
+
+def fingerprint() -> str:
+    """Names how this machine adds: a hash of products of matrices as wide as the model, of few and many rows."""
+    generator, digest = torch.Generator().manual_seed(0), hashlib.sha256()
+    for dtype in (torch.float32, torch.bfloat16):
+        for rows in (1, 10, 120, 1200):
+            left = torch.randn(rows, 256, generator=generator).to(dtype)
+            right = torch.randn(256, 512, generator=generator).to(dtype)
+            digest.update((left @ right).softmax(-1).float().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def written(lm: MantaLM, way: str) -> list[list[int]]:
+    """Tokens of the texts of all prompts, written in one way."""
+    infill = INFILL if way.startswith("infill") else None
+    requests = [Request(prompt=prompt or None, infill=infill, seed=seed) for seed, prompt in enumerate(PROMPTS)]
+    lm.repetition = torch.nn.functional.normalize(torch.arange(1.0, 1 + lm.model.space.channels), dim=0)
+    done = [event for event in lm.generate(requests, GenerateOptions(**WAYS[way])) if event.kind == "done"]
+    return [list(event.tokens) for event in sorted(done, key=lambda event: event.index)]
+
+
+def main() -> None:
+    lm = load(device="cpu")
+    assert isinstance(lm, MantaLM)
+    texts = {way: written(lm, way) for way in WAYS}
+    FILE.parent.mkdir(exist_ok=True)
+    rows = ",\n".join(f" {json.dumps(way)}: {json.dumps(tokens)}" for way, tokens in texts.items())
+    FILE.write_text(f'{{"fingerprint": "{fingerprint()}",\n"texts": {{\n{rows}\n}}}}\n')
+
+
+if __name__ == "__main__":
+    main()
