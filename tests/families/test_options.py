@@ -94,13 +94,13 @@ def test_options_for_several_families_are_sorted():
     ("family", "options", "words"),
     [
         ("ar", {"top_p": 0.5}, "top_p` .* temperature 0"),
-        ("ar", {"top_k": 2}, "top_k .* temperature 0"),
-        ("masked", {"refresh": 3}, "refresh .* for a cache"),
+        ("ar", {"top_k": 2}, "top_k` .* temperature 0"),
+        ("masked", {"refresh": 3}, "refresh` .* for a cache"),
         ("masked", {"decoder": "remask", "confidence": "margin"}, "remask decoder draws .* deferred, confidence"),
         ("masked", {"decoder": "first_hitting", "threshold": 0.3}, "no setting threshold; it is for deferred"),
         ("masked", {"decoder": "threshold", "cache": "dual"}, "cache saves nothing"),
         ("masked", {"decoder": "confidence", "rounds": 2}, "no setting rounds; it is for deferred"),
-        ("manta", {"solver": "heun", "flow_steps": 0}, "solver .* for the flow"),
+        ("manta", {"solver": "heun", "flow_steps": 0}, "solver` .* for the flow"),
     ],
 )
 def test_an_option_that_another_makes_void_is_refused(family, options, words):
