@@ -277,7 +277,7 @@ def test_training_that_cannot_start_says_why(capsys, tmp_path, arguments, code, 
     ],
 )
 def test_a_resumed_run_keeps_its_recipe(capsys, tmp_path, monkeypatch, again, code, words):
-    monkeypatch.setattr("manta.cli.train._show", lambda training: None)
+    monkeypatch.setattr("manta.recipes.TrainingRun.events", lambda self: (event for event in ()))
     first = ["train", "builtin:weather", "max_text=97", "--size", "nano", "--out", str(tmp_path / "run")]
     assert main(first) == 0
     capsys.readouterr()

@@ -142,7 +142,7 @@ def test_consensus_targets_of_texts_without_prompts_are_refused_before_training(
     (tmp_path / "data.txt").write_text("\n".join(f"line {i}" for i in range(20)))
     run = TrainingRun(recipe(data=str(tmp_path / "data.txt"), consensus=consensus), tmp_path / "run")
     with pytest.raises(DataError, match="no prompts"):
-        next(run.events())
+        finish(run, 1)
 
 
 @pytest.mark.parametrize(

@@ -95,12 +95,19 @@ def _refuse_changes(options: TrainOptions, own) -> None:
     if options.time_budget is not None and own.num_steps is None:  # more of it is no change of the run
         options = replace(options, time_budget=own.time_budget)
     changed = _recipe(options, own)
-    if changed != own and not (options.data and resolve(_recipe(options)) == own):
+    if changed != own and not (options.data and _settled(resolve(_recipe(options)), own) == own):
         names = [name for name, value in to_dict(changed).items() if value != to_dict(own)[name]]
         raise UsageError(
             f"--resume continues {options.out} by its own recipe, which has another {', '.join(names)}; leave that "
             f"out, or change {options.out}/recipe.json"
         )
+
+
+def _settled(recipe, own):
+    """A recipe with the precision that a run found the faster one, where it leaves that open."""
+    if recipe.train.precision != "auto":
+        return recipe
+    return replace(recipe, train=replace(recipe.train, precision=own.train.precision))
 
 
 def _recipe(options: TrainOptions, own=None):
