@@ -62,7 +62,7 @@ def test_a_masked_model_has_a_bound_that_every_hiding_and_the_length_make_up(dat
     total = 0.0
     for at in single:
         batch = to_batch([lm.tokenizer.encode(data.prompts[at] or "")], [lm.tokenizer.encode(data.humans[at])])
-        canvas = torch.cat([batch.text, torch.full((1, 1), NULL)], 1)
+        canvas = torch.cat([batch.text[:, :1], torch.full((1, 1), NULL)], 1)
         with torch.no_grad():
             memory = lm.model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
             projected = lm.model.trunk.project(memory.states, memory.mask)
@@ -120,7 +120,7 @@ def test_a_judge_of_ours_gives_exact_likelihoods_whatever_the_batch(tmp_path):
         given, target, _ = shifted(lm.model, batch)
         with torch.no_grad():
             memory = lm.model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
-            end = -float(lm.model(given, memory)[0, -1].log_softmax(-1)[target[0, -1]])
+            end = -float(lm.model(given, memory)[0, len(row)].log_softmax(-1)[target[0, len(row)]])
         assert float(nats[i] - open_nats[i]) == pytest.approx(end, rel=1e-4)
         assert int(open_tokens[i]) == len(row)
     alone = torch.cat([judge.features([text]) for text in texts])

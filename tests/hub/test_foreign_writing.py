@@ -194,7 +194,7 @@ def test_what_cannot_be_is_said_so(tmp_path):
             list(model.generate([request], GenerateOptions(**options)))
     with pytest.raises(RequestError, match="no tokenizer"):
         list(replace(model, tokenizer=None).generate([Request(prompt="w1")]))
-    with pytest.raises(UsageError, match="--max-tokens"):
+    with pytest.raises(UsageError, match="max_tokens"):
         GenerateOptions(max_tokens=0)
 
 
@@ -205,7 +205,7 @@ def test_load_write_and_the_command_line(model, tmp_path, capsys):
     texts = lm.write(["w1 w2", None], seed=3, **options)
     assert all(set(text.split()) <= {f"w{i}" for i in range(45)} | {"user", "assistant", "system", "Be", "good"}
                for text in texts)  # fmt: skip
-    arguments = ["--prompt", "w1 w2", "--decoder", "deferred", "--max-tokens", "6", "--num-steps", "20", "--seed", "3"]
+    arguments = ["--prompt", "w1 w2", "--decoder", "deferred", "max_tokens", "6", "--num-steps", "20", "--seed", "3"]
     assert main(["generate", str(tmp_path), *arguments, "--device", "cpu", "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert row["text"] == texts[0] and row["nfe"] <= 6
@@ -329,4 +329,5 @@ def test_an_answer_ends_with_its_turn(tmp_path):
     [text] = replace(model, net=Net()).write(["w1"], max_tokens=4, num_steps=1)
     assert text == "w3 w4"
     assert model.tokenizer is not None
-    assert seen[0][0, :-4].tolist() == model.frame.encode("w1", model.tokenizer)
+    first = int((seen[0][0] == MASK).nonzero()[0])
+    assert seen[0][0, :first].tolist() == model.frame.encode("w1", model.tokenizer)

@@ -158,15 +158,3 @@ def test_what_cannot_be_is_refused():
         likelihood_bound(independent(CHANCE), tokens, tokens > 0, mask_id=MASK, generators=[], width=2, num_samples=1)
     with pytest.raises(UsageError, match="generators"):
         likelihood_bound(independent(CHANCE), tokens, tokens > 0, mask_id=MASK, generators=[], width=2)
-
-
-def test_a_bound_never_hides_more_words_than_there_are(monkeypatch):
-    # The draws nearest to 1 round up to the next stratum, and the last one's to l = n + 1.
-    monkeypatch.setattr(torch, "rand", lambda *shape, dtype, **_: torch.full(shape, 1 - 2**-53, dtype=dtype))
-    tokens, samples = torch.tensor([[3, 4, 5]]), 128
-    settings = {"mask_id": MASK, "generators": [torch.Generator()], "width": 3, "num_samples": samples}
-    found = likelihood_bound(independent(CHANCE), tokens, tokens > 0, **settings)
-    nats = -CHANCE.log()[tokens[0]].double().cumsum(0)
-    hide = [min(3, (index + 1) * 3 // samples + 1) for index in range(samples)]
-    expected = sum(nats[count - 1].item() * 3 / count for count in hide) / samples
-    assert found.nats.item() == pytest.approx(expected, rel=1e-6)

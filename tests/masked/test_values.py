@@ -105,7 +105,8 @@ def test_the_bound_weighs_hidden_words_by_n_over_l():
         draws.append(given == MASK)
         return costs(given)
 
-    settings = {"mask_id": MASK, "generator": torch.Generator().manual_seed(0), "num_samples": 6}
+    generators = [torch.Generator().manual_seed(row) for row in range(2)]
+    settings = {"mask_id": MASK, "generators": generators, "width": 3, "num_samples": 6}
     found = likelihood_bound(denoiser, TOKENS, mask, **settings)
     assert sorted(int(hidden[0].sum()) for hidden in draws) == [1, 1, 2, 2, 3, 3]
     assert sorted(int(hidden[1].sum()) for hidden in draws) == [1, 1, 1, 2, 2, 2]
@@ -120,14 +121,10 @@ def test_the_bound_weighs_hidden_words_by_n_over_l():
 
 
 def test_the_bound_hides_no_more_words_than_there_are(monkeypatch):
-    """Draws as near to 1 as float32 has them: the last stratum is then rounded to n itself."""
-    monkeypatch.setattr(
-        torch,
-        "rand",
-        lambda *shape, generator: torch.full(shape[0] if shape[0].__class__ is torch.Size else shape, 1 - 2**-24),
-    )
+    """Draws as near to 1 as float64 has them: the last stratum is then rounded to n itself."""
+    monkeypatch.setattr(torch, "rand", lambda *shape, dtype, **_: torch.full(shape, 1 - 2**-53, dtype=dtype))
     tokens = torch.full((1, 100), 2)
-    settings = {"mask_id": MASK, "generator": torch.Generator(), "num_samples": 128}
+    settings = {"mask_id": MASK, "generators": [torch.Generator()], "width": 100, "num_samples": 128}
     found = likelihood_bound(lambda t: torch.zeros(*t.shape, VOCAB), tokens, tokens > 0, **settings)
     assert float(found.nats) == pytest.approx(100 * math.log(VOCAB), rel=1e-5)
     assert float(found.standard_error) == pytest.approx(0, abs=1e-3)

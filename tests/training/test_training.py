@@ -3,12 +3,15 @@
 import json
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from manta.errors import CheckpointError, ConfigError, TrainingError
+from manta.evaluation.likelihood import to_batch
+from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveModel, NextToken
 from manta.runtime import make_generator
 from manta.training import (
     ExponentialAverage,
@@ -83,12 +86,59 @@ def test_state_taken_between_two_steps_continues_exactly(cut, optimizer):
     assert torch.equal(second.model.weight, whole.model.weight)  # pyright: ignore
 
 
-def test_two_accumulated_halves_equal_one_whole():
-    """The mean gradient of two batches is one step on both."""
-    stage = make_stage(1, accumulate=2)
-    progress = next(iter(train_stage(stage)))
-    assert progress.tokens == 8
-    assert stage.batches.position == 2  # pyright: ignore
+class Texts:
+    """Batches of texts of unlike lengths, handed out one after the other."""
+
+    def __init__(self, batches) -> None:
+        self.batches = iter(batches)
+
+    def __next__(self):
+        return next(self.batches)
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+def tiny_ar() -> AutoregressiveModel:
+    torch.manual_seed(0)
+    model = AutoregressiveModel(AutoregressiveConfig(vocab_size=64, dim=32, heads=2, depth=1, prompt_depth=1))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape))
+    return model
+
+
+def test_two_accumulated_batches_of_unlike_lengths_are_one_batch_of_both():
+    short, long = [[5, 6]], [[7, 8, 9, 10] * 8, [11, 12, 13]]
+    found = []
+    for groups in ([short + long], [short, long], [long, short]):
+        config = TrainConfig(
+            optimizer="adamw", learning_rate=1e-3, accumulate=len(groups), precision="float32", clip_norm=1e9
+        )
+        batches = Texts([to_batch([[] for _ in rows], rows) for rows in groups])
+        stage = Stage("fit", tiny_ar(), NextToken(), batches, 1, config, make_generator(0))
+        progress = next(train_stage(stage))
+        found.append((progress.loss, progress.parts["nats"], progress.gradient_norm, progress.tokens))
+    for other in found[1:]:
+        assert other == pytest.approx(found[0], rel=1e-5)
+
+
+def test_batches_that_do_not_say_what_they_count_are_weighed_by_their_tokens():
+    def objective(model, batch, generator):
+        return Loss(model.weight.sum() * batch.scale, {"scale": batch.scale, **batch.rare})
+
+    batches = [
+        SimpleNamespace(num_tokens=1, scale=8.0, rare={}),
+        SimpleNamespace(num_tokens=3, scale=4.0, rare={"r": 2}),
+    ]
+    config = TrainConfig(optimizer="adamw", learning_rate=0.1, accumulate=2, precision="float32", clip_norm=1e9)
+    stage = Stage("fit", nn.Linear(1, 1, bias=False), objective, Texts(batches), 1, config, make_generator(0))
+    progress = next(train_stage(stage))
+    assert progress.gradient_norm == pytest.approx(5.0)
+    assert progress.parts == {"scale": 5.0, "r": 2.0} and progress.tokens == 4
 
 
 @pytest.mark.parametrize("decay", ["linear", "cosine"])
