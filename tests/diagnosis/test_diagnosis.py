@@ -169,5 +169,5 @@ def test_a_goal_is_a_word_of_some_texts_and_no_prompt():
 def test_nothing_to_measure_is_an_error():
     with pytest.raises(UsageError, match="models and prompts"):
         diagnose({}, PROMPTS)
-    with pytest.raises(UsageError, match="num-steps"):
+    with pytest.raises(UsageError, match="num_steps"):
         Settings(num_steps=1)

@@ -205,7 +205,7 @@ def test_load_write_and_the_command_line(model, tmp_path, capsys):
     texts = lm.write(["w1 w2", None], seed=3, **options)
     assert all(set(text.split()) <= {f"w{i}" for i in range(45)} | {"user", "assistant", "system", "Be", "good"}
                for text in texts)  # fmt: skip
-    arguments = ["--prompt", "w1 w2", "--decoder", "deferred", "max_tokens", "6", "--num-steps", "20", "--seed", "3"]
+    arguments = ["--prompt", "w1 w2", "--decoder", "deferred", "--max-tokens", "6", "--num-steps", "20", "--seed", "3"]
     assert main(["generate", str(tmp_path), *arguments, "--device", "cpu", "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert row["text"] == texts[0] and row["nfe"] <= 6

@@ -396,6 +396,16 @@ def test_a_second_writer_is_refused_and_the_first_goes_on(tmp_path):
     finish(TrainingRun(None, tmp_path / "run", resume=True))
 
 
+@pytest.fixture(autouse=True)
+def heard_signals():
+    """Signals as they are to a program in the foreground; one in the background is started deaf to some."""
+    heard = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in heard.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_writes_a_checkpoint_says_the_step_and_the_run_goes_on(
     whole, tmp_path, capsys, name, code, monkeypatch

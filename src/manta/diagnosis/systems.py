@@ -20,6 +20,7 @@ from manta.control import ChainStep, corrupt
 from manta.data import MASK, NULL
 from manta.errors import ModelError
 from manta.families.autoregressive import AutoregressiveLM
+from manta.families.batching import padded_draws
 from manta.families.events import GenerateOptions, Request
 from manta.families.manta_lm import PATH, MantaLM, Page, act_beside
 from manta.families.masked import MaskedLM
@@ -106,7 +107,7 @@ class System(ABC):
         return texts
 
     def draws(self, purpose: int, shape: tuple[int, ...], width: int, kind: str = "normal") -> Float[Tensor, "b *rest"]:
-        """Random numbers of each request, drawn for a canvas of fixed size and cut to a width.
+        """Random numbers of each request, drawn for a canvas of fixed size and cut, or padded, to a width.
 
         Args:
             purpose: tells streams apart.
@@ -115,8 +116,8 @@ class System(ABC):
             kind: normal or uniform.
         """
         draw = torch.randn if kind == "normal" else torch.rand
-        rows = [draw(shape, generator=self.generator(seed, purpose))[:width] for seed in self.seeds]
-        return torch.stack(rows).to(self.tokens.device)
+        rows = torch.stack([draw(shape, generator=self.generator(seed, purpose)) for seed in self.seeds])
+        return padded_draws(rows, width).to(self.tokens.device)
 
     @staticmethod
     def generator(seed: int, purpose: int) -> torch.Generator:
