@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from manta.errors import RequestError, UsageError
-from manta.evaluation import Evaluation, EvaluationSet, Evaluator, EvaluatorConfig, JudgeModel, Spread
+from manta.evaluation import Evaluation, EvaluationSet, Evaluator, EvaluatorConfig, Figure, JudgeModel
 from manta.evaluation.comparison import Row, Sweep, _nearest, best, compare, frontier, shown
 from manta.evaluation.comparison_page import comparison_page
 from manta.families.events import GenerateOptions
@@ -17,7 +17,7 @@ from .conftest import Scripted, scripted
 
 
 def row(name: str, **figures: float) -> Row:
-    spreads = {figure: Spread((float(value),)) for figure, value in figures.items()}
+    spreads = {figure: Figure((float(value),)) for figure, value in figures.items()}
     evaluation = Evaluation(
         model=name, family="x", figures=spreads, likelihood=None, judged=(), warnings=(), texts=(), items={}
     )

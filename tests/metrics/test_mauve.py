@@ -13,6 +13,7 @@ from manta.metrics.mauve import MauveConfig, frontier_area, k_means, mauve, prin
 from manta.runtime import make_generator
 
 QUICK = MauveConfig(clusters=12, repeats=2, restarts=2)
+FEW = MauveConfig(min_texts=2)
 HISTOGRAM = st.lists(st.integers(0, 50), min_size=4, max_size=4).filter(any)
 
 
@@ -182,17 +183,17 @@ def test_k_means_of_few_different_points() -> None:
     points = torch.tensor([[0.0], [1.0]]).repeat(10, 1)
     labels = k_means(points, 5, generator=make_generator(0))
     assert len(labels.unique()) == 2
-    assert mauve(points[:4], points[4:10], generator=make_generator(0)).value == 1
+    assert mauve(points[:4], points[4:10], generator=make_generator(0), config=FEW).value == 1
 
 
 def test_wrong_input() -> None:
     generator, features = make_generator(0), normal(4, 3, seed=1)
-    with pytest.raises(DataError, match="received 4 and 1"):
-        mauve(features, features[:1], generator=generator)
+    with pytest.raises(DataError, match="fewer than 100 texts is luck of the draw, received 150 and 99"):
+        mauve(normal(150, 3, seed=1), normal(99, 3, seed=2), generator=generator)
     with pytest.raises(DataError, match="finite"):
-        mauve(features, features / 0, generator=generator)
+        mauve(features, features / 0, generator=generator, config=FEW)
     with pytest.raises(DataError, match="received 3 and 2"):  # as users call it, without checks of shapes
-        unwrap(mauve)(features, features[:, :2], generator=generator)
+        unwrap(mauve)(features, features[:, :2], generator=generator, config=FEW)
     with pytest.raises(DataError, match="sum"):
         frontier_area(torch.ones(2), torch.ones(2))
     wrong: list[dict[str, Any]] = [{"clusters": 1}, {"explained_variance": 0.0}, {"scale": 0.0}, {"repeats": 0}]

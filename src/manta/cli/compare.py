@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from manta.cli.measuring import Line, MeasureOptions, make_evaluator
+from manta.cli.measuring import Line, MeasureOptions, check_data, make_evaluator
 from manta.cli.options import argument, parse_options
 from manta.cli.outputs import claim_folder
 from manta.errors import UsageError
@@ -58,13 +58,14 @@ def run(argv: Sequence[str]) -> int:
     from manta.runtime import atomic_write
 
     require()
+    check_data(options, "compare")
     progress = Line()
     swept = ("num_steps", "temperature", "guidance_scale")
     sweep = from_dict(Sweep, {name: list(getattr(options, name)) for name in swept})
     fixed = ("style", "decoder", "top_k", "top_p", "batch_size")
     how = from_dict(GenerateOptions, {name: getattr(options, name) for name in fixed})
-    evaluator = make_evaluator(options, progress, "compare")
     models = [contestant(path, device=options.device) for path in options.models or ("",)]
+    evaluator = make_evaluator(options, progress, "compare", models)
     comparison = compare(evaluator, models, sweep, how)
     progress.clear()
     command = shlex.join(["manta", "compare", *argv])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from manta.cli.measuring import Line, MeasureOptions, make_evaluator
+from manta.cli.measuring import Line, MeasureOptions, check_data, make_evaluator
 from manta.cli.options import argument, parse_options
 from manta.cli.outputs import claim_file
 from manta.errors import UsageError
@@ -63,8 +63,8 @@ def run(argv: Sequence[str]) -> int:
         if moot := [name for name in WRITING if getattr(options, name) != getattr(usual, name)]:
             raise UsageError(f"--texts writes nothing, so --{moot[0].replace('_', '-')} means nothing; leave it out")
         options = replace(options, num_seeds=1)
+    check_data(options, "evaluate")
     progress = Line()
-    evaluator = make_evaluator(options, progress, "evaluate")
     from manta.config import from_dict
     from manta.evaluation import RecordedTexts, contestant, recorded_texts
     from manta.families.events import GenerateOptions
@@ -75,6 +75,7 @@ def run(argv: Sequence[str]) -> int:
         model = contestant(options.model, device=options.device)
     else:
         model = recorded_texts(options.texts)
+    evaluator = make_evaluator(options, progress, "evaluate", [model])
     evaluation = evaluator.measure(model, how, with_likelihood=options.texts is None)
     corpus = evaluator.corpus
     progress.clear()
@@ -83,12 +84,17 @@ def run(argv: Sequence[str]) -> int:
         "data": evaluator.data.name,
         "split": evaluator.data.split,
         "prompts": len(evaluator.data.prompts),
+        "left_out_prompts": evaluator.left_out,
+        "conditional": evaluator.data.conditional,
         "words": evaluator.data.words,
         "references": sum(map(len, evaluator.data.references)),
         "seeds": evaluator.config.num_seeds,
         "options": {name: getattr(options, name) for name in WRITING} if options.texts is None else None,
         **evaluation.row(),
         "corpus": corpus,
+        "corpus_intervals": {name: [i.low, i.high] for name, i in evaluator.corpus_intervals.items()},
+        "level": 0.95,
+        "read_by": evaluator.words.row(),
         "mauve_features": evaluator.features,
     }
     if options.out is not None:
@@ -102,25 +108,38 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _table(report: dict[str, Any]) -> str:
-    seeds = f"{report['seeds']} seeds: mean ± half their range" if report["seeds"] > 1 else "1 seed"
-    of = "" if report["words"] is None else f", all passages of {report['words']} words"
+    several = report["seeds"] > 1
+    of = "" if report["words"] is None else f", all passages of {report['words']} {report['read_by']['unit']}"
+    part = "the whole file" if report["split"] == "all" else report["split"]
+    head = f"{'':<22} {'model':>10} {'95% interval':>20} " + (f"{'over seeds':>20} " if several else "")
     lines = [
-        f"{report['model']} ({report['family']}) on {report['data']}, {report['split']}: "
-        f"{report['prompts']} texts a seed for {report['references']} human ones{of}; {seeds}",
+        f"{report['model']} ({report['family']}) on {report['data']}, {part}: "
+        f"{report['prompts']} texts a seed for {report['references']} human ones{of}; "
+        f"{report['seeds']} sampling seed{'s' if several else ''}",
         "",
-        f"{'':<26} {'model':>20} {'corpus':>12}",
+        head + f"{'corpus':>10} {'95% interval':>20}",
     ]
-    for name, spread in report["figures"].items():
-        ours = f"{spread['mean']:.4g}" + (f" ± {spread['half_range']:.2g}" if report["seeds"] > 1 else "")
-        human = f"{report['corpus'][name]:.4g}" if name in report["corpus"] else "–"
-        lines.append(f"{name:<26} {ours:>20} {human:>12}")
+    for name, figure in report["figures"].items():
+        cells = f"{name:<22} {figure['mean']:>10.4g} {_ends(figure['low'], figure['high']):>20} "
+        if several:
+            cells += f"{_ends(figure['seed_least'], figure['seed_most']):>20} "
+        known = name in report["corpus"]
+        human = f"{report['corpus'][name]:.4g}" if known else "–"
+        lines.append(f"{cells}{human:>10} {_ends(*report['corpus_intervals'].get(name, (None, None))):>20}".rstrip())
     lines += ["", *_notes(report)]
     return "\n".join(lines)
 
 
+def _ends(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{low:.4g} to {high:.4g}"
+
+
 def _notes(report: dict[str, Any]) -> list[str]:
     """What has to be known to read the figures."""
-    notes = [_likelihood(report["likelihood"])] if report["likelihood"] is not None else []
+    items = "prompts" if report["conditional"] else "texts"
+    notes = [f"intervals are over {items}, for this training and these seeds; where there is none, none can be had"]
+    notes += _overlap(report)
+    notes += [_likelihood(report["likelihood"])] if report["likelihood"] is not None else []
     for row in report["judged"][:1]:
         held_out = report["corpus"].get("perplexity")
         human = "none" if held_out is None else f"{held_out:.4g}"
@@ -131,6 +150,22 @@ def _notes(report: dict[str, Any]) -> list[str]:
         )
     if "mauve" in report["figures"]:
         notes.append(f"MAUVE compares {report['mauve_features']}")
+    return notes
+
+
+def _overlap(report: dict[str, Any]) -> list[str]:
+    """How texts were read for overlap, and which figures of people and of the model compare."""
+    if "bleu" not in report["figures"]:
+        return []
+    read = report["read_by"]
+    notes = [f"BLEU: sacreBLEU's tokens {read['bleu_tokens']}, lower-cased; ROUGE: {read['rouge_words']}"]
+    if "bleu_one_fewer" in report["figures"]:
+        notes.append(
+            "bleu, chrf and rouge take all references, as published scores do; people have one fewer, since a text is "
+            "none of its own, so people and model compare by …_one_fewer: each reference left out in turn"
+        )
+    else:
+        notes.append("every prompt has one reference, so there is no such score of people")
     return notes
 
 

@@ -2,14 +2,16 @@
 
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from manta.errors import UsageError
 from manta.families.events import DecoderName, Style
 
 if TYPE_CHECKING:
-    from manta.evaluation import Evaluator
+    from manta.evaluation import Contestant, Evaluator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,12 +20,13 @@ class MeasureOptions:
 
     data: str | None = None
     """What to evaluate on: a file, `builtin:NAME`, `e2e:PATH`, `tinystories:PATH`, `hf:NAME`."""
-    split: Literal["train", "dev", "test"] = "test"
-    """Part of the data."""
+    split: Literal["auto", "train", "dev", "test", "all"] = "auto"
+    """Part of the data: `all` takes a file whole; `auto` does so with a file that no model was trained on, as far as
+    their folders tell, and else takes `test`."""
     num: int = 1000
     """At most so many prompts, or texts of data without prompts."""
     num_seeds: int = 3
-    """Texts for each prompt, each of another seed; figures are their mean and half their range."""
+    """Texts for each prompt, each of another sampling seed; figures are their means."""
     seed: int = 0
     """Of all texts and draws."""
     metrics: tuple[str, ...] = ()
@@ -74,16 +77,53 @@ class Line:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def make_evaluator(options: MeasureOptions, progress: Line, verb: str) -> "Evaluator":
+def chosen_split(options: MeasureOptions, models: Sequence[Mapping[str, Any]]) -> str:
+    """The split that is meant: a file given for evaluation alone is used whole.
+
+    A model that was trained on a file has learned its training split, so of that file only the test split is held out.
+    Files are told apart by name, wherever they lie, so that a moved file is not taken for another.
+
+    Args:
+        options: of the verb.
+        models: what the folders of the models, and of the judge, record of themselves.
+    """
+    from manta.data.sources import is_split_by_hash
+
+    data = options.data or ""
+    if options.split != "auto":
+        return options.split
+    learned = {Path(str(model.get("recipe", {}).get("data", ""))).name for model in models}
+    return "all" if is_split_by_hash(data) and Path(data).name not in learned else "test"
+
+
+def check_data(options: MeasureOptions, verb: str) -> None:
+    """Refuse a command that names no data, before a model is loaded for it.
+
+    Raises:
+        UsageError: as said.
+    """
+    if options.data is None:
+        raise UsageError(f"say what to evaluate on: manta {verb} MODEL --data FILE|builtin:NAME|e2e:PATH")
+
+
+def make_evaluator(
+    options: MeasureOptions, progress: Line, verb: str, models: Sequence["Contestant"] = ()
+) -> "Evaluator":
     """Read the data, load the judge and make the evaluator.
+
+    Args:
+        options: of the verb.
+        progress: told what is done.
+        verb: for messages.
+        models: that are measured; prompts that do not fit one of them are left out for all.
 
     Raises:
         UsageError: no data is named, or options that do not fit.
         DataError: the data is missing, empty, or does not allow a figure that was asked for.
         ModelError: there is no such judge.
     """
-    if options.data is None:
-        raise UsageError(f"say what to evaluate on: manta {verb} MODEL --data FILE|builtin:NAME|e2e:PATH")
+    check_data(options, verb)
+    assert options.data is not None, "checked above"
     from manta.config import from_dict
     from manta.evaluation import Evaluator, EvaluatorConfig, evaluation_set, load_judge
 
@@ -92,13 +132,14 @@ def make_evaluator(options: MeasureOptions, progress: Line, verb: str) -> "Evalu
     config = from_dict(EvaluatorConfig, {"metrics": metrics, **{name: getattr(options, name) for name in names}})
     if config.metrics and "judge" in config.metrics and options.judge is None:
         raise UsageError("the figures of a judge need one; name it: --judge MODEL")
+    judge = None if options.judge is None else load_judge(options.judge, device=options.device)
+    configs = [model.config for model in models] + ([] if judge is None else [judge.config])
     data = evaluation_set(
         options.data,
-        options.split,
+        chosen_split(options, configs),
         options.num,
         seed=options.seed,
         training_texts=options.training_texts,
         words=options.words,
     )
-    judge = None if options.judge is None else load_judge(options.judge, device=options.device)
-    return Evaluator(data, config, judge=judge, progress=progress)
+    return Evaluator(data, config, judge=judge, progress=progress).fitting(models)

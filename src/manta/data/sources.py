@@ -85,6 +85,27 @@ def read(name: str, split: str = "train", num: int | None = None, *, seed: int =
     return islice(_by_hash(tinystories(path), split, str(path)), num)
 
 
+def is_split_by_hash(name: str) -> bool:
+    """Whether a named source is a file without official splits, which may be read whole (`read_whole`)."""
+    scheme = name.partition(":")[0]
+    return scheme == "tinystories" or scheme not in SCHEMES
+
+
+def read_whole(name: str) -> Iterator[Example]:
+    """Streams all examples of a file that has no official splits, whichever split each would fall in.
+
+    Raises:
+        UsageError: the source has splits of its own.
+        DataError: as for `read`.
+    """
+    if not is_split_by_hash(name):
+        raise UsageError(f"{name} has splits of its own; choose train, dev or test")
+    if name.startswith("tinystories:"):
+        path = Path(name.partition(":")[2]).expanduser()
+        return _by_hash(tinystories(path), None, str(path))
+    return _read_file(Path(name), None)
+
+
 def fingerprint(name: str, split: str = "train", num: int | None = None, *, seed: int = 0) -> str:
     """A line that changes when a named source does.
 
@@ -152,11 +173,11 @@ def task_of(name: str) -> Task | None:
     return TASKS.get(rest) if scheme == "builtin" else TASK_OF_SCHEME.get(scheme)
 
 
-def _by_hash(examples: Iterable[Example], split: str, where: str) -> Iterator[Example]:
+def _by_hash(examples: Iterable[Example], split: str | None, where: str) -> Iterator[Example]:
     seen = kept = 0
     for example in examples:
         seen += 1
-        if split_of(example.key) == split:
+        if split is None or split_of(example.key) == split:
             kept += 1
             yield example
     if seen == 0:
@@ -178,7 +199,7 @@ def _in_part(examples: Iterable[Example], part: Part, where: str) -> Iterator[Ex
         )
 
 
-def _read_file(path: Path, split: str) -> Iterator[Example]:
+def _read_file(path: Path, split: str | None) -> Iterator[Example]:
     path = files.expanded(path)
     files.open_file(path).close()
     kind = files.kind_of(path)

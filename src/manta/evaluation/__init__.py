@@ -1,10 +1,11 @@
 """One frozen evaluator for every family of models, and the comparison of several of them."""
 
 from manta.evaluation.dataset import EvaluationSet, Metric, Oracle, evaluation_set
-from manta.evaluation.evaluator import METRICS, Evaluation, Evaluator, EvaluatorConfig, Spread
+from manta.evaluation.evaluator import Evaluator
 from manta.evaluation.features import hashed_ngrams
 from manta.evaluation.judges import JudgeModel, load_judge, shared_training
 from manta.evaluation.likelihood import Likelihood, likelihood
+from manta.evaluation.results import METRICS, Evaluation, EvaluatorConfig, Figure
 from manta.evaluation.texts import RecordedTexts, recorded_texts
 from manta.evaluation.writing import Contestant, Written, contestant, write
 
@@ -15,12 +16,12 @@ __all__ = [
     "EvaluationSet",
     "Evaluator",
     "EvaluatorConfig",
+    "Figure",
     "JudgeModel",
     "Likelihood",
     "Metric",
     "Oracle",
     "RecordedTexts",
-    "Spread",
     "Written",
     "contestant",
     "evaluation_set",

@@ -9,19 +9,21 @@ from typing import Any, Final
 import torch
 
 from manta.errors import RequestError, UsageError
-from manta.evaluation.evaluator import Evaluation, Evaluator
+from manta.evaluation.evaluator import Evaluator
 from manta.evaluation.likelihood import Likelihood
+from manta.evaluation.results import Evaluation
 from manta.evaluation.texts import RecordedTexts
 from manta.evaluation.writing import Contestant
 from manta.families.events import GenerateOptions
 from manta.families.options import applicable, follows
-from manta.metrics import Interval, bootstrap_difference, bootstrap_mean
+from manta.metrics import Interval, bootstrap_difference, bootstrap_mean, difference_of
 from manta.runtime import make_generator
 
 QUALITIES: Final[Mapping[str, bool]] = {
     "oracle_faithful": True,
     "oracle_solved": True,
     "bleu": True,
+    "bleu_one_fewer": True,
     "slot_error_rate": False,
     "perplexity": False,
     "mauve": True,
@@ -99,7 +101,7 @@ class Difference:
     why: str
     """`same setting` or `best of each`."""
     figure: str
-    """Of single texts."""
+    """Of single texts, or one of `QUALITIES`, which are of all texts together."""
     interval: Interval
     """Mean of first − second; the rows differ if it leaves out 0."""
     prompts: int
@@ -160,10 +162,13 @@ class Comparison:
             "data": data.name,
             "split": data.split,
             "prompts": len(data.prompts),
+            "left_out_prompts": evaluator.left_out,
             "words": data.words,
+            "read_by": evaluator.words.row(),
             "seeds": evaluator.config.num_seeds,
             "mauve_features": evaluator.features,
             "corpus": dict(self.corpus),
+            "corpus_intervals": {name: [i.low, i.high] for name, i in evaluator.corpus_intervals.items()},
             "models": [
                 {"name": name, "parameters": self.parameters[name], "likelihood": found and found.row()}
                 for name, found in self.likelihoods.items()
@@ -244,14 +249,16 @@ def compare(evaluator: Evaluator, models: Sequence[Contestant], sweep: Sweep, op
         quality=quality,
         frontier=tuple(frontier(rows, quality)) if quality else (),
         nearest=_nearest(rows, corpus),
-        differences=tuple(_differences(rows, quality, evaluator.config.seed)),
+        differences=tuple(_differences(rows, quality, evaluator)),
         lengths=tuple(_lengths(rows, quality, evaluator)),
         left_out=tuple(left_out),
     )
 
 
 def frontier(rows: Sequence[Row], quality: str) -> list[int]:
-    """Rows that none beats: no other is at least as good for no more calls, and better in one of the two.
+    """Rows that none beats by its means: none has as good a figure for as few calls, and a better one or fewer calls.
+
+    Means alone decide; whether two rows differ is what `Difference` says.
 
     Args:
         rows: with the figures `nfe` and `quality`.
@@ -326,7 +333,7 @@ def _lengths(rows: Sequence[Row], quality: str | None, evaluator: Evaluator) -> 
     if not data.conditional:
         yield from _along(rows, evaluator)
         return
-    words = torch.tensor([len(text.split()) for text in data.humans], dtype=torch.float64)
+    words = torch.tensor([len(evaluator.words.split(text)) for text in evaluator.humans], dtype=torch.float64)
     for at in best(rows, quality).values():
         items = rows[at].evaluation.items
         figure = next((name for name in OF_A_TEXT if name in items), None)
@@ -353,8 +360,8 @@ def _along(rows: Sequence[Row], evaluator: Evaluator) -> Iterator[LengthProfile]
     most = {name: max(row.setting.get("num_steps", 0) for row in rows if row.name == name) for name in best(rows, None)}
     slowest = [i for i, row in enumerate(rows) if row.setting.get("num_steps", 0) == most[row.name]]
     chosen = [slowest[at] for at in _nearest([rows[i] for i in slowest], evaluator.corpus).values()]
-    humans, generator = evaluator.data.humans, make_generator(evaluator.config.seed)
-    longest = median(len(text.split()) for text in humans)
+    humans, generator = evaluator.humans, make_generator(evaluator.config.seed)
+    longest = median(len(evaluator.words.split(text)) for text in humans)
     ends = sorted({round(longest * (i + 1) / LENGTH_GROUPS) for i in range(LENGTH_GROUPS)} - {0})
     written = {None: humans, **{at: rows[at].evaluation.texts for at in chosen}}
     for at, texts in written.items():
@@ -370,8 +377,9 @@ def _along(rows: Sequence[Row], evaluator: Evaluator) -> Iterator[LengthProfile]
             return
 
 
-def _differences(rows: Sequence[Row], quality: str | None, seed: int) -> Iterator[Difference]:
+def _differences(rows: Sequence[Row], quality: str | None, evaluator: Evaluator) -> Iterator[Difference]:
     """Every two models at every setting that both have, and where each is at its best."""
+    seed, prompts = evaluator.config.seed, len(evaluator.data.prompts)
     chosen = best(rows, quality)
     for i, j in itertools.combinations(range(len(rows)), 2):
         first, second = rows[i], rows[j]
@@ -381,10 +389,15 @@ def _differences(rows: Sequence[Row], quality: str | None, seed: int) -> Iterato
         bests = (chosen[first.name], chosen[second.name]) == (i, j)
         if not same and not bests:
             continue
+        why = "best of each" if bests else "same setting"
+        for figure in QUALITIES:
+            ours, theirs = (row.evaluation.measured.get(figure) for row in (first, second))
+            found = difference_of(ours, theirs, evaluator.resamples) if ours and theirs else None
+            if found is not None:
+                yield Difference(first=i, second=j, why=why, figure=figure, interval=found, prompts=prompts)
         for figure in [name for name in first.evaluation.items if name in second.evaluation.items]:
             pair = torch.stack([row.evaluation.items[figure].nanmean(0) for row in (first, second)])
             ours, theirs = pair[:, pair.isfinite().all(0)]
             if len(ours) > 1:
                 interval = bootstrap_difference(ours, theirs, generator=make_generator(seed))
-                why = "best of each" if bests else "same setting"
                 yield Difference(first=i, second=j, why=why, figure=figure, interval=interval, prompts=len(ours))

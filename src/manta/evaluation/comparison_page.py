@@ -6,12 +6,14 @@ from typing import Final
 from manta.evaluation.comparison import QUALITIES, Comparison, Row, best, shown
 from manta.evaluation.dataset import EvaluationSet
 from manta.evaluation.evaluator import Evaluator
+from manta.evaluation.results import Figure
 from manta.report import Page, lines, scatter
 
 TITLES: Final = {
     "oracle_faithful": "faithful texts (share)",
     "oracle_solved": "solved puzzles (share)",
     "bleu": "BLEU",
+    "bleu_one_fewer": "BLEU, a reference fewer",
     "slot_error_rate": "slot error rate",
     "perplexity": "generative perplexity",
     "mauve": "MAUVE",
@@ -42,8 +44,17 @@ def comparison_page(comparison: Comparison, evaluator: Evaluator, command: str) 
     page.text(
         f"{len(comparison.parameters)} models on {len(data.prompts)} "
         f"{'prompts' if data.conditional else whole} of {data.name}, split {data.split}; "
-        f"{evaluator.config.num_seeds} texts for each, one a seed. Figures are means over seeds ± half their range."
+        f"{evaluator.config.num_seeds} texts for each, one a sampling seed. Figures are means over seeds, in brackets "
+        f"their 95% interval over {'prompts' if data.conditional else 'texts'}, which holds no other training. The "
+        "range over seeds is in compare.json."
     )
+    if "overlap" in evaluator.metrics:
+        page.text(
+            "A human text has one reference fewer than a model's, and scores that take the best of several references "
+            "rise with their number: people and models compare by the figures against a reference fewer, each left out "
+            f"in turn; BLEU against all of them compares with published systems (sacreBLEU's tokens "
+            f"{evaluator.words.bleu})."
+        )
     page.code(command)
     _plots(page, comparison)
     page.section("All settings")
@@ -53,10 +64,13 @@ def comparison_page(comparison: Comparison, evaluator: Evaluator, command: str) 
         [row.name, row.label, *(_figure(row, name) for name in names), _mark(i, comparison)]
         for i, row in enumerate(rows)
     ]
-    human = ["human texts", "", *(_human(comparison, name) for name in names), ""]
+    human = ["human texts", "", *(_human(comparison, evaluator, name) for name in names), ""]
     features = f" MAUVE compares {evaluator.features}." if "mauve" in names else ""
     page.table(
-        header, [*body, human], "frontier: none is as good for as few calls; entropy: nearest to the corpus." + features
+        header,
+        [*body, human],
+        "frontier: by their means none has as good a figure for as few calls (paired differences say which differ); "
+        "entropy: nearest to the corpus." + features,
     )
     _lengths(page, comparison, data)
     _likelihoods(page, comparison)
@@ -76,7 +90,8 @@ def _plots(page: Page, comparison: Comparison) -> None:
             own = sorted(own, key=lambda row: row.mean("nfe"))
             spreads = [row.evaluation.figures[quality] for row in own]
             series[name] = ([row.mean("nfe") for row in own], [spread.mean for spread in spreads])
-            bands[name] = ([min(spread.values) for spread in spreads], [max(spread.values) for spread in spreads])
+            ends = [_ends(figure) for figure in spreads]
+            bands[name] = ([low for low, _ in ends], [high for _, high in ends])
         if quality in corpus:
             calls = [row.mean("nfe") for row in rows]
             series["human texts"] = ([min(calls), max(calls)], [corpus[quality]] * 2)
@@ -84,8 +99,8 @@ def _plots(page: Page, comparison: Comparison) -> None:
         drawn = lines(
             series, title=f"{title} against calls", x_label=TITLES["nfe"], y_label=title, bands=bands, log_x=True
         )
-        more = "higher" if QUALITIES[quality] else "lower"
-        page.figure(drawn, f"{title}: {more} is better. Bands span the sampling seeds.")
+        more = "more" if QUALITIES[quality] else "less"
+        page.figure(drawn, f"{title}: {more} is wanted. Bands are 95% intervals over prompts.")
     if comparison.quality is None or "entropy" not in corpus:
         return
     page.section("Quality at the data's own entropy")
@@ -121,7 +136,8 @@ def _lengths(page: Page, comparison: Comparison, data: EvaluationSet) -> None:
         bands[name] = ([i.low for i in profile.intervals], [i.high for i in profile.intervals])
     figure = comparison.lengths[0].figure
     told = "judge's nats a token" if figure == "judge_nats" else figure.replace("_", " ")
-    x_label = "words of the human text of the prompt" if data.conditional else "words of the text so far"
+    unit = data.reading.unit
+    x_label = f"{unit} of the human text of the prompt" if data.conditional else f"{unit} of the text so far"
     drawn = lines(series, title=f"{told} against length", x_label=x_label, y_label=told, bands=bands)
     whose = (
         "Each model at its best setting, its texts in groups from short to long by the human text"
@@ -168,9 +184,10 @@ def _differences(page: Page, comparison: Comparison) -> None:
         body.append([*pair, difference.figure, str(interval), sure])
     level = comparison.differences[0].interval.level
     page.table(
-        ["first", "second", "", "figure of a text", "first − second", ""],
+        ["first", "second", "", "figure", "first − second", ""],
         body,
-        f"Mean difference over prompts with its {level:.0%} bootstrap interval; it holds no other seed of training.",
+        f"With its {level:.0%} interval over the prompts, which both answer; it holds no other training. So many are "
+        f"compared that about {1 - level:.0%} of pairs that are equal look as if they differ.",
     )
 
 
@@ -200,12 +217,20 @@ def _warnings(page: Page, comparison: Comparison) -> None:
 
 
 def _figure(row: Row, name: str) -> str:
-    spread = row.evaluation.figures[name]
-    return f"{spread.mean:.4g}" + (f" ± {spread.half_range:.2g}" if len(spread.values) > 1 else "")
+    figure = row.evaluation.figures[name]
+    return f"{figure.mean:.4g}" if figure.interval is None else str(figure.interval)
 
 
-def _human(comparison: Comparison, name: str) -> str:
-    return f"{comparison.corpus[name]:.4g}" if name in comparison.corpus else "–"
+def _ends(figure: Figure) -> tuple[float, float]:
+    """Of a band: the interval, or the mean alone where there is none."""
+    return (figure.mean, figure.mean) if figure.interval is None else (figure.interval.low, figure.interval.high)
+
+
+def _human(comparison: Comparison, evaluator: Evaluator, name: str) -> str:
+    if name not in comparison.corpus:
+        return "–"
+    interval = evaluator.corpus_intervals.get(name)
+    return f"{comparison.corpus[name]:.4g}" if interval is None else str(interval)
 
 
 def _mark(at: int, comparison: Comparison) -> str:

@@ -1,17 +1,17 @@
 """What a model is evaluated on: one prompt is one group of references, and the data says which figures it allows."""
 
 import random
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any, Literal
 
 from manta.data import read, task_of, weather
+from manta.data.sources import read_whole
 from manta.errors import DataError, UsageError
-from manta.metrics.perplexity import first_words
 from manta.metrics.slots import parse_mr
+from manta.metrics.words import Words, words_of
 
 Metric = Literal["likelihood", "diversity", "guards", "copying", "mauve", "overlap", "slots", "oracle", "judge"]
 """A group of figures that is measured together."""
@@ -36,7 +36,7 @@ class EvaluationSet:
     name: str
     """As given, such as `e2e:PATH`."""
     split: str
-    """train, dev or test."""
+    """train, dev or test; all for a file that is used whole."""
     prompts: tuple[str | None, ...] = field(repr=False)
     """One a group, each different; None where the data has no prompts."""
     references: tuple[tuple[str, ...], ...] = field(repr=False)
@@ -50,7 +50,8 @@ class EvaluationSet:
     task: bool = False
     """A structured task, whose texts are no prose."""
     words: int | None = None
-    """The texts are passages of so many words, and a model's are cut to as many; None: whole texts."""
+    """The texts are passages of so many words, or characters where no space stands between words, and a model's are cut
+    to as many; None: whole texts."""
 
     @property
     def conditional(self) -> bool:
@@ -64,7 +65,12 @@ class EvaluationSet:
 
     def cut(self, text: str) -> str:
         """A model's text, no longer than a passage."""
-        return text if self.words is None else first_words(text, self.words)
+        return text if self.words is None else self.reading.first(text, self.words)
+
+    @cached_property
+    def reading(self) -> Words:
+        """What the words of its texts are, by their script."""
+        return words_of(text for group in self.references for text in group)
 
     def why_not(self, metric: Metric) -> str | None:
         """Why a group of figures cannot be measured here; None where it can."""
@@ -72,6 +78,8 @@ class EvaluationSet:
             return f"overlap compares a text with the references of its prompt, and {self.name} has no prompts"
         if metric == "slots" and not self.slots:
             return f"slot errors need meaning representations as prompts (name[…], food[…]), and {self.name} has none"
+        if metric == "copying" and self.split == "all":
+            return f"{self.name} is evaluated whole, so it has no training texts to be copied; choose --split test"
         if metric == "oracle" and self.oracle is None:
             return f"only built-in corpora and structured tasks have an oracle, and {self.name} is none"
         return None
@@ -93,7 +101,7 @@ def evaluation_set(
 
     Args:
         name: as for `manta.data.read`.
-        split: train, dev or test.
+        split: train, dev or test; all for a file without official splits that no model was trained on.
         num: at most so many groups, drawn at random by `seed` where there are more; None for all.
         seed: of the draws of a built-in corpus and of the choice of groups.
         training_texts: at most so many texts of the training split are compared with; None for all.
@@ -113,9 +121,11 @@ def evaluation_set(
     drawn = num if task is not None or name.startswith("builtin:") else None
     groups: dict[str | int, list[str]] = {}
     bare = 0
-    for index, example in enumerate(read(name, split, drawn, seed=seed)):
-        bare += example.prompt is None
-        groups.setdefault(index if example.prompt is None else example.prompt, []).append(example.text)
+    found = read_whole(name) if split == "all" else read(name, split, drawn, seed=seed)
+    for index, example in enumerate(found):
+        prompt = example.prompt if (example.prompt or "").strip() else None
+        bare += prompt is None
+        groups.setdefault(index if prompt is None else prompt, []).append(example.text)
     if not groups:
         raise DataError(f"{name} has no examples in its {split} split; choose another with --split, or give more data")
     if bare and any(isinstance(key, str) for key in groups):
@@ -123,9 +133,10 @@ def evaluation_set(
     if words is not None:
         if not bare:
             raise UsageError(f"--words cuts texts without prompts into passages, and {name} has prompts; leave it out")
-        pieces = [piece for (text,) in groups.values() for piece in passages(text, words)]
+        reading = words_of(text for (text,) in groups.values())
+        pieces = [piece for (text,) in groups.values() for piece in reading.passages(text, words)]
         if not pieces:
-            raise DataError(f"no text of {name}, split {split}, has {words} words; ask for fewer with --words")
+            raise DataError(f"no text of {name}, split {split}, has {words} {reading.unit}; ask for fewer with --words")
         groups = {index: [piece] for index, piece in enumerate(pieces)}
     keys = list(groups)
     if num is not None and num < len(keys):
@@ -142,12 +153,6 @@ def evaluation_set(
         task=task is not None,
         words=words,
     )
-
-
-def passages(text: str, words: int) -> list[str]:
-    """Consecutive pieces of a text with exactly so many words, as they stand; a rest is left out."""
-    found = [match.span() for match in re.finditer(r"\S+", text)]
-    return [text[found[at][0] : found[at + words - 1][1]] for at in range(0, len(found) - words + 1, words)]
 
 
 def _texts(name: str, num: int | None) -> Iterator[str]:

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
-from typing import Any, Final, get_args
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Final
 
 import torch
 from jaxtyping import Float
@@ -15,116 +15,40 @@ from manta.evaluation.dataset import EvaluationSet, Metric
 from manta.evaluation.features import hashed_ngrams
 from manta.evaluation.judges import JudgeModel, asked_without_prompt, shared_training
 from manta.evaluation.likelihood import Likelihood, likelihood
+from manta.evaluation.results import METRICS, Evaluation, EvaluatorConfig, Figure
 from manta.evaluation.texts import RecordedTexts
-from manta.evaluation.writing import Contestant, Progress, Written, silent, write
+from manta.evaluation.writing import Contestant, Progress, Written, fitting, silent, trained_with_prompts, write
 from manta.families.events import GenerateOptions
 from manta.metrics import (
     Copying,
     CorpusFigures,
+    Interval,
     JudgedQuality,
-    bleu,
-    chrf,
+    Measured,
+    OverlapSums,
+    Share,
+    Sums,
+    Words,
     copying,
     corpus_figures,
-    diversity,
+    diversity_measured,
     find_collapse,
+    interval_of,
     judge_quality,
     mauve,
+    normal,
     repeated_share,
-    rouge,
-    slot_error_rate,
+    resampled,
     slot_errors,
+    slot_errors_measured,
     token_entropy,
+    value_of,
+    words_of,
 )
-from manta.metrics.perplexity import first_words
 from manta.runtime import make_generator
 
-METRICS: Final[tuple[Metric, ...]] = get_args(Metric)
-SHARES: Final = ("slot_error_rate", "missing", "wrong", "hallucinated", "clean")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluatorConfig:
-    """What is measured, and how much of it."""
-
-    metrics: tuple[Metric, ...] = ()
-    """Groups of figures; empty: all that the data allows, and `judge` where there is one."""
-    num_seeds: int = 3
-    """Texts for each prompt, each of another seed; figures are their mean ± half their range."""
-    seed: int = 0
-    """Of all texts and draws."""
-    likelihood_texts: int = 256
-    """Human texts whose likelihood is measured."""
-    likelihood_samples: int = 8
-    """Draws a text for a bound."""
-    span: int = 13
-    """Tokens in common with a training text from which a text counts as copied."""
-
-    def __post_init__(self) -> None:
-        if unknown := [metric for metric in self.metrics if metric not in METRICS]:
-            raise UsageError(f"there are no figures {unknown[0]!r}; there are {', '.join(METRICS)}")
-        if self.num_seeds < 1 or self.likelihood_texts < 2 or self.likelihood_samples < 2:
-            raise UsageError("an evaluation needs at least 1 seed, 2 texts for a likelihood and 2 draws for a bound")
-        if "judge" in self.metrics and "diversity" not in self.metrics:
-            raise UsageError(
-                "a generative perplexity is not shown without the entropy and the repetition of the same texts, since "
-                "a model that repeats itself gets a low one; ask for diversity beside judge"
-            )
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A figure of several seeds."""
-
-    values: tuple[float, ...]
-    """One a seed."""
-
-    @property
-    def mean(self) -> float:
-        """Over the seeds."""
-        return sum(self.values) / len(self.values)
-
-    @property
-    def half_range(self) -> float:
-        """(largest − smallest) / 2; 0 for one seed, which says nothing of the spread."""
-        return (max(self.values) - min(self.values)) / 2
-
-    def row(self) -> dict[str, Any]:
-        """By name, for JSON."""
-        return {"mean": self.mean, "half_range": self.half_range, "values": list(self.values)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """What came of one model with one way to write."""
-
-    model: str
-    """Name."""
-    family: str
-    """manta, masked, ar, or the layout of a published model."""
-    figures: Mapping[str, Spread]
-    """Every figure of the texts, by name."""
-    likelihood: Likelihood | None
-    """Of human texts; None where it was not asked for."""
-    judged: tuple[JudgedQuality, ...]
-    """Generative perplexity with entropy and repetition, one a seed; none without a judge."""
-    warnings: tuple[str, ...]
-    """What to know before the figures are believed."""
-    texts: tuple[str, ...] = field(repr=False)
-    """Of the first seed, in the order of the prompts."""
-    items: Mapping[str, Float[Tensor, "seeds prompts"]] = field(repr=False, compare=False)
-    """What each single text shows; nan where it shows nothing, as an empty text to a judge."""
-
-    def row(self) -> dict[str, Any]:
-        """Everything but texts and items, for JSON."""
-        return {
-            "model": self.model,
-            "family": self.family,
-            "likelihood": self.likelihood and self.likelihood.row(),
-            "figures": {name: spread.row() for name, spread in self.figures.items()},
-            "judged": [quality.row() for quality in self.judged],
-            "warnings": list(self.warnings),
-        }
+FEW_JUDGED: Final = 100
+"""Texts below which a generative perplexity is warned of: its interval is then too narrow and its texts too few."""
 
 
 class Evaluator:
@@ -157,6 +81,31 @@ class Evaluator:
             raise UsageError("the figures of a judge need one; name it: --judge MODEL")
         self.metrics = self.config.metrics or self._default_metrics()
         self._warnings: list[str] = []
+        self.references = [[normal(text) for text in group] for group in data.references]
+        """Human texts as they are scored: in the composed form NFC."""
+        self.left_out = 0
+        """Prompts of the data that a model has no room for; see `fitting`."""
+
+    def fitting(self, models: Sequence[Contestant]) -> "Evaluator":
+        """The same evaluator on the prompts that all models have room for, so that all are measured on the same.
+
+        Raises:
+            RequestError: a model has room for none of them.
+        """
+        kept = list(range(len(self.data.prompts)))
+        for model in models:
+            if isinstance(model.lm, RecordedTexts):
+                continue
+            room = fitting(model.lm, [self.data.prompts[at] for at in kept])
+            kept = [at for at, fits in zip(kept, room, strict=True) if fits]
+        lost = len(self.data.prompts) - len(kept)
+        if not lost:
+            return self
+        prompts, references = (tuple(side[at] for at in kept) for side in (self.data.prompts, self.data.references))
+        data = replace(self.data, prompts=prompts, references=references)
+        found = Evaluator(data, self.config, judge=self.judge, progress=self.progress)
+        found.left_out = self.left_out + lost
+        return found
 
     def _default_metrics(self) -> tuple[Metric, ...]:
         fitting: list[Metric] = [metric for metric in METRICS if self.data.why_not(metric) is None]
@@ -167,21 +116,51 @@ class Evaluator:
         return tuple(fitting)
 
     @cached_property
+    def words(self) -> Words:
+        """How texts are read, by the script of the human ones."""
+        return words_of(text for group in self.references for text in group)
+
+    @property
+    def humans(self) -> list[str]:
+        """One human text a prompt, as it is scored."""
+        return [group[0] for group in self.references]
+
+    @property
     def corpus(self) -> dict[str, float]:
-        """The figures of human texts: one a prompt, compared with the others of its prompt where there are others."""
+        """The figures of human texts: one a prompt; where they are compared with others of their prompt, each with the
+        rest, so that such figures are those ending in `_one_fewer`."""
+        return {name: value_of(measured) for name, measured in self._corpus.items()}
+
+    @cached_property
+    def corpus_intervals(self) -> dict[str, Interval]:
+        """Of those figures that have one, over prompts."""
+        found = {name: interval_of([measured], self.resamples) for name, measured in self._corpus.items()}
+        return {name: interval for name, interval in found.items() if interval is not None}
+
+    @cached_property
+    def _corpus(self) -> dict[str, Measured]:
         self.progress("figures of the corpus", 0, 1)
-        humans = self.data.humans
+        humans = self.humans
         return self._figures(humans, human=True) | self._copied([humans])[0] | self._row(self.held_out)
+
+    @cached_property
+    def resamples(self) -> Float[Tensor, "r n"]:
+        """Of the prompts, the same for every figure and every model."""
+        return resampled(len(self.data.prompts), generator=make_generator(self.config.seed))
 
     @cached_property
     def held_out(self) -> JudgedQuality | None:
         """What the judge says of human texts that it did not learn."""
-        return self._judged(self.data.humans, self.config.seed) if "judge" in self.metrics else None
+        return self._judged(self.humans, self.config.seed) if "judge" in self.metrics else None
 
     @property
     def features(self) -> str:
         """Of what MAUVE compares the distributions."""
-        return "hashed word 1- and 2-grams" if self.judge is None else f"mean hidden states of {self.judge.name}"
+        return (
+            f"hashed 1- and 2-grams of {self.words.unit}"
+            if self.judge is None
+            else f"mean hidden states of {self.judge.name}"
+        )
 
     def measure(self, model: Contestant, options: GenerateOptions, *, with_likelihood: bool = True) -> Evaluation:
         """Write texts with every seed and measure them.
@@ -200,8 +179,10 @@ class Evaluator:
         seeds = [config.seed + n * number for number in range(config.num_seeds)]
         runs = [write(model.lm, self.data, options, seed=seed, progress=self.progress) for seed in seeds]
         runs = [replace(run, texts=[self.data.cut(text) for text in run.texts]) for run in runs]
+        shown = tuple(runs[0].texts)
+        runs = [replace(run, texts=[normal(text) for text in run.texts]) for run in runs]
         judged: list[JudgedQuality] = []
-        rows: list[dict[str, float]] = []
+        rows: list[dict[str, Measured]] = []
         for number, run in enumerate(runs):
             self.progress("measuring", number, len(runs))
             quality = self._judged(run.texts, seeds[number]) if "judge" in self.metrics else None
@@ -213,19 +194,20 @@ class Evaluator:
         found = None
         if with_likelihood and "likelihood" in self.metrics:
             found = self.likelihood(model)
-        warnings = [*self._faults(runs[0].texts), *self._doubts(model, options, runs), *self._warnings]
+        forms = _other_form(shown, self.data.references)
+        warnings = [*self._faults(runs[0].texts), *self._doubts(model, options, runs), *forms, *self._warnings]
+        # A figure that one seed lacks would not be the mean of the same thing.
+        measured = {name: [row[name] for row in rows] for name in rows[0] if all(name in row for row in rows)}
         return Evaluation(
             model=model.name,
             family=model.lm.family,
-            # A figure that one seed lacks would not be the mean of the same thing.
-            figures={
-                name: Spread(tuple(row[name] for row in rows)) for name in rows[0] if all(name in r for r in rows)
-            },
+            figures={name: Figure.of(each, self.resamples) for name, each in measured.items()},
             likelihood=found,
             judged=tuple(judged),
             warnings=tuple(dict.fromkeys(warnings)),
-            texts=tuple(runs[0].texts),
-            items=self._items(runs),
+            texts=shown,
+            items=self._items(runs, judged) | _of_each(measured),
+            measured=measured,
         )
 
     def likelihood(self, model: Contestant) -> Likelihood:
@@ -240,19 +222,24 @@ class Evaluator:
             progress=self.progress,
         )
 
-    def _figures(self, texts: Sequence[str], *, human: bool = False) -> dict[str, float]:
-        found: dict[str, float] = {}
-        groups: dict[Metric, Callable[[], Mapping[str, float]]] = {
-            "diversity": lambda: diversity(texts),
+    def _figures(self, texts: Sequence[str], *, human: bool = False) -> dict[str, Measured]:
+        found: dict[str, Measured] = {}
+        words = self.words
+        groups: dict[Metric, Callable[[], Mapping[str, Measured]]] = {
+            "diversity": lambda: diversity_measured(texts, words.split, unit=words.unit),
             "mauve": lambda: self._mauve(texts, human),
-            "overlap": lambda: self._overlap(texts, human),
-            "slots": lambda: _only(slot_error_rate(self._pairs(texts)), SHARES),
+            "overlap": lambda: self._overlap.of_people if human else self._overlap.of_model(texts),
+            "slots": lambda: slot_errors_measured(self._pairs(texts)),
             "oracle": lambda: self._oracle(texts),
         }
         for metric, figures in groups.items():
             if metric in self.metrics:
                 found |= self._allowed(metric, figures) or {}
         return found
+
+    @cached_property
+    def _overlap(self) -> OverlapSums:
+        return OverlapSums(self.references, words=self.words)
 
     def _allowed(self, metric: Metric, measure: Callable[[], Any]) -> Any:
         """The figures; or, where they were not asked for by name and cannot be had, a warning."""
@@ -267,77 +254,88 @@ class Evaluator:
     def _pairs(self, texts: Sequence[str]) -> list[tuple[str, str]]:
         return [(prompt or "", text) for prompt, text in zip(self.data.prompts, texts, strict=True)]
 
-    def _copied(self, sets: Sequence[Sequence[str]]) -> list[dict[str, float]]:
+    def _copied(self, sets: Sequence[Sequence[str]]) -> list[dict[str, Measured]]:
         """For each set of texts the share of training texts among them; one pass over the training texts for all."""
         if "copying" not in self.metrics:
             return [{} for _ in sets]
         span, n = self.config.span, len(sets[0])
-        found = copying([text for texts in sets for text in texts], self._training_texts, span=span)
+        texts = [text for texts in sets for text in texts]
+        found = copying(texts, self._training_texts, span=span, tokenize=self.words.split)
         parts = [
             Copying(span, found.whole[at : at + n], found.covered[at : at + n]) for at in range(0, n * len(sets), n)
         ]
-        return [{"training_texts": part.whole_share, f"training_{span}_words": part.span_share} for part in parts]
+        return [
+            {
+                "training_texts": Share(torch.tensor(part.whole)),
+                f"training_{span}_{self.words.unit}": Share(torch.tensor(part.covered) > 0),
+            }
+            for part in parts
+        ]
 
     @cached_property
     def _training_texts(self) -> list[str]:
         self.progress("reading the training texts", 0, 1)
-        return list(self.data.training())
+        return [normal(text) for text in self.data.training()]
 
-    def _overlap(self, texts: Sequence[str], human: bool) -> dict[str, float]:
-        pairs = list(zip(texts, self.data.references, strict=True))
-        if human:
-            pairs = [(text, group[1:]) for text, group in pairs if len(group) > 1]
-            if not pairs:
-                return {}
-        written, references = (list(side) for side in zip(*pairs, strict=True))
-        return {"bleu": bleu(written, references), "chrf": chrf(written, references), **rouge(written, references)}
-
-    def _mauve(self, texts: Sequence[str], human: bool) -> dict[str, float]:
-        """Of human texts the scale: second references against first ones, where nearly all prompts have two."""
+    def _mauve(self, texts: Sequence[str], human: bool) -> dict[str, Measured]:
+        """Of human texts the scale: second references against first ones, where so many prompts have two that the
+        number of texts, on which the score depends, is about that of a model."""
         if not human:
             ours, theirs = self._encoded(texts), self._references
         else:
-            pairs = [group[:2] for group in self.data.references if len(group) > 1]
-            if len(pairs) < max(2, 0.8 * len(self.data.references)):
+            pairs = [group[:2] for group in self.references if len(group) > 1]
+            if len(pairs) < max(2, 0.95 * len(self.references)):
                 return {}
             theirs, ours = (self._encoded(side) for side in zip(*pairs, strict=True))
-        return {"mauve": mauve(ours, theirs, generator=make_generator(self.config.seed)).value}
+        found = mauve(ours, theirs, generator=make_generator(self.config.seed))
+        # Prompts left out would not be the items of the other figures.
+        return {"mauve": found.measured if len(ours) == len(self.references) else found.value}
 
     @cached_property
     def _references(self) -> Float[Tensor, "n d"]:
-        return self._encoded(self.data.humans)
+        return self._encoded(self.humans)
 
     def _encoded(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
         return hashed_ngrams(texts) if self.judge is None else self.judge.features(list(texts))
 
-    def _oracle(self, texts: Sequence[str]) -> dict[str, float]:
-        assert self.data.oracle is not None, "checked when the evaluator was made"
-        verdict = self.data.oracle.judge(self._pairs(texts))
-        return {
+    def _oracle(self, texts: Sequence[str]) -> dict[str, Measured]:
+        oracle = self.data.oracle
+        assert oracle is not None, "checked when the evaluator was made"
+        verdict = oracle.judge(self._pairs(texts))
+        found: dict[str, Measured] = {
             f"oracle_{name}": float(value)
             for name, value in verdict.items()
             if isinstance(value, int | float) and name != "num" and not re.search("stderr|corpus", name)
         }
+        right = [oracle.right(*pair) for pair in self._pairs(texts)]
+        found[f"oracle_{oracle.name}"] = Share(torch.tensor(right))
+        return found
 
     def _judged(self, texts: Sequence[str], seed: int) -> JudgedQuality | None:
         judge = self.judge
         assert judge is not None, "checked when the evaluator was made"
 
         def judged() -> JudgedQuality:
-            return judge_quality(texts, self._judge_of_texts, judge_name=judge.name, generator=make_generator(seed))
+            return judge_quality(
+                texts,
+                self._judge_of_texts,
+                judge_name=judge.name,
+                generator=make_generator(seed),
+                tokenize=self.words.split,
+            )
 
         return self._allowed("judge", judged)
 
     @staticmethod
-    def _row(quality: JudgedQuality | None) -> dict[str, float]:
+    def _row(quality: JudgedQuality | None) -> dict[str, Measured]:
         """Perplexity as a figure; its `row` refuses where entropy or repetition is missing."""
-        return {} if quality is None else {"perplexity": float(quality.row()["perplexity"] or 0)}
+        return {} if quality is None or not quality.row() else {"perplexity": quality.measured}
 
     @cached_property
     def _guards(self) -> CorpusFigures:
         self.progress("figures of the corpus", 0, 1)
-        texts = [text for group in self.data.references for text in group]
-        return corpus_figures(texts, training=self._training())
+        texts = [text for group in self.references for text in group]
+        return corpus_figures(texts, training=self._training(), tokenize=self.words.split)
 
     def _training(self) -> list[str] | None:
         return self._training_texts if "copying" in self.metrics else None
@@ -348,32 +346,57 @@ class Evaluator:
         return [f"{found.fault}: {found}" for found in find_collapse(texts, self._guards, training=self._training())]
 
     def _doubts(self, model: Contestant, options: GenerateOptions, runs: Sequence[Written]) -> list[str]:
-        doubts = []
-        ours, human = (_mean_words(texts) for texts in (runs[0].texts, self.data.humans))
+        doubts, unit = [], self.words.unit
+        ours, human = (
+            sum(len(self.words.split(text)) for text in texts) / len(texts) for texts in (runs[0].texts, self.humans)
+        )
         if not human / 1.5 <= ours <= 1.5 * human:
             advice = "" if self.data.conditional else "; --words N compares passages of one length"
-            told = f"lengths: {ours:.1f} words a text, {human:.1f} in the corpus"
+            told = f"lengths: {ours:.1f} {unit} a text, {human:.1f} in the corpus"
             doubts.append(f"{told}; most figures depend on length{advice}")
+        doubts += self._prompts_amiss(model)
+        if "overlap" in self.metrics and (wordless := self._allowed("overlap", lambda: self._overlap.wordless)):
+            doubts.append(
+                f"ROUGE leaves out {wordless} of {len(self.references)} prompts, whose references have no word"
+            )
         if len(runs) > 1 and all(run.texts == runs[0].texts for run in runs):
             how = "--temperature 1 draws" if model.lm.family == "ar" else "--style diverse draws"
-            doubts.append(f"all seeds wrote the same texts, so half-ranges of 0 say nothing; {how} different ones")
+            doubts.append(f"all seeds wrote the same texts, so that they agree says nothing; {how} different ones")
         if self.judge is not None and "judge" in self.metrics:
+            if len(runs[0].texts) < FEW_JUDGED:
+                told = f"the perplexity is that of {len(runs[0].texts)} texts, which tell little"
+                doubts.append(f"{told}; give at least {FEW_JUDGED}")
             doubts += shared_training(self.judge, model)
             doubts += filter(None, [asked_without_prompt(self.judge)])
             if options.top_k is not None or options.top_p < 1:
                 doubts.append("words were drawn with a cut (top-k, top-p); compare perplexities only with such texts")
         return doubts
 
-    def _items(self, runs: Sequence[Written]) -> dict[str, Tensor]:
+    def _prompts_amiss(self, model: Contestant) -> list[str]:
+        """Say that a model of prompts is asked without, or the other way round, and which prompts it is not asked."""
+        said, learned = [], trained_with_prompts(model)
+        if learned and not self.data.conditional:
+            said.append(f"{model.name} learned to answer prompts, and {self.data.name} has none; it writes without")
+        if learned is False and self.data.conditional:
+            said.append(
+                f"{model.name} learned texts without prompts, and {self.data.name} has some; it may ignore them"
+            )
+        if self.left_out:
+            of = self.left_out + len(self.data.prompts)
+            said.append(
+                f"{self.left_out} of {of} prompts do not fit the model, or one of those compared, and are left out of "
+                "all figures, the human ones too"
+            )
+        return said
+
+    def _items(self, runs: Sequence[Written], judged: Sequence[JudgedQuality]) -> dict[str, Tensor]:
         """What each text shows by itself."""
-        data, metrics = self.data, self.metrics
+        data, metrics, split = self.data, self.metrics, self.words.split
         singles: dict[str, Callable[[int, str], float]] = {}
         if "diversity" in metrics:
-            singles["entropy"] = lambda _, text: token_entropy([text])
-            singles["repeated_4"] = lambda _, text: repeated_share([text])
-            singles["words"] = lambda _, text: len(text.split())
-        if "overlap" in metrics:
-            singles["chrf"] = lambda i, text: chrf([text], [data.references[i]])
+            singles["entropy"] = lambda _, text: token_entropy([text], split)
+            singles["repeated_4"] = lambda _, text: repeated_share([text], 4, split)
+            singles[self.words.unit] = lambda _, text: len(split(text))
         if "slots" in metrics:
             singles["slot_errors"] = lambda i, text: slot_errors(data.prompts[i] or "", text).errors
         if "oracle" in metrics and (oracle := data.oracle) is not None:
@@ -384,10 +407,9 @@ class Evaluator:
             )
             for name, single in singles.items()
         }
-        if "judge" in metrics:
-            nats = [self._allowed("judge", partial(self._nats_a_token, run.texts)) for run in runs]
-            if all(found is not None for found in nats):
-                items["judge_nats"] = torch.stack(nats)
+        if len(judged) == len(runs):
+            rows = [(quality.nats, quality.counts) for quality in judged]
+            items["judge_nats"] = torch.stack([nats / counts for nats, counts in rows if nats is not None])
         return items
 
     @property
@@ -397,51 +419,52 @@ class Evaluator:
         return self.judge.nats if self.data.words is None else self.judge.beginnings
 
     def nats_along(self, texts: Sequence[str], ends: Sequence[int]) -> Float[Tensor, "parts n"] | None:
-        """What the judge says of each part of a text, given the words before it.
+        """What the judge says of each part of a text, given what is before it.
 
         Args:
             texts: any.
-            ends: after how many words each part ends, ascending; the first begins with the text.
+            ends: after how many words, or characters, each part ends, ascending; the first begins with the text.
 
         Returns:
             Nats a token of every part of the texts that reach the last end; None where that is fewer than two texts,
             or the judge cannot read so much.
         """
-        long = [text for text in texts if len(text.split()) >= ends[-1]]
+        long = [text for text in texts if len(self.words.split(text)) >= ends[-1]]
         if self.judge is None or len(long) < 2:
             return None
         rows = [torch.zeros(2, len(long), dtype=torch.float64)]
         for end in ends:
             try:
-                nats, tokens = self.judge.beginnings([first_words(text, end) for text in long])
+                nats, tokens = self.judge.beginnings([self.words.first(text, end) for text in long])
             except RequestError:
                 return None
             rows.append(torch.stack([nats.double(), tokens.double()]))
         nats, tokens = torch.stack(rows).diff(dim=0).unbind(1)
         return nats / tokens
 
-    def _nats_a_token(self, texts: Sequence[str]) -> Float[Tensor, "n"]:
-        """Of each text under the judge; nan for one without a word."""
-        found = torch.full((len(texts),), torch.nan, dtype=torch.float64)
-        said = torch.tensor([bool(text.split()) for text in texts])
-        if bool(said.any()):
-            nats, tokens = self._judge_of_texts([text for text in texts if text.split()])
-            found[said] = nats.double() / tokens
-        return found
+
+def _of_each(measured: Mapping[str, Sequence[Measured]]) -> dict[str, Tensor]:
+    """chrF of every text by itself: the figure of its own row of counts."""
+    rows = [run for run in measured.get("chrf", ()) if isinstance(run, Sums)]
+    return {"chrf": torch.stack([run.figure(run.rows) for run in rows])} if rows else {}
 
 
-def _cost(run: Written) -> dict[str, float]:
+def _cost(run: Written) -> dict[str, Measured]:
     return {
-        "nfe": sum(run.nfe) / len(run.nfe),
+        "nfe": Sums.mean(torch.tensor(run.nfe, dtype=torch.float64)),
         "most_nfe": float(max(run.nfe)),
         "seconds": run.seconds,
         "seconds_per_text": run.seconds / len(run.texts),
     }
 
 
-def _mean_words(texts: Sequence[str]) -> float:
-    return sum(len(text.split()) for text in texts) / len(texts)
-
-
-def _only(figures: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
-    return {name: figures[name] for name in names}
+def _other_form(texts: Sequence[str], references: Sequence[Sequence[str]]) -> list[str]:
+    """Say that some texts are not in the form in which all are compared."""
+    ours = sum(normal(text) != text for text in texts)
+    human = [normal(text) != text for group in references for text in group]
+    if not ours and not any(human):
+        return []
+    return [
+        f"{ours} of {len(texts)} texts and {sum(human)} of {len(human)} human ones are not in the composed form NFC; "
+        "all were composed before they were compared"
+    ]

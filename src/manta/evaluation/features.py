@@ -1,6 +1,5 @@
 """What MAUVE compares: a vector a text, from the words themselves or from a judge's hidden states."""
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -11,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from manta.errors import UsageError
+from manta.metrics.words import normal, split_words
 
 WIDTH: Final = 512
 """Features of a text."""
-_WORD: Final = re.compile(r"\w+|[^\w\s]")
 
 
 def hashed_ngrams(texts: Sequence[str], *, most: int = 2, width: int = WIDTH) -> Float[Tensor, "n d"]:
@@ -24,7 +23,7 @@ def hashed_ngrams(texts: Sequence[str], *, most: int = 2, width: int = WIDTH) ->
 
     with a hash h and a sign s that are the same on every machine. No encoder is needed, so that the features of a small
     domain do not depend on what some model was trained on; words they have never seen together count as different,
-    however near their meaning. Case is ignored.
+    however near their meaning. Case is ignored, and characters count where no space stands between words.
 
     Args:
         texts: n texts.
@@ -40,7 +39,7 @@ def hashed_ngrams(texts: Sequence[str], *, most: int = 2, width: int = WIDTH) ->
         raise UsageError(f"hashed n-grams need most ≥ 1 and width ≥ 2, received {most} and {width}")
     found = torch.zeros(len(texts), width)
     for row, text in enumerate(texts):
-        words = _WORD.findall(text.lower())
+        words = split_words(normal(text).lower())
         grams = Counter(tuple(words[at : at + n]) for n in range(1, most + 1) for at in range(len(words) - n + 1))
         for gram, count in grams.items():
             code = int.from_bytes(blake2b(" ".join(gram).encode("utf-8", "surrogatepass"), digest_size=8).digest())

@@ -8,6 +8,7 @@ from manta.data.files import read_records
 from manta.errors import DataError
 from manta.evaluation.writing import Contestant
 from manta.families.events import Event, GenerateOptions, Request, Writer
+from manta.metrics.words import normal
 
 PROMPTS: Final = ("prompt", "MR")
 TEXTS: Final = ("text", "output")
@@ -26,6 +27,9 @@ class RecordedTexts(Writer):
 
     def __init__(self, texts: Mapping[str | None, Sequence[str]], where: str) -> None:
         self.texts, self.where = texts, where
+        self._texts: dict[str | None, list[str]] = {}
+        for prompt, known in texts.items():  # whether accents are composed is no difference between prompts
+            self._texts.setdefault(None if prompt is None else normal(prompt), []).extend(known)
 
     def __len__(self) -> int:
         return sum(map(len, self.texts.values()))
@@ -38,10 +42,11 @@ class RecordedTexts(Writer):
         """
         asked: dict[str | None, int] = {}
         for index, request in enumerate(requests):
-            known, turn = self.texts.get(request.prompt, ()), asked.get(request.prompt, 0)
+            key = None if request.prompt is None else normal(request.prompt)
+            known, turn = self._texts.get(key, ()), asked.get(key, 0)
             if turn >= len(known):
                 raise DataError(self._lack(request.prompt, len(known)))
-            asked[request.prompt] = turn + 1
+            asked[key] = turn + 1
             yield Event("done", index, known[turn], (), 1.0, 1.0, 0)
 
     def _lack(self, prompt: str | None, known: int) -> str:
@@ -82,4 +87,4 @@ def _pair(record: Mapping[str, Any], where: str) -> tuple[str | None, str]:
     text = next(record[name] for name in TEXTS if name in record)
     if not isinstance(text, str) or not isinstance(prompt, str | None):
         raise DataError(f"{where}: prompt and text should be strings")
-    return prompt or None, text
+    return prompt if (prompt or "").strip() else None, text

@@ -1,11 +1,13 @@
 """The texts that are evaluated, written by any family through its one interface."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from manta.errors import UsageError
+from manta.data import read, task_of
+from manta.data.sources import SCHEMES
+from manta.errors import MantaError, RequestError, UsageError
 from manta.evaluation.dataset import EvaluationSet
 from manta.families.events import GenerateOptions, Request, Writer
 from manta.hub import load, model_config
@@ -53,6 +55,60 @@ def contestant(path: str, *, device: str | None = None) -> Contestant:
     """
     where = path or None
     return Contestant(path or SHIPPED, load(where, device=device), model_config(where))
+
+
+def trained_with_prompts(model: Contestant) -> bool | None:
+    """Whether a model learned texts that answer prompts, as far as its folder, its chat frame or its data tell.
+
+    Returns:
+        None where nothing tells.
+    """
+    if getattr(model.lm, "frame", None) is not None:
+        return True
+    data = str(model.config.get("recipe", {}).get("data", ""))
+    scheme = data.partition(":")[0]
+    if scheme in ("e2e", "builtin") or task_of(data) is not None:
+        return True
+    if scheme == "tinystories" or data.endswith(".txt"):
+        return False
+    if not data or scheme in SCHEMES:
+        return None
+    try:
+        return next(iter(read(data))).prompt is not None
+    except (MantaError, StopIteration):
+        return None
+
+
+def fitting(lm: Writer, prompts: Sequence[str | None]) -> list[bool]:
+    """Which prompts a model has room for.
+
+    Families differ in what they add to a prompt and in what they leave for the text, so the model is asked itself. A
+    shorter prompt fits where a longer one does, so that few have to be tried.
+
+    Args:
+        lm: any family.
+        prompts: some.
+
+    Raises:
+        RequestError: the model refuses the shortest one, and says why.
+    """
+    encode = getattr(getattr(lm, "tokenizer", None), "encode", None) or str
+    sizes = [len(encode(prompt or "")) for prompt in prompts]
+    order = sorted(range(len(prompts)), key=lambda at: sizes[at])
+    low, high = 0, len(order)  # the first `low` fit, those from `high` on do not
+    refusal: RequestError | None = None
+    middle = high - 1
+    while low < high:
+        try:
+            next(iter(lm.generate([Request(prompt=prompts[order[middle]])], GenerateOptions(num_steps=1))), None)
+            low = middle + 1
+        except RequestError as error:
+            high, refusal = middle, error
+        middle = (low + high) // 2
+    if refusal is not None and not low:
+        raise refusal
+    fits = set(order[:low])
+    return [at in fits for at in range(len(prompts))]
 
 
 @dataclass(frozen=True)

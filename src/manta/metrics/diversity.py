@@ -1,6 +1,7 @@
 """How varied generated texts are, and whether they loop: figures that likelihood and overlap do not show.
 
-A text is split into words at white space unless another `tokenize` is given. Compare figures of one tokenizer only.
+A text is split into words at white space unless another `tokenize` is given: `words.words_of` gives the one that suits
+a corpus, since where no space stands between words a text would count as one. Compare figures of one tokenizer only.
 """
 
 import math
@@ -8,18 +9,22 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from statistics import fmean, median, pstdev
 
+import torch
+
 from manta.errors import DataError, UsageError
+from manta.metrics.measured import LeftOut, Measured, Share, Sums
 
 Tokenize = Callable[[str], Sequence[Hashable]]
 """Splits a text into its tokens: `str.split`, or the ids that a tokenizer gives."""
 
 
-def diversity(texts: Sequence[str], tokenize: Tokenize = str.split) -> dict[str, float]:
+def diversity(texts: Sequence[str], tokenize: Tokenize = str.split, *, unit: str = "words") -> dict[str, float]:
     """The figures of this module for a set of texts.
 
     Args:
         texts: at least one.
         tokenize: splits a text; the "words" of all figures.
+        unit: what its tokens are called in the names of lengths.
 
     Returns:
         `distinct` (`distinct_share`), `distinct_1` to `distinct_4` (`distinct_n`), `repeated_4` (`repeated_share`),
@@ -35,9 +40,42 @@ def diversity(texts: Sequence[str], tokenize: Tokenize = str.split) -> dict[str,
         **{f"distinct_{n}": distinct_n(texts, n, tokenize) for n in range(1, 5)},
         "repeated_4": repeated_share(texts, 4, tokenize),
         "entropy": token_entropy(texts, tokenize),
-        **{f"{name}_words": value for name, value in lengths.items() if name != "empty"},
+        **{f"{name}_{unit}": value for name, value in lengths.items() if name != "empty"},
         "empty": lengths["empty"],
     }
+
+
+def diversity_measured(
+    texts: Sequence[str], tokenize: Tokenize = str.split, *, unit: str = "words"
+) -> dict[str, Measured]:
+    """The figures of `diversity` with what their intervals over texts are computed from.
+
+    Args:
+        texts: at least one.
+        tokenize: splits a text.
+        unit: as for `diversity`.
+
+    Returns:
+        The same names; least, median and greatest length are bare numbers.
+
+    Raises:
+        DataError: no texts.
+    """
+    bare = diversity(texts, tokenize, unit=unit)
+    words = _words(texts, tokenize)
+    sizes = torch.tensor([len(each) for each in words], dtype=torch.float64)
+    grams = [[_grams(each, n) for each in words] for n in range(1, 5)]
+    repeats = torch.tensor([[len(each), len(each) - len(set(each))] for each in grams[3]], dtype=torch.float64)
+    found: dict[str, Measured] = dict(bare)
+    found["distinct"] = _left_out([[text.strip()] for text in texts])
+    found |= {f"distinct_{n}": _left_out(each) for n, each in enumerate(grams, 1) if any(each)}
+    if bool(repeats[:, 0].any()):
+        found["repeated_4"] = Sums.ratio(repeats[:, 1], repeats[:, 0])
+    found["entropy"] = Sums.mean(torch.tensor([_entropy(each) for each in words], dtype=torch.float64))
+    found[f"mean_{unit}"] = Sums.mean(sizes)
+    found[f"std_{unit}"] = Sums(torch.stack([sizes, sizes.square(), torch.ones_like(sizes)], -1), _deviation)
+    found["empty"] = Share(sizes == 0)
+    return found
 
 
 def distinct_share(texts: Sequence[str]) -> float:
@@ -165,6 +203,21 @@ def _grams(words: Sequence[Hashable], n: int) -> list[tuple[Hashable, ...]]:
     if n < 1:
         raise UsageError(f"an n-gram has at least one word, received n = {n}")
     return [tuple(words[at : at + n]) for at in range(len(words) - n + 1)]
+
+
+def _left_out(grams: Sequence[Sequence[Hashable]]) -> Measured:
+    """Different over all, with what it is without each text: those that no other text has go with it."""
+    holders = Counter(gram for each in grams for gram in set(each))
+    total, different = sum(map(len, grams)), len(holders)
+    without = [
+        (different - sum(holders[gram] == 1 for gram in set(each))) / max(1, total - len(each)) for each in grams
+    ]
+    return LeftOut(different / total, torch.tensor(without, dtype=torch.float64))
+
+
+def _deviation(sums: torch.Tensor) -> torch.Tensor:
+    mean, square = sums[..., 0] / sums[..., 2], sums[..., 1] / sums[..., 2]
+    return (square - mean.square()).clamp(min=0).sqrt()
 
 
 def _entropy(words: Sequence[Hashable]) -> float:

@@ -1,12 +1,13 @@
 """MAUVE: how much probability two sets of texts share, of features of theirs that any encoder gives."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from manta.errors import DataError, UsageError
+from manta.metrics.measured import LeftOut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,9 @@ class MauveConfig:
     """c: how steeply a divergence lowers the score; higher is stricter."""
     points: int = 25
     """Mixtures of the two histograms at which the frontier is drawn."""
+    min_texts: int = 100
+    """Texts of the smaller set below which there is no score: the histograms of so few have a handful of bins, and the
+    score is luck of the draw. Published scores have 5,000; scores of several numbers of texts do not compare."""
     repeats: int = 5
     """Quantisations, each from another part of the generator's stream, over which the score is averaged."""
 
@@ -37,8 +41,8 @@ class MauveConfig:
             raise UsageError(f"explained_variance lies in (0, 1], received {self.explained_variance}")
         if self.scale <= 0:
             raise UsageError(f"the scale of MAUVE is above 0 (5 is usual), received {self.scale}")
-        if min(self.restarts, self.max_rounds, self.repeats) < 1 or self.points < 2:
-            raise UsageError("MAUVE needs at least 1 restart, round and repeat, and 2 points")
+        if min(self.restarts, self.max_rounds, self.repeats) < 1 or min(self.points, self.min_texts) < 2:
+            raise UsageError("MAUVE needs at least 1 restart, round and repeat, and 2 points and texts")
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,15 @@ class Mauve:
     """The score of each quantisation."""
     clusters: int
     """Bins of the histograms; scores with other bins do not compare."""
+    without: Float[Tensor, "n"] | None = field(default=None, repr=False, compare=False)
+    """The score without the i-th text of either set, in the same clusters; None where the sets have several sizes."""
+
+    @property
+    def measured(self) -> LeftOut | float:
+        """For an interval over texts, with the variance that the mean over quantisations has."""
+        if self.without is None:
+            return self.value
+        return LeftOut(self.value, self.without, self.spread**2 / max(1, len(self.values) - 1))
 
     def __str__(self) -> str:
         return f"{self.value:.4f} ± {self.spread:.4f} ({len(self.values)} quantisations into {self.clusters} clusters)"
@@ -87,14 +100,17 @@ def mauve(
         The score with its spread over quantisations.
 
     Raises:
-        DataError: fewer than two texts in a set, widths that differ, or a value that is not finite.
+        DataError: fewer than `min_texts` texts in a set, widths that differ, or a value that is not finite.
 
     Source: Pillutla et al., "MAUVE: Measuring the Gap Between Neural Text and Human Text using Divergence Frontiers"
     (NeurIPS 2021).
     """
     config = config or MauveConfig()
-    if min(len(first), len(second)) < 2:
-        raise DataError(f"MAUVE needs at least two texts on either side, received {len(first)} and {len(second)}")
+    if min(len(first), len(second)) < config.min_texts:
+        raise DataError(
+            f"MAUVE of fewer than {config.min_texts} texts is luck of the draw, received {len(first)} and "
+            f"{len(second)}; give more"
+        )
     if first.shape[1] != second.shape[1]:
         raise DataError(f"features of one encoder have one width, received {first.shape[1]} and {second.shape[1]}")
     features = torch.cat([first, second]).double()
@@ -106,15 +122,32 @@ def mauve(
     coordinates = principal_components(features, config.explained_variance)
     order = coordinates[:, 0].argsort(stable=True)  # k-means then starts the same whatever the order of the rows
     ours = order < len(first)
-    values = []
+    values, without = [], []
     for _ in range(config.repeats):
         labels = k_means(
             coordinates[order], clusters, generator=generator, restarts=config.restarts, max_rounds=config.max_rounds
         )
         p, q = (torch.bincount(labels[side], minlength=clusters).double() / int(side.sum()) for side in (ours, ~ours))
         values.append(frontier_area(p, q, scale=config.scale, points=config.points))
+        if len(first) == len(second):
+            placed = torch.empty_like(labels).index_copy_(0, order, labels)
+            without.append(_without_each(placed[: len(first)], placed[len(first) :], clusters, config))
     scores = torch.tensor(values, dtype=torch.float64)
-    return Mauve(float(scores.mean()), float(scores.std(correction=0)), tuple(values), clusters)
+    left_out = torch.stack(without).mean(0) if without else None
+    return Mauve(float(scores.mean()), float(scores.std(correction=0)), tuple(values), clusters, left_out)
+
+
+def _without_each(first: Tensor, second: Tensor, clusters: int, config: MauveConfig) -> Tensor:
+    """The score without the i-th text of either set, for each i; clusters as they are."""
+    p, q = (torch.bincount(labels, minlength=clusters).double() for labels in (first, second))
+    pairs, place = torch.stack([first, second]).unique(dim=1, return_inverse=True)
+    n = len(first)
+    shares = [
+        (counts - torch.nn.functional.one_hot(gone, clusters)) / (n - 1)
+        for counts, gone in zip((p, q), pairs, strict=True)
+    ]
+    areas = [frontier_area(*each, scale=config.scale, points=config.points) for each in zip(*shares, strict=True)]
+    return torch.tensor(areas, dtype=torch.float64)[place]
 
 
 def frontier_area(p: Float[Tensor, "k"], q: Float[Tensor, "k"], *, scale: float = 5.0, points: int = 25) -> float:

@@ -7,16 +7,17 @@ and published records have been won by it; beside the entropy and the repetition
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from manta.errors import DataError, ModelError, UsageError
+from manta.errors import DataError, ModelError, RequestError, UsageError
 from manta.metrics.bootstrap import Interval, bootstrap_ratio
 from manta.metrics.diversity import Tokenize, repeated_share, token_entropy
+from manta.metrics.measured import Measured, Sums
 
 
 @runtime_checkable
@@ -60,13 +61,25 @@ class JudgedQuality:
     empty: int
     """Texts without a word; they are in none of the figures."""
     unjudged: int
-    """Other texts of which the judge judged no token, such as a single word where the first has no probability."""
+    """Other texts of which the judge judged no token: a single word where the first has no probability, or a text that
+    is too long for the judge."""
     tokens: int
     """Tokens judged."""
     max_words: int | None
     """Words after which a text was cut before anything was measured; None: nothing was cut."""
     cut: int
     """Texts that were."""
+    nats: Float[Tensor, "n"] | None = field(default=None, compare=False)
+    """Of each text given; 0 where no token of it was judged."""
+    counts: Float[Tensor, "n"] | None = field(default=None, compare=False)
+    """Tokens of it that were judged."""
+
+    @property
+    def measured(self) -> Measured:
+        """The perplexity, for an interval over the same texts of several runs."""
+        if self.nats is None or self.counts is None:
+            return self.perplexity.value
+        return Sums(torch.stack([self.nats, self.counts], -1), _perplexity)
 
     def row(self) -> dict[str, float | int | str | None]:
         """The figures by name, for a table or a file of results.
@@ -166,6 +179,8 @@ def judge_quality(
     answers = [_ask(judge, shown[at : at + batch_size]) for at in range(0, len(shown), batch_size)]
     nats, tokens = (torch.cat(part).double() for part in zip(*answers, strict=True))
     judged = tokens > 0
+    of_all = torch.zeros(2, len(texts), dtype=torch.float64)
+    of_all[:, [at for at, text in enumerate(kept) if text.split()]] = torch.stack([nats, tokens])
     if int(judged.sum()) < 2:
         raise DataError(f"the judge judged tokens of {int(judged.sum())} of {len(shown)} texts; an interval needs two")
     rate = bootstrap_ratio(nats[judged], tokens[judged], generator=generator, resamples=resamples, level=level)
@@ -180,7 +195,13 @@ def judge_quality(
         tokens=int(tokens.sum()),
         max_words=max_words,
         cut=cut,
+        nats=of_all[0],
+        counts=of_all[1],
     )
+
+
+def _perplexity(sums: Tensor) -> Tensor:
+    return (sums[..., 0] / sums[..., 1]).exp()
 
 
 def first_words(text: str, count: int) -> str:
@@ -192,7 +213,13 @@ def first_words(text: str, count: int) -> str:
 
 
 def _ask(judge: Judge, texts: list[str]) -> tuple[Tensor, Tensor]:
-    nats, tokens = judge(texts)
+    """The judge's answers; nothing for a text that it cannot read, which stops none of the others."""
+    try:
+        nats, tokens = judge(texts)
+    except RequestError:
+        if len(texts) == 1:
+            return torch.zeros(1), torch.zeros(1)
+        nats, tokens = (torch.cat(part) for part in zip(*(_ask(judge, [text]) for text in texts), strict=True))
     if len(nats) != len(texts) or len(tokens) != len(texts):
         raise ModelError(f"the judge answered {len(nats)} and {len(tokens)} figures for {len(texts)} texts; one each")
     if not bool(nats.isfinite().all()) or bool((nats < 0).any()) or bool((tokens < 0).any()):

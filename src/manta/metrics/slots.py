@@ -12,12 +12,15 @@ Errors are counted as by Dušek, Howcroft and Rieser, "Semantic Noise Matters fo
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cache
 
+import torch
+
 from manta.errors import DataError
+from manta.metrics.measured import Measured, Share, Sums
 from manta.metrics.slot_patterns import PATTERNS
 
 SLOTS = ("name", "eatType", "food", "priceRange", "customer rating", "area", "familyFriendly", "near")
@@ -176,6 +179,32 @@ def slot_error_rate(pairs: Iterable[tuple[str, str]]) -> dict[str, float]:
         "clean": sum(report.errors == 0 for report in reports) / len(reports),
         "texts": len(reports),
         "slots": slots,
+    }
+
+
+def slot_errors_measured(pairs: Sequence[tuple[str, str]]) -> dict[str, Measured]:
+    """The shares of `slot_error_rate` with what their intervals over texts are computed from.
+
+    Args:
+        pairs: meaning representation and text; at least one.
+
+    Raises:
+        DataError: as there.
+    """
+    reports = [slot_errors(mr, text) for mr, text in pairs]
+    if not reports:
+        raise DataError("no texts to check for slot errors; give at least one pair of meaning representation and text")
+    slots = torch.tensor([report.slots for report in reports])
+
+    def rate(count: Callable[[SlotReport], int]) -> Measured:
+        return Sums.ratio(torch.tensor([count(report) for report in reports]), slots)
+
+    return {
+        "slot_error_rate": rate(lambda report: report.errors),
+        "missing": rate(lambda report: len(report.missing)),
+        "wrong": rate(lambda report: len(report.wrong)),
+        "hallucinated": rate(lambda report: len(report.hallucinated)),
+        "clean": Share(torch.tensor([report.errors == 0 for report in reports])),
     }
 
 
