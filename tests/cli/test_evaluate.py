@@ -34,6 +34,8 @@ def place(tmp_path_factory):
     ]
     (folder / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "bare.jsonl").write_text("".join(json.dumps({"text": key}) + "\n" for key in keys("test", 8)))
+    # Of another name than the models' data, so that it is used whole.
+    (folder / "apart.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 2))
     return folder
 
 
@@ -48,8 +50,16 @@ def test_json_is_one_object_with_every_figure_and_warnings_go_to_stderr(place, c
     assert (report["prompts"], report["references"], report["seeds"]) == (10, 20, 2)
     assert report["likelihood"]["kind"] == "exact"
     assert report["likelihood"]["self_conditioning"] == "off"
+    figure = report["figures"]["entropy"]
+    assert figure["low"] < figure["mean"] < figure["high"]
+    assert figure["seed_least"] == min(figure["values"]) < max(figure["values"]) == figure["seed_most"]
+    assert report["corpus_intervals"]["perplexity"][0] < report["corpus"]["perplexity"]
+    assert "entropy" not in report["corpus_intervals"], "all human texts have the same, which tells no width"
+    assert "bleu" not in report["corpus"] and report["corpus"]["bleu_one_fewer"] > 0
+    assert report["read_by"]["bleu_tokens"] == "13a" and report["split"] == "test"
     wanted = {"nfe", "seconds", "entropy", "repeated_4", "distinct_2", "mean_words", "empty", "training_texts", "bleu"}
-    assert wanted | {"perplexity", "mauve", "chrf"} <= set(report["figures"])
+    assert wanted | {"perplexity", "bleu_one_fewer", "chrf"} <= set(report["figures"])
+    assert "fewer than 100 texts" in printed.err and "perplexity is that of 10 texts" in printed.err
     assert report["corpus"]["perplexity"] > 1
     assert len(report["judged"]) == 2
     assert {"entropy", "repeated_4", "perplexity_low"} <= set(report["judged"][0])
@@ -58,13 +68,13 @@ def test_json_is_one_object_with_every_figure_and_warnings_go_to_stderr(place, c
 
 
 def test_the_table_has_the_corpus_beside_the_model_and_says_what_is_not_known(place, capsys):
-    given = ["--data", str(place / "x.jsonl"), "--num-seeds", "1", "--metrics", "diversity,likelihood,mauve"]
+    given = ["--data", str(place / "x.jsonl"), "--num-seeds", "1", "--metrics", "diversity,likelihood"]
     assert main(["evaluate", str(place / "manta"), "--num-steps", "3", *given]) == 0
     table = capsys.readouterr().out
     (line,) = [line.split() for line in table.splitlines() if line.startswith("entropy ")]
-    assert len(line) == 3
+    assert len(line) == 6 and line[3] == "to", "a figure and its limits, and the corpus' own, whose texts are alike"
     assert "likelihood: none" in table
-    assert "MAUVE compares hashed word 1- and 2-grams" in table
+    assert "intervals are over prompts" in table
     assert "bleu" not in table
 
 
@@ -106,7 +116,7 @@ def test_texts_without_prompts_are_written_freely(place, capsys):
     data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     assert main(["evaluate", str(place / "ar"), "--data", str(data), "--num-seeds", "1", "--temperature", "1"]) == 0
     table = capsys.readouterr().out
-    assert "6 texts a seed" in table
+    assert "12 texts a seed" in table and "the whole file" in table
     assert "bleu" not in table
 
 
@@ -116,7 +126,7 @@ def test_compare_writes_a_report_and_a_page(place, capsys):
 
     out = place / "compared"
     given = ["--data", str(place / "x.jsonl"), "--out", str(out), "--num-steps", "2,3", "--num-seeds", "1"]
-    given += ["--metrics", "diversity,likelihood,mauve"]
+    given += ["--metrics", "diversity,likelihood,overlap"]
     assert main(["compare", str(place / "manta"), str(place / "ar"), *given]) == 0
     assert capsys.readouterr().out.split() == [str(out / "compare.html"), str(out / "compare.json")]
     report = json.loads((out / "compare.json").read_text())
@@ -126,7 +136,7 @@ def test_compare_writes_a_report_and_a_page(place, capsys):
         ("ar", None),
     ]
     assert report["command"].startswith("manta compare ")
-    assert report["quality"] == "mauve"
+    assert report["quality"] == "bleu"
     assert {"low", "high", "value"} <= set(report["differences"][0])
     page = check_self_contained((out / "compare.html").read_text(encoding="utf-8"))
     assert report["command"] in page.words

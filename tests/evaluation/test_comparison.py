@@ -82,6 +82,9 @@ def test_paired_differences_are_those_of_the_prompts(comparison):
     for difference in faithful:
         assert difference.interval.value == pytest.approx(-60 / difference.prompts)
         assert difference.interval.low < difference.interval.value < difference.interval.high < 0
+    whole = [d for d in found.differences if d.figure == "oracle_faithful"]
+    assert [d.interval.value for d in whole] == pytest.approx([d.interval.value for d in faithful])
+    assert all(d.interval.high < 0 for d in whole), "figures of all texts are compared on the same resamples"
     assert not [d for d in found.differences if found.rows[d.first].name == found.rows[d.second].name]
 
 
@@ -220,7 +223,7 @@ def test_a_text_that_the_judge_cannot_read_is_a_warning(data):
     judge = JudgeModel("short", refuses, refuses, lambda texts: torch.ones(len(texts), 2), {})
     evaluator = Evaluator(data, EvaluatorConfig(num_seeds=1), judge=judge)
     found = compare(evaluator, [scripted(half_right(data, 0), "whole")], Sweep(num_steps=(2,)), GenerateOptions())
-    assert any("no judge: too long" in warning for warning in found.rows[0].evaluation.warnings)
+    assert any("no judge: the judge judged tokens of 0 of" in warning for warning in found.rows[0].evaluation.warnings)
     assert "judge_nats" not in found.rows[0].evaluation.items
 
 

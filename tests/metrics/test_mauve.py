@@ -12,7 +12,7 @@ from manta.errors import DataError, UsageError
 from manta.metrics.mauve import MauveConfig, frontier_area, k_means, mauve, principal_components
 from manta.runtime import make_generator
 
-QUICK = MauveConfig(clusters=12, repeats=2, restarts=2)
+QUICK = MauveConfig(min_texts=2, clusters=12, repeats=2, restarts=2)
 FEW = MauveConfig(min_texts=2)
 HISTOGRAM = st.lists(st.integers(0, 50), min_size=4, max_size=4).filter(any)
 
@@ -90,7 +90,7 @@ def test_order_exchange_rotation_and_scale_change_nothing() -> None:
     rotation, _ = torch.linalg.qr(normal(8, 8, seed=4))
     assert score(first @ rotation, second @ rotation) == pytest.approx(plain, abs=1e-9)
     assert score(7 * first, 7 * second) == pytest.approx(plain, abs=1e-9)
-    raw = MauveConfig(clusters=12, repeats=2, restarts=2, normalise=False)
+    raw = MauveConfig(min_texts=2, clusters=12, repeats=2, restarts=2, normalise=False)
     moved = score(7 * first @ rotation + 3, 7 * second @ rotation + 3, raw)
     assert moved == pytest.approx(score(first, second, raw), abs=1e-9)
 
@@ -103,7 +103,7 @@ def test_normalising_ignores_the_length_of_each_vector() -> None:
 
 def test_it_falls_as_the_sources_move_apart() -> None:
     first, second = normal(150, 6, seed=1), normal(150, 6, seed=2)
-    config = MauveConfig(clusters=15, repeats=2, restarts=2, normalise=False)
+    config = MauveConfig(min_texts=2, clusters=15, repeats=2, restarts=2, normalise=False)
     found = [score(first, second + shift, config) for shift in (0, 0.3, 0.6, 1.2, 2.4)]
     assert found == sorted(found, reverse=True)
     assert found[0] > 0.9 and found[-1] < 0.01
@@ -113,7 +113,7 @@ def test_a_missing_mode_is_seen() -> None:
     centres = 20 * normal(6, 8, seed=0)
     human = torch.cat([centre + normal(40, 8, seed=i) for i, centre in enumerate(centres)])
     partial = torch.cat([centre + normal(80, 8, seed=9 + i) for i, centre in enumerate(centres[:3])])
-    config = MauveConfig(clusters=6, repeats=2, normalise=False)
+    config = MauveConfig(min_texts=2, clusters=6, repeats=2, normalise=False)
     # One cluster a mode: P = 1/6 six times, Q = 1/3 three times.
     p, q = torch.full((6,), 1 / 6), torch.tensor([1 / 3] * 3 + [0] * 3)
     assert score(human, partial, config) == pytest.approx(frontier_area(p, q), abs=1e-6)
@@ -121,14 +121,17 @@ def test_a_missing_mode_is_seen() -> None:
 
 def test_it_follows_its_generator_and_repeats() -> None:
     first, second = normal(60, 8, seed=1), normal(60, 8, seed=2) + 0.4
-    config = MauveConfig(clusters=20, repeats=3, restarts=1)
+    config = MauveConfig(min_texts=2, clusters=20, repeats=3, restarts=1)
     one, again = (mauve(first, second, generator=make_generator(5), config=config) for _ in range(2))
     assert one == again
     assert one.spread > 0 and min(one.values) <= one.value <= max(one.values)
     assert (
         one.values[:1]
         == mauve(
-            first, second, generator=make_generator(5), config=MauveConfig(clusters=20, repeats=1, restarts=1)
+            first,
+            second,
+            generator=make_generator(5),
+            config=MauveConfig(min_texts=2, clusters=20, repeats=1, restarts=1),
         ).values
     )
     assert "20 clusters" in str(one)
@@ -136,7 +139,7 @@ def test_it_follows_its_generator_and_repeats() -> None:
 
 def test_the_number_of_clusters_follows_the_smaller_set() -> None:
     first, second = normal(64, 4, seed=1), normal(30, 4, seed=2)
-    config = MauveConfig(repeats=1, restarts=1)
+    config = MauveConfig(min_texts=2, repeats=1, restarts=1)
     assert mauve(first, second, generator=make_generator(0), config=config).clusters == 3
 
 

@@ -148,7 +148,7 @@ def test_rouge_by_hand() -> None:
 
 def test_rouge_refuses_what_it_cannot_read() -> None:
     with pytest.raises(DataError, match="chrF"):
-        rouge(["река"], [["река"]])
+        rouge(["👍"], [["👍"]])
     with pytest.raises(UsageError, match="rougeX"):
         rouge(["a"], [["a"]], kinds=["rougeX"])
     with pytest.raises(UsageError, match="word_order"):

@@ -186,7 +186,7 @@ def jackknife(value: float, without: Float[Tensor, "n"], *, variance: float = 0.
     return Interval(value, value - half, value + half, level)
 
 
-def wilson(successes: float, trials: int, *, level: float = 0.95) -> Interval:
+def wilson(successes: int | float, trials: int, *, level: float = 0.95) -> Interval:
     """Wilson's score interval of a share: all p that do not differ from s/n by more than z of their own errors.
 
         (s/n − p)² = z² p (1 − p) / n    ⇔    p = (s + z²/2 ± z √(s (n − s)/n + z²/4)) / (n + z²)

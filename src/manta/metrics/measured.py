@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from manta.errors import DataError, UsageError
@@ -41,7 +41,7 @@ class Sums:
         return Sums.ratio(values.nan_to_num(0.0), ~values.isnan())
 
     @staticmethod
-    def ratio(numerators: Float[Tensor, "n"], denominators: Tensor) -> "Sums":
+    def ratio(numerators: Tensor, denominators: Tensor) -> "Sums":
         """Σ numerators / Σ denominators."""
         return Sums(torch.stack([numerators.double(), denominators.double()], -1), _ratio)
 
@@ -62,8 +62,8 @@ class LeftOut:
 class Share:
     """The share of items that are so and not otherwise."""
 
-    values: Float[Tensor, "n"]
-    """1 where an item is so, else 0."""
+    values: Bool[Tensor, "n"]
+    """Whether each item is so."""
 
     @property
     def value(self) -> float:
@@ -71,13 +71,13 @@ class Share:
         return float(self.values.double().mean())
 
 
-Measured = Sums | LeftOut | Share | float
+Measured = Sums | LeftOut | Share | float | int
 """A figure with what its interval is computed from; a bare number has none."""
 
 
 def value_of(measured: Measured) -> float:
     """The figure itself."""
-    return measured if isinstance(measured, int | float) else measured.value
+    return float(measured) if isinstance(measured, int | float) else measured.value
 
 
 def resampled(items: int, *, generator: torch.Generator, resamples: int = RESAMPLES) -> Float[Tensor, "r n"]:
@@ -178,7 +178,7 @@ def _items(run: Measured) -> Tensor:
 
 def _figures(run: Measured, times: Tensor) -> Tensor:
     """The figure in every resample."""
-    sums = Sums.mean(run.values) if isinstance(run, Share) else run
+    sums = Sums.mean(run.values.double()) if isinstance(run, Share) else run
     assert isinstance(sums, Sums), "the jackknife does not resample"
     return sums.figure(times @ sums.rows.double())
 

@@ -10,7 +10,7 @@ with each reference left out in turn.
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import cache, cached_property, lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Final
 
 import torch
@@ -233,7 +233,7 @@ class OverlapSums:
                 found[kind] = Sums.ratio(rouge_rows[:, 2 * at], rouge_rows[:, 2 * at + 1])
         return found
 
-    def _bleu_counts(self, text: str, group: Sequence[str]) -> list[float]:
+    def _bleu_counts(self, text: str, group: Sequence[str]) -> Sequence[float | int]:
         ours, theirs = self._word_grams(text), [self._word_grams(reference) for reference in group]
         length = ours[0].total()
         common = [
@@ -252,7 +252,7 @@ class OverlapSums:
             ]
         return self._grams[text]
 
-    def _rouge_scores(self, text: str, group: Sequence[str]) -> list[float]:
+    def _rouge_scores(self, text: str, group: Sequence[str]) -> Sequence[float | int]:
         said = [reference for reference in group if _has_word(reference, self.words.ascii)]
         each = (_rouge_of(*sorted((text, one)), self.words.ascii) for one in said)  # F₁ is the same either way
         best = [max(scores) for scores in zip(*each, strict=True)]
@@ -288,7 +288,7 @@ def _left_out(group: Sequence[str]) -> list[Trial]:
 
 
 def _rows(
-    trials: Sequence[Sequence[Trial]], counts: Callable[[str, Sequence[str]], list[float]], width: int
+    trials: Sequence[Sequence[Trial]], counts: Callable[[str, Sequence[str]], Sequence[float | int]], width: int
 ) -> Float[Tensor, "n k"]:
     rows = torch.zeros(len(trials), width, dtype=torch.float64)
     for row, tried in zip(rows, trials, strict=True):
@@ -297,7 +297,7 @@ def _rows(
     return rows
 
 
-def _chrf_counts(text: str, group: Sequence[str]) -> list[float]:
+def _chrf_counts(text: str, group: Sequence[str]) -> Sequence[float | int]:
     """Of the reference with the highest chrF."""
     every = torch.tensor([_pair_counts(text, reference) for reference in group], dtype=torch.float64)
     return every[int(chrf_of_counts(every).argmax())].tolist()
@@ -334,7 +334,7 @@ def _character_grams(text: str) -> list[Counter[str]]:
 @lru_cache(2**16)
 def _rouge_of(first: str, second: str, ascii_: bool) -> tuple[float, ...]:
     found = _rouge(KINDS, ascii_, False).score(first, second)
-    return tuple(100 * found[kind].fmeasure for kind in KINDS)
+    return tuple(100 * float(found[kind].fmeasure) for kind in KINDS)
 
 
 def _words_of(references: Sequence[Sequence[str]]) -> Words:
@@ -368,7 +368,6 @@ def _bleu(tokenize: str, lowercase: bool) -> Any:
     return BLEU(lowercase=lowercase, tokenize=tokenize)
 
 
-@cache
 def _rouge(kinds: tuple[str, ...], ascii_: bool, stem: bool) -> Any:
     try:
         from rouge_score.rouge_scorer import RougeScorer  # pyright: ignore[reportMissingImports]
