@@ -4,6 +4,7 @@
     python benchmarks/e2e.py report MODEL --data PATH --out benchmarks/results/e2e.json
 
 PATH is e2e-dataset.zip or its folder. One sample a meaning representation, no reranking; sacreBLEU 13a, lower-cased.
+Figures are means over sampling seeds, with 95% intervals over the meaning representations.
 """
 
 import argparse
@@ -17,11 +18,12 @@ import torch
 
 from manta.config import to_dict
 from manta.evaluation import EvaluationSet, evaluation_set, write
+from manta.evaluation.results import Figure
 from manta.families.events import GenerateOptions
 from manta.families.manta_lm import MantaLM, Split
 from manta.hub import load
-from manta.metrics import bleu, diversity, slot_error_rate
-from manta.runtime import atomic_write
+from manta.metrics import ONE_FEWER, Measured, OverlapSums, diversity_measured, resampled, slot_errors_measured
+from manta.runtime import atomic_write, make_generator
 
 BUDGETS = (1, 2, 4, 8, 16, 32)
 ABLATED = (3, 4, 8, 16)
@@ -56,18 +58,31 @@ def references(data: str, split: str) -> EvaluationSet:
     return evaluation_set(data, split)
 
 
-def scores(lm: Any, data: EvaluationSet, options: GenerateOptions, seed: int = 0) -> dict[str, Any]:
-    """Every figure of one setting."""
-    written = write(lm, data, options, seed=seed)
-    prompts = [prompt or "" for prompt in data.prompts]
-    errors = slot_error_rate(zip(prompts, written.texts, strict=True))
-    return {
-        "bleu": round(bleu(written.texts, data.references), 2),
-        "slot_error_rate": round(errors["slot_error_rate"], 4),
-        **{name: round(value, 4) for name, value in diversity(written.texts).items()},
-        "nfe": max(written.nfe),
-        "seconds": round(written.seconds, 2),
-    }
+OVERLAP = ("bleu", f"bleu{ONE_FEWER}")
+
+
+def measured(texts: list[str], data: EvaluationSet) -> dict[str, Measured]:
+    """Every figure of the texts of one seed."""
+    pairs = [(prompt or "", text) for prompt, text in zip(data.prompts, texts, strict=True)]
+    scored = OverlapSums(data.references, words=data.reading).bleu_of_model(texts)
+    errors = {"slot_error_rate": slot_errors_measured(pairs)["slot_error_rate"]}
+    return {**scored, **errors, **diversity_measured(texts)}
+
+
+def scores(lm: Any, data: EvaluationSet, options: GenerateOptions, seeds: int = 1) -> dict[str, Any]:
+    """Every figure of one setting: its mean over seeds, its interval over prompts, and BLEU of each seed."""
+    runs = [write(lm, data, options, seed=seed * 100_000) for seed in range(seeds)]
+    found = [measured(run.texts, data) for run in runs]
+    times = resampled(len(data.prompts), generator=make_generator(0))
+    row: dict[str, Any] = {}
+    for name in found[0]:
+        figure, digits = Figure.of([run[name] for run in found], times), 2 if name in OVERLAP else 4
+        row[name] = round(figure.mean, digits)
+        if figure.interval is not None:
+            row[f"{name}_interval"] = [round(figure.interval.low, digits), round(figure.interval.high, digits)]
+        if name == "bleu":
+            row["bleu_seeds"] = [round(value, 2) for value in figure.values]
+    return {**row, "nfe": max(max(run.nfe) for run in runs), "seconds": round(sum(run.seconds for run in runs), 2)}
 
 
 def candidates(budget: int) -> list[Split]:
@@ -114,10 +129,9 @@ def report(args: argparse.Namespace) -> None:
     result: dict[str, Any] = {"machine": machine(), "split": args.split, "prompts": len(data.prompts), "rows": []}
 
     def add(name: str, model: Any, seeds: int = 1, **options: Any) -> None:
-        for seed in range(seeds):
-            row = scores(model, data, GenerateOptions(**options), seed * 100_000)
-            result["rows"].append({"name": name, "seed": seed, **options, **row})
-            print(name, seed, options, row, flush=True)
+        row = scores(model, data, GenerateOptions(**options), seeds)
+        result["rows"].append({"name": name, **options, **row})
+        print(name, options, row, flush=True)
 
     for budget in BUDGETS:
         add("consensus", lm, args.seeds, num_steps=budget, style="consensus")
@@ -135,15 +149,20 @@ def report(args: argparse.Namespace) -> None:
         Path(args.out).write_text(json.dumps(result, indent=1))
 
 
-def human(data: EvaluationSet) -> dict[str, float]:
-    """The scale: the first reference of each prompt against the others, and its slot errors."""
-    several = [i for i, texts in enumerate(data.references) if len(texts) > 1]
-    first = [data.references[i][0] for i in several]
-    errors = slot_error_rate((data.prompts[i] or "", text) for i, text in zip(several, first, strict=True))
-    return {
-        "bleu": bleu(first, [data.references[i][1:] for i in several]),
-        "slot_error_rate": errors["slot_error_rate"],
+def human(data: EvaluationSet) -> dict[str, Any]:
+    """The scale: each reference against the others of its prompt, and the slot errors of the first."""
+    times = resampled(len(data.prompts), generator=make_generator(0))
+    pairs = [(prompt or "", text) for prompt, text in zip(data.prompts, data.humans, strict=True)]
+    found = {
+        **OverlapSums(data.references, words=data.reading).bleu_of_people(),
+        "slot_error_rate": slot_errors_measured(pairs)["slot_error_rate"],
     }
+    row: dict[str, Any] = {}
+    for name, each in found.items():
+        figure = Figure.of([each], times)
+        row[name] = figure.mean
+        row[f"{name}_interval"] = None if figure.interval is None else [figure.interval.low, figure.interval.high]
+    return row
 
 
 def machine() -> dict[str, Any]:

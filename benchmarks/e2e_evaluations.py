@@ -20,7 +20,19 @@ from manta.bench import machine
 from manta.cli import main as manta
 from manta.runtime import atomic_write
 
-FIGURES = ("bleu", "chrf", "rougeL", "slot_error_rate", "mauve", "entropy", "distinct_4", "training_13_words", "nfe")
+FIGURES = (
+    "bleu",
+    "bleu_one_fewer",
+    "chrf",
+    "rougeL",
+    "rougeL_one_fewer",
+    "slot_error_rate",
+    "mauve",
+    "entropy",
+    "distinct_4",
+    "training_13_words",
+    "nfe",
+)
 SEEDS = 5
 
 
@@ -28,6 +40,15 @@ def shown(arguments: tuple[str, ...]) -> str:
     """A command without the places of this machine."""
     places = {"path": "PATH", "file": "FILE", "teacher": "TEACHER"}
     return shlex.join(["manta", "evaluate", *(argument.format(**places) for argument in arguments)])
+
+
+KEPT = ("mean", "low", "high", "seed_least", "seed_most")
+"""Of a figure: its mean over seeds, its 95% interval over prompts, its range over sampling seeds."""
+
+
+def short(value: float | None) -> float | None:
+    """Five digits."""
+    return None if value is None else float(f"{value:.5g}")
 
 
 def evaluated(name: str, *arguments: str, **places: str) -> dict[str, Any]:
@@ -41,7 +62,18 @@ def evaluated(name: str, *arguments: str, **places: str) -> dict[str, Any]:
     row["seeds"] = found["seeds"]
     for figure in FIGURES:
         if figure in found["figures"]:
-            row[figure] = {key: float(f"{found['figures'][figure][key]:.5g}") for key in ("mean", "half_range")}
+            row[figure] = {key: short(found["figures"][figure][key]) for key in KEPT}
+    limits = found["corpus_intervals"]
+    row["human"] = {
+        figure: {
+            "mean": short(found["corpus"][figure]),
+            **dict(zip(("low", "high"), map(short, limits[figure]), strict=True)),
+        }
+        if figure in limits
+        else {"mean": short(found["corpus"][figure]), "low": None, "high": None}
+        for figure in FIGURES
+        if figure in found["corpus"]
+    }
     print(name, {figure: row[figure]["mean"] for figure in FIGURES if figure in row}, file=sys.stderr, flush=True)
     return row
 
@@ -72,7 +104,9 @@ def main() -> None:
     for group, name, arguments, places in wanted:
         result[group] = [row for row in result[group] if row["name"] != name or row["command"] == shown(arguments)]
         if all(row["name"] != name for row in result[group]):
-            result[group].append(evaluated(name, *arguments, path=args.data, **places))
+            row = evaluated(name, *arguments, path=args.data, **places)
+            result["human"] = row.pop("human")
+            result[group].append(row)
             atomic_write(args.out, (json.dumps(result, indent=1) + "\n").encode())
     result["published"].sort(key=lambda row: -row["bleu"]["mean"])
     atomic_write(args.out, (json.dumps(result, indent=1) + "\n").encode())

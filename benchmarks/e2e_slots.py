@@ -13,7 +13,6 @@ import argparse
 import csv
 import io
 import json
-import math
 import os
 import random
 import re
@@ -21,6 +20,7 @@ import sys
 import zipfile
 from collections import Counter
 
+from manta.metrics.bootstrap import wilson
 from manta.metrics.slots import SLOTS, parse_mr, slot_error_rate, slot_errors
 
 VALUES = {
@@ -165,15 +165,15 @@ def main() -> None:
             }
             print(row, *pairs[row], found, sep="\n  ", file=sys.stderr)
     read = [row in FALSE_ALARMS for row in rows if row in READ]
-    false_alarms = sum(read) / len(read) if read else None
+    alarms = wilson(sum(read), len(read)) if read else None
     result = {
         "references": {name: round(value, 4) for name, value in slot_error_rate(pairs).items()},
         "by_slot": by_slot(pairs),
         "sensitivity": sensitivity(rng.sample(pairs, options.planted_texts), rng),
         "read_by_eye": {
             "read": len(read),
-            "false_alarm_rate": false_alarms,
-            "stderr": None if false_alarms is None else math.sqrt(false_alarms * (1 - false_alarms) / len(read)),
+            "false_alarm_rate": alarms and alarms.value,
+            "interval": alarms and [round(alarms.low, 4), round(alarms.high, 4)],
         },
     }
     print(json.dumps(result, indent=2))

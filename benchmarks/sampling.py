@@ -39,10 +39,14 @@ APART = 10_000
 """First seed of the texts that measure; those that set something have the seeds from 0 on."""
 
 
-def figures(evaluator: Evaluator, model: Contestant, options: GenerateOptions) -> dict[str, float]:
+def figures(evaluator: Evaluator, model: Contestant, options: GenerateOptions) -> dict[str, Any]:
     """What a way to write gives on test."""
     found = evaluator.measure(model, options, with_likelihood=False).figures
-    return {name: float(f"{found[name].mean:.4g}") for name in FIGURES if name in found}
+    row: dict[str, Any] = {name: float(f"{found[name].mean:.4g}") for name in FIGURES if name in found}
+    for name in row.copy():
+        if (interval := found[name].interval) is not None:
+            row[f"{name}_interval"] = [float(f"{end:.4g}") for end in (interval.low, interval.high)]
+    return row
 
 
 def escapes(
@@ -125,6 +129,9 @@ def main() -> None:
         sys.exit(f"{args.out} has other settings; name another --out")
     result["machine"] = machine()
     result["human"] = {name: evaluator.corpus[name] for name in FIGURES}
+    result["human_intervals"] = {
+        name: [i.low, i.high] for name, i in evaluator.corpus_intervals.items() if name in FIGURES
+    }
     for path in args.models:
         if all(row["model"] != Path(path).name for row in result["rows"]):
             result["rows"].append(measure(path, evaluator, args))

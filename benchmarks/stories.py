@@ -134,10 +134,15 @@ def kept(found: dict[str, Any]) -> dict[str, Any]:
             "model": Path(row["model"]).name,
             "setting": row["setting"],
             "figures": {name: float(f"{figure['mean']:.4g}") for name, figure in row["figures"].items()},
+            "intervals": {
+                name: [float(f"{figure[end]:.4g}") for end in ("low", "high")]
+                for name, figure in row["figures"].items()
+                if figure["low"] is not None
+            },
         }
         for row in found["rows"]
     ]
-    short = {name: found[name] for name in ("prompts", "corpus", "frontier", "lengths")}
+    short = {name: found[name] for name in ("prompts", "corpus", "corpus_intervals", "frontier", "lengths")}
     models = [{**model, "name": Path(model["name"]).name} for model in found["models"]]
     nearest = {Path(name).name: row for name, row in found["nearest_entropy"].items()}
     return {**short, "models": models, "nearest_entropy": nearest, "rows": rows}

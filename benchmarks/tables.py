@@ -1,13 +1,15 @@
 """Write the tables of README and docs from the recorded results: `python benchmarks/tables.py`.
 
-`--check` only compares.
+`--check` only compares. In brackets stand 95% intervals, where results hold them: over prompts, texts or puzzles, of
+the models as they are. "to" joins the least and the most of several seeds.
 """
 
 import json
+import math
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import mean, median
@@ -27,6 +29,12 @@ def recorded(name: str) -> Any:
     return json.loads(file.read_text()) if file.exists() else None
 
 
+def bracketed(value: float, limits: Sequence[float] | None, form: str = "{:.1f}", factor: float = 1) -> str:
+    """A figure with its interval; alone where there is none."""
+    ends = "" if limits is None else " [" + ", ".join(form.format(factor * end) for end in limits) + "]"
+    return form.format(factor * value) + ends
+
+
 def e2e_table(result: dict[str, Any], *, plan: bool = False) -> str:
     """BLEU and slot errors against network calls of both styles, or of both with and without the plan."""
     rows: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
@@ -34,7 +42,7 @@ def e2e_table(result: dict[str, Any], *, plan: bool = False) -> str:
         if plan == ("," in row["name"]):
             rows[row["name"], row["num_steps"]].append(row)
     budgets = sorted({steps for _, steps in rows})
-    names = list(dict.fromkeys(name for name, _ in rows))
+    names, widest = list(dict.fromkeys(name for name, _ in rows)), 0.0
     shown = "slot error rate, distinct 4-grams" if plan else "slot error rate"
     lines = [f"| E2E test: BLEU ({shown}) | " + " | ".join(f"{b} calls" for b in budgets) + " |"]
     lines += ["|---|" + "---|" * len(budgets)]
@@ -45,24 +53,41 @@ def e2e_table(result: dict[str, Any], *, plan: bool = False) -> str:
             if not found:
                 cells.append("–")
                 continue
-            bleu = [row["bleu"] for row in found]
-            spread = f" ± {(max(bleu) - min(bleu)) / 2:.1f}" if len(bleu) > 1 else ""
-            errors = sum(row["slot_error_rate"] for row in found) / len(found)
-            variety = f", {sum(row['distinct_4'] for row in found) / len(found):.0%}" if plan else ""
-            cells.append(f"{sum(bleu) / len(bleu):.1f}{spread} ({errors:.1%}{variety})")
+            seeds = [bleu for row in found for bleu in row.get("bleu_seeds", [row["bleu"]])]
+            widest = max(widest, max(seeds) - min(seeds))
+            bleu = bracketed(mean(seeds), found[0].get("bleu_interval"))
+            errors = mean(row["slot_error_rate"] for row in found)
+            variety = f", {mean(row['distinct_4'] for row in found):.0%}" if plan else ""
+            cells.append(f"{bleu} ({errors:.1%}{variety})")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     if plan:
         return "\n".join(lines)
-    human = result["human"]
     lines.append(
         f"\nOne sample for each of {result['prompts']} meaning representations, no reranking; sacreBLEU 13a, "
-        "lower-cased; "
-        f"± is half the range over sampling seeds. The scale: one human text against the others {human['bleu']:.1f} "
-        f"({human['slot_error_rate']:.1%} slot errors as the checker counts them), the challenge's baseline TGen 65.9. "
-        f"`consensus` seeks the most agreed-on text, `diverse` draws texts as people write them: "
-        "BLEU rewards the former."
+        f"lower-cased. Over sampling seeds a BLEU ranges by {widest:.1f} at most. {human_scale(result)} "
+        "The challenge's baseline TGen has 65.9. `consensus` seeks the most agreed-on text, `diverse` draws texts as "
+        "people do: BLEU rewards the former."
     )
     return "\n".join(lines)
+
+
+def human_scale(result: dict[str, Any]) -> str:
+    """What people reach, like for like: a human text has one reference fewer than a model's."""
+    human = result["human"]
+    errors = f"{human['slot_error_rate']:.1%} slot errors as the checker counts them"
+    if "bleu_one_fewer" not in human:
+        return f"The scale: the first human text against the others {human['bleu']:.1f}, a reference fewer ({errors})."
+    fewer = {
+        row["num_steps"]: bracketed(row["bleu_one_fewer"], row.get("bleu_one_fewer_interval"))
+        for row in result["rows"]
+        if row["name"] == "consensus"
+    }
+    people = bracketed(human["bleu_one_fewer"], human["bleu_one_fewer_interval"])
+    model = ", ".join(f"{bleu} in {calls} calls" for calls, bleu in fewer.items() if calls >= 8)
+    return (
+        f"A human text is compared with the others, a reference fewer than a model's: with each reference left out in "
+        f"turn people have {people} ({errors}), and `consensus` {model}."
+    )
 
 
 def evaluation_table(result: dict[str, Any], *, whole: bool = False) -> str:
@@ -72,36 +97,45 @@ def evaluation_table(result: dict[str, Any], *, whole: bool = False) -> str:
     if not whole:
         published = [row for row in published if row in published[:1] or row["name"] == "tgen"]
     lines = [
-        "| E2E test, `manta evaluate` | BLEU | chrF | ROUGE-L | slot errors | distinct 4-grams | MAUVE "
-        "| 13 words from training | calls |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| E2E test, `manta evaluate` | BLEU | a reference fewer | chrF | ROUGE-L | slot errors | distinct 4-grams "
+        "| MAUVE | 13 words from training | calls |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in (*result["rows"], *published):
-        figures = [_plus_minus(row[key], 1, "") for key in ("bleu", "chrf", "rougeL")]
-        figures += [_plus_minus(row[key], 100, "%") for key in ("slot_error_rate", "distinct_4")]
-        figures.append(_plus_minus(row["mauve"], 1, "", digits=2))
-        figures.append(_plus_minus(row["training_13_words"], 100, "%"))
+    people = [{"name": "people", **result["human"]}] if "human" in result else []
+    for row in (*result["rows"], *people, *published):
+        figures = [_limited(row, key) for key in ("bleu", "bleu_one_fewer", "chrf", "rougeL")]
+        figures += [_limited(row, key, 100, "{:.1f}%") for key in ("slot_error_rate", "distinct_4")]
+        figures.append(_limited(row, "mauve", form="{:.2f}"))
+        figures.append(_limited(row, "training_13_words", 100, "{:.1f}%"))
         calls = f"{row['nfe']['mean']:.0f}" if "nfe" in row else "–"
-        name = row["name"] if row in result["rows"] else f"{row['name']} (published)"
-        lines.append(f"| {name} | " + " | ".join([*figures, calls]) + " |")
+        lines.append(
+            f"| {row['name']}{' (published)' if row in published else ''} | " + " | ".join([*figures, calls]) + " |"
+        )
     return "\n".join(lines)
 
 
-def _plus_minus(figure: dict[str, float], factor: float, unit: str, digits: int = 1) -> str:
-    half = f" ± {factor * figure['half_range']:.{digits}f}" if figure["half_range"] else ""
-    return f"{factor * figure['mean']:.{digits}f}{half}{unit}"
+def _limited(row: dict[str, Any], name: str, factor: float = 1, form: str = "{:.1f}") -> str:
+    figure = row.get(name)
+    if figure is None:
+        return "–"
+    low = figure.get("low")
+    return bracketed(figure["mean"], None if low is None else (low, figure["high"]), form, factor)
 
 
 def stories_table(result: dict[str, Any]) -> str:
     """TinyStories: of every family the judge's perplexity with entropy and repetition beside it, against calls."""
     seeds: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
+    intervals: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
     budgets: set[int] = set()
     for row in (*result["seeds"]["rows"], *result.get("longer", {"rows": ()})["rows"]):
         family, run = row["model"].rsplit("-", 1)
         calls = row["setting"].get("num_steps")
         budgets |= {calls} if calls else set()
         kind = f"{family}, temperature {row['setting']['temperature']:g}" + (", longer" if run == "longer" else "")
-        seeds[kind, "its own" if calls is None else str(calls)].append(row["figures"])
+        column = "its own" if calls is None else str(calls)
+        seeds[kind, column].append(row["figures"])
+        if "perplexity" in row.get("intervals", {}):
+            intervals[kind, column].append(row["intervals"]["perplexity"])
     columns = [*map(str, sorted(budgets))]
     lines = [
         "| perplexity (entropy, repeated 4-grams, MAUVE) | runs | " + " | ".join(f"{c} calls" for c in columns) + " |",
@@ -117,7 +151,11 @@ def stories_table(result: dict[str, Any]) -> str:
             runs = len(found)
             judged = [figures["perplexity"] for figures in found if "perplexity" in figures]
             text = _large(mean(judged)) if judged else "–"
-            text += f" ± {_large((max(judged) - min(judged)) / 2)}" if len(judged) > 1 else ""
+            limits = intervals.get((kind, column)) or (
+                intervals.get((kind, "its own")) if column == columns[-1] else None
+            )
+            text += f" [{', '.join(_large(mean(ends)) for ends in zip(*limits, strict=True))}]" if limits else ""
+            text += f", {_large(min(judged))} to {_large(max(judged))}" if len(judged) > 1 else ""
             names = ("entropy", "repeated_4", "mauve", "nfe")
             entropy, repeated, near, calls = (mean(figures[name] for figures in found) for name in names)
             own = "" if (kind, column) in seeds else f", {calls:.0f} calls"
@@ -166,7 +204,9 @@ def sampling_table(result: dict[str, Any]) -> str:
         for row in model.get("escape", {"rows": ()})["rows"]:
             if "refused" in row:
                 continue
-            figures = [_large(row["perplexity"]), f"{row['entropy']:.2f}"]
+            limits = row.get("perplexity_interval")
+            ends = "" if limits is None else f" [{', '.join(map(_large, limits))}]"
+            figures = [f"{_large(row['perplexity'])}{ends}", f"{row['entropy']:.2f}"]
             figures += [f"{row['repeated_4']:.1%}", f"{row['distinct_4']:.0%}"]
             told = [model["model"], row["way"], row["direction"], f"{row['scale']:g}"]
             lines.append("| " + " | ".join([*told, *figures]) + " |")
@@ -183,10 +223,10 @@ def masking_table(result: dict[str, Any]) -> str:
     for arm in dict.fromkeys(row["arm"] for row in result["rows"]):
         rows = [row for row in result["rows"] if row["arm"] == arm]
         bounds = [row["bound_nats_a_token"] for row in rows]
-        half = f" ± {(max(bounds) - min(bounds)) / 2:.3f}" if len(bounds) > 1 else ""
+        ends = f" ({min(bounds):.3f} to {max(bounds):.3f})" if len(bounds) > 1 else ""
         share = f"{mean(row['supervised_share'] for row in rows):.0%}"
         faithful = spread([100 * row["written"]["16"]["faithful"] for row in rows])
-        lines.append(f"| {arm} | {len(rows)} | {share} | {mean(bounds):.3f}{half} | {faithful}% |")
+        lines.append(f"| {arm} | {len(rows)} | {share} | {mean(bounds):.3f}{ends} | {faithful}% |")
     return "\n".join(lines)
 
 
@@ -201,9 +241,7 @@ def weather_table(result: list[dict[str, Any]]) -> str:
         shares = {
             key: [row[key] for row in found] for key in ("grammatical", "faithful", "distinct", "corpus_distinct")
         }
-        cells = [
-            f"{sum(values) / len(values):.1%} ± {50 * (max(values) - min(values)):.1f}" for values in shares.values()
-        ]
+        cells = [f"{spread([100 * value for value in values])}%" for values in shares.values()]
         lines.append(f"| {name} | {cells[0]} | {cells[1]} | {cells[2]} ({shares['corpus_distinct'][0]:.1%}) |")
     return "\n".join(lines)
 
@@ -238,8 +276,8 @@ def tasks_table(result: list[dict[str, Any]]) -> str:
 def gains_table(result: list[dict[str, Any]]) -> str:
     """Deferred commitment less block decoding, in points of solved puzzles, mean over training seeds."""
     lines = [
-        "| deferred less … (points) | " + " | ".join(("block", "least seed", "most seed")) + " |",
-        "|---|---|---|---|",
+        "| deferred less … (points) | " + " | ".join(("block", "95% interval", "least seed", "most seed")) + " |",
+        "|---|---|---|---|---|",
     ]
     for task, test in dict.fromkeys((row["task"], row["test"]) for row in result):
         found = [
@@ -249,10 +287,27 @@ def gains_table(result: list[dict[str, Any]]) -> str:
         ]
         deferred = {row["seed"]: row["solved"] for row in found if row["decoder"] == "deferred"}
         for decoder in dict.fromkeys(row["decoder"] for row in found if row["decoder"].startswith("block")):
-            gains = [100 * (deferred[row["seed"]] - row["solved"]) for row in found if row["decoder"] == decoder]
-            figures = " | ".join(f"{gain:+.1f}" for gain in (mean(gains), min(gains), max(gains)))
+            rows = [row for row in found if row["decoder"] == decoder]
+            gains = [100 * (deferred[row["seed"]] - row["solved"]) for row in rows]
+            low, high = difference_of_shares([row for row in found if row["decoder"] == "deferred"], rows)
+            figures = f"{mean(gains):+.1f} | {low:+.1f} to {high:+.1f} | {min(gains):+.1f} | {max(gains):+.1f}"
             lines.append(f"| {task if test == 'builtin' else f'{task}, {test}'}, {decoder} | {figures} |")
     return "\n".join(lines)
+
+
+def difference_of_shares(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> tuple[float, float]:
+    """Newcombe's 95% limits of a difference of shares of all seeds' puzzles, in points.
+
+    They are rather too wide, since that both decoders have the same puzzles is not used.
+    """
+    ours, theirs = (
+        wilson(round(sum(row["solved"] * row["num"] for row in rows)), sum(row["num"] for row in rows))
+        for rows in (first, second)
+    )
+    gap = ours.value - theirs.value
+    below = math.hypot(ours.value - ours.low, theirs.high - theirs.value)
+    above = math.hypot(ours.high - ours.value, theirs.value - theirs.low)
+    return 100 * (gap - below), 100 * (gap + above)
 
 
 def caches_table(result: list[dict[str, Any]]) -> str:
@@ -267,7 +322,7 @@ def caches_table(result: list[dict[str, Any]]) -> str:
 
 
 def diagnose_table(result: dict[str, Any]) -> str:
-    """Every figure of every model, its mean and its standard deviation over prompts; absent is not 0."""
+    """Every figure of every model, its mean and in brackets its standard deviation over prompts; absent is not 0."""
     models = result["models"]
     lines = ["| figure | " + " | ".join(model["name"] for model in models) + " |", "|---|" + "---|" * len(models)]
     for name in sorted({name for model in models for name in model["figures"]}):
@@ -278,7 +333,7 @@ def diagnose_table(result: dict[str, Any]) -> str:
                 cells.append("–")
             else:
                 cells.append(
-                    "absent" if figure["mean"] is None else f"{figure['mean']:.3g} ± {figure['spread'] or 0:.2g}"
+                    "absent" if figure["mean"] is None else f"{figure['mean']:.3g} (sd {figure['spread'] or 0:.2g})"
                 )
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -357,7 +412,7 @@ def feedback_table(result: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for row in result:
-        gains = [f"{row[name][0]:.2f} ± {row[name][1]:.2f}" for name in ("feedback_gain", "replay_gain")]
+        gains = [f"{row[name][0]:.2f} (sd {row[name][1]:.2f})" for name in ("feedback_gain", "replay_gain")]
         flips = [f"{row[name][0]:.1%}" for name in ("feedback_flips", "replay_flips")]
         lines.append(f"| {row['style']} | {row['push']:g} | {row['t']:g} | " + " | ".join(gains + flips) + " |")
     return "\n".join(lines)
@@ -404,7 +459,11 @@ def families_table(result: dict[str, Any]) -> str:
                 row = rows.get(budget)
                 extra = "" if row is None or row["budget"] else f", {row['nfe']} calls"
                 extra += f", {row['decoder']}" if row is not None and "decoder" in row else ""
-                cells.append("–" if row is None else f"{row['bleu']:.1f} ({row['slot_error_rate']:.1%}{extra})")
+                if row is None:
+                    cells.append("–")
+                else:
+                    bleu = bracketed(row["bleu"], row.get("bleu_interval"))
+                    cells.append(f"{bleu} ({row['slot_error_rate']:.1%}{extra})")
             size = f"{model['parameters'] / 1e6:.1f}M"
             lines.append(f"| {model['name']} | {size} | {style} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -472,9 +531,9 @@ def speed_table(result: dict[str, Any]) -> str:
 
 
 def spread(values: list[float]) -> str:
-    """Mean and half the range."""
-    half = f" ± {(max(values) - min(values)) / 2:.1f}" if len(values) > 1 else ""
-    return f"{sum(values) / len(values):.1f}{half}"
+    """Mean over training seeds, and the least and the most of them."""
+    ends = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
+    return f"{mean(values):.1f}{ends}"
 
 
 TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {

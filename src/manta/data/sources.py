@@ -101,7 +101,7 @@ def read_whole(name: str) -> Iterator[Example]:
     if not is_split_by_hash(name):
         raise UsageError(f"{name} has splits of its own; choose train, dev or test")
     if name.startswith("tinystories:"):
-        path = Path(name.partition(":")[2]).expanduser()
+        path = files.expanded(Path(name.partition(":")[2]))
         return _by_hash(tinystories(path), None, str(path))
     return _read_file(Path(name), None)
 

@@ -408,8 +408,7 @@ class Evaluator:
             for name, single in singles.items()
         }
         if len(judged) == len(runs):
-            rows = [(quality.nats, quality.counts) for quality in judged]
-            items["judge_nats"] = torch.stack([nats / counts for nats, counts in rows if nats is not None])
+            items["judge_nats"] = torch.stack([quality.nats_a_token for quality in judged])
         return items
 
     @property

@@ -63,6 +63,8 @@ def trained_with_prompts(model: Contestant) -> bool | None:
     Returns:
         None where nothing tells.
     """
+    if model.lm.prompted is not None:
+        return model.lm.prompted
     if getattr(model.lm, "frame", None) is not None:
         return True
     data = str(model.config.get("recipe", {}).get("data", ""))
@@ -100,7 +102,7 @@ def fitting(lm: Writer, prompts: Sequence[str | None]) -> list[bool]:
     middle = high - 1
     while low < high:
         try:
-            next(iter(lm.generate([Request(prompt=prompts[order[middle]])], GenerateOptions(num_steps=1))), None)
+            next(iter(lm.generate([Request(prompt=prompts[order[middle]])])), None)
             low = middle + 1
         except RequestError as error:
             high, refusal = middle, error

@@ -7,6 +7,7 @@ counts summed over the items, so a resample of the items costs one product of ma
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -183,7 +184,7 @@ def _figures(run: Measured, times: Tensor) -> Tensor:
     return sums.figure(times @ sums.rows.double())
 
 
-def _less(plus: Sequence, minus: Sequence):
+def _less(plus: Sequence[Any], minus: Sequence[Any]) -> Any:
     """Mean of some less the mean of others, which is 0 for none."""
     mean = sum(plus[1:], plus[0]) / len(plus)
     return mean - sum(minus[1:], minus[0]) / len(minus) if minus else mean

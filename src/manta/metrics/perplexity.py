@@ -69,17 +69,20 @@ class JudgedQuality:
     """Words after which a text was cut before anything was measured; None: nothing was cut."""
     cut: int
     """Texts that were."""
-    nats: Float[Tensor, "n"] | None = field(default=None, compare=False)
+    nats: Float[Tensor, "n"] = field(compare=False)
     """Of each text given; 0 where no token of it was judged."""
-    counts: Float[Tensor, "n"] | None = field(default=None, compare=False)
+    counts: Float[Tensor, "n"] = field(compare=False)
     """Tokens of it that were judged."""
 
     @property
     def measured(self) -> Measured:
         """The perplexity, for an interval over the same texts of several runs."""
-        if self.nats is None or self.counts is None:
-            return self.perplexity.value
         return Sums(torch.stack([self.nats, self.counts], -1), _perplexity)
+
+    @property
+    def nats_a_token(self) -> Float[Tensor, "n"]:
+        """Of each text given; nan where no token of it was judged."""
+        return self.nats / self.counts
 
     def row(self) -> dict[str, float | int | str | None]:
         """The figures by name, for a table or a file of results.
