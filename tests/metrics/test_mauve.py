@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from manta.errors import DataError, UsageError
+from manta.metrics.bootstrap import jackknife
 from manta.metrics.mauve import MauveConfig, frontier_area, k_means, mauve, principal_components
+from manta.metrics.measured import LeftOut
 from manta.runtime import make_generator
 
 QUICK = MauveConfig(min_texts=2, clusters=12, repeats=2, restarts=2)
@@ -203,3 +205,32 @@ def test_wrong_input() -> None:
     for each in [*wrong, {"points": 1}]:
         with pytest.raises(UsageError, match=r"MAUVE|explained_variance"):
             MauveConfig(**each)
+
+
+def test_the_interval_has_the_spread_of_fresh_texts() -> None:
+    """Over fresh draws of both sets, not over quantisations alone, whose spread is far less."""
+    config = MauveConfig(repeats=1, restarts=1, normalise=False)
+
+    def drawn(seed: int) -> Any:
+        first, second = normal(150, 2, seed=2 * seed), normal(150, 2, seed=2 * seed + 1) + 0.7
+        return mauve(first, second, generator=make_generator(seed), config=config)
+
+    found = [drawn(seed) for seed in range(60)]
+    values = torch.tensor([each.value for each in found], dtype=torch.float64)
+    widths = []
+    for each in found:
+        assert isinstance(each.measured, LeftOut)
+        interval = jackknife(each.value, each.measured.without)
+        widths.append(interval.high - interval.low)
+    half = sum(widths) / len(widths) / 2
+    assert half == pytest.approx(1.96 * float(values.std()), rel=0.35)
+
+
+def test_without_each_text_is_the_score_of_the_others_in_the_same_clusters() -> None:
+    first, second = torch.zeros(6, 1), torch.zeros(6, 1)
+    first[:4], second[:2] = 1.0, 1.0
+    found = mauve(first, second, generator=make_generator(0), config=MauveConfig(min_texts=2, normalise=False))
+    assert found.without is not None
+    shares_left = [((3, 2), (1, 4)), ((3, 2), (2, 3)), ((4, 1), (2, 3))]  # both have a 1 left out, the first one, none
+    wanted = [frontier_area(*(shares(list(each)) for each in pair)) for pair in shares_left]
+    assert found.without.tolist() == pytest.approx([wanted[at] for at in (0, 0, 1, 1, 2, 2)])

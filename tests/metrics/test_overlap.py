@@ -2,6 +2,7 @@ import builtins
 import csv
 import math
 import random
+import unicodedata
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from manta.data.sources import read
 from manta.errors import DataError, UsageError
-from manta.metrics.overlap import bleu, chrf, rouge
+from manta.metrics.overlap import OverlapSums, bleu, chrf, rouge
 
 pytest.importorskip("sacrebleu")
 
@@ -174,3 +175,93 @@ def test_absent_package_is_named_with_its_command(score, package: str, monkeypat
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(DataError, match=rf"needs {package}.*pip install"):
         score(["a b c d"], [["a b c d"]])
+
+
+CHINESE = ["北京的春天公园很漂亮，每天都有很多游客来参观。", "上海的秋水公园很大，周末有很多孩子来玩。"]
+
+
+def test_chinese_is_read_by_characters() -> None:
+    assert bleu(CHINESE, [[text] for text in CHINESE]) == pytest.approx(100)
+    half = bleu(CHINESE, [["北京的春天公园很小，每天都有一些游客来参观。"], [CHINESE[1]]])
+    assert 30 < half < 95
+    assert bleu(CHINESE, [[text] for text in CHINESE], tokenize="13a") < 1, "what those words make of it"
+
+
+@pytest.mark.parametrize("score", [bleu, chrf, lambda *given: rouge(*given)["rougeL"]])
+def test_composed_and_decomposed_texts_are_equal(score) -> None:
+    texts = ["L'été où j'étais près de la forêt était très long.", "La fenêtre à côté était fermée."]
+    decomposed = [[unicodedata.normalize("NFD", text)] for text in texts]
+    assert score(texts, decomposed) == pytest.approx(100)
+
+
+def test_rouge_of_letters_outside_a_to_z() -> None:
+    pytest.importorskip("rouge_score")
+    # 3 of the 6 words of the one are among the 4 of the other: P = 3/4, R = 3/6.
+    found = rouge(["Кошка съела 3 рыбы"], [["Кошка номер 3: съела вчера хлеб!"]])
+    assert found["rouge1"] == pytest.approx(100 * 2 * (3 / 4) * (3 / 6) / (3 / 4 + 3 / 6))
+    assert rouge(["Кошка съела 3 рыбы"], [["Это страна 3"]])["rouge1"] < 30, "one digit in common is no 100"
+    assert rouge([CHINESE[0]], [[CHINESE[0]]])["rouge2"] == 100
+    with pytest.raises(UsageError, match="stems"):
+        rouge(["река"], [["река"]], stem=True)
+
+
+def test_one_reference_without_a_word_takes_nothing_from_the_others() -> None:
+    pytest.importorskip("rouge_score")
+    texts = ["The Mill is a pub.", "👍", "Zizzi serves food."]
+    assert rouge(texts, [[text] for text in texts])["rouge1"] == 100
+    assert rouge(texts, [["The Mill is a pub."], ["A thumb.", "👍"], ["👍"]])["rouge1"] == 50
+
+
+def random_groups(seed: int, size: int = 12) -> tuple[list[str], list[list[str]]]:
+    rng = random.Random(seed)
+    words = ["the", "mill", "pub", "is", "a", "near", "river", "cheap", "food", ",", "zizzi"]
+
+    def text() -> str:
+        return " ".join(rng.choices(words, k=rng.randint(4, 12)))
+
+    return [text() for _ in range(size)], [[text() for _ in range(1 + i % 4)] for i in range(size)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sums_over_prompts_give_the_corpus_scores(seed: int) -> None:
+    pytest.importorskip("rouge_score")
+    texts, references = random_groups(seed)
+    found = {name: sums.value for name, sums in OverlapSums(references).of_model(texts).items()}
+    wanted = {"bleu": bleu(texts, references), "chrf": chrf(texts, references), **rouge(texts, references)}
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted)
+    assert OverlapSums(references).bleu_of_model(texts)["bleu_one_fewer"].value == found["bleu_one_fewer"]
+    # No words in common at all, and n-grams of some orders only, as sacreBLEU smooths them.
+    for one, other in (("x y z w v", "a b c d e"), ("a b x d y", "a b c d e"), ("a x", "a b")):
+        assert OverlapSums([[other]]).of_model([one])["bleu"].value == pytest.approx(bleu([one], [[other]]))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_reference_fewer_is_each_left_out_in_turn(seed: int) -> None:
+    """Of prompts with equally many references it is the score of all trials put together."""
+    pytest.importorskip("rouge_score")
+    rng = random.Random(seed)
+    texts, references = random_groups(seed)
+    # Four words in common at least, since counts of none are smoothed, and how much depends on the number of trials.
+    texts = [f"the mill is a pub {text}" for text in texts]
+    references = [[f"the mill is a pub {rng.choice(texts)}" for _ in range(3)] for _ in references]
+    sums = OverlapSums(references)
+    trials = [(i, j) for i in range(len(texts)) for j in range(3)]
+    rest = [[text for at, text in enumerate(references[i]) if at != j] for i, j in trials]
+    for whole, found in (
+        ([texts[i] for i, _ in trials], sums.of_model(texts)),
+        ([references[i][j] for i, j in trials], sums.of_people),
+    ):
+        wanted = {"bleu": bleu(whole, rest), "chrf": chrf(whole, rest), **rouge(whole, rest)}
+        assert {name: found[f"{name}_one_fewer"].value for name in wanted} == pytest.approx(wanted)
+
+
+def test_people_and_model_are_compared_with_as_many_references() -> None:
+    """A model that writes as people do scores as they do, which against all references it would not."""
+    rng = random.Random(0)
+    groups = [[" ".join(rng.choices("abcdef", k=8)) for _ in range(5)] for _ in range(200)]
+    texts, references = [group[0] for group in groups], [group[1:] for group in groups]
+    sums = OverlapSums(references)
+    model, people = sums.of_model(texts), sums.of_people
+    assert model["bleu_one_fewer"].value == pytest.approx(people["bleu_one_fewer"].value, abs=2)
+    assert model["bleu"].value > people["bleu_one_fewer"].value + 1.5
+    assert not OverlapSums([[text] for text in texts]).of_people, "one reference a prompt is compared with nothing"
