@@ -120,6 +120,31 @@ def test_texts_without_prompts_are_written_freely(place, capsys):
     assert "bleu" not in table
 
 
+def test_a_file_that_no_model_learned_is_used_whole_and_a_learned_one_is_not(place, capsys):
+    given = ["evaluate", str(place / "ar"), "--num-seeds", "1", "--metrics", "diversity", "--json", "--data"]
+    for name, more, split, prompts in (
+        ("apart.jsonl", [], "all", 40),
+        ("x.jsonl", [], "test", 10),
+        ("x.jsonl", ["--split", "all"], "all", 40),
+        ("apart.jsonl", ["--split", "test"], "test", 10),
+    ):
+        assert main([*given, str(place / name), *more]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert (report["split"], report["prompts"]) == (split, prompts), (name, more)
+
+
+def test_prompts_that_do_not_fit_are_left_out_and_counted(place, capsys):
+    rows = [{"prompt": key, "text": "the cat"} for key in keys("test", 12)]
+    rows[3]["prompt"] += " and more" * 300
+    (place / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ["--num-seeds", "1", "--metrics", "diversity,likelihood", "--json"]
+    assert main(["evaluate", str(place / "ar"), "--data", str(place / "long.jsonl"), *given]) == 0
+    printed = capsys.readouterr()
+    report = json.loads(printed.out)
+    assert (report["prompts"], report["left_out_prompts"]) == (11, 1)
+    assert "1 of 12 prompts do not fit the model" in printed.err
+
+
 def test_compare_writes_a_report_and_a_page(place, capsys):
     pytest.importorskip("matplotlib")
     from ..report.test_page import check_self_contained

@@ -85,6 +85,28 @@ def test_built_in_corpora_have_an_oracle_that_finds_their_own_texts_right():
         assert not found.oracle.right(found.prompts[0] or "", "nothing")
 
 
+def test_a_file_is_used_whole_where_that_is_asked_for(tmp_path):
+    rows = [(prompt, "x") for split in ("train", "dev", "test") for prompt in in_split(split, 3)]
+    name = write(tmp_path / "x.jsonl", [{"prompt": p, "text": t} for p, t in rows])
+    found = evaluation_set(name, "all")
+    assert found.prompts == tuple(prompt for prompt, _ in rows) and found.split == "all"
+    assert "no training texts" in (found.why_not("copying") or "")
+    with pytest.raises(UsageError, match="splits of its own"):
+        evaluation_set("builtin:weather", "all")
+
+
+def test_an_empty_prompt_is_no_prompt(tmp_path):
+    rows = [{"prompt": prompt, "text": f"text {at}"} for at, prompt in enumerate(("", " ", "\n", ""))]
+    found = evaluation_set(write(tmp_path / "x.jsonl", rows), "all")
+    assert found.prompts == (None,) * 4 and not found.conditional
+
+
+def test_passages_of_text_without_spaces_are_of_characters(tmp_path):
+    found = evaluation_set(write(tmp_path / "x.jsonl", [{"text": "北京的春天公园很漂亮。"}]), "all", words=4)
+    assert found.humans == ["北京的春", "天公园很"]
+    assert found.cut("上海很大很大") == "上海很大"
+
+
 def test_bad_data_is_an_error_that_says_so(tmp_path):
     with pytest.raises(DataError, match="no examples in its test split"):
         evaluation_set(write(tmp_path / "a.jsonl", [{"text": text} for text in in_split("train", 3)]))

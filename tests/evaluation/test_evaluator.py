@@ -1,14 +1,17 @@
 """The evaluator's figures are those of the metrics, planted collapse is caught, and no perplexity stands alone."""
 
 import random
+import unicodedata
 from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
 
-from manta.errors import DataError, UsageError
+from manta.errors import DataError, RequestError, UsageError
 from manta.evaluation import (
+    Contestant,
+    EvaluationSet,
     Evaluator,
     EvaluatorConfig,
     JudgeModel,
@@ -31,7 +34,7 @@ from manta.metrics import (
 )
 from manta.runtime import make_generator
 
-from .conftest import scripted, weather
+from .conftest import Scripted, scripted, weather
 
 COLLAPSE = ("diversity", "guards", "copying")
 
@@ -255,3 +258,124 @@ def test_hashed_ngrams_count_words_and_pairs_on_every_machine():
     assert int(hashed_ngrams(["rain"]).abs().argmax()) == 367  # found once; the hash is the same on every machine
     with pytest.raises(UsageError):
         hashed_ngrams(["a"], most=0)
+
+
+class Narrow(Scripted):
+    """Has room for prompts of so many characters."""
+
+    def __init__(self, script, room: int) -> None:
+        super().__init__(script)
+        self.room = room
+
+    def generate(self, requests, options=None):
+        if long := [request.prompt for request in requests if len(request.prompt or "") > self.room]:
+            raise RequestError(f"the prompt takes {len(long[0])} characters")
+        return super().generate(requests, options)
+
+
+def small_set(prompts, references, **more) -> EvaluationSet:
+    return EvaluationSet("x", "test", tuple(prompts), tuple(map(tuple, references)), lambda: iter(["other"]), **more)
+
+
+def test_prompts_that_do_not_fit_are_left_out_for_all_and_counted():
+    prompts = [f"p{'o' * at}" for at in range(20)]
+    data = small_set(prompts, [[f"text {at}"] for at in range(20)])
+    evaluator = Evaluator(data, EvaluatorConfig(metrics=("diversity",), num_seeds=1))
+    wide, narrow = (
+        Contestant(name, Narrow(lambda index, request: request.prompt or "", room), {})
+        for name, room in (("wide", 99), ("narrow", 15))
+    )
+    assert evaluator.fitting([wide]) is evaluator
+    found = evaluator.fitting([wide, narrow])
+    assert found.data.prompts == tuple(prompts[:15]) and found.humans == [f"text {at}" for at in range(15)]
+    measured = found.measure(narrow, GenerateOptions())
+    assert any(warning.startswith("5 of 20 prompts do not fit") for warning in measured.warnings)
+    assert len(narrow.lm.asked) <= 6, "half of what is left is tried each time"
+    with pytest.raises(RequestError, match="the prompt takes 1 characters"):
+        evaluator.fitting([Contestant("none", Narrow(lambda index, request: "", 0), {})])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "prompts", "words"),
+    [
+        ({"data": "e2e:x.zip"}, [None] * 3, "learned to answer prompts"),
+        ({"data": "mine.txt"}, ["a", "b", "c"], "learned texts without prompts"),
+        ({"data": "e2e:x.zip"}, ["a", "b", "c"], None),
+        ({"data": "tinystories:x"}, [None] * 3, None),
+        ({}, ["a", "b", "c"], None),
+    ],
+)
+def test_a_model_of_prompts_without_them_and_the_other_way_round_is_told(recipe, prompts, words):
+    data = small_set(prompts, [["a text"]] * 3)
+    model = replace(scripted(lambda index, request: "a text"), config={"recipe": recipe})
+    warnings = Evaluator(data, EvaluatorConfig(metrics=("diversity",), num_seeds=1)).measure(model, GenerateOptions())
+    said = [warning for warning in warnings.warnings if "learned" in warning]
+    assert (words is None and not said) or (words is not None and words in said[0])
+
+
+def test_chinese_is_measured_by_characters():
+    pytest.importorskip("sacrebleu")
+    texts = [
+        f"北京的{first}{second}公园很漂亮，有很多游客。" for first in "春夏秋冬东西南北" for second in "山水花鸟风云"
+    ]
+    data = small_set([f"p{at}" for at in range(48)], [[text] for text in texts])
+    config = EvaluatorConfig(metrics=("diversity", "guards", "overlap"), num_seeds=1)
+    evaluator = Evaluator(data, config)
+    same = evaluator.measure(scripted(lambda index, request: texts[index]), GenerateOptions())
+    assert same.figures["bleu"].mean == pytest.approx(100)
+    assert same.figures["mean_characters"].mean == 17 and "mean_words" not in same.figures
+    assert same.figures["entropy"].mean > 2 and same.warnings == ()
+    looping = evaluator.measure(scripted(lambda index, request: texts[index][3:5] * 20), GenerateOptions())
+    assert looping.figures["repeated_4"].mean > 0.9
+    assert {"repetition", "lengths"} <= {warning.split(":")[0] for warning in looping.warnings}
+
+
+def test_one_odd_reference_is_counted_and_removes_no_table():
+    pytest.importorskip("rouge_score")
+    texts = [f"The country number {at} is big and green." for at in range(19)] + ["👍"]
+    data = small_set([f"p{at}" for at in range(20)], [[text] for text in texts])
+    found = Evaluator(data, EvaluatorConfig(metrics=("overlap",), num_seeds=1)).measure(
+        scripted(lambda index, request: texts[index]), GenerateOptions()
+    )
+    assert {name: found.figures[name].mean for name in ("bleu", "chrf", "rouge1")} == pytest.approx(
+        {"bleu": 100, "chrf": 100, "rouge1": 100}
+    )
+    assert any("ROUGE leaves out 1 of 20 prompts" in warning for warning in found.warnings)
+
+
+def test_decomposed_texts_are_composed_and_told():
+    pytest.importorskip("sacrebleu")
+    texts = [f"L'été numéro {at} était très long à côté de la forêt." for at in range(12)]
+    data = small_set([f"p{at}" for at in range(12)], [[unicodedata.normalize("NFD", text)] for text in texts])
+    config = EvaluatorConfig(metrics=("overlap", "diversity", "guards"), num_seeds=1)
+    found = Evaluator(data, config).measure(scripted(lambda index, request: texts[index]), GenerateOptions())
+    assert found.figures["bleu"].mean == pytest.approx(100)
+    assert any("0 of 12 texts and 12 of 12 human ones are not in the composed form NFC" in w for w in found.warnings)
+
+
+def test_a_text_that_is_too_long_for_the_judge_is_left_out_of_its_figures_alone():
+    def nats(texts):
+        if any(len(text) > 20 for text in texts):
+            raise RequestError("too long")
+        return torch.tensor([float(len(text.split())) for text in texts]), torch.tensor([len(t.split()) for t in texts])
+
+    judge = JudgeModel("short", nats, nats, lambda texts: torch.ones(len(texts), 2), {})
+    texts = ["a b c"] * 11 + ["far too long for this judge"]
+    data = small_set([None] * 12, [[text] for text in texts])
+    evaluator = Evaluator(data, EvaluatorConfig(metrics=("diversity", "judge"), num_seeds=1), judge=judge)
+    found = evaluator.measure(scripted(lambda index, request: texts[index]), GenerateOptions())
+    assert found.figures["perplexity"].mean == pytest.approx(2.718281828)
+    assert found.judged[0].unjudged == 1
+    assert found.items["judge_nats"][0, :11].tolist() == [1.0] * 11 and found.items["judge_nats"][0, 11].isnan()
+    assert any("the judge short could not read 1 of 12 texts" in warning for warning in found.warnings)
+
+
+def test_few_texts_give_no_mauve_and_a_doubtful_perplexity():
+    texts = [f"text number {at}" for at in range(99)]
+    data = small_set([None] * 99, [[text] for text in texts])
+    found = Evaluator(data, EvaluatorConfig(num_seeds=1), judge=words_judge()).measure(
+        scripted(lambda index, request: texts[index]), GenerateOptions()
+    )
+    assert "mauve" not in found.figures
+    assert any("MAUVE of fewer than 100 texts" in warning for warning in found.warnings)
+    assert any("that of 99 texts, which tell little" in warning for warning in found.warnings)

@@ -53,6 +53,12 @@ def test_a_prompt_asked_again_takes_the_next_text_and_then_says_that_there_is_no
             lm.write(prompts)
 
 
+def test_prompts_are_the_same_however_their_accents_are_written(tmp_path):
+    lines = [{"prompt": "Cafe\u0301", "text": "1"}, {"prompt": "Caf\u00e9", "text": "2"}, {"prompt": " ", "text": "3"}]
+    lm = recorded_texts(write_lines(tmp_path / "texts.jsonl", *lines)).lm
+    assert lm.write(["Caf\u00e9", None, "Cafe\u0301"]) == ["1", "3", "2"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

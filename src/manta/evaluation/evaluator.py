@@ -195,7 +195,7 @@ class Evaluator:
         if with_likelihood and "likelihood" in self.metrics:
             found = self.likelihood(model)
         forms = _other_form(shown, self.data.references)
-        warnings = [*self._faults(runs[0].texts), *self._doubts(model, options, runs), *forms, *self._warnings]
+        warnings = [*self._faults(runs[0].texts), *self._doubts(model, options, runs, judged), *forms, *self._warnings]
         # A figure that one seed lacks would not be the mean of the same thing.
         measured = {name: [row[name] for row in rows] for name in rows[0] if all(name in row for row in rows)}
         return Evaluation(
@@ -345,7 +345,9 @@ class Evaluator:
             return []
         return [f"{found.fault}: {found}" for found in find_collapse(texts, self._guards, training=self._training())]
 
-    def _doubts(self, model: Contestant, options: GenerateOptions, runs: Sequence[Written]) -> list[str]:
+    def _doubts(
+        self, model: Contestant, options: GenerateOptions, runs: Sequence[Written], judged: Sequence[JudgedQuality]
+    ) -> list[str]:
         doubts, unit = [], self.words.unit
         ours, human = (
             sum(len(self.words.split(text)) for text in texts) / len(texts) for texts in (runs[0].texts, self.humans)
@@ -366,6 +368,12 @@ class Evaluator:
             if len(runs[0].texts) < FEW_JUDGED:
                 told = f"the perplexity is that of {len(runs[0].texts)} texts, which tell little"
                 doubts.append(f"{told}; give at least {FEW_JUDGED}")
+            if unread := sum(quality.unjudged for quality in judged):
+                of = sum(quality.texts for quality in judged)
+                doubts.append(
+                    f"the judge {self.judge.name} could not read {unread} of {of} texts, too long or too short for it, "
+                    "which are in none of its figures"
+                )
             doubts += shared_training(self.judge, model)
             doubts += filter(None, [asked_without_prompt(self.judge)])
             if options.top_k is not None or options.top_p < 1:
