@@ -133,6 +133,13 @@ def test_a_file_that_no_model_learned_is_used_whole_and_a_learned_one_is_not(pla
         assert (report["split"], report["prompts"]) == (split, prompts), (name, more)
 
 
+def test_a_budget_of_calls_is_left_out_for_a_model_that_has_none_and_said(place, capsys):
+    given = ["--data", str(place / "x.jsonl"), "--num-seeds", "1", "--metrics", "diversity"]
+    assert main(["evaluate", str(place / "ar"), "--num-steps", "30", *given]) == 0
+    assert "takes a call a token, so --num-steps is left out" in capsys.readouterr().err
+    assert main(["evaluate", str(place / "ar"), "--guidance-scale", "2", *given]) == 2
+
+
 def test_prompts_that_do_not_fit_are_left_out_and_counted(place, capsys):
     rows = [{"prompt": key, "text": "the cat"} for key in keys("test", 12)]
     rows[3]["prompt"] += " and more" * 300

@@ -268,7 +268,7 @@ class Narrow(Scripted):
         self.room = room
 
     def generate(self, requests, options=None):
-        if long := [request.prompt for request in requests if len(request.prompt or "") > self.room]:
+        if long := [request.prompt or "" for request in requests if len(request.prompt or "") > self.room]:
             raise RequestError(f"the prompt takes {len(long[0])} characters")
         return super().generate(requests, options)
 
@@ -290,7 +290,7 @@ def test_prompts_that_do_not_fit_are_left_out_for_all_and_counted():
     assert found.data.prompts == tuple(prompts[:15]) and found.humans == [f"text {at}" for at in range(15)]
     measured = found.measure(narrow, GenerateOptions())
     assert any(warning.startswith("5 of 20 prompts do not fit") for warning in measured.warnings)
-    assert len(narrow.lm.asked) <= 6, "half of what is left is tried each time"
+    assert isinstance(narrow.lm, Narrow) and len(narrow.lm.asked) <= 6, "half of what is left is tried each time"
     with pytest.raises(RequestError, match="the prompt takes 1 characters"):
         evaluator.fitting([Contestant("none", Narrow(lambda index, request: "", 0), {})])
 

@@ -68,11 +68,17 @@ def run(argv: Sequence[str]) -> int:
     from manta.config import from_dict
     from manta.evaluation import RecordedTexts, contestant, recorded_texts
     from manta.families.events import GenerateOptions
+    from manta.families.options import follows
     from manta.runtime import atomic_write
 
     how = from_dict(GenerateOptions, {name: getattr(options, name) for name in WRITING})
+    said = []
     if options.texts is None:
         model = contestant(options.model, device=options.device)
+        if options.num_steps != EvaluateOptions().num_steps and not follows(model.lm.family, "num_steps"):
+            # One command is meant to serve models of all families, as `compare` does.
+            how = replace(how, num_steps=GenerateOptions().num_steps)
+            said.append(f"{model.name} takes a call a token, so --num-steps is left out")
     else:
         model = recorded_texts(options.texts)
     evaluator = make_evaluator(options, progress, "evaluate", [model])
@@ -101,7 +107,7 @@ def run(argv: Sequence[str]) -> int:
         atomic_write(options.out, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
     if isinstance(model.lm, RecordedTexts) and (spare := len(model.lm) - len(evaluation.texts)):
         print(f"warning: {spare} texts of {options.texts} were not asked for", file=sys.stderr)
-    for warning in evaluation.warnings:
+    for warning in (*said, *evaluation.warnings):
         print(f"warning: {warning}", file=sys.stderr)
     print(json.dumps(report, ensure_ascii=False) if options.json else _table(report))
     return 0

@@ -49,7 +49,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A figure that is no function of sums, such as how many different words there are; for the jackknife."""
+    """A figure in [0, 1] that is no function of sums, such as the share of different words; for the jackknife."""
 
     value: float
     """Of all items."""
@@ -162,7 +162,9 @@ def _interval(plus: Sequence[Measured], minus: Sequence[Measured], times: Tensor
         sides = [[run for run in side if isinstance(run, LeftOut)] for side in (plus, minus)]
         variance = sum(run.variance / len(side) ** 2 for side in sides for run in side)
         found = jackknife(value, _less(*([run.without for run in s] for s in sides)), variance=variance, level=level)
-        return found if found.low < found.high else None
+        if minus:
+            return found
+        return Interval(value, max(0.0, found.low), min(1.0, found.high), level) if found.low < found.high else None
     drawn = _less(*([_figures(run, times) for run in side] for side in (plus, minus)))
     drawn = drawn[drawn.isfinite()]  # a resample of items of which there is nothing to say has no figure
     if len(drawn) < 100 or not math.isfinite(value) or float(drawn.max() - drawn.min()) <= 1e-12 * max(1, abs(value)):
