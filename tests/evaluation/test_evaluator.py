@@ -348,7 +348,9 @@ def test_decomposed_texts_are_composed_and_told():
     texts = [f"L'été numéro {at} était très long à côté de la forêt." for at in range(12)]
     data = small_set([f"p{at}" for at in range(12)], [[unicodedata.normalize("NFD", text)] for text in texts])
     config = EvaluatorConfig(metrics=("overlap", "diversity", "guards"), num_seeds=1)
-    found = Evaluator(data, config).measure(scripted(lambda index, request: texts[index]), GenerateOptions())
+    evaluator = Evaluator(data, config)
+    assert evaluator.humans == texts
+    found = evaluator.measure(scripted(lambda index, request: texts[index]), GenerateOptions())
     assert found.figures["bleu"].mean == pytest.approx(100)
     assert any("0 of 12 texts and 12 of 12 human ones are not in the composed form NFC" in w for w in found.warnings)
 

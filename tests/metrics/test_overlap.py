@@ -230,6 +230,8 @@ def test_sums_over_prompts_give_the_corpus_scores(seed: int) -> None:
     wanted = {"bleu": bleu(texts, references), "chrf": chrf(texts, references), **rouge(texts, references)}
     assert {name: found[name] for name in wanted} == pytest.approx(wanted)
     assert OverlapSums(references).bleu_of_model(texts)["bleu_one_fewer"].value == found["bleu_one_fewer"]
+    short, long = ["abcdefgh", "the mill"], [["abc"], ["the mill is"]]  # some n-grams are on one side only
+    assert OverlapSums(long).of_model(short)["chrf"].value == pytest.approx(chrf(short, long))
     # No words in common at all, and n-grams of some orders only, as sacreBLEU smooths them.
     for one, other in (("x y z w v", "a b c d e"), ("a b x d y", "a b c d e"), ("a x", "a b")):
         assert OverlapSums([[other]]).of_model([one])["bleu"].value == pytest.approx(bleu([one], [[other]]))

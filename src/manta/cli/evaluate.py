@@ -179,12 +179,13 @@ def _likelihood(found: dict[str, Any]) -> str:
     if found["kind"] == "none":
         return f"likelihood: none ({found['estimator']})"
     sign = "≤ " if found["kind"] == "bound" else ""
-    error = "" if found["standard_error"] is None else f" ± {found['standard_error']:.2g}"
+    error = found["standard_error"]
     samples = "" if found["samples"] is None else f", {found['samples']} draws a text"
     bits = f"{found['bits_per_byte']:.4g} [{found['bits_per_byte_low']:.4g}, {found['bits_per_byte_high']:.4g}]"
-    nats = f"{sign}{found['nats_per_token']:.4g}{error}"
+    nats = f"{sign}{found['nats_per_token']:.4g}"
+    drawn = "" if error is None else f" (standard error of the draws {error:.2g})"
     return (
-        f"likelihood: {found['kind']}, {nats} nats a token, {sign}{bits} bits a byte; "
+        f"likelihood: {found['kind']}, {nats} nats a token{drawn}, {sign}{bits} bits a byte; "
         f"{found['texts']} human texts ({found['too_long']} too long); {found['estimator']}{samples}; "
         f"self-conditioning {found['self_conditioning']}"
     )

@@ -49,27 +49,32 @@ def steer(lm: Any, options: Any, settings: Any) -> Any:
 def _learn_repetition(lm: Any, options: Any, settings: Any) -> None:
     from manta.families.manta_lm import MantaLM
     from manta.metrics.repetition import NUM_TEXTS, learn_repetition
+    from manta.metrics.words import words_of
 
     if not isinstance(lm, MantaLM):
         raise UsageError(f"--escape-scale is for a Manta-LM, whose estimates are fed back; this is a {lm.family} model")
-    prompts = [prompt for prompt, _ in _held_out(options.held_out, NUM_TEXTS)]
+    held_out = _held_out(options.held_out, NUM_TEXTS)
+    split = words_of(text for _, text in held_out).split
+    prompts = [prompt for prompt, _ in held_out]
     prompts = [prompts[i % len(prompts)] for i in range(NUM_TEXTS)]
     print(f"measuring the direction of repetition on {NUM_TEXTS} texts", file=sys.stderr)
-    lm.repetition, gap = learn_repetition(lm, prompts, settings)
+    lm.repetition, gap = learn_repetition(lm, prompts, settings, tokenize=split)
     print(f"the third that repeats most has {gap:.1%} more repeated 4-grams than the least", file=sys.stderr)
 
 
 def _meet_entropy(lm: Any, options: Any, settings: Any) -> Any:
-    from manta.metrics import token_entropy
+    from manta.metrics import token_entropy, words_of
     from manta.metrics.target_entropy import GUIDANCE_SCALES, meet_entropy
 
     held_out = _held_out(options.held_out, NUM_HELD_OUT)
-    human = token_entropy([text for _, text in held_out])
+    texts = [text for _, text in held_out]
+    split = words_of(texts).split
+    human = token_entropy(texts, split)
     # Guidance is Manta-LM's, moves its plan, and takes two calls where there was one.
     guided = lm.family == "manta" and settings.num_steps >= 6 and settings.flow_steps != 0
     scales = GUIDANCE_SCALES if guided and settings.guidance_scale == 1 else (settings.guidance_scale,)
     prompts = [prompt for prompt, _ in held_out]
-    met = meet_entropy(lm, prompts, options.target_entropy, settings, guidance_scales=scales)
+    met = meet_entropy(lm, prompts, options.target_entropy, settings, guidance_scales=scales, tokenize=split)
     print(
         f"temperature {met.options.temperature:.3g} and guidance {met.options.guidance_scale:g} give "
         f"{met.entropy:.2f} nats a text on {len(prompts)} held-out prompts (target {options.target_entropy:g}, "

@@ -68,7 +68,8 @@ class Mauve:
         return LeftOut(self.value, self.without, self.spread**2 / max(1, len(self.values) - 1))
 
     def __str__(self) -> str:
-        return f"{self.value:.4f} ± {self.spread:.4f} ({len(self.values)} quantisations into {self.clusters} clusters)"
+        how = f"{len(self.values)} quantisations into {self.clusters} clusters"
+        return f"{self.value:.4f} (standard deviation {self.spread:.4f} over {how})"
 
 
 def mauve(
