@@ -130,7 +130,11 @@ def test_csv_with_quotes_and_line_ends(tmp_path):
         ("a.jsonl", b'{"text": NaN}\n', "`text` is a number"),
         ("a.jsonl.zst", b"x", "unknown kind of file '.zst'"),
         ("a.jsonl.xz", b"not packed", r"a\.jsonl\.xz line 1 cannot be read"),
-        ("a.txt.gz", gzip.compress(b"one\ntwo\n", mtime=0)[:-4], r"line 1 cannot be read: it ends in the middle; the file is"),
+        (
+            "a.txt.gz",
+            gzip.compress(b"one\ntwo\n", mtime=0)[:-4],
+            r"line 1 cannot be read: it ends in the middle; the file is",
+        ),
         ("a.txt.xz", lzma.compress(b"one\n" * 9)[:-9], r"line 1 cannot be read: it ends in the middle"),
         ("a.txt.bz2", bz2.compress(b"one\n")[:-2], r"line 1 cannot be read: it ends in the middle"),
         ("a.txt.xz", lzma.compress(b"one\n") + lzma.compress(b"two\n")[5:], "line 1 cannot be read"),
