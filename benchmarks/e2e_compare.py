@@ -1,4 +1,4 @@
-"""E2E test under `manta compare`: models of equal minutes, paired differences, and slot errors against length.
+"""E2E test under `manta compare`: models of equal steps, paired differences, and slot errors against length.
 
     python benchmarks/e2e_compare.py --data PATH --models runs/spaces/latents-r-=-4-0 runs/spaces/embeddings-0 \
         runs/spaces/masked-0 runs/spaces/autoregressive-0 --report DIR --out benchmarks/results/e2e_compare.json
@@ -15,7 +15,7 @@ from typing import Any
 from stories import done, kept
 
 from manta.bench import machine
-from manta.runtime import atomic_write
+from manta.runtime import atomic_write, resolve_device
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
         for row in found["differences"]
         if row["why"] == "best of each" and row["figure"] in ("slot_errors", "chrf", "entropy")
     ]
-    result = {"machine": machine(), **kept(found), "differences": differences}
+    result = {"machine": machine(resolve_device()), **kept(found), "differences": differences}
     atomic_write(args.out, (json.dumps(result, indent=1) + "\n").encode())
 
 

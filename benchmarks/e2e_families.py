@@ -1,4 +1,4 @@
-"""E2E test: Manta-LM beside masked and left-to-right models of equal data, minutes and parameters, at 1 to 64 calls.
+"""E2E test: Manta-LM beside masked and left-to-right models of equal data, steps and parameters, at 1 to 64 calls.
 
     python benchmarks/e2e_families.py --data PATH --models latents=DIR masked=DIR "left to right=DIR" \
         --out benchmarks/results/e2e_families.json
@@ -19,7 +19,7 @@ from manta.bench import machine
 from manta.evaluation import EvaluationSet
 from manta.families.events import GenerateOptions
 from manta.hub import load
-from manta.runtime import atomic_write
+from manta.runtime import atomic_write, resolve_device
 
 BUDGETS = (1, 2, 4, 8, 16, 32, 64)
 STYLES: tuple[Any, ...] = ("consensus", "diverse")
@@ -73,7 +73,7 @@ def main() -> None:
     args = parser.parse_args()
     dev, test = (references(f"e2e:{args.data}", split) for split in ("dev", "test"))
     dev = replace(dev, prompts=dev.prompts[:: args.every], references=dev.references[:: args.every])
-    result: dict[str, Any] = {"machine": machine(), "prompts": len(test.prompts), "models": []}
+    result: dict[str, Any] = {"machine": machine(resolve_device()), "prompts": len(test.prompts), "models": []}
     for given in args.models:
         name, folder = given.split("=", 1)
         lm = load(folder)

@@ -1,13 +1,13 @@
-"""TinyStories: every family at equal minutes and about equal parameters, judged by a model that shares no text with
+"""TinyStories: every family at equal steps and about equal parameters, judged by a model that shares no text with
 them.
 
-    python benchmarks/stories.py --data tinystories:PATH --minutes 8 --seeds 3 --folder runs/stories \
+    python benchmarks/stories.py --data tinystories:PATH --seeds 3 --longer 4000 --folder runs/stories \
         --out benchmarks/results/stories.json
 
 Contestants learn from one half of the training split, the judge, larger and longer trained, from the other. They write
 windows of stories, so passages of equal length are compared, human ones from anywhere in a story. Models that stand in
 --folder are kept, so that the command can be repeated after an interruption; what each really was given is recorded.
-`--longer M` adds one run of M minutes of each. The pages of the comparisons are left in --folder.
+`--longer M` adds one run of M steps of each. The pages of the comparisons are left in --folder.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 
 from manta.bench import machine
 from manta.cli import main as manta
-from manta.runtime import atomic_write
+from manta.runtime import atomic_write, resolve_device
 
 CONTESTANTS: dict[str, tuple[str, ...]] = {
     "latents": (),
@@ -28,7 +28,7 @@ CONTESTANTS: dict[str, tuple[str, ...]] = {
     "autoregressive": ("--family", "ar", "teacher.depth=5"),
 }
 """Without an encoder of latents the others get its block, so that parameters agree. All but the last start from an
-autoregressive model that takes a share of their minutes."""
+autoregressive model that takes a share of their steps."""
 DECODERS = ("deferred", "block", "threshold", "confidence", "remask", "first_hitting")
 ENTROPY_MARGIN = 0.5
 """Nats that a decoder's texts may fall below human ones to be chosen by their perplexity: fewer are a collapse."""
@@ -49,29 +49,36 @@ def trained(folder: Path, data: str, split: str, *arguments: str) -> Path:
     return folder
 
 
+def steps(num: int, args: argparse.Namespace) -> tuple[str, ...]:
+    """How long a run is."""
+    return "--num-steps", str(num), f"batch_tokens={args.batch_tokens}"
+
+
 def main() -> int:
     """Read the command line, train what is missing, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--minutes", type=float, default=8)
+    parser.add_argument("--num-steps", type=int, default=1_500, help="of each run; the judge has twice as many")
+    parser.add_argument("--batch-tokens", type=int, default=4_000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--longer", type=float, help="minutes of one longer run of each")
+    parser.add_argument("--longer", type=int, help="steps of one longer run of each")
     parser.add_argument("--size", default="nano")
     parser.add_argument("--num", type=int, default=200, help="texts a model and setting")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     larger = {"nano": "tiny", "tiny": "small", "small": "base"}[args.size]
-    time = ("--time-budget", f"{2 * args.minutes}m", "--family", "ar", "--size", larger)
-    judge = trained(args.folder / "judge", args.data, "train:2/2", *time)
-    result: dict[str, Any] = {"machine": machine(), "minutes": args.minutes, "longer_minutes": args.longer}
+    how = ("--family", "ar", "--size", larger, *steps(2 * args.num_steps, args))
+    judge = trained(args.folder / "judge", args.data, "train:2/2", *how)
+    device = resolve_device()
+    result: dict[str, Any] = {"machine": machine(device), "steps": args.num_steps, "longer_steps": args.longer}
     result |= {"data": Path(args.data).name, "texts": args.num, "words": WORDS, "judge": spent(judge)}
     masked = CONTESTANTS["masked"]
-    first = ("train:1/2", "--size", args.size, "--time-budget", f"{args.minutes}m", "seed=0", *masked)
+    first = ("train:1/2", "--size", args.size, *steps(args.num_steps, args), "seed=0", *masked)
     decoder, result["decoders"] = chosen_decoder(trained(args.folder / "masked-0", args.data, *first), judge, args)
     result["decoder"] = decoder
-    runs = {str(seed): ("--time-budget", f"{args.minutes}m", f"seed={seed}") for seed in range(args.seeds)}
-    longer = {"longer": ("--time-budget", f"{args.longer}m")} if args.longer else {}
+    runs = {str(seed): (*steps(args.num_steps, args), f"seed={seed}") for seed in range(args.seeds)}
+    longer = {"longer": steps(args.longer, args)} if args.longer else {}
     for report, wanted in {"seeds": runs, "longer": longer}.items():
         models = [
             trained(args.folder / f"{name}-{run}", args.data, "train:1/2", "--size", args.size, *budget, *changes)

@@ -1,10 +1,12 @@
-"""Structured tasks: masked models under every decoder, and left-to-right models, at equal parameters and minutes.
+"""Structured tasks: masked models under every decoder, and left-to-right models, at equal parameters and steps.
 
     python benchmarks/tasks.py --data DIR --out benchmarks/results/tasks.json [--only sudoku4] [--folder RUNS]
+    python benchmarks/tasks.py --data DIR --out benchmarks/results/tasks_caches.json --caches --folder RUNS
 
 DIR holds `d1_sudoku_countdown.tar.xz` and `sudoku17.txt.xz`, for second test sets; without it only the built-in ones
 are used. Texts are judged by the rules of the task. Finished rows in --out are kept, so the command can be repeated.
-Models are kept in RUNS/TASK-FAMILY-SEED, and measured without training where they stand there already.
+Models are kept in RUNS/TASK-FAMILY-SEED, and measured without training where they stand there already. `--caches`
+measures the caches of masked models instead, seed 0 of each task, a text at a time.
 """
 
 import argparse
@@ -31,7 +33,8 @@ class Suite:
     """A task and how it is trained and tested."""
 
     size: str
-    minutes: float
+    num_steps: int
+    batch_tokens: int
     seeds: int
     blocks: tuple[int, ...]
     """Block lengths of the block decoder."""
@@ -43,14 +46,14 @@ class Suite:
     num_timed: int = 100
     """Tests of the caches, which serve one text at a time."""
     teacher: float = 0.0
-    """Share of the minutes in which a masked model learns left to right, to start from there; 0: from nothing."""
+    """Share of the steps in which a masked model learns left to right, to start from there; 0: from nothing."""
 
 
 SUITES = {
-    "sudoku4": Suite("nano", 2.0, 3, (2, 4, 8), (4, 16), "d1-sudoku:{}/d1_sudoku_countdown.tar.xz"),
-    "countdown": Suite("nano", 3.0, 3, (8, 16), (8, 16), "d1-countdown:{}/d1_sudoku_countdown.tar.xz"),
+    "sudoku4": Suite("nano", 1_500, 4_000, 3, (2, 4, 8), (4, 16), "d1-sudoku:{}/d1_sudoku_countdown.tar.xz"),
+    "countdown": Suite("nano", 2_500, 4_000, 3, (8, 16), (8, 16), "d1-countdown:{}/d1_sudoku_countdown.tar.xz"),
     "sudoku9": Suite(
-        "nano", 10.0, 1, (9, 27), (9, 40), "sudoku17:{}/sudoku17.txt.xz", num_tests=100, num_timed=10, teacher=0.3
+        "nano", 5_000, 16_000, 3, (9, 27), (9, 40), "sudoku17:{}/sudoku17.txt.xz", 100, num_timed=10, teacher=0.3
     ),
 }
 CACHES = ("none", "prefix", "dual")
@@ -98,7 +101,7 @@ def tested(lm: Any, source: str, num: int, settings: dict[str, Any]) -> dict[str
 
 
 def measure(lm: Any, name: str, family: str, data: Path | None, caches: bool) -> list[dict[str, Any]]:
-    """Every test set under every decoder in batches, and the built-in one at every cache, a text at a time."""
+    """Every test set under every decoder in batches; or the built-in one at every cache, a text at a time."""
     suite = SUITES[name]
     sources = {"builtin": f"builtin:{name}"}
     if suite.published and data is not None:
@@ -111,9 +114,10 @@ def measure(lm: Any, name: str, family: str, data: Path | None, caches: bool) ->
             rows.append({"test": test_set, "decoder": "left to right", **tested(lm, source, suite.num_tests, {})})
             continue
         for decoder, settings in decoders(suite, task.text_length).items():
-            rows.append({"test": test_set, "decoder": decoder, "batch": 64})
-            rows[-1] |= tested(lm, source, suite.num_tests, {**settings, "batch_size": 64})
-            print(rows[-1], flush=True)
+            if not caches:
+                rows.append({"test": test_set, "decoder": decoder, "batch": 64})
+                rows[-1] |= tested(lm, source, suite.num_tests, {**settings, "batch_size": 64})
+                print(rows[-1], flush=True)
             parts = settings["decoder"] in ("deferred", "block")  # others look at everything in every call
             for cache in CACHES if caches and test_set == "builtin" else ():
                 if cache != "none" and not parts:
@@ -134,7 +138,7 @@ def recipe_of(name: str, family: str, seed: int, data: Path | None) -> Recipe:
     if suite.teacher and family == "masked":
         shares = {"teacher": suite.teacher, "policy": 1 - suite.teacher, "own": 0.0}
         given |= {"warm_start": True, "shares": shares}
-    return from_dict(Recipe, {**given, "time_budget": f"{suite.minutes * 60:.0f}s"})
+    return from_dict(Recipe, {**given, "num_steps": suite.num_steps, "batch_tokens": suite.batch_tokens})
 
 
 def trained(folder: Path, recipe: Recipe) -> Any:
@@ -151,22 +155,24 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--only", choices=SUITES)
     parser.add_argument("--seeds", type=int)
+    parser.add_argument("--caches", action="store_true")
     parser.add_argument("--folder", type=Path, help="where models are kept; they are thrown away without it")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     done = json.loads(args.out.read_text()) if args.out.exists() else []
     with tempfile.TemporaryDirectory() as passing:
         for name, suite in SUITES.items():
-            for family in ("masked", "ar"):
-                for seed in range(args.seeds or suite.seeds if family == "masked" else 1):
+            for family in ("masked",) if args.caches else ("masked", "ar"):
+                seeds = 1 if args.caches or family == "ar" else args.seeds or suite.seeds
+                for seed in range(seeds):
                     key = {"task": name, "family": family, "seed": seed}
                     if (args.only and name != args.only) or any(key.items() <= row.items() for row in done):
                         continue
                     folder = (args.folder or Path(passing)) / f"{name}-{family}-{seed}"
                     lm = trained(folder, recipe_of(name, family, seed, args.data))
                     key["parameters"] = sum(p.numel() for p in lm.model.parameters())
-                    rows = measure(lm, name, family, args.data, caches=seed == 0)
-                    done += [{**key, "minutes": suite.minutes, **row} for row in rows]
+                    rows = measure(lm, name, family, args.data, caches=args.caches)
+                    done += [{**key, "steps": suite.num_steps, **row} for row in rows]
                     atomic_write(args.out, (json.dumps(done, indent=1) + "\n").encode())
 
 

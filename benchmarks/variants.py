@@ -1,8 +1,8 @@
-"""Ablations: train variants at equal steps (weather) or minutes (e2e) and judge their texts.
+"""Ablations: train variants at equal steps and judge their texts.
 
     python benchmarks/variants.py weather --seeds 0 1 --keep runs/variants \
         --out benchmarks/results/weather_variants.json
-    python benchmarks/variants.py e2e --data PATH --size tiny --minutes 20 --out benchmarks/results/e2e_spaces.json
+    python benchmarks/variants.py e2e --data PATH --size tiny --seeds 0 1 2 --out benchmarks/results/e2e_spaces.json
 
 `weather` changes one thing at a time; `e2e` compares the spaces (rate r, nats a text, embeddings) and the other
 families, each with its own teacher, at the size asked for. Finished variants in --out are kept, so that the command can
@@ -100,7 +100,8 @@ def main() -> None:
     parser.add_argument("suite", choices=("weather", "e2e"))
     parser.add_argument("--data", help="e2e-dataset.zip or its folder")
     parser.add_argument("--size", default="nano", help="of the e2e suite")
-    parser.add_argument("--minutes", type=float, default=20, help="of each run of the e2e suite")
+    parser.add_argument("--num-steps", type=int, default=4_000, help="of each run of the e2e suite")
+    parser.add_argument("--batch-tokens", type=int, default=6_000, help="of the e2e suite")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="training seeds")
     parser.add_argument("--only", nargs="+", help="names of variants, in this order")
     parser.add_argument("--keep", type=Path, help="folder for the models")
@@ -110,7 +111,7 @@ def main() -> None:
     common: dict[str, Any] = {"data": "builtin:weather", **WEATHER_RUN}
     if args.suite == "e2e":
         common = {"data": f"e2e:{args.data}", "size": args.size, "consensus": "teacher"}
-        common |= {"time_budget": f"{args.minutes * 60:.0f}s"}
+        common |= {"num_steps": args.num_steps, "batch_tokens": args.batch_tokens}
     done = json.loads(args.out.read_text()) if args.out.exists() else []
     for seed in args.seeds:
         for name in args.only or variants:
@@ -125,7 +126,9 @@ def main() -> None:
                 pass
             minutes = (time.perf_counter() - start) / 60
             parameters = sum(p.numel() for p in run.language_model.model.parameters())
+            tokens = sum(json.loads(line)["tokens"] for line in (run.out / "metrics.jsonl").read_text().splitlines())
             row = {"name": name, "seed": seed, "minutes": round(minutes, 2), "parameters": parameters}
+            row |= {"steps": run.recipe.num_steps, "tokens": tokens}
             row["scores"] = judge(folder / "run", args)
             if args.suite == "weather":
                 row["quality"] = {budget: scored["faithful"] for budget, scored in row["scores"].items()}

@@ -82,6 +82,15 @@ def test_the_name_of_a_special_is_text_unless_asked_for(folder):
     assert special not in tokenizer.encode(text)
 
 
+def test_a_word_without_a_token_is_an_error_where_the_file_names_no_token_for_it():
+    backend = hf.Tokenizer(hf.models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
+    description = json.loads(backend.to_str())
+    assert ForeignTokenizer(json.dumps(description)).encode("b") == [1]
+    description["model"]["unk_token"] = "none"
+    with pytest.raises(ModelError, match="its file is damaged"):
+        ForeignTokenizer(json.dumps(description)).encode("b")
+
+
 def test_half_a_surrogate_pair_is_refused(folder):
     with pytest.raises(DataError, match="surrogate"):
         load(folder).encode("a\ud800")

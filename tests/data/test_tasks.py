@@ -446,6 +446,12 @@ def test_broken_d1_files_name_the_line(d1, name, content, message):
         list(read(f"{scheme}:{d1}", "test"))
 
 
+def test_a_test_set_without_puzzles_holds_nothing_out_and_is_refused(d1):
+    (d1 / "inside" / "countdown_cd3_test.jsonl").write_text("\n")
+    with pytest.raises(DataError, match="holds no puzzle"):
+        next(iter(read(f"d1-countdown:{d1}", "train")))
+
+
 def test_missing_d1_files(d1, tmp_path):
     (d1 / "inside" / "4x4_test_sudoku.csv").unlink()
     with pytest.raises(DataError, match=r"holds no 4x4_test_sudoku\.csv"):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from manta.errors import CheckpointError
-from manta.training.muon import Muon, orthogonalise
+from manta.training.muon import Muon, _together, orthogonalise
 from manta.training.optimizer import Kind, build_optimizers, hidden_matrices, load_moments, moments
 
 
@@ -144,3 +144,16 @@ def test_a_matrix_without_a_gradient_stays():
     parameter = nn.Parameter(torch.ones(2, 3))
     Muon([parameter], lr=0.1, weight_decay=0.3).step()
     assert torch.equal(parameter, torch.ones(2, 3))
+
+
+def test_several_matrices_at_once_are_orthogonalised_as_each_alone():
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((5, 8), (8, 5), (6, 6)):
+        matrices = torch.randn(4, *shape, generator=generator)
+        torch.testing.assert_close(orthogonalise(matrices), torch.stack([orthogonalise(m) for m in matrices]))
+
+
+def test_an_accelerator_steps_alike_matrices_together_and_a_cpu_each_alone():
+    shapes = ((2, 3), (3, 2), (2, 3))
+    for device, sizes in (("meta", [2, 1]), ("cpu", [1, 1, 1])):
+        assert [len(some) for some in _together([torch.empty(s, device=device) for s in shapes])] == sizes

@@ -294,7 +294,7 @@ def backend_of(description: Any) -> hf.Tokenizer:
 
 @contextmanager
 def panics() -> Iterator[None]:
-    """Turn what the backend itself did not expect, which is no `Exception`, into a typed error.
+    """Turn what the backend itself did not expect, a panic or an `Exception` of no kind, into a typed error.
 
     Raises:
         ModelError: it happened.
@@ -302,7 +302,7 @@ def panics() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if type(error).__name__ != "PanicException":
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
             raise
         raise ModelError(f"the tokenizer cannot be used ({str(error)[:200]}); its file is damaged") from None
 

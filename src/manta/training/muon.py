@@ -15,8 +15,8 @@ MATCH_ADAMW = 0.2
 """Root mean square of an AdamW step, in learning rates."""
 
 
-def orthogonalise(matrix: Float[Tensor, "r c"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "r c"]:
-    """Replace the singular values of a matrix by numbers between about 0.5 and 1.5.
+def orthogonalise(matrix: Float[Tensor, "*n r c"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "*n r c"]:
+    """Replace the singular values of a matrix, or of each of several, by numbers between about 0.5 and 1.5.
 
         X <- X / |X|,    five times   A <- X X^T,   X <- a X + (b A + c A^2) X
 
@@ -28,14 +28,15 @@ def orthogonalise(matrix: Float[Tensor, "r c"], dtype: torch.dtype = torch.float
         In that precision. Source: Jordan et al. 2024 (kellerjordan.github.io/posts/muon).
     """
     a, b, c = NEWTON_SCHULZ
-    tall = matrix.shape[0] > matrix.shape[1]
+    tall = matrix.shape[-2] > matrix.shape[-1]
+    product = torch.addmm if matrix.ndim == 2 else torch.baddbmm
     x = matrix.to(dtype, copy=True)
-    x = x.T if tall else x
-    x.div_(x.norm().clamp(min=1e-7))
+    x = x.mT if tall else x
+    x.div_(x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7))
     for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if tall else x
+        gram = x @ x.mT
+        x = product(x, product(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 class Muon(Optimizer):
@@ -73,13 +74,27 @@ class Muon(Optimizer):
         """Move every matrix that has a gradient."""
         for group in self.param_groups:
             lr, momentum = group["lr"], group["momentum"]
-            for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                state = self.state[weight]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(weight)
-                buffer = state["momentum_buffer"].lerp_(weight.grad, 1 - momentum)
-                update = orthogonalise(weight.grad.lerp(buffer, momentum), self.dtype)
-                weight.mul_(1 - lr * group["weight_decay"])
-                weight.add_(update, alpha=-lr * MATCH_ADAMW * math.sqrt(max(weight.shape)))
+            for weights in _together([weight for weight in group["params"] if weight.grad is not None]):
+                ahead = [self._ahead(weight, momentum) for weight in weights]
+                alone = len(weights) == 1
+                updates = orthogonalise(ahead[0] if alone else torch.stack(ahead), self.dtype)
+                for weight, update in zip(weights, [updates] if alone else updates, strict=True):
+                    weight.mul_(1 - lr * group["weight_decay"])
+                    weight.add_(update, alpha=-lr * MATCH_ADAMW * math.sqrt(max(weight.shape)))
+
+    def _ahead(self, weight: Tensor, momentum: float) -> Tensor:
+        """Nesterov's gradient: that of the momentum after this one."""
+        assert weight.grad is not None
+        state = self.state[weight]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(weight)
+        return weight.grad.lerp(state["momentum_buffer"].lerp_(weight.grad, 1 - momentum), momentum)
+
+
+def _together(weights: list[Tensor]) -> Iterable[list[Tensor]]:
+    """Weights that take one step together: those of a shape on an accelerator, where a call costs more than a product;
+    each alone on the CPU, where it does not."""
+    found: dict[object, list[Tensor]] = {}
+    for i, weight in enumerate(weights):
+        found.setdefault(i if weight.device.type == "cpu" else (weight.shape, weight.device), []).append(weight)
+    return found.values()

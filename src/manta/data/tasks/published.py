@@ -69,6 +69,8 @@ def read(scheme: str, path: Path, split: str, num: int | None = None, seed: int 
         yield from islice(d1_countdown(path), num)
     else:
         held_out = {_key(example) for example in d1_countdown(path)}
+        if not held_out:  # nothing would be held out, unnoticed
+            raise DataError(f"d1-countdown:{path} holds no puzzle; give d1's file")
 
         def draw(rng: random.Random, split: str) -> Iterator[Example]:
             return (example for example in COUNTDOWN.draw(rng, split) if _key(example) not in held_out)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int64, Num
 from torch import Tensor, nn
 
 from manta.errors import ConfigError
-from manta.operators.attention import head_width
+from manta.operators.attention import fused_attention, head_width
 from manta.operators.rotary import RotaryTables, rotary_tables, rotate
 
 
@@ -91,7 +91,7 @@ def attend_to_all(
         key, value = kept.renew(key, value)
     visible = None if mask is None else mask[:, None, None]
     grouped = query.shape[1] != key.shape[1]
-    y = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, enable_gqa=grouped)
+    y = fused_attention(query, key, value, visible, enable_gqa=grouped)
     return y.transpose(1, 2).flatten(2)
 
 
