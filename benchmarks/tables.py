@@ -368,7 +368,7 @@ def _mean_of(figures: dict[str, Any], name: str, form: str) -> str:
 
 
 def spaces_table(result: list[dict[str, Any]]) -> str:
-    """Spaces and families at equal minutes on E2E dev."""
+    """Spaces at equal minutes on E2E dev."""
     columns = [("consensus", calls) for calls in ("4", "8", "16", "32")] + [("diverse", calls) for calls in ("8", "16")]
     heads = [f"{style} {calls}" for style, calls in columns]
     lines = [
@@ -443,7 +443,7 @@ def rate_table(result: dict[str, Any]) -> str:
 
 
 def families_table(result: dict[str, Any]) -> str:
-    """Families of equal data, minutes and parameters on E2E test, at 1 to 64 calls."""
+    """Families of equal data, steps and parameters on E2E test, at 1 to 64 calls."""
     budgets = sorted({row["budget"] for model in result["models"] for row in model["rows"] if row["budget"]})
     lines = [
         "| E2E test: BLEU (slot error rate) | parameters | style | " + " | ".join(f"{b} calls" for b in budgets) + " |",
@@ -505,6 +505,23 @@ def bench_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def gpu_table(result: dict[str, Any]) -> str:
+    """Seconds of eight calls and of a call a token on a GPU."""
+    names = {"manta": "Manta-LM", "masked": "masked", "ar": "left to right"}
+    rows = [row for row in result["writing"] if row["decoder"] in ("", None, "confidence")]
+    lengths, batches = (sorted({row[name] for row in rows}) for name in ("length", "batch"))
+    heads = [f"{length} tokens, batch {batch}" for length in lengths for batch in batches]
+    lines = [f"| {result['machine']['gpu']}: milliseconds | calls | " + " | ".join(heads) + " |"]
+    lines.append("|---|---|" + "---|" * len(heads))
+    for family, name in names.items():
+        found = {(row["length"], row["batch"]): row for row in rows if row["family"] == family}
+        taken = [found[length, batch] for length in lengths for batch in batches]
+        calls = "one a token" if family == "ar" else f"{taken[0]['calls']:.0f}"
+        cells = [f"{1000 * row['seconds']:.0f} ± {500 * row['seconds'] * row['spread']:.0f}" for row in taken]
+        lines.append(f"| {name} | {calls} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def speed_table(result: dict[str, Any]) -> str:
     """Seconds against length: left to right beside GPT-2, and the caches of a masked model."""
     lines = [
@@ -552,6 +569,7 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "families": (("e2e_families.json", families_table),),
     "variants": (("weather_variants.json", variants_table),),
     "bench": (("bench.json", bench_table),),
+    "gpu": (("bench_gpu.json", gpu_table),),
     "rate": (("rate.json", rate_table),),
     "feedback": (("feedback.json", feedback_table),),
     "prediction": (("prediction.json", prediction_table),),

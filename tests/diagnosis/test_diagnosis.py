@@ -8,6 +8,7 @@ import torch
 
 from manta.diagnosis import Diagnosis, Figure, Measured, ModelDiagnosis, Settings, diagnose, render, verdicts
 from manta.diagnosis.judging import oracle_of
+from manta.diagnosis.page import _shown
 from manta.diagnosis.results import on_common_times, thirds
 from manta.diagnosis.steering import choose_keyword
 from manta.errors import UsageError
@@ -24,6 +25,14 @@ def test_a_figure_leaves_out_what_is_absent():
     assert figure.spread == pytest.approx(math.sqrt(2))
     assert figure.row() == {"mean": 2.0, "spread": pytest.approx(math.sqrt(2)), "n": 2, "values": [1.0, None, 3.0]}
     assert Figure((math.nan, math.nan)).row()["mean"] is None
+
+
+def test_the_page_tells_a_mean_with_its_interval_over_prompts():
+    assert _shown(Figure((1.0, 1.0, 1.0))) == "1 [1, 1]"
+    assert _shown(Figure((2.0, math.nan))) == "2 (1 absent)"
+    assert _shown(Figure((math.nan,))) == "absent"
+    low, high = _shown(Figure(tuple(map(float, range(11))))).removeprefix("5 [").removesuffix("]").split(", ")
+    assert 2.5 < float(low) < 4 and 6 < float(high) < 7.5
 
 
 def test_rows_of_different_lengths_are_read_at_common_times():

@@ -3,11 +3,15 @@
 import math
 from collections.abc import Sequence
 
+import torch
+
 from manta.diagnosis.glossary import FIGURES
 from manta.diagnosis.results import Figure
 from manta.diagnosis.run import Diagnosis
 from manta.diagnosis.verdicts import verdicts
+from manta.metrics import bootstrap_mean
 from manta.report import Page, heat, lines, scatter
+from manta.runtime import make_generator
 
 
 def render(found: Diagnosis) -> str:
@@ -42,8 +46,8 @@ def _opening(page: Page, found: Diagnosis) -> None:
         f"{f'likelihood under {found.judge}' if found.judge else 'no judge (name one with --judge)'}. "
         f"Manta-LM's field is measured with its words "
         f"{'held as they settle in writing' if settings.words == 'writing' else 'all masked'}. Times run from 0 "
-        "(nothing is decided) to 1 (the text is written); ± is one standard deviation over prompts, bands show it "
-        "within the extremes."
+        "(nothing is decided) to 1 (the text is written). In brackets are 95% intervals of the mean over prompts; "
+        "bands show one standard deviation, within the extremes."
     )
     rows = []
     for model in found.models:
@@ -300,7 +304,7 @@ def _has(found: Diagnosis, name: str) -> bool:
 
 def _figures(page: Page, found: Diagnosis) -> None:
     page.section("All figures")
-    page.text("Mean ± standard deviation over prompts; docs/diagnostics.md defines each for each family.")
+    page.text("Mean and its 95% interval over prompts; docs/diagnostics.md defines each for each family.")
     known = sorted({name for model in found.models for name in model.measured.figures}, key=_order)
     _table(page, found, known, "Every figure that was measured.")
 
@@ -328,6 +332,8 @@ def _table(page: Page, found: Diagnosis, names: Sequence[str], caption: str) -> 
 def _shown(figure: Figure) -> str:
     if not figure.finite:
         return "absent"
-    spread = "" if math.isnan(figure.spread) else f" ± {figure.spread:.2g}"
-    left_out = len(figure.values) - len(figure.finite)
-    return f"{figure.mean:.3g}{spread}" + (f" ({left_out} absent)" if left_out else "")
+    interval, left_out = "", len(figure.values) - len(figure.finite)
+    if len(figure.finite) > 1:
+        found = bootstrap_mean(torch.tensor(figure.finite), generator=make_generator(0), resamples=2000)
+        interval = f" [{found.low:.3g}, {found.high:.3g}]"
+    return f"{figure.mean:.3g}{interval}" + (f" ({left_out} absent)" if left_out else "")
