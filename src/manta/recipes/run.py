@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from manta import __version__
-from manta.config import from_dict, to_dict
+from manta.config import to_dict
 from manta.data import read
 from manta.errors import CheckpointError, TrainingError, UsageError
 from manta.families.autoregressive import AutoregressiveLM
@@ -66,7 +66,6 @@ from manta.training import (
     read_log,
     require_tensorboard,
     save_checkpoint,
-    show_progress,
     train_stage,
 )
 
@@ -542,45 +541,3 @@ def _standing(state: dict[str, Any]) -> str:
     if state.get("completed"):
         return f"step {state['step']}, the end of {state['stage']}"
     return f"step {state['step']} ({state['stage']} {state['stage_step']} of {state['stage_steps']})"
-
-
-def train(
-    data: str | Path,
-    out: str | Path,
-    *,
-    resume: bool = False,
-    device: str | None = None,
-    progress: bool | None = None,
-    **recipe: Any,
-) -> LanguageModel:
-    """Train a model and return it, ready to write.
-
-        lm = manta.train("mine.jsonl", "runs/mine", time_budget="30m")
-        print(lm.write("what it should answer to"))
-
-    Args:
-        data: a file, or a name of data; see `Recipe.data`.
-        out: the run folder; the model folder is `out/model`.
-        resume: continue the run of that folder.
-        device: see `resolve_device`.
-        progress: show how it goes, on stderr: True does, False is quiet; None shows it on a terminal and in a notebook.
-        recipe: fields of `Recipe`, e.g. `time_budget="3m"`, `size="tiny"`.
-
-    Returns:
-        The model, of the family that the recipe names: `write` gives texts, `generate` gives events.
-
-    Raises:
-        UsageError: data or folder are no path or name, or the folder holds a run and `resume` is not set.
-        ConfigError: for an unknown or ill-typed field.
-        DataError: for data that cannot be read.
-        CheckpointError: there is nothing to resume.
-        TrainingError: when the loss is no longer finite.
-    """
-    for name, value in (("data", data), ("out", out)):
-        if not isinstance(value, str | Path) or not str(value):
-            raise UsageError(f"{name} should be a path or a name, received {value!r} ({type(value).__name__})")
-    asked = from_dict(Recipe, {"data": str(data), **recipe})
-    more = asked.time_budget if resume else None
-    run = TrainingRun(asked, out, resume=resume, device=device, time_budget=more)
-    show_progress(run.events(), progress)
-    return run.language_model

@@ -1,0 +1,74 @@
+"""A training in one call of Python."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from manta.config import from_dict, to_dict
+from manta.errors import UsageError
+from manta.hub.folder import LanguageModel
+from manta.recipes.recipe import Recipe, resolve
+from manta.recipes.run import TrainingRun
+from manta.recipes.runfolder import stored_recipe
+from manta.training import show_progress
+
+
+def train(
+    data: str | Path,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    device: str | None = None,
+    progress: bool | None = None,
+    **recipe: Any,
+) -> LanguageModel:
+    """Train a model and return it, ready to write.
+
+        lm = manta.train("mine.jsonl", "runs/mine", time_budget="30m")
+        print(lm.write("what it should answer to"))
+
+    Args:
+        data: a file, or a name of data; see `Recipe.data`.
+        out: the run folder; the model folder is `out/model`.
+        resume: continue the run of that folder.
+        device: see `resolve_device`.
+        progress: show how it goes, on stderr: True does, False is quiet; None shows it on a terminal and in a notebook.
+        recipe: fields of `Recipe`, e.g. `time_budget="3m"`, `size="tiny"`.
+
+    Returns:
+        The model, of the family that the recipe names: `write` gives texts, `generate` gives events.
+
+    Raises:
+        UsageError: data or folder are no path or name, the folder holds a run and `resume` is not set, or a run that is
+            to be continued has another recipe than is given (more of a time budget it takes).
+        ConfigError: for an unknown or ill-typed field.
+        DataError: for data that cannot be read.
+        CheckpointError: there is nothing to resume.
+        TrainingError: when the loss is no longer finite.
+    """
+    for name, value in (("data", data), ("out", out)):
+        if not isinstance(value, str | Path) or not str(value):
+            raise UsageError(f"{name} should be a path or a name, received {value!r} ({type(value).__name__})")
+    asked = from_dict(Recipe, {"data": str(data), **recipe})
+    more = asked.time_budget if resume else None
+    if resume:
+        _refuse_changes(Path(out), asked, recipe)
+    run = TrainingRun(asked, out, resume=resume, device=device, time_budget=more)
+    show_progress(run.events(), progress)
+    return run.language_model
+
+
+def _refuse_changes(out: Path, asked: Recipe, given: dict[str, Any]) -> None:
+    """Refuse what would make another run of one that is continued; what it has already may be said again."""
+    own = stored_recipe(out)
+    kept = {} if own.time_budget is None else {"time_budget": own.time_budget}
+    changed = from_dict(Recipe, {**to_dict(own), **given, **kept, "data": asked.data})
+    whole = resolve(from_dict(Recipe, {"data": asked.data, **given, **kept}))
+    if whole.train.precision == "auto":
+        whole = replace(whole, train=replace(whole.train, precision=own.train.precision))
+    if own not in (changed, whole):
+        names = [name for name, value in to_dict(changed).items() if value != to_dict(own)[name]]
+        raise UsageError(
+            f"resume continues {out} by its own recipe, which has another {', '.join(names)}; leave that out, or "
+            f"change {out}/recipe.json"
+        )
