@@ -48,6 +48,8 @@ WEATHER: dict[str, dict[str, Any]] = {
     "operator: windowed": {"model": {"operator": {"kind": "windowed"}}},
     "latents, r = 1": {"model": {"space": {"rate": 1}}},
     "embeddings": {"model": {"space": {"kind": "embedding"}}},
+    "masked": {"family": "masked"},
+    "masked, places not told": {"family": "masked", "absolute_places": False},
 }
 """Words are read from the policy's own call, so the cross-entropy that trains them is the terminal cost and cannot be
 left out; what can is velocity matching."""
@@ -60,6 +62,7 @@ E2E: dict[str, dict[str, Any]] = {
     "latents, r = 4, noise floor 0.5": {"model": {"space": {"noise_floor": 0.5}}},
     "embeddings": {"model": {"space": {"kind": "embedding"}, "depth": 6}},
     "masked": {"family": "masked", "masked": {"depth": 6}},
+    "masked, places not told": {"family": "masked", "masked": {"depth": 6}, "absolute_places": False},
     "autoregressive": {"family": "ar", "consensus": "none", "warm_start": False, "teacher": {"depth": 6}},
 }
 """Without an encoder of latents the others get its blocks, so that parameters agree."""

@@ -158,7 +158,7 @@ def test_the_verb_prints_tables_or_json(tmp_path, capsys):
     assert main([*arguments, "--json", "--out", str(tmp_path / "bench.json")]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found == json.loads((tmp_path / "bench.json").read_text())
-    assert set(found) == {"machine", "writing", "outside", "operators", "growth_of_operators"}
+    assert set(found) == {"report", "machine", "writing", "outside", "operators", "growth_of_operators"}
     assert [row["batch"] for row in found["writing"]] == [1, 4] and found["writing"][0]["family"] == "masked"
     assert main(arguments) == 0
     assert "texts per second" in capsys.readouterr().out

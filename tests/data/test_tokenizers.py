@@ -1,4 +1,8 @@
+import _thread
+import itertools
 import json
+import time
+from threading import Timer
 
 import numpy as np
 import pytest
@@ -189,3 +193,24 @@ def test_a_file_that_gives_other_ids_or_does_more_is_refused(tmp_path, damage):
     file.write_text(json.dumps(description))
     with pytest.raises(ModelError, match=r"tokenizer\.json"):
         Tokenizer.load(file)
+
+
+def test_learning_can_be_interrupted():
+    def endless():
+        for number in itertools.count():
+            yield f"word {number}"
+
+    Timer(0.3, _thread.interrupt_main).start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        Tokenizer.train(endless(), 512)
+    assert time.monotonic() - start < 20
+
+
+def test_a_text_that_cannot_be_read_ends_learning_with_its_own_error():
+    def broken():
+        yield "a text"
+        raise DataError("line 2 is damaged")
+
+    with pytest.raises(DataError, match="line 2"):
+        Tokenizer.train(broken(), 512)

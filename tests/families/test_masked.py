@@ -58,6 +58,16 @@ def test_a_cached_full_call_is_the_model_itself(places):
         torch.testing.assert_close(part[mask[:, 4:8]], full(tokens, 4, 8)[mask[:, 4:8]], atol=1e-4, rtol=1e-4)
 
 
+def test_places_of_an_unwritten_canvas_are_alike_unless_they_are_told():
+    for places in (False, True):
+        model = make_masked(absolute_places=places).model
+        memory = model.memory(torch.randint(4, 300, (1, 5)), torch.tensor([5]), torch.zeros(1, dtype=torch.long))
+        with torch.no_grad():
+            logits = FullDenoiser(model, torch.ones(1, 16, dtype=torch.bool), memory)(torch.full((1, 16), MASK), 0, 16)
+        alike = torch.allclose(logits, logits[:, :1].expand_as(logits), atol=1e-3)
+        assert alike != places
+
+
 def test_a_span_reads_the_other_positions_as_they_were(lm):
     tokens = torch.randint(4, 300, (1, 10))
     mask = torch.ones_like(tokens).bool()

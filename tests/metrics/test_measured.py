@@ -129,6 +129,8 @@ def test_what_has_no_interval() -> None:
     times = resampled(12, generator=make_generator(0), resamples=100)
     assert interval_of([1.0], times) is None
     assert interval_of([Sums.mean(torch.ones(12))], times) is None, "a width of 0 would claim what is not known"
+    same = LeftOut(0.1 + 0.2, torch.full((12,), 0.1 + 0.2) + 1e-17)
+    assert interval_of([same], times) is None and difference_of([same], [same], times) is None, "rounding is no width"
     assert interval_of([Sums.mean(torch.arange(9.0))], times[:, :9]) is None, "too few items"
     assert difference_of([1.0], [2.0], times) is None
     with pytest.raises(DataError, match="the same items"):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from manta.config import Unset, apply_overrides, from_dict, to_dict
+from manta.errors import ConfigError
 from manta.families.masked import MaskedConfig
 from manta.families.model import MantaConfig
 from manta.operators import AttentionConfig, AttentionFourierConfig, WindowedConfig
@@ -38,6 +39,19 @@ def test_places_and_lengths_set_by_hand_stay_on_a_structured_task():
     assert (found.absolute_places, found.max_prompt, found.max_text) == (False, 64, 96)
     derived = resolve(Recipe(data="builtin:sudoku4"))
     assert derived.absolute_places and derived.model.absolute_places and derived.max_text < 96
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63 - 1, 2**70])
+def test_a_seed_out_of_range_is_refused_at_once(seed):
+    with pytest.raises(ConfigError, match="seed should lie between"):
+        Recipe(seed=seed)
+
+
+def test_masked_models_are_told_places_and_so_is_the_teacher_they_start_from():
+    found = resolve(Recipe(family="masked", warm_start=True))
+    assert found.masked.absolute_places and found.teacher.absolute_places
+    assert not resolve(Recipe(family="masked", absolute_places=False)).masked.absolute_places
+    assert not resolve(Recipe(family="manta")).model.absolute_places
 
 
 @pytest.mark.parametrize("size", SIZES)

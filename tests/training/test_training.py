@@ -216,7 +216,20 @@ def test_a_generators_state_survives_json():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"learning_rate": 0.0}, {"warmup_share": 1.0}, {"decay": "steps"}, {"accumulate": 0}]
+    "wrong",
+    [
+        {"learning_rate": 0.0},
+        {"learning_rate": 1e300},
+        {"learning_rate": float("nan")},
+        {"warmup_share": 1.0},
+        {"decay": "steps"},
+        {"accumulate": 0},
+        {"clip_norm": -1.0},
+        {"clip_norm": 0.0},
+        {"weight_decay": -50.0},
+        {"betas": (2.0, 3.0)},
+        {"precision": "float16"},
+    ],
 )
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ConfigError):

@@ -39,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code, see the top of this file. Nothing is raised.
     """
     arguments, debug = _split_debug(list(sys.argv[1:] if argv is None else argv))
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # Python has none where it was started with the stream closed
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
     try:
         # Ended by a signal, a verb still removes the files it was writing. INT raises in Python by itself.
         with on_signals(interrupt, ("SIGTERM", "SIGHUP")):

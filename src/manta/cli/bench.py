@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from manta.cli.options import argument, parse_options
-from manta.cli.outputs import claim_file
+from manta.cli.outputs import claim_file, marked
 from manta.errors import UsageError
 from manta.families.events import CacheKind, DecoderName
 
@@ -81,7 +81,7 @@ def run(argv: Sequence[str]) -> int:
     from manta.bench import machine, rows_as_table
     from manta.runtime import atomic_write, resolve_device
 
-    result: dict[str, Any] = {"machine": machine(resolve_device(options.device))}
+    result = marked("bench", {"machine": machine(resolve_device(options.device))})
     for part, rows in _measured(options):
         result[part] = rows
         if not options.json and rows:

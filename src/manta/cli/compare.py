@@ -9,7 +9,7 @@ from pathlib import Path
 
 from manta.cli.measuring import Line, MeasureOptions, check_data, make_evaluator
 from manta.cli.options import argument, parse_options
-from manta.cli.outputs import claim_folder
+from manta.cli.outputs import claim_folder, marked
 from manta.errors import UsageError
 
 
@@ -69,7 +69,7 @@ def run(argv: Sequence[str]) -> int:
     comparison = compare(evaluator, models, sweep, how)
     progress.clear()
     command = shlex.join(["manta", "compare", *argv])
-    report = comparison.row(evaluator, command)
+    report = marked("compare", comparison.row(evaluator, command))
     page = comparison_page(comparison, evaluator, command).encode()
     options.out.mkdir(parents=True, exist_ok=True)
     atomic_write(options.out / "compare.json", (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())

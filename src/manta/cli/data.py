@@ -79,6 +79,8 @@ def run(argv: Sequence[str]) -> int:
 
 def _export(options: ExportOptions) -> None:
     claim_file(options.out)
+    if options.out is not None and options.out.suffix.lower() in (".csv", ".zip", ".gz", ".xz", ".bz2"):
+        raise UsageError(f"{options.out} would hold plain JSON lines, whatever its name; name it .jsonl")
     from manta.data.sources import read
     from manta.runtime import atomic_write
 

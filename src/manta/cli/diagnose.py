@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from manta.cli.options import argument, parse_options
-from manta.cli.outputs import claim_folder
+from manta.cli.outputs import claim_folder, marked
 from manta.errors import DataError, ModelError, UsageError
 from manta.families.events import Style
 
@@ -72,7 +72,7 @@ def run(argv: Sequence[str]) -> int:
         print(f"{time.perf_counter() - start:6.1f} s  {line}", file=sys.stderr, flush=True)
 
     found = diagnose(models, prompts, settings, judge=judge, keyword=options.keyword, progress=progress)
-    row = {**found.row(), "verdicts": [to_dict(verdict) for verdict in verdicts(found)]}
+    row = marked("diagnose", {**found.row(), "verdicts": [to_dict(verdict) for verdict in verdicts(found)]})
     text = json.dumps(row, ensure_ascii=False, allow_nan=False)
     if options.out is not None:
         from manta.runtime import atomic_write

@@ -10,7 +10,7 @@ from typing import Any
 
 from manta.cli.measuring import Line, MeasureOptions, check_data, make_evaluator
 from manta.cli.options import argument, parse_options
-from manta.cli.outputs import claim_file
+from manta.cli.outputs import MARK, claim_file
 from manta.errors import UsageError
 
 WRITING = ("num_steps", "style", "decoder", "temperature", "guidance_scale", "top_k", "top_p", "batch_size")
@@ -86,6 +86,7 @@ def run(argv: Sequence[str]) -> int:
     corpus = evaluator.corpus
     progress.clear()
     report = {
+        MARK: "manta evaluate",
         "command": shlex.join(["manta", "evaluate", *argv]),
         "data": evaluator.data.name,
         "split": evaluator.data.split,

@@ -1,11 +1,12 @@
 """Tokenizers whose round trip is exact: byte-level BPE for every Unicode string, or a token a symbol for puzzles."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from hashlib import blake2b
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -109,10 +110,14 @@ class Tokenizer:
                 if text:
                     chars += len(text)
                     yield from pieces_of(" " + text)
-                if chars >= max_chars:
+                if chars >= max_chars or stopped.is_set():
                     return
 
-        backend.train_from_iterator(stream(), trainer)
+        stopped = Event()
+        try:
+            _interruptibly(partial(backend.train_from_iterator, stream(), trainer))
+        finally:
+            stopped.set()
         if chars == 0:
             raise DataError("the tokenizer got no text to learn from; give it at least one example")
         return cls(backend)
@@ -305,6 +310,24 @@ def panics() -> Iterator[None]:
         if type(error) is not Exception and type(error).__name__ != "PanicException":
             raise
         raise ModelError(f"the tokenizer cannot be used ({str(error)[:200]}); its file is damaged") from None
+
+
+def _interruptibly(work: Callable[[], object]) -> None:
+    """Do what the library does without a look at signals, so that they still reach this thread at once."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    worker = Thread(target=run, daemon=True)
+    worker.start()
+    while worker.is_alive():
+        worker.join(0.05)
+    if failed:
+        raise failed[0]
 
 
 def _check_symbols(text: str, symbols: str) -> None:

@@ -69,8 +69,9 @@ class MaskedConfig:
     max_text: int = Unset(128)
     """Most tokens of a text."""
     absolute_places: bool | None = None
-    """Tell prompt and text the absolute place of each token: for texts that answer their prompt place by place; None:
-    as a recipe says, and without one no."""
+    """Tell prompt and text the absolute place of each token; None: as a recipe says, and without one no. Without it the
+    positions of an unwritten canvas cannot be told apart: attention between equal tokens gives each of them the same,
+    however it is turned, so the first words of a text are all the same one."""
     operator: OperatorChoice = field(default_factory=AttentionConfig)
     """How positions act on each other."""
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from manta.config import from_dict, shortened, to_dict
 from manta.data import Tokenizer
-from manta.errors import ConfigError, MantaError, ModelError
+from manta.errors import ConfigError, MantaError, ModelError, UsageError
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
 from manta.families.manta_lm import MantaLM, Split
 from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
@@ -133,7 +133,10 @@ def load(path: str | Path | None = None, *, device: str | None = None) -> Langua
 
     Raises:
         ModelError: when the folder is missing, damaged, or of another format; the message says which file.
+        UsageError: for what is no path or name.
     """
+    if path is not None and (not isinstance(path, str | Path) or not str(path)):
+        raise UsageError(f"a model is a path or a name, received {path!r} ({type(path).__name__})")
     folder = shipped() if path is None else _find(path)
     if find_foreign(folder) is not None:
         return load_foreign(folder, device)

@@ -18,6 +18,8 @@ from manta.metrics.bootstrap import Interval, jackknife, wilson
 
 FEWEST = 10
 """Items below which there is no interval: of fewer the bootstrap's are much too narrow."""
+NO_WIDTH = 1e-9
+"""An interval so narrow, of its figure, is rounding: there is none."""
 RESAMPLES = 2000
 """Resamples of a bootstrap, which tell the ends to about a twentieth of the interval."""
 
@@ -162,12 +164,14 @@ def _interval(plus: Sequence[Measured], minus: Sequence[Measured], times: Tensor
         sides = [[run for run in side if isinstance(run, LeftOut)] for side in (plus, minus)]
         variance = sum(run.variance / len(side) ** 2 for side in sides for run in side)
         found = jackknife(value, _less(*([run.without for run in s] for s in sides)), variance=variance, level=level)
-        if minus:
-            return found
-        return Interval(value, max(0.0, found.low), min(1.0, found.high), level) if found.low < found.high else None
+        if found.high - found.low <= NO_WIDTH * max(1, abs(value)):
+            return None
+        return found if minus else Interval(value, max(0.0, found.low), min(1.0, found.high), level)
     drawn = _less(*([_figures(run, times) for run in side] for side in (plus, minus)))
     drawn = drawn[drawn.isfinite()]  # a resample of items of which there is nothing to say has no figure
-    if len(drawn) < 100 or not math.isfinite(value) or float(drawn.max() - drawn.min()) <= 1e-12 * max(1, abs(value)):
+    if len(drawn) < 100 or not math.isfinite(value):
+        return None
+    if float(drawn.max() - drawn.min()) <= NO_WIDTH * max(1, abs(value)):
         return None
     low, high = drawn.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
     return Interval(value, low, high, level)

@@ -33,6 +33,9 @@ SIZES = {
 LEARNING_RATE = 0.384
 """Learning rate times width: a step moves what a wider matrix puts out by more."""
 
+MAX_RUN_SEED = 10**15
+"""Largest seed of a run, whose stages have seeds of their own, a thousand times as large."""
+
 AUTO_SIZE: tuple[tuple[float, Literal["nano", "tiny", "small"]], ...] = ((6, "nano"), (20, "tiny"), (math.inf, "small"))
 """Minutes of the budget up to which a size is trained well on two CPU cores."""
 
@@ -82,8 +85,8 @@ class Recipe:
     consensus_share: float = 0.5
     """Share of the examples that are consensus targets, where there are some."""
     absolute_places: bool | None = None
-    """Tell prompt and text the absolute place of each token: for texts that answer their prompt place by place. None:
-    where the data is a structured task."""
+    """Tell prompt and text the absolute place of each token: for texts that answer their prompt place by place, and for
+    masked models, to which the places of an unwritten text are all alike without. None: for these two."""
     recombined: int = 0
     """Prompts made by recombining the slots of others (`key[value], …` or `key: value, …`), for the teacher."""
     warm_start: bool | None = None
@@ -125,6 +128,8 @@ class Recipe:
             raise ConfigError(f"num_steps should be at least 4, received {self.num_steps}")
         if self.time_budget is not None:
             seconds(self.time_budget)
+        if not 0 <= self.seed <= MAX_RUN_SEED:
+            raise ConfigError(f"seed should lie between 0 and {MAX_RUN_SEED}, received {self.seed}")
         if not 0 <= self.consensus_share <= 1:
             raise ConfigError(f"consensus_share should lie in [0, 1], received {self.consensus_share}")
         if self.batch_tokens is not None and self.batch_tokens < 64:
@@ -158,6 +163,8 @@ def resolve(recipe: Recipe) -> Recipe:
     if (task := task_of(recipe.data)) is not None:  # a puzzle's solution answers it place by place
         lengths = {"max_prompt": task.prompt_length, "max_text": task.text_length}
         recipe = _filled(recipe, {"absolute_places": True, **lengths})
+    if recipe.family == "masked":
+        recipe = _filled(recipe, {"absolute_places": True})
     if recipe.size == "auto":
         minutes = math.inf if recipe.time_budget is None else seconds(recipe.time_budget) / 60
         recipe = replace(recipe, size=next(size for limit, size in AUTO_SIZE if minutes <= limit))

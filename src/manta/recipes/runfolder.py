@@ -1,7 +1,7 @@
 """A run's folder: whose it is, who may write in it now, and what was written in it of the run itself."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from manta.runtime import atomic_write, sweep
 RECIPE = "recipe.json"
 PLAN = "plan.json"
 LOCK = ".lock"
-EDITABLE = ("train", "checkpoint_minutes", "time_budget", "num_steps", "shares", "objective", "masking")
-"""Fields of a run's recipe that may be changed while it is interrupted; the others are in its weights and its data."""
+EDITABLE = ("train", "checkpoint_minutes", "time_budget", "objective", "masking")
+"""Fields of a run's recipe that may be changed while it is interrupted; the others are in its weights, its data and the
+steps that its stages were given."""
 
 
 class RunFolder:
@@ -90,7 +91,7 @@ class RunFolder:
         if not path.is_dir():
             raise UsageError(f"{path} is a file; give --out a folder of its own")
         try:
-            found = sorted(entry.name for entry in path.iterdir() if entry.name != LOCK)
+            found = sorted(entry.name for entry in path.iterdir() if not _is_lock(entry))
         except OSError as error:
             raise UsageError(f"{path} cannot be read ({error.strerror}); choose another --out") from error
         if RECIPE in found:
@@ -100,6 +101,25 @@ class RunFolder:
                 f"{path} is not empty: it holds {found[0]}{' and more' if len(found) > 1 else ''}, and a run would "
                 "write over what is there; give --out a new folder"
             )
+
+
+def another_recipe(run: Path, names: Sequence[str], option: str) -> UsageError:
+    """What is said where a run is continued with another recipe than its own.
+
+    Args:
+        run: its folder.
+        names: fields that differ.
+        option: how resuming is asked for.
+    """
+    mend = f"change {run / RECIPE}" if set(names) <= set(EDITABLE) else "begin another run"
+    return UsageError(
+        f"{option} continues {run} by its own recipe, which has another {', '.join(names)}; leave that out, or {mend}"
+    )
+
+
+def _is_lock(entry: Path) -> bool:
+    """Whether a file of a folder is our lock, which holds nothing."""
+    return entry.name == LOCK and entry.is_file() and entry.stat().st_size == 0
 
 
 def stored_recipe(run: Path) -> Recipe:

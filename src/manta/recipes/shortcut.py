@@ -9,7 +9,7 @@ from manta.errors import UsageError
 from manta.hub.folder import LanguageModel
 from manta.recipes.recipe import Recipe, resolve
 from manta.recipes.run import TrainingRun
-from manta.recipes.runfolder import stored_recipe
+from manta.recipes.runfolder import another_recipe, stored_recipe
 from manta.training import show_progress
 
 
@@ -68,7 +68,4 @@ def _refuse_changes(out: Path, asked: Recipe, given: dict[str, Any]) -> None:
         whole = replace(whole, train=replace(whole.train, precision=own.train.precision))
     if own not in (changed, whole):
         names = [name for name, value in to_dict(changed).items() if value != to_dict(own)[name]]
-        raise UsageError(
-            f"resume continues {out} by its own recipe, which has another {', '.join(names)}; leave that out, or "
-            f"change {out}/recipe.json"
-        )
+        raise another_recipe(out, names, "resume")

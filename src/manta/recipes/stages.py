@@ -101,7 +101,8 @@ def stage_specs(parts: Parts) -> list[StageSpec]:
     specs: list[StageSpec] = []
     if recipe.family == "ar" or recipe.consensus == "teacher" or recipe.warm_start:
         parts.modules["teacher"] = AutoregressiveModel(recipe.teacher).to(parts.device)
-        specs.append(_spec("teacher", recipe.shares.teacher, parts.teacher, NextToken(), lambda: parts.corpus))
+        share = 1.0 if recipe.family == "ar" else recipe.shares.teacher
+        specs.append(_spec("teacher", share, parts.teacher, NextToken(), lambda: parts.corpus))
     if recipe.family == "ar":
         return specs
     if recipe.family == "masked":

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from manta.errors import ConfigError, TrainingError
-from manta.runtime import autocast
+from manta.runtime import autocast, dtype_of
 from manta.training.checkpoint import pack_bytes, unpack_bytes
 from manta.training.ema import ExponentialAverage
 from manta.training.optimizer import Kind, build_optimizers, load_moments, moments
@@ -56,6 +56,16 @@ class TrainConfig:
             raise ConfigError(f"warmup_share should lie in [0, 1), received {self.warmup_share}")
         if self.decay not in ("linear", "cosine"):
             raise ConfigError(f"decay should be 'linear' or 'cosine', received {self.decay!r}")
+        if self.learning_rate is not None and not self.learning_rate <= 100:
+            raise ConfigError(f"learning_rate should be at most 100, received {self.learning_rate}")
+        if not (self.clip_norm > 0 and math.isfinite(self.clip_norm)):
+            raise ConfigError(f"clip_norm should be above 0 and finite, received {self.clip_norm}")
+        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
+            raise ConfigError(f"weight_decay should be at least 0 and finite, received {self.weight_decay}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"betas should lie in [0, 1), received {', '.join(map(str, self.betas))}")
+        if self.precision != "auto":
+            dtype_of(self.precision)
         if self.accumulate < 1:
             raise ConfigError(f"accumulate should be at least 1, received {self.accumulate}")
         if not 0 < self.average_share <= 1:
