@@ -93,14 +93,14 @@ def _refuse_changes(options: TrainOptions, own) -> None:
     from manta.recipes import resolve
     from manta.recipes.runfolder import another_recipe
 
-    assert options.out is not None, "seen to before"
-
+    out = options.out
+    assert out is not None, "seen to before"
     if options.time_budget is not None and own.num_steps is None:  # more of it is no change of the run
         options = replace(options, time_budget=own.time_budget)
     changed = _recipe(options, own)
     if changed != own and not (options.data and _settled(resolve(_recipe(options)), own) == own):
         names = [name for name, value in to_dict(changed).items() if value != to_dict(own)[name]]
-        raise another_recipe(options.out, names, "--resume")
+        raise another_recipe(out, names, "--resume")
 
 
 def _settled(recipe, own):
