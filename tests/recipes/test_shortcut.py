@@ -34,9 +34,3 @@ def test_a_file_of_the_lock_s_name_that_holds_something_is_no_lock(tmp_path):
     with pytest.raises(UsageError, match=r"is not empty: it holds \.lock"):
         manta.train("builtin:nosuch", tmp_path, num_steps=5, progress=False)
     assert (tmp_path / ".lock").read_text() == "mine"
-
-
-@pytest.mark.parametrize("path", [""])
-def test_a_model_is_a_path_or_a_name(path: str):
-    with pytest.raises(UsageError, match="a path or a name"):
-        manta.load(path)

@@ -33,7 +33,8 @@ def claim_file(path: Path | None, verb: str | None = None) -> None:
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name a file with --out")
     if not parent.is_dir():
-        raise UsageError(f"{path} cannot be written: there is no folder {parent}; make it first")
+        missing = parent if path.is_symlink() else path.parent
+        raise UsageError(f"{path} cannot be written: there is no folder {missing}; make it first")
     if not os.access(parent, os.W_OK):
         raise UsageError(f"{path} cannot be written: no permission in {parent}; choose another --out")
     if path.exists() and not _is_report(path, verb):

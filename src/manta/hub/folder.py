@@ -135,7 +135,7 @@ def load(path: str | Path | None = None, *, device: str | None = None) -> Langua
         ModelError: when the folder is missing, damaged, or of another format; the message says which file.
         UsageError: for what is no path or name.
     """
-    if path is not None and (not isinstance(path, str | Path) or not str(path)):
+    if path is not None and not isinstance(path, str | Path):
         raise UsageError(f"a model is a path or a name, received {path!r} ({type(path).__name__})")
     folder = shipped() if path is None else _find(path)
     if find_foreign(folder) is not None:
@@ -249,12 +249,13 @@ def _find(path: str | Path) -> Path:
                 f"manta train --resume --out {path}"
                 + (f"; its teacher writes already: {path}/teacher" if teacher else "")
             )
-        if folder.is_dir():
+        if name and folder.is_dir():
             return folder
     except (OSError, ValueError) as error:
         raise ModelError(f"no model at {shortened(name)} ({error})") from error
     raise ModelError(
-        f"no model at {path}; give the folder that `manta train --out` wrote, or, for one of the hub, {HUB}OWNER/NAME"
+        f"no model at {path or repr(name)}; give the folder that `manta train --out` wrote, or, for one of the hub, "
+        f"{HUB}OWNER/NAME"
     )
 
 
