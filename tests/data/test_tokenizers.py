@@ -212,7 +212,10 @@ def test_learning_can_be_interrupted():
     )
     assert learning.stdout is not None and learning.stdout.readline() == "learning\n"
     learning.send_signal(signal.SIGINT)
-    _, said = learning.communicate(timeout=20)
+    try:
+        _, said = learning.communicate(timeout=20)
+    finally:
+        learning.kill()
     assert learning.returncode == -signal.SIGINT or "KeyboardInterrupt" in said
 
 

@@ -57,9 +57,15 @@ def run(argv: Sequence[str]) -> int:
 
     progress = _Progress()
     if options.resume:
-        from manta.recipes.runfolder import stored_recipe
+        from manta.recipes import resolve
+        from manta.recipes.runfolder import refuse_changes, stored_recipe
 
-        _refuse_changes(options, stored_recipe(options.out))
+        own = stored_recipe(options.out)
+        # More of a time budget is no change of the run.
+        longer = options.time_budget is not None and own.num_steps is None
+        given = replace(options, time_budget=own.time_budget) if longer else options
+        whole = resolve(_recipe(given)) if options.data else None
+        refuse_changes(options.out, _recipe(given, own), whole, "--resume")
     training = TrainingRun(
         None if options.resume else _recipe(options),
         options.out,
@@ -82,32 +88,6 @@ def run(argv: Sequence[str]) -> int:
         raise TrainingError(f"{error} ({again})") from error
     print(f"write with it: manta generate {shlex.quote(str(options.out))} --prompt '…'", file=sys.stderr)
     return 0
-
-
-def _refuse_changes(options: TrainOptions, own) -> None:
-    """Refuse, with --resume, what would make another run of it; what the run has already may be said again.
-
-    Raises:
-        UsageError: something given differs from the run's own recipe.
-    """
-    from manta.recipes import resolve
-    from manta.recipes.runfolder import another_recipe
-
-    out = options.out
-    assert out is not None, "seen to before"
-    if options.time_budget is not None and own.num_steps is None:  # more of it is no change of the run
-        options = replace(options, time_budget=own.time_budget)
-    changed = _recipe(options, own)
-    if changed != own and not (options.data and _settled(resolve(_recipe(options)), own) == own):
-        names = [name for name, value in to_dict(changed).items() if value != to_dict(own)[name]]
-        raise another_recipe(out, names, "--resume")
-
-
-def _settled(recipe, own):
-    """A recipe with the precision that a run found the faster one, where it leaves that open."""
-    if recipe.train.precision != "auto":
-        return recipe
-    return replace(recipe, train=replace(recipe.train, precision=own.train.precision))
 
 
 def _recipe(options: TrainOptions, own=None):

@@ -8,7 +8,7 @@ folder `teacher/` that writes by itself, and at the end the model folder `model/
 import copy
 import errno
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,6 @@ from manta.config import to_dict
 from manta.data import read
 from manta.errors import CheckpointError, TrainingError, UsageError
 from manta.families.autoregressive import AutoregressiveLM
-from manta.families.manta_lm import MantaLM
-from manta.families.masked import MaskedLM, MaskedModel
 from manta.hub import is_saved, refuse_strangers, save_model
 from manta.hub.folder import LanguageModel
 from manta.recipes.budget import (
@@ -33,6 +31,7 @@ from manta.recipes.budget import (
     undertrained,
 )
 from manta.recipes.card import model_card, portable
+from manta.recipes.logged import log_row, minutes_of
 from manta.recipes.pace import (
     MEASURED_SHARE,
     MEASURED_STEPS,
@@ -42,7 +41,7 @@ from manta.recipes.pace import (
 )
 from manta.recipes.prepare import TARGETS_SHARE, corpus_of, fitting, guided_by, source_of, tokenizer_of
 from manta.recipes.recipe import Recipe, resolve, seconds
-from manta.recipes.runfolder import RunFolder, changes, stored_recipe
+from manta.recipes.runfolder import RunFolder, changes, fitting_checkpoint, standing, stored_recipe
 from manta.recipes.stages import OnDevice, Parts, StageSpec, stage_specs
 from manta.runtime import (
     atomic_write,
@@ -51,11 +50,9 @@ from manta.runtime import (
     keep_memory,
     load_json_tensors,
     make_generator,
-    peak_memory_bytes,
     resolve_device,
 )
 from manta.signals import Interrupted, on_signals
-from manta.spaces import LatentSpace
 from manta.training import (
     Progress,
     RunLog,
@@ -207,7 +204,7 @@ class TrainingRun:
             for index in range(first, len(self.specs)):
                 resumed = (tensors, state) if state and index == first and not state.get("completed") else None
                 yield from self._run_stage(index, resumed)
-        self.language_model = self._language_model(self.specs[-1].name)
+        self.language_model = self.parts.language_model(self.specs[-1].name)
         if first == len(self.specs) and is_saved(self.out / "model", self.language_model):
             yield Note(f"this run is finished; its model is in {self.out / 'model'}")
             return
@@ -379,7 +376,7 @@ class TrainingRun:
                 f"the {wrong[0]} of this run has changed since its last checkpoint ({self.recipe.data}); bring the "
                 "data back as they were, or begin another run"
             )
-        with _fitting(found):
+        with fitting_checkpoint(found):
             self.parts.modules.load_state_dict(tensors["model"])
             for name, part in self.parts.measured.items():
                 part.load_state_dict(load_json_tensors(state["measured"][name]))
@@ -388,7 +385,7 @@ class TrainingRun:
         self.clock.add(state["spent"])
         if state.get("pace") is not None:
             self._paces[state["stage"]] = state["pace"]
-        self.saved = _standing(state)
+        self.saved = standing(state)
         return tensors, state
 
     def _run_stage(
@@ -402,7 +399,7 @@ class TrainingRun:
         stage = self._stage(spec, self._steps_of(index, resumed[1]["stage_step"] if resumed else 0))
         before = sum(self.plan[s.name] for s in self.specs[:index])
         if resumed is not None:
-            with _fitting(self.out / "checkpoints"):
+            with fitting_checkpoint(self.out / "checkpoints"):
                 stage.load(*resumed)
             yield Note(f"going on with {spec.name} at step {stage.step + 1} of {stage.num_steps}")
         elif index == 0:
@@ -453,7 +450,9 @@ class TrainingRun:
         """A model folder, with a card that tells how it came about."""
         lm.prompted = self.report.prompts > 0
         recipe = portable(self.recipe)
-        card = model_card(lm.family, recipe, self.plan, {**self._minutes(), **self.minutes}, self.report)
+        card = model_card(
+            lm.family, recipe, self.plan, {**minutes_of(self.out, self.plan), **self.minutes}, self.report
+        )
         save_model(folder, lm, recipe=to_dict(recipe), card=card)
 
     def _save_stage(self, stage: Stage, before: int) -> None:
@@ -468,26 +467,14 @@ class TrainingRun:
         state = {**state, "measured": measured, "version": __version__, "recipe": to_dict(self.asked)}
         state |= {"plan": self.plan, "data": self.data, "minutes": self.minutes, "spent": self.clock.now()}
         save_checkpoint(self.out, step, tensors, state)
-        self.saved = _standing({**state, "step": step})
+        self.saved = standing({**state, "step": step})
 
     def _log(self, step: int, progress: Progress) -> None:
-        row: dict[str, Any] = {"global_step": step, "stage": progress.stage, "step": progress.step}
-        row |= {"loss": progress.loss, "lr": progress.learning_rate, "gradient_norm": progress.gradient_norm}
-        row |= {"seconds": progress.seconds, "tokens": progress.tokens, **progress.parts}
-        density = self.parts.density
-        if density is not None and progress.step % 50 == 0 and density.calibrated:
-            space = self.parts.model.space
-            if progress.stage == "policy" and isinstance(space, LatentSpace):
-                # Beyond snr = 1/floor² a standardised latent says no more about its text.
-                snr = 1 / max(space.config.noise_floor, 0.05) ** 2
-                row["implied_nats_a_latent"] = density.implied_likelihood(space.channels, snr)
-        if progress.step % 100 == 0:
-            row["peak_memory_bytes"] = peak_memory_bytes(self.device)
-        self.log.row(step, row)
+        self.log.row(step, log_row(step, progress, self.parts))
 
     def _samples(self, stage: Stage, step: int) -> Iterator[Note]:
         """A few texts by the averaged weights, into `samples/` and as a note."""
-        lm = self._language_model(stage.name)
+        lm = self.parts.language_model(stage.name)
         prompts = [p for p in self.prompts if not p or fitting([p], lm.tokenizer, lm.model.config.max_prompt)]
         if not prompts:
             return
@@ -504,40 +491,3 @@ class TrainingRun:
         atomic_write(folder / f"step-{step}.txt", ("\n".join(lines) + "\n").encode())
         self.log.text(step, "\n".join(lines))
         yield Note("\n".join("  " + line for line in lines))
-
-    def _language_model(self, stage: str) -> LanguageModel:
-        """What a stage trains, as a model that writes."""
-        parts = self.parts
-        if stage == "teacher":
-            return AutoregressiveLM(parts.teacher, parts.tokenizer)
-        if isinstance(model := parts.modules["model"], MaskedModel):
-            return MaskedLM(model, parts.tokenizer)
-        assert parts.density is not None
-        return MantaLM(parts.model, parts.tokenizer, parts.density)
-
-    def _minutes(self) -> dict[str, float]:
-        """Minutes of each stage, from the log."""
-        spent: dict[str, float] = {}
-        for row in read_log(self.out)[0]:
-            spent[row["stage"]] = spent.get(row["stage"], 0.0) + max(0.0, row.get("seconds", 0.0)) / 60
-        return {name: spent.get(name, 0.0) for name in self.plan}
-
-
-@contextmanager
-def _fitting(checkpoint: Path) -> Iterator[None]:
-    """Load a checkpoint's state.
-
-    Raises:
-        CheckpointError: it does not fit the nets of the recipe.
-    """
-    try:
-        yield
-    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{checkpoint} does not fit this recipe ({error})") from error
-
-
-def _standing(state: dict[str, Any]) -> str:
-    """Where a checkpoint stands, in words."""
-    if state.get("completed"):
-        return f"step {state['step']}, the end of {state['stage']}"
-    return f"step {state['step']} ({state['stage']} {state['stage_step']} of {state['stage_steps']})"

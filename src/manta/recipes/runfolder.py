@@ -1,8 +1,9 @@
 """A run's folder: whose it is, who may write in it now, and what was written in it of the run itself."""
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,16 +104,26 @@ class RunFolder:
             )
 
 
-def another_recipe(run: Path, names: Sequence[str], option: str) -> UsageError:
-    """What is said where a run is continued with another recipe than its own.
+def refuse_changes(run: Path, changed: Recipe, whole: Recipe | None, option: str) -> None:
+    """Refuse what would make another run of one that is continued; what it has already may be said again.
 
     Args:
         run: its folder.
-        names: fields that differ.
+        changed: its own recipe with what is given now.
+        whole: what is given now as a whole recipe, resolved; None where it is none.
         option: how resuming is asked for.
+
+    Raises:
+        UsageError: neither is the run's own; the fields that differ are named.
     """
+    own = stored_recipe(run)
+    if whole is not None and whole.train.precision == "auto":  # the run found the faster one, and keeps it
+        whole = replace(whole, train=replace(whole.train, precision=own.train.precision))
+    if own in (changed, whole):
+        return
+    names = [name for name, value in to_dict(changed).items() if value != to_dict(own)[name]]
     mend = f"change {run / RECIPE}" if set(names) <= set(EDITABLE) else "begin another run"
-    return UsageError(
+    raise UsageError(
         f"{option} continues {run} by its own recipe, which has another {', '.join(names)}; leave that out, or {mend}"
     )
 
@@ -163,3 +174,23 @@ def _missing(stored: Any, whole: Any, where: str = "") -> Iterator[str]:
                 yield f"{where}{key}"
             else:
                 yield from _missing(stored[key], value, f"{where}{key}.")
+
+
+@contextmanager
+def fitting_checkpoint(checkpoint: Path) -> Iterator[None]:
+    """Load a checkpoint's state.
+
+    Raises:
+        CheckpointError: it does not fit the nets of the recipe.
+    """
+    try:
+        yield
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{checkpoint} does not fit this recipe ({error})") from error
+
+
+def standing(state: dict[str, Any]) -> str:
+    """Where a checkpoint stands, in words."""
+    if state.get("completed"):
+        return f"step {state['step']}, the end of {state['stage']}"
+    return f"step {state['step']} ({state['stage']} {state['stage_step']} of {state['stage_steps']})"

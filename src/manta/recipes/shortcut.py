@@ -1,6 +1,5 @@
 """A training in one call of Python."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from manta.errors import UsageError
 from manta.hub.folder import LanguageModel
 from manta.recipes.recipe import Recipe, resolve
 from manta.recipes.run import TrainingRun
-from manta.recipes.runfolder import another_recipe, stored_recipe
+from manta.recipes.runfolder import refuse_changes, stored_recipe
 from manta.training import show_progress
 
 
@@ -52,20 +51,12 @@ def train(
     asked = from_dict(Recipe, {"data": str(data), **recipe})
     more = asked.time_budget if resume else None
     if resume:
-        _refuse_changes(Path(out), asked, recipe)
+        own = stored_recipe(Path(out))
+        given = {**recipe, "data": asked.data}
+        if own.time_budget is not None:  # more of it is no change of the run
+            given["time_budget"] = own.time_budget
+        changed = from_dict(Recipe, {**to_dict(own), **given})
+        refuse_changes(Path(out), changed, resolve(from_dict(Recipe, given)), "resume")
     run = TrainingRun(asked, out, resume=resume, device=device, time_budget=more)
     show_progress(run.events(), progress)
     return run.language_model
-
-
-def _refuse_changes(out: Path, asked: Recipe, given: dict[str, Any]) -> None:
-    """Refuse what would make another run of one that is continued; what it has already may be said again."""
-    own = stored_recipe(out)
-    kept = {} if own.time_budget is None else {"time_budget": own.time_budget}
-    changed = from_dict(Recipe, {**to_dict(own), **given, **kept, "data": asked.data})
-    whole = resolve(from_dict(Recipe, {"data": asked.data, **given, **kept}))
-    if whole.train.precision == "auto":
-        whole = replace(whole, train=replace(whole.train, precision=own.train.precision))
-    if own not in (changed, whole):
-        names = [name for name, value in to_dict(changed).items() if value != to_dict(own)[name]]
-        raise another_recipe(out, names, "resume")

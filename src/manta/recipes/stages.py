@@ -10,10 +10,12 @@ from torch import nn
 
 from manta.data import Corpus, Loader, Tokenizer
 from manta.families.autoregressive import AutoregressiveLM, AutoregressiveModel, NextToken
-from manta.families.masked import MaskedMatching, MaskedModel
+from manta.families.manta_lm import MantaLM
+from manta.families.masked import MaskedLM, MaskedMatching, MaskedModel
 from manta.families.model import MantaModel
 from manta.families.objectives import EmbeddingMatching, OwnStates, PolicyMatching
 from manta.flow.time_density import TimeDensity
+from manta.hub.folder import LanguageModel
 from manta.recipes.budget import Watch
 from manta.recipes.prepare import corpus_of, write_medoids, write_teacher_targets
 from manta.recipes.recipe import Recipe
@@ -55,6 +57,15 @@ class Parts:
     density: TimeDensity | None = None
     controller: RateController | None = None
     consensus: Corpus | None = None
+
+    def language_model(self, stage: str) -> LanguageModel:
+        """What a stage trains, as a model that writes."""
+        if stage == "teacher":
+            return AutoregressiveLM(self.teacher, self.tokenizer)
+        if isinstance(model := self.modules["model"], MaskedModel):
+            return MaskedLM(model, self.tokenizer)
+        assert self.density is not None
+        return MantaLM(self.model, self.tokenizer, self.density)
 
     @property
     def model(self) -> MantaModel:

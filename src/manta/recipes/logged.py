@@ -1,0 +1,41 @@
+"""What a run writes into `metrics.jsonl` of each step, and what is read from it again."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from manta.recipes.stages import Parts
+from manta.runtime import peak_memory_bytes
+from manta.spaces import LatentSpace
+from manta.training import Progress, read_log
+
+
+def log_row(step: int, progress: Progress, parts: Parts) -> dict[str, Any]:
+    """The row of a step.
+
+    Args:
+        step: of the whole run, from 1.
+        progress: of the step within its stage.
+        parts: what is trained.
+    """
+    row: dict[str, Any] = {"global_step": step, "stage": progress.stage, "step": progress.step}
+    row |= {"loss": progress.loss, "lr": progress.learning_rate, "gradient_norm": progress.gradient_norm}
+    row |= {"seconds": progress.seconds, "tokens": progress.tokens, **progress.parts}
+    density = parts.density
+    if density is not None and progress.step % 50 == 0 and density.calibrated:
+        space = parts.model.space
+        if progress.stage == "policy" and isinstance(space, LatentSpace):
+            # Beyond snr = 1/floor² a standardised latent says no more about its text.
+            snr = 1 / max(space.config.noise_floor, 0.05) ** 2
+            row["implied_nats_a_latent"] = density.implied_likelihood(space.channels, snr)
+    if progress.step % 100 == 0:
+        row["peak_memory_bytes"] = peak_memory_bytes(parts.device)
+    return row
+
+
+def minutes_of(run: Path, stages: Iterable[str]) -> dict[str, float]:
+    """Minutes of each stage, from the log of a run's folder; 0 for one without a step."""
+    spent: dict[str, float] = {}
+    for row in read_log(run)[0]:
+        spent[row["stage"]] = spent.get(row["stage"], 0.0) + max(0.0, row.get("seconds", 0.0)) / 60
+    return {name: spent.get(name, 0.0) for name in stages}
