@@ -10,7 +10,6 @@ import torch
 from manta.data import EOS, MASK, NULL
 from manta.families.autoregressive import NextToken, log_likelihood
 from manta.families.masked import MaskedMatching
-from manta.families.model import Action
 from manta.families.objectives import (
     EmbeddingMatching,
     ObjectiveConfig,
@@ -26,8 +25,8 @@ from manta.families.objectives import (
 from manta.families.prompted import Memory
 from manta.masked import MaskedObjectiveConfig
 from manta.runtime import make_generator
-from manta.spaces import LatentSpace, RateController
-from manta.types import Loss
+from manta.spaces import LatentSpace, RateController, Words
+from manta.types import Estimate, Loss
 
 from ..bounds import binomial_bounds
 from .conftest import make_ar, make_lm, make_masked
@@ -56,10 +55,10 @@ class Toy:
         def act(state, t, *, cond, self_cond=None):
             self.calls.append((state, t, cond.settled, self_cond))
             fed = torch.zeros_like(state) if self_cond is None else self_cond
-            return Action(0.5 * state + 0.25 * fed, torch.zeros(*cond.settled.shape, 32))
+            return Estimate(0.5 * state + 0.25 * fed, Words(torch.zeros(*cond.settled.shape, 32)))
 
-        def logits(action, where=None):
-            rows = action.hidden if where is None else action.hidden[where]
+        def logits(words, where=None):
+            rows = words.hidden if where is None else words.hidden[where]
             return self.said.expand(*rows.shape[:-1], -1)
 
         def length_logits(memory):

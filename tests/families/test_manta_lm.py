@@ -68,17 +68,17 @@ def test_guidance_moves_the_plan_and_leaves_the_reading_of_words_to_the_prompt(l
     model, actions, read = latent_lm.model, [], []
     act, logits = model.act, model.logits
     monkeypatch.setattr(model, "act", lambda *args, **given: actions.append(act(*args, **given)) or actions[-1])
-    monkeypatch.setattr(model, "logits", lambda action, *args: read.append(action) or logits(action, *args))
+    monkeypatch.setattr(model, "logits", lambda words, *args: read.append(words) or logits(words, *args))
     request = Request(prompt="the cat", seed=1)
     options = GenerateOptions(num_steps=10, guidance_scale=3.0)
     written = list(latent_lm.generate([request], options))
     assert len(actions) == 2 * len(written) == 8, "with the prompt, then without it"
-    assert [id(action) for action in read] == [id(action) for action in actions[::2]]
-    first, second = actions[0].estimate, actions[2].estimate
+    assert [id(words) for words in read] == [id(action.aux) for action in actions[::2]]
+    first, second = actions[0].clean, actions[2].clean
     actions.clear()
     list(latent_lm.generate([request], GenerateOptions(num_steps=5)))
-    assert torch.equal(actions[0].estimate, first)
-    assert not torch.allclose(actions[1].estimate, second), "the plan has moved"
+    assert torch.equal(actions[0].clean, first)
+    assert not torch.allclose(actions[1].clean, second), "the plan has moved"
 
 
 def test_guidance_without_a_plan_is_refused(latent_lm):

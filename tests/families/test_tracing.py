@@ -6,7 +6,7 @@ import torch
 from manta.data import MASK
 from manta.errors import RequestError
 from manta.families.events import GenerateOptions, Request
-from manta.families.tracing import begin, trace_autoregressive, trace_flow, trace_masked
+from manta.families.tracing import trace_autoregressive, trace_flow, trace_masked
 
 from .conftest import make_ar, make_lm, make_masked
 
@@ -25,7 +25,7 @@ def generated(lm, options) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("kind", ["latent", "embedding"])
 def test_a_flow_is_traced_as_it_writes(kind):
     lm, options = make_lm(kind), GenerateOptions(num_steps=6, flow_steps=5)
-    trace = trace_flow(lm, begin(lm, REQUESTS, options), 5)
+    trace = trace_flow(lm, lm.begin(REQUESTS, options), 5)
     assert tokens_of(trace) == generated(lm, options)
     assert trace.states is not None and len(trace.states) == 6
     assert bool((trace.settled[0][trace.mask] == MASK).all())
@@ -35,20 +35,20 @@ def test_a_masked_model_is_traced_as_it_writes():
     lm = make_masked()
     for decoder in ("deferred", "confidence", "remask"):
         options = GenerateOptions(num_steps=6, decoder=decoder)
-        start = begin(lm, REQUESTS, options)
+        start = lm.begin(REQUESTS, options)
         assert tokens_of(trace_masked(lm, start, 5, options)) == generated(lm, options), decoder
 
 
 def test_an_autoregressive_model_is_traced_as_it_writes():
     lm = make_ar()
-    trace = trace_autoregressive(lm, begin(lm, REQUESTS, GenerateOptions()))
+    trace = trace_autoregressive(lm, lm.begin(REQUESTS, GenerateOptions()))
     texts = [[t for t in row if t != lm.model.end] for row in tokens_of(trace)]
     assert texts == [list(row) for row in generated(lm, GenerateOptions())]
 
 
 def test_given_words_are_kept_and_written_on_from():
     lm = make_ar()
-    start = begin(lm, REQUESTS, GenerateOptions())
+    start = lm.begin(REQUESTS, GenerateOptions())
     start.tokens[:, :2] = 300
     trace = trace_autoregressive(lm, start)
     assert bool((trace.tokens[:, :2] == 300).all())
@@ -56,7 +56,7 @@ def test_given_words_are_kept_and_written_on_from():
 
 def test_beliefs_are_distributions_that_end_at_the_text():
     lm, options = make_masked(), GenerateOptions(num_steps=6)
-    trace = trace_masked(lm, begin(lm, REQUESTS, options), 5, options)
+    trace = trace_masked(lm, lm.begin(REQUESTS, options), 5, options)
     beliefs = list(trace.beliefs(lm.model.embedding.num_embeddings))
     for belief in beliefs:
         torch.testing.assert_close(belief.sum(-1), torch.ones(belief.shape[:2]))
@@ -66,7 +66,7 @@ def test_beliefs_are_distributions_that_end_at_the_text():
 
 def test_hooks_change_what_is_written():
     lm, options = make_lm(), GenerateOptions(num_steps=6)
-    start = begin(lm, REQUESTS, options)
+    start = lm.begin(REQUESTS, options)
 
     def guide(logits, settled):
         return logits.index_fill(-1, torch.tensor([300]), 1e4)
@@ -81,4 +81,4 @@ def test_hooks_change_what_is_written():
 
 def test_a_text_to_fill_is_refused():
     with pytest.raises(RequestError, match="infill"):
-        begin(make_lm(), [Request(infill="the ___ sat")], GenerateOptions())
+        make_lm().begin([Request(infill="the ___ sat")], GenerateOptions())

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from manta.data import MASK, NULL
 from manta.errors import UsageError
-from manta.families import manta_lm
 from manta.families.events import Event, GenerateOptions, Request
-from manta.families.manta_lm import MantaLM, Page, Split
-from manta.families.model import Action
+from manta.families.manta_lm import MantaLM, Split
+from manta.families.page import Page
 from manta.flow.time_density import TimeDensityConfig
 from manta.nets.vector_field import Condition
+from manta.types import Estimate
 
 from ..bounds import binomial_bounds
 from .conftest import make_lm
@@ -32,7 +32,7 @@ class Watch:
         self.times: list[torch.Tensor] = []
         self.conditions: list[Condition] = []
         self.fed_back: list[torch.Tensor | None] = []
-        self.actions: list[Action] = []
+        self.actions: list[Estimate] = []
         self.encoded: list[torch.Tensor] = []
         self.settled: list[torch.Tensor] = []
         self.left: list[float] = []
@@ -134,7 +134,7 @@ def test_every_call_is_fed_the_estimate_of_the_call_before(lm, monkeypatch, solv
     finished(lm, [Request(prompt="the cat", seed=1)], **options)
     assert watch.fed_back[0] is None
     assert len(watch.actions) == 7
-    before = [action.estimate for action in watch.actions]
+    before = [action.clean for action in watch.actions]
     for fed, estimate in zip(watch.fed_back[1:], before, strict=False):
         assert fed is not None and torch.equal(fed, estimate)
 
@@ -143,7 +143,7 @@ def test_without_a_plan_nothing_is_fed_back_and_the_state_stays_the_noise(lm, mo
     watch = Watch(lm, monkeypatch)
     finished(lm, [Request(prompt="the cat", seed=4)], num_steps=6, flow_steps=0, **CONSENSUS)
     assert watch.fed_back == [None] * 5
-    assert all(not t.any() for t in watch.times) or isinstance(lm.model.space, manta_lm.EmbeddingSpace)
+    assert all(not t.any() for t in watch.times) or not lm.model.space.estimates
     (noise,) = noises(lm, 4, 1)
     agree(watch.states[0][0], 0.5 * noise)
 
@@ -172,10 +172,10 @@ def test_guidance_moves_the_plan_and_words_are_read_with_the_prompt(latent_lm, m
     assert len(watch.actions) == 2 * len(watch.logits) == 6
     pairs = list(zip(watch.actions[::2], watch.actions[1::2], strict=True))
     for said, (prompted, bare) in zip(watch.logits, pairs, strict=True):
-        one, two = latent_lm.model.logits(prompted), latent_lm.model.logits(bare)
+        one, two = latent_lm.model.logits(prompted.aux), latent_lm.model.logits(bare.aux)
         assert not torch.allclose(one, two)
         torch.testing.assert_close(said, one)
-    ends = [bare.estimate + 2.5 * (prompted.estimate - bare.estimate) for prompted, bare in pairs]
+    ends = [bare.clean + 2.5 * (prompted.clean - bare.clean) for prompted, bare in pairs]
     torch.testing.assert_close(watch.states[4], ends[1])
     assert all(torch.equal(watch.states[i], watch.states[i + 1]) for i in (0, 2, 4))
     for call in (2, 3):
@@ -251,7 +251,7 @@ def test_the_share_asked_for_again_falls_by_the_call(latent_lm, monkeypatch):
 def test_the_plan_ends_at_its_last_estimate_and_stays_there(latent_lm, monkeypatch):
     watch = Watch(latent_lm, monkeypatch)
     events = list(latent_lm.generate([Request(prompt="the cat", seed=1)], GenerateOptions(num_steps=7, flow_steps=3)))
-    assert all(torch.equal(watch.states[call], watch.actions[2].estimate) for call in (3, 4, 5))
+    assert all(torch.equal(watch.states[call], watch.actions[2].clean) for call in (3, 4, 5))
     assert [event.t for event in events] == pytest.approx([1 / 3, 2 / 3, 1, 1, 1, 1])
     assert [event.nfe for event in events] == [2, 3, 4, 5, 6, 7]
 
@@ -316,7 +316,7 @@ def test_an_escape_moves_what_is_fed_back_and_needs_its_direction(monkeypatch):
     lm.repetition = torch.nn.functional.normalize(torch.arange(6.0), dim=0)
     watch = Watch(lm, monkeypatch)
     (moved,) = finished(lm, [Request(prompt="the cat")], num_steps=8, escape_scale=4.0)
-    before = [action.estimate for action in watch.actions]
+    before = [action.clean for action in watch.actions]
     for fed, estimate in zip(watch.fed_back[1:], before, strict=False):
         torch.testing.assert_close(fed, estimate - 4.0 * lm.repetition)
     (plain,) = finished(lm, [Request(prompt="the cat")], num_steps=8)

@@ -7,11 +7,12 @@ import torch
 
 from manta.errors import ConfigError, DataError, UsageError
 from manta.flow import escaping, guided, mixture_field, repetition_direction
-from manta.flow.closed_loop import Disturbance, disturbance_errors, hold, record, refine
+from manta.flow.closed_loop import Disturbance, disturbance_errors, hold, record
 from manta.flow.objective import FlowObjectiveConfig, velocity_matching
 from manta.flow.path import LinearPath
 from manta.flow.solvers import checked_grid, solve
 from manta.flow.time_density import TimeDensityConfig, implied_likelihood
+from manta.types import Estimate
 
 STATE = torch.randn(4, 3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -31,8 +32,15 @@ def settings(**config) -> dict:
 
 def test_guidance_goes_from_the_null_through_the_prompted_estimate() -> None:
     field = guided(lambda s, t, **_: s + 3, lambda s, t, **_: s + 1, 2.0)
-    clean = field(STATE, torch.zeros(4), cond=None, self_cond=None)
-    torch.testing.assert_close(clean, STATE + 5)
+    estimate = Estimate.of(field(STATE, torch.zeros(4), cond=None, self_cond=None))
+    torch.testing.assert_close(estimate.clean, STATE + 5)
+    assert estimate.nfe == 2
+
+
+def test_what_the_prompted_call_told_stands_beside_the_guided_estimate() -> None:
+    field = guided(lambda s, t, **_: Estimate(s, "prompted"), lambda s, t, **_: Estimate(s, "null"), 2.0)
+    reached = list(solve(field, STATE, [0.0, 0.5, 1.0]))
+    assert [(found.aux, found.nfe) for found in reached] == [("prompted", 2), ("prompted", 4)]
 
 
 def test_a_direction_needs_three_texts_that_differ_in_means() -> None:
@@ -60,14 +68,10 @@ def test_disturbances_are_answered_one_by_one_and_no_call_is_forgotten() -> None
     assert float(errors[0].feedback.mean()) < float(errors[1].feedback.mean()) < float(errors[1].replay.mean())
     assert record(half, STATE, [0.0, 0.5, 1.0]).nfe == 2
     kept = hold(half, 2)
-    assert [kept(STATE, torch.zeros(4)) is kept.clean and kept.last_nfe for _ in range(4)] == [1, 0, 1, 0]
-
-
-def test_a_round_of_the_outer_loop_counts_from_zero() -> None:
-    rounds = list(refine(lambda x: x, lambda x: x, half, STATE, [0.5, 1.0], noise=torch.zeros_like, num_rounds=2))
-    assert [found.nfe for found in rounds] == [3, 6]
-    torch.testing.assert_close(rounds[0].clean, 0.25 * STATE)
-    torch.testing.assert_close(rounds[1].decoded, rounds[0].clean)
+    answers = [kept(STATE + k, torch.zeros(4)) for k in range(4)]
+    assert [answer.nfe for answer in answers] == [1, 0, 1, 0]
+    torch.testing.assert_close(answers[1].clean, half(STATE, torch.zeros(4)))
+    torch.testing.assert_close(answers[3].clean, half(STATE + 2, torch.zeros(4)))
 
 
 def test_the_posterior_target_is_scored_like_the_draw() -> None:

@@ -1,12 +1,12 @@
-"""Closed loop against open loop: identities of holding and replaying, disturbances, the outer loop."""
+"""Closed loop against open loop: identities of holding and replaying, disturbances."""
 
 import pytest
 import torch
 
 from manta.errors import UsageError
 from manta.flow.closed_form import mixture_field
-from manta.flow.closed_loop import Disturbance, disturbance_errors, feedback, hold, record, refine, replay
-from manta.flow.solvers import SOLVERS, per_request_noise, solve
+from manta.flow.closed_loop import Disturbance, disturbance_errors, feedback, hold, record, replay
+from manta.flow.solvers import SOLVERS, solve
 
 MEANS = torch.tensor([[1.0, 0.5, -1.0], [-1.0, 0.0, 1.0], [0.0, -1.5, 0.2], [0.4, 1.6, 0.8]], dtype=torch.float64)
 WEIGHTS = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
@@ -87,27 +87,3 @@ def test_feedback_repairs_more_of_a_disturbance_than_replay() -> None:
             float(torch.cdist(end, MEANS).amin(1).mean()) for end in (error.feedback_state, error.replay_state)
         ]
         assert off_modes[0] < 0.9 * off_modes[1]
-
-
-def test_refining_corrects_what_decoding_rejects() -> None:
-    def decode(latents: torch.Tensor) -> torch.Tensor:
-        return torch.cdist(latents, MEANS).argmin(1)
-
-    start = MEANS + 0.4
-    source = per_request_noise([torch.Generator().manual_seed(i) for i in range(4)])
-    rounds = list(
-        refine(decode, lambda tokens: MEANS[tokens], FIELD, start, [0.7, 0.85, 1.0], noise=source, num_rounds=2)
-    )
-    assert [round_.nfe for round_ in rounds] == [4, 8]
-    assert torch.equal(decode(rounds[-1].clean), torch.arange(4))
-    assert float((rounds[-1].clean - MEANS).norm(dim=1).max()) < 0.6 * float((start - MEANS).norm(dim=1).max())
-
-
-def test_refining_leaves_known_positions_alone() -> None:
-    field = mixture_field(torch.stack([torch.ones(3, 1), -torch.ones(3, 1)]), torch.tensor([0.1, 0.1]))
-    clean = torch.tensor([[0.93, -0.4, 0.2]], dtype=torch.float64)[..., None]
-    known = torch.tensor([[True, False, False]])
-    source = per_request_noise([torch.Generator().manual_seed(0)])
-    (refined,) = refine(torch.sign, torch.clone, field, clean, [0.3, 0.6, 1.0], noise=source, known=known)
-    assert torch.equal(refined.clean[:, 0], clean[:, 0])
-    assert bool((refined.clean > 0.5).all())

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from manta.errors import DataError
-from manta.flow import escaping, guided, network_calls, repetition_direction, solve
+from manta.flow import escaping, guided, repetition_direction, solve
 
 AXIS = torch.tensor([0.6, 0.8, 0.0])
 
@@ -24,7 +24,7 @@ def test_only_what_is_fed_back_is_moved():
 
     state, t, fed = torch.randn(2, 4, 3), torch.zeros(2), torch.randn(2, 4, 3)
     moved = escaping(field, AXIS, 1.5)
-    assert torch.equal(moved(state, t, cond="c", self_cond=fed), state)
+    assert moved(state, t, cond="c", self_cond=fed) is state
     moved(state, t, self_cond=None)
     assert heard[0][0] is state and heard[0][1] is t and heard[0][2] == "c"
     torch.testing.assert_close(heard[0][3], fed - 1.5 * AXIS)
@@ -46,7 +46,7 @@ def test_the_fixed_point_of_the_loop_moves_by_the_geometric_series():
 def test_calls_are_counted_through_it():
     field = escaping(guided(attracted, attracted, 2.0), AXIS, 1.0)
     reached = list(solve(field, torch.zeros(1, 2, 3), [0.0, 0.5, 1.0]))[-1]
-    assert network_calls(field) == 2 and reached.nfe == 4
+    assert reached.nfe == 4
 
 
 def test_a_planted_direction_is_found():

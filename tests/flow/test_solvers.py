@@ -10,6 +10,7 @@ from manta.errors import UsageError
 from manta.flow.closed_form import mixture_field
 from manta.flow.guidance import guided
 from manta.flow.solvers import SOLVERS, per_request_noise, solve, steps_within
+from manta.types import Estimate
 
 FIELD = mixture_field(
     torch.tensor([[1.0, 0.2], [-1.0, 0.0], [0.3, -1.2]]), torch.tensor([0.5, 0.4, 0.45]), torch.tensor([0.5, 0.3, 0.2])
@@ -179,5 +180,5 @@ def test_guidance_extrapolates_and_is_off_at_one() -> None:
     state, t = torch.zeros(2, 2), torch.zeros(2)
     assert guided(conditional, null, 1.0) is conditional
     for scale in (0.0, 0.5, 3.0):
-        clean = guided(conditional, null, scale)(state, t, cond=2.0, self_cond=None)
-        torch.testing.assert_close(clean, torch.full((2, 2), 2 * scale))
+        estimate = Estimate.of(guided(conditional, null, scale)(state, t, cond=2.0, self_cond=None))
+        torch.testing.assert_close(estimate.clean, torch.full((2, 2), 2 * scale))

@@ -14,7 +14,7 @@ DIM, VOCAB = 16, 40
 
 def random_space(**config) -> LatentSpace:
     torch.manual_seed(0)
-    space = LatentSpaceConfig(channels=3, **config).build(DIM, 2)
+    space = LatentSpaceConfig(channels=3, **config).build(VOCAB, DIM, 2)
     with torch.no_grad():
         for parameter in space.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -96,7 +96,7 @@ def test_the_encoder_ignores_what_lies_outside_the_canvas():
 
 def test_the_embeddings_skip_is_the_log_likelihood_of_the_state():
     """With equal norms, log N(state; t·e, (1−t)²) over tokens differs from the skip by a constant."""
-    space = EmbeddingSpaceConfig(channels=8, skip_cap=1e9).build(VOCAB)
+    space = EmbeddingSpaceConfig(channels=8, skip_cap=1e9).build(VOCAB, DIM, 2)
     state, t = torch.randn(2, 3, 8), torch.tensor([[0.2, 0.5, 0.8], [0.1, 0.4, 0.6]])
     logits = space.log_likelihood(state, t)
     distance = (state[:, :, None] - t[..., None, None] * space.embedding).square().sum(-1)
@@ -105,7 +105,7 @@ def test_the_embeddings_skip_is_the_log_likelihood_of_the_state():
 
 
 def test_embeddings_have_equal_norms_and_unit_variance_on_average():
-    space = EmbeddingSpaceConfig(channels=8).build(VOCAB)
+    space = EmbeddingSpaceConfig(channels=8).build(VOCAB, DIM, 2)
     torch.testing.assert_close(space.embedding.norm(dim=-1), torch.full((VOCAB,), 8**0.5))
     assert torch.equal(space.clean(torch.tensor([[3, 5]]))[0, 1], space.embedding[5])
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from manta.errors import UsageError
 from manta.flow.solvers import Field, Noise, Step, checked_grid, euler, solve
+from manta.types import Estimate
 
 TerminalCost = Callable[[Tensor], Tensor]
 """`cost(state) -> "b"`: the cost of each request's end, such as the negative log-likelihood of a readout."""
@@ -221,7 +222,7 @@ def _repeating(draws: list[Tensor]) -> Noise:
 def _given_estimates(field: Field) -> Field:
     """The field with its self-conditioning held constant, also within a step of several calls."""
 
-    def held(state: Tensor, t: Tensor, *, cond: Any = None, self_cond: Tensor | None = None) -> Tensor:
+    def held(state: Tensor, t: Tensor, *, cond: Any = None, self_cond: Tensor | None = None) -> Tensor | Estimate:
         return field(state, t, cond=cond, self_cond=None if self_cond is None else self_cond.detach())
 
     return held

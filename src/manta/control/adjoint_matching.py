@@ -27,6 +27,7 @@ from torch import Tensor
 
 from manta.errors import UsageError
 from manta.flow.solvers import Field, Noise, checked_grid
+from manta.types import Estimate
 
 Reward = Callable[[Tensor], Tensor]
 """`reward(state "b *event") -> "b"`: log-weight of each request's end, differentiable."""
@@ -51,7 +52,7 @@ class AncestralStep:
     def mean(self, field: Field, state: Tensor, cond: Any) -> Tensor:
         """Mean of the next state."""
         t = torch.full((len(state),), self.t, dtype=state.dtype, device=state.device)
-        return self.keep * state + self.pull * field(state, t, cond=cond, self_cond=None)
+        return self.keep * state + self.pull * Estimate.of(field(state, t, cond=cond, self_cond=None)).clean
 
 
 def ancestral_steps(grid: Float[Tensor, "points"] | Sequence[float]) -> list[AncestralStep]:

@@ -4,6 +4,7 @@ A goal is a callable that gives the logarithm of how likely it is met, one numbe
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,31 +14,13 @@ from torch import Tensor
 
 from manta.errors import UsageError
 from manta.flow.path import expand_time
-from manta.flow.solvers import Field, network_calls
+from manta.flow.solvers import Field
+from manta.types import Estimate
 
 StateGoal = Callable[..., Tensor]
 """`goal(state, t, *, cond, self_cond) -> "b"`: log-likelihood of the goal given the noised state, differentiable."""
 TokenGoal = Callable[[Tensor], Tensor]
 """`goal(weights "b n v") -> "b"`: log-likelihood of the goal given token probabilities, differentiable."""
-
-
-class GoalGuidedField:
-    """The field of the data that meet a goal, by Bayes' rule; see `goal_guided`."""
-
-    def __init__(self, field: Field, goal: StateGoal, strength: float, cap: float) -> None:
-        self.field, self.goal, self.strength, self.cap = field, goal, strength, cap
-        self.last_nfe = 0
-
-    def __call__(self, state: Tensor, t: Tensor, *, cond: Any = None, self_cond: Tensor | None = None) -> Tensor:
-        clean = self.field(state, t, cond=cond, self_cond=self_cond)
-        with torch.enable_grad():
-            leaf = state.detach().requires_grad_()
-            met = self.goal(leaf, t, cond=cond, self_cond=self_cond)
-            (uphill,) = torch.autograd.grad(met.sum(), leaf)
-        self.last_nfe = network_calls(self.field) + network_calls(self.goal)
-        at = expand_time(t, state)
-        factor = ((1 - at).square() / at.clamp_min(torch.finfo(state.dtype).tiny)).clamp_max(self.cap)
-        return clean + self.strength * factor * uphill
 
 
 def goal_guided(field: Field, goal: StateGoal, strength: float, *, cap: float = 10.0) -> Field:
@@ -55,7 +38,7 @@ def goal_guided(field: Field, goal: StateGoal, strength: float, *, cap: float = 
         cap: most that (1 - t)^2 / t may be, which has no bound at t = 0.
 
     Returns:
-        A field; the goal's network calls count beside its own.
+        A field; the goal counts as one network call beside its own.
 
     Raises:
         UsageError: for a negative strength.
@@ -64,7 +47,20 @@ def goal_guided(field: Field, goal: StateGoal, strength: float, *, cap: float = 
     """
     if strength < 0:
         raise UsageError(f"a strength of guidance is 0 or more, received {strength}")
-    return field if strength == 0 else GoalGuidedField(field, goal, strength, cap)
+    if strength == 0:
+        return field
+
+    def bent(state: Tensor, t: Tensor, *, cond: Any = None, self_cond: Tensor | None = None) -> Estimate:
+        estimate = Estimate.of(field(state, t, cond=cond, self_cond=self_cond))
+        with torch.enable_grad():
+            leaf = state.detach().requires_grad_()
+            met = goal(leaf, t, cond=cond, self_cond=self_cond)
+            (uphill,) = torch.autograd.grad(met.sum(), leaf)
+        at = expand_time(t, state)
+        factor = ((1 - at).square() / at.clamp_min(torch.finfo(state.dtype).tiny)).clamp_max(cap)
+        return replace(estimate, clean=estimate.clean + strength * factor * uphill, nfe=estimate.nfe + 1)
+
+    return bent
 
 
 def guide_logits(

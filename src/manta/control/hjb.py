@@ -22,6 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from manta.errors import UsageError
 from manta.flow.path import LinearPath, expand_time
 from manta.flow.solvers import Field, checked_grid
+from manta.types import Estimate
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """`velocity(state, t) -> velocity`, in the shape of the state."""
@@ -36,7 +37,7 @@ def velocity_of(field: Field, *, cond: Any = None, self_cond: Tensor | None = No
     """
 
     def velocity(state: Tensor, t: Tensor) -> Tensor:
-        clean = field(state, t, cond=cond, self_cond=self_cond)
+        clean = Estimate.of(field(state, t, cond=cond, self_cond=self_cond)).clean
         return LinearPath().convert(clean, "clean", "velocity", state, t)
 
     return velocity
@@ -293,7 +294,7 @@ def pressure(
     state, at = state.detach().contiguous(), expand_time(t, state)
 
     def estimate(x: Tensor) -> Tensor:
-        return field(x, t.to(state), cond=cond, self_cond=self_cond)
+        return Estimate.of(field(x, t.to(state), cond=cond, self_cond=self_cond)).clean
 
     def slope(x: Tensor, direction: Tensor) -> Tensor:
         return torch.func.jvp(estimate, (x,), (direction,))[1]

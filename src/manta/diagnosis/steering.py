@@ -16,8 +16,10 @@ from manta.diagnosis.common import presence
 from manta.diagnosis.judging import Judgement
 from manta.diagnosis.results import Figure, Settings
 from manta.diagnosis.systems import FlowSystem, System
-from manta.families.manta_lm import MantaLM, Page, act_beside
+from manta.families.manta_lm import MantaLM
+from manta.families.page import Page
 from manta.families.tracing import trace_flow
+from manta.flow.solvers import Field
 from manta.nets.vector_field import Condition
 
 LEAST_LETTERS = 4
@@ -123,10 +125,10 @@ def _by_plan(system: FlowSystem, goal: TokenGoal, strength: float) -> Tensor:
     """The field bent toward plans whose words, as the policy tells them, hold the goal."""
     model = system.lm.model
 
-    def around(field: Callable[..., Tensor], page: Page, condition: Condition) -> Callable[..., Tensor]:
+    def around(field: Field, page: Page, condition: Condition) -> Field:
         def met(state: Tensor, t: Tensor, *, cond: Any = None, self_cond: Tensor | None = None) -> Tensor:
             seen = replace(condition, settled=page.settled)
-            logits = model.logits(act_beside(model, state, t, cond=seen, self_cond=self_cond))
+            logits = model.logits(model.act_beside(state, t, cond=seen, self_cond=self_cond).aux)
             return goal(logits.softmax(-1))
 
         return goal_guided(field, met, strength)

@@ -22,20 +22,19 @@ from manta.errors import ModelError
 from manta.families.autoregressive import AutoregressiveLM
 from manta.families.batching import padded_draws
 from manta.families.events import GenerateOptions, Request
-from manta.families.manta_lm import PATH, MantaLM, Page, act_beside
+from manta.families.manta_lm import PATH, MantaLM
 from manta.families.masked import MaskedLM
+from manta.families.observer import Beginning
+from manta.families.page import Page
 from manta.families.tracing import (
     Around,
-    Beginning,
     FlowTrace,
     Guide,
     Trace,
-    begin,
     trace_autoregressive,
     trace_flow,
     trace_masked,
 )
-from manta.flow.solvers import Field
 from manta.masked import Canvas
 from manta.operators import OperatorContext
 from manta.runtime import MAX_SEED, make_generator
@@ -60,7 +59,7 @@ class System(ABC):
     def __init__(self, lm: Any, requests: Sequence[Request], num_steps: int, options: GenerateOptions) -> None:
         self.lm, self.requests, self.num_steps, self.options = lm, list(requests), num_steps, options
         self.vocab_size: int = lm.model.embedding.num_embeddings
-        self.beginning = begin(lm, self.requests, options)
+        self.beginning: Beginning = lm.begin(self.requests, options)
         self.trace = self.write(self.beginning)
 
     @abstractmethod
@@ -197,7 +196,7 @@ class FlowSystem(System):
         """The estimate that was fed back into step k."""
         return self.trace.cleans[k - 1] if k else None
 
-    def field_at(self, k: int) -> Field:
+    def field_at(self, k: int) -> Callable[..., Tensor]:
         """The policy as a field over latents, with the words that were held in step k."""
         held = self.trace.settled[k]
         if self.words == "masked":
@@ -205,8 +204,8 @@ class FlowSystem(System):
         condition = replace(self.condition, settled=held)
 
         def field(state: Tensor, t: Tensor, *, cond: Any = None, self_cond: Tensor | None = None) -> Tensor:
-            estimate = act_beside(self.lm.model, state, t, cond=condition, self_cond=self_cond).estimate
-            return estimate * self.cells[..., None]
+            estimate = self.lm.model.act_beside(state, t, cond=condition, self_cond=self_cond)
+            return estimate.clean * self.cells[..., None]
 
         return field
 
@@ -222,7 +221,8 @@ class FlowSystem(System):
     def readout(self, state: Float[Tensor, "b m c"]) -> Float[Tensor, "b n v"]:
         """Logits of all words from a finished plan alone."""
         nothing = replace(self.condition, settled=torch.where(self.mask, MASK, NULL))
-        logits = self.lm.model.logits(act_beside(self.lm.model, state, torch.ones_like(state[:, 0, 0]), cond=nothing))
+        model = self.lm.model
+        logits = model.logits(model.act_beside(state, torch.ones_like(state[:, 0, 0]), cond=nothing).aux)
         banned = torch.zeros(self.vocab_size, dtype=torch.bool, device=logits.device)
         banned[MASK] = True
         return logits.masked_fill(banned, -torch.inf)

@@ -13,8 +13,8 @@ from manta.control.goals import keyword_goal
 from manta.data import MASK
 from manta.errors import ModelError, UsageError
 from manta.families.events import GenerateOptions, Request
-from manta.families.manta_lm import MantaLM, act_beside
-from manta.families.tracing import Beginning, begin
+from manta.families.manta_lm import MantaLM
+from manta.families.observer import Beginning
 from manta.nets.vector_field import Condition
 from manta.runtime import make_generator
 from manta.spaces import LatentSpace
@@ -97,7 +97,7 @@ def tune(
         chosen = torch.randint(len(prompts), (config.batch_size,), generator=generator).tolist()
         requests = [Request(prompt=prompts[i], seed=seed + 1_000_003 + drawn[0] + k) for k, i in enumerate(chosen)]
         drawn[0] += len(requests)
-        beginning = begin(lm, requests, options)
+        beginning = lm.begin(requests, options)
         with torch.no_grad():
             latest[:] = [_Start(lm.model.condition(beginning.memory, beginning.mask), beginning)]
         assert beginning.state is not None
@@ -105,15 +105,15 @@ def tune(
 
     def reward(state: Tensor) -> Tensor:
         nothing = replace(latest[0].condition, settled=latest[0].beginning.tokens)
-        logits = lm.model.logits(act_beside(lm.model, state, torch.ones_like(state[:, 0, 0]), cond=nothing))
+        logits = lm.model.logits(lm.model.act_beside(state, torch.ones_like(state[:, 0, 0]), cond=nothing).aux)
         logits = logits.masked_fill(
             F.one_hot(torch.tensor(MASK), logits.shape[-1]).bool().to(logits.device), -torch.inf
         )
         return config.reward_scale * keyword_goal(phrase, latest[0].beginning.mask)(logits.softmax(-1))
 
     updates = match_adjoint(
-        tuned.model.estimate,
-        lm.model.estimate,
+        tuned.model.act,
+        lm.model.act,
         reward,
         start,
         lm.density.grid(config.num_steps).double(),

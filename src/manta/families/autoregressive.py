@@ -15,11 +15,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from manta.config import Unset
-from manta.data import BOS, EOS, Batch, Tokenizer
+from manta.data import BOS, EOS, MASK, Batch, Tokenizer
 from manta.errors import RequestError, UsageError
 from manta.families.batching import padded_prompts, repeated_rows
-from manta.families.canvas import prompt_tokens
+from manta.families.canvas import prompt_tokens, whole_texts
 from manta.families.events import Event, GenerateOptions, Request, Writer
+from manta.families.observer import Beginning
 from manta.families.options import check_options
 from manta.families.prompted import Memory, PromptedModel, check_shape
 from manta.nets.trunk import Trunk
@@ -255,6 +256,23 @@ class AutoregressiveLM(Writer):
             for index, (row, nfe) in zip(chosen, rows, strict=True):
                 text = self.tokenizer.decode(row).strip()
                 yield Event("done", index, text, tuple(row), 1.0, float("nan"), nfe)
+
+    @torch.no_grad()
+    def begin(self, requests: Sequence[Request], options: GenerateOptions) -> Beginning:
+        """Encode prompts; every text has the room of the longest.
+
+        Args:
+            requests: without a text to fill.
+            options: none counts.
+
+        Raises:
+            RequestError: for a prompt that does not fit, or a text to fill.
+        """
+        device, config = self.model.embedding.weight.device, self.model.config
+        batch = whole_texts(requests, self.tokenizer, config.max_prompt, device)
+        memory = self.model.memory(batch.tokens, batch.lengths, torch.zeros_like(batch.lengths))
+        tokens = torch.full((len(requests), config.max_text), MASK, device=device)
+        return Beginning(memory, tokens, torch.ones_like(tokens, dtype=torch.bool), batch.generators)
 
     def _decode(
         self, prompts: list[list[int]], generators: list[torch.Generator], options: GenerateOptions

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from manta.data import MASK, NULL, Tokenizer
 from manta.errors import RequestError
+from manta.families.batching import padded_prompts
 from manta.families.events import Request
+from manta.runtime import make_generator
 
 DEFAULT_BLANK = 8
 """Tokens that a blank `___` may become, unless it says otherwise."""
@@ -188,3 +190,34 @@ def shortened(text: str) -> str:
 def template_of(request: Request, tokenizer: Tokenizer, *, rate: int, max_cells: int) -> Template | None:
     """The text to fill of a request, if it brings one; see `parse_template`."""
     return None if request.infill is None else parse_template(request.infill, tokenizer, rate=rate, max_cells=max_cells)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The prompts of a batch, side by side."""
+
+    tokens: Int64[Tensor, "b p"]
+    """Padded at the right."""
+    lengths: Int64[Tensor, "b"]
+    """Tokens of each; 0 for no prompt."""
+    generators: tuple[torch.Generator, ...]
+    """One a request, of all its draws."""
+
+
+def whole_texts(requests: Sequence[Request], tokenizer: Tokenizer, limit: int, device: torch.device | str) -> Prompts:
+    """The prompts of requests that are all to be written from nothing.
+
+    Args:
+        requests: without a text to fill.
+        tokenizer: of the model.
+        limit: most tokens of a prompt.
+        device: where they go.
+
+    Raises:
+        RequestError: for a prompt that does not fit, or a text to fill.
+    """
+    if any(request.infill is not None for request in requests):
+        raise RequestError("a trace writes whole texts; leave infill out")
+    prompts = [prompt_tokens(request, tokenizer, limit) for request in requests]
+    generators = tuple(make_generator(request.seed) for request in requests)
+    return Prompts(*padded_prompts(prompts, device), generators)

@@ -6,7 +6,7 @@ the words the policy is surest of are settled. An outer loop may encode the word
 from there.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -14,22 +14,26 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from manta.data import MASK, NULL, Tokenizer
 from manta.errors import ConfigError, UsageError
-from manta.families.batching import padded_draws, padded_prompts, padded_width
-from manta.families.canvas import Template, prompt_tokens, template_of
+from manta.families.batching import padded_draws, padded_prompts
+from manta.families.canvas import Prompts, Template, prompt_tokens, template_of, whole_texts
 from manta.families.events import Event, GenerateOptions, Request, Writer
-from manta.families.model import Action, MantaModel
+from manta.families.model import MantaModel
+from manta.families.observer import Beginning, Observer
 from manta.families.options import check_options
+from manta.families.page import Page
 from manta.families.prompted import NO_PROMPT, Memory
 from manta.flow import SOLVERS, LinearPath, SolverState, escaping, guided, solve, steps_within
+from manta.flow.solvers import Field
 from manta.flow.time_density import TimeDensity
 from manta.nets.vector_field import Condition
 from manta.runtime import check_logits, make_generator
-from manta.spaces import EmbeddingSpace
+from manta.spaces import Words
+from manta.types import Estimate
 
 PATH = LinearPath()
 TAG_OF_STYLE = {"diverse": 0, "consensus": 1}
@@ -56,6 +60,20 @@ class Split:
     def __post_init__(self) -> None:
         if min(self.flow, self.silent, self.rounds) < 0 or self.refine < 1:
             raise ConfigError(f"a split counts calls: refine from 1 on, the others from 0 on; received {self}")
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One way through the calls of the policy."""
+
+    flow: int
+    """Calls that carry the plan to its end."""
+    total: int
+    """All calls: those left read the finished plan."""
+    silent: int = 0
+    """First calls in which no word is settled yet."""
+    self_cond: Float[Tensor, "b m c"] | None = None
+    """Estimate that the first call is fed."""
 
 
 def default_split(budget: int) -> Split:
@@ -141,10 +159,16 @@ class MantaLM(Writer):
         return left // _calls(options.guidance_scale)
 
     @torch.no_grad()
-    def generate(self, requests: Sequence[Request], options: GenerateOptions | None = None) -> Iterator[Event]:
+    def generate(
+        self,
+        requests: Sequence[Request],
+        options: GenerateOptions | None = None,
+        observer: Observer | None = None,
+    ) -> Iterator[Event]:
         """Write texts; yields drafts as they form and one `done` event a request.
 
-        A request's text depends on its prompt, its seed and the options, never on the batch it rides in.
+        A request's text depends on its prompt, its seed and the options, never on the batch it rides in. An observer
+        sees one batch after the other.
 
         Raises:
             RequestError: for a prompt or a text to fill that does not fit the model.
@@ -165,104 +189,159 @@ class MantaLM(Writer):
         rate, cells = self.model.space.rate, self.model.max_cells
         templates = [template_of(request, self.tokenizer, rate=rate, max_cells=cells) for request in requests]
         for begin in range(0, len(requests), options.batch_size):
-            chosen = list(range(begin, min(begin + options.batch_size, len(requests))))
-            batch = _Batch(
-                [prompts[i] for i in chosen],
-                [templates[i] for i in chosen],
-                [make_generator(requests[i].seed) for i in chosen],
-                self.device,
-            )
-            for written in self._write(batch, options, split):
-                yield from self._events(written, batch.templates, begin)
+            chosen = range(begin, min(begin + options.batch_size, len(requests)))
+            generators = tuple(make_generator(requests[i].seed) for i in chosen)
+            batch = Prompts(*padded_prompts([prompts[i] for i in chosen], self.device), generators)
+            given = [templates[i] for i in chosen]
+            beginning = self._beginning(batch, given, options, encode=_encoding_calls(options) > 0)
+            for written in self._write(beginning, options, split, observer or Observer()):
+                yield from self._events(written, given, begin)
 
-    def _write(self, batch: "_Batch", options: GenerateOptions, split: Split) -> Iterator["Page"]:
-        """The text as it forms: the first pass, then the rounds of the outer loop."""
-        encoding = _encoding_calls(options)
-        memory = self._memory(batch, options, encode=encoding > 0)
-        cells = self._lengths(batch, memory, options)
-        page = Page.blank(batch, cells, self.model)
-        page.nfe = encoding
-        noise = self._noise(batch, page, options)
-        policy = self._policy(memory, page, options)
-        total = self._first_pass(split, options)
-        for _ in self._pass(policy, page, noise, batch, options, split.flow, total, split.silent):
+    @torch.no_grad()
+    def begin(self, requests: Sequence[Request], options: GenerateOptions) -> Beginning:
+        """Encode prompts, decide lengths and draw the initial noise as `generate` does, for `follow`.
+
+        Args:
+            requests: without a text to fill.
+            options: the style counts.
+
+        Raises:
+            RequestError: for a prompt that does not fit, or a text to fill.
+        """
+        batch = whole_texts(requests, self.tokenizer, self.model.config.max_prompt, self.device)
+        return self._beginning(batch, [None] * len(requests), options, encode=True)
+
+    def _beginning(
+        self, batch: Prompts, templates: Sequence[Template | None], options: GenerateOptions, *, encode: bool
+    ) -> Beginning:
+        tag = torch.full_like(batch.lengths, TAG_OF_STYLE[options.style])
+        memory = self.model.memory(batch.tokens, batch.lengths, tag, encode=encode)
+        cells = self._lengths(batch, templates, memory, options)
+        page = Page.blank(templates, cells, self.model.space.rate)
+        return Beginning(memory, page.tokens, page.mask, batch.generators, self._noise(batch, page, options))
+
+    def _write(
+        self, beginning: Beginning, options: GenerateOptions, split: Split, observer: Observer
+    ) -> Iterator[Page]:
+        """The text as it forms: the first pass, then the rounds of the outer loop.
+
+        first pass   the plan flows from noise to its end, words settle on the way
+        each round   encode the words, put them back on the path, ask again for the unsure half, flow and settle
+        """
+        page = Page(beginning.tokens.clone(), beginning.mask, self.model.space.rate)
+        page.nfe = _encoding_calls(options)
+        policy = self._policy(beginning.memory, page, options, observer)
+        first = Pass(flow=split.flow, total=self._first_pass(split, options), silent=split.silent)
+        for _ in self._pass(policy, page, beginning, options, first, observer):
             page.done = page.written and split.rounds == 0
             yield page
         for left in reversed(range(split.rounds)):
-            encoded = self.model.encode(page.tokens, page.mask, memory)
+            encoded = self.model.encode(page.tokens, page.mask, beginning.memory)
             page.nfe += self.model.space.encoder_calls
             start = float(self.density.grid(2)[1])
-            fresh = self._noise(batch, page, replace(options, noise_scale=1.0))
-            state = PATH.sample(fresh, encoded, torch.full((batch.size,), start, device=self.device))
+            fresh = self._noise(beginning, page, replace(options, noise_scale=1.0))
+            state = PATH.sample(fresh, encoded, torch.full((len(encoded),), start, device=self.device))
             page.ask_again(0.5)
-            for _ in self._pass(policy, page, state, batch, options, split.refine, split.refine, 0, start, encoded):
+            again = replace(beginning, state=state, t=start)
+            plan = Pass(flow=split.refine, total=split.refine, self_cond=encoded)
+            for _ in self._pass(policy, page, again, options, plan, observer):
                 page.done = page.written and left == 0
                 yield page
+
+    @torch.no_grad()
+    def follow(self, beginning: Beginning, num_steps: int, observer: Observer) -> Page:
+        """Write from a beginning in calls that all carry the plan; words settle from the first call on.
+
+        It is what `generate` does with that many `flow_steps`, Euler's, and no calls after them, the likeliest word
+        everywhere. The observer sees what is written.
+
+        Args:
+            beginning: from `begin`, or a text and a state half-way.
+            num_steps: calls from the beginning's time to 1.
+            observer: who watches.
+
+        Returns:
+            The words as they were left.
+        """
+        options = GenerateOptions(num_steps=num_steps)
+        page = Page(beginning.tokens.clone(), beginning.mask, self.model.space.rate)
+        policy = self._policy(beginning.memory, page, options, observer)
+        for _ in self._pass(policy, page, beginning, options, Pass(flow=num_steps, total=num_steps), observer):
+            pass
+        return page
 
     def _pass(
         self,
         policy: "_Policy",
-        page: "Page",
-        state: Tensor,
-        batch: "_Batch",
+        page: Page,
+        beginning: Beginning,
         options: GenerateOptions,
-        flow: int,
-        total: int,
-        silent: int,
-        start: float = 0.0,
-        self_cond: Tensor | None = None,
+        plan: "Pass",
+        observer: Observer,
     ) -> Iterator[None]:
-        """Carry the plan from `start` to 1 in `flow` actions, settle the words in `total`; yields after each step."""
+        """One way through the calls; yields after each step.
+
+        1. flow:   a step of the solver carries the plan on, along a grid from the beginning's time to 1
+        2. stay:   the policy answers beside the finished plan, or at pure noise if there was none
+        after each step but the silent ones, a word for every open place, and the surest are settled
+        """
+        assert beginning.state is not None, "a flow begins at a state"
+        flow, heun = plan.flow, options.solver == "heun" and plan.flow > 0
         steps = steps_within(options.solver, flow) if flow else 0
-        stays = total - (2 * steps - 1 if options.solver == "heun" and flow else steps)
-        pieces = [policy.stay(state, stays)]
+        stays = plan.total - (2 * steps - 1 if heun else steps)
+        moves = [policy.stay(beginning.state, stays)]
         if flow:
-            grid = self.density.grid(steps) * (1 - start) + start
-            noise = partial(_fresh_noise, batch.generators, self.model.max_cells)
-            settings = {"step": SOLVERS[options.solver], "noise": noise, "self_cond": self_cond}
-            pieces.insert(0, policy.flow(state, grid, **settings))
-        # Actions made by the end of each event; a step of Heun's but the last takes two.
-        actions = [min(2 * (k + 1), 2 * steps - 1) if options.solver == "heun" else k + 1 for k in range(steps)]
-        actions += [total - stays + k + 1 for k in range(stays)]
-        speaking = sum(made > silent for made in actions)
-        for done, (t, calls) in enumerate(chain(*pieces), 1):
+            grid = self.density.grid(steps) * (1 - beginning.t) + beginning.t
+            noise = partial(_fresh_noise, beginning.generators, self.model.max_cells)
+            settings = {"step": SOLVERS[options.solver], "noise": noise}
+            moves.insert(0, policy.flow(beginning.state, grid, plan.self_cond, observer, **settings))
+        # Actions made by the end of each step; a step of Heun's but the last takes two.
+        actions = [min(2 * (k + 1), 2 * steps - 1) if heun else k + 1 for k in range(steps)]
+        actions += [plan.total - stays + k + 1 for k in range(stays)]
+        speaking = sum(made > plan.silent for made in actions)
+        for done, (t, calls) in enumerate(chain(*moves), 1):
             page.t, page.nfe = t, page.nfe + calls
-            if actions[done - 1] > silent:
-                choice, chance = self._choose(policy.logits, page, batch, options)
+            if actions[done - 1] > plan.silent:
+                logits = observer.logits(policy.logits, page.settled)
+                choice, chance = self._choose(logits, page, beginning.generators, options)
                 page.settle(choice, chance, left=(len(actions) - done) / speaking)
+                observer.settled(page)
             page.written = done == len(actions)
             yield
 
-    def _policy(self, memory: Memory, page: "Page", options: GenerateOptions) -> "_Policy":
-        null = None
+    def _policy(self, memory: Memory, page: Page, options: GenerateOptions, observer: Observer) -> "_Policy":
+        null, cond = None, self.model.condition(memory, page.mask)
         if options.guidance_scale != 1:
             encode = _encoding_calls(options) > 0
             if encode not in self._empty:
                 nothing, none = padded_prompts([[]], self.device)
                 self._empty[encode] = self.model.memory(nothing, none, none + NO_PROMPT, encode=encode)
             null = self.model.condition(self._empty[encode], page.mask)
-        policy = _Policy(self.model, page, self.model.condition(memory, page.mask), null, options.guidance_scale)
+        policy = _Policy(self.model, page, cond, null, options.guidance_scale)
         if options.escape_scale:
             assert self.repetition is not None, "generate refuses to escape from nothing"
             policy.field = escaping(policy.field, self.repetition, options.escape_scale)
+        policy.field = observer.field(policy.field, page, cond)
         return policy
 
     def _choose(
-        self, logits: Float[Tensor, "b n v"], page: "Page", batch: "_Batch", options: GenerateOptions
+        self,
+        logits: Float[Tensor, "b n v"],
+        page: Page,
+        generators: Sequence[torch.Generator],
+        options: GenerateOptions,
     ) -> tuple[Int64[Tensor, "b n"], Float[Tensor, "b n"]]:
         """A word for every place, and its probability."""
         check_logits(logits, page.nfe, page.mask)
         logits = logits.clone()
         logits[..., MASK] = -torch.inf
         width = self.model.max_cells * self.model.space.rate  # draws are made for the largest canvas
-        choice = _sample(logits, options.temperature, batch.generators, width)
+        choice = _sample(logits, options.temperature, generators, width)
         return choice, F.softmax(logits, -1).gather(-1, choice[..., None])[..., 0]
 
-    def _memory(self, batch: "_Batch", options: GenerateOptions, *, encode: bool) -> Memory:
-        tag = torch.full((batch.size,), TAG_OF_STYLE[options.style], device=self.device)
-        return self.model.memory(batch.prompt, batch.prompt_lengths, tag, encode=encode)
-
-    def _lengths(self, batch: "_Batch", memory: Memory, options: GenerateOptions) -> Int64[Tensor, "b"]:
+    def _lengths(
+        self, batch: Prompts, templates: Sequence[Template | None], memory: Memory, options: GenerateOptions
+    ) -> Int64[Tensor, "b"]:
         """Latents of each text: a high quantile of their number, or a draw; a template brings its own."""
         logits = self.model.length_logits(memory)
         check_logits(logits, 1)
@@ -272,21 +351,21 @@ class MantaLM(Writer):
         else:
             rows = zip(logits.softmax(-1).cpu(), batch.generators, strict=True)
             cells = torch.cat([torch.multinomial(row, 1, generator=g) for row, g in rows]).to(self.device) + 1
-        for i, template in enumerate(batch.templates):
+        for i, template in enumerate(templates):
             if template is not None:
                 cells[i] = len(template.tokens) // self.model.space.rate
         return cells
 
-    def _noise(self, batch: "_Batch", page: "Page", options: GenerateOptions) -> Float[Tensor, "b m c"]:
+    def _noise(self, drawing: Prompts | Beginning, page: Page, options: GenerateOptions) -> Float[Tensor, "b m c"]:
         """Initial noise on a canvas of fixed size for every request, cut to the batch's width."""
         scale = options.noise_scale
         if scale is None:
             scale = CONSENSUS_NOISE if options.style == "consensus" else 1.0
         shape = (self.model.max_cells, self.model.space.channels)
-        draws = torch.stack([torch.randn(shape, generator=g) for g in batch.generators])
+        draws = torch.stack([torch.randn(shape, generator=g) for g in drawing.generators])
         return scale * padded_draws(draws, page.num_cells).to(self.device)
 
-    def _events(self, written: "Page", templates: Sequence[Template | None], begin: int) -> Iterator[Event]:
+    def _events(self, written: Page, templates: Sequence[Template | None], begin: int) -> Iterator[Event]:
         kind = "done" if written.done else "draft"
         for row, template in enumerate(templates):
             tokens = written.tokens[row][written.mask[row]].tolist()
@@ -297,100 +376,6 @@ class MantaLM(Writer):
             else:
                 text = template.text(tokens, self.tokenizer)
             yield Event(kind, begin + row, text, tuple(tokens), written.t, confidence, written.nfe)
-
-
-class _Batch:
-    """Requests side by side."""
-
-    def __init__(self, prompts, templates, generators, device) -> None:
-        self.size = len(prompts)
-        self.templates: list[Template | None] = templates
-        self.generators: list[torch.Generator] = generators
-        self.prompt, self.prompt_lengths = padded_prompts(prompts, device)
-
-
-class Page:
-    """The words of a batch while they are written.
-
-    Args:
-        tokens: given words, the mask token where the model writes, null off the canvas.
-        mask: True on each row's canvas.
-        rate: tokens that share a latent.
-    """
-
-    def __init__(self, tokens: Int64[Tensor, "b n"], mask: Bool[Tensor, "b n"], rate: int) -> None:
-        self.tokens, self.mask = tokens, mask
-        self.num_cells = tokens.shape[1] // rate
-        self.writable = mask & (tokens == MASK)
-        self.asked = self.writable.clone()
-        """Places without a settled word."""
-        self.confidence = (mask & ~self.writable).float()
-        """Probability of each word when it was chosen; 1 where it was given."""
-        self.t, self.nfe, self.written, self.done = 0.0, 0, False, False
-
-    @classmethod
-    def blank(cls, batch: _Batch, cells: Int64[Tensor, "b"], model: MantaModel) -> "Page":
-        """The canvases of a batch of requests, with what their templates give."""
-        rate = model.space.rate
-        width = padded_width(int(cells.max()) * rate, rate)
-        mask = torch.arange(width, device=cells.device) < (cells * rate)[:, None]
-        tokens = torch.full(mask.shape, MASK, device=cells.device).masked_fill(~mask, NULL)
-        for row, template in enumerate(batch.templates):
-            if template is not None:
-                tokens[row, : len(template.tokens)] = template.tokens.to(cells.device)
-        return cls(tokens, mask, rate)
-
-    @property
-    def settled(self) -> Int64[Tensor, "b n"]:
-        """Settled words, the mask token elsewhere."""
-        return self.tokens.masked_fill(self.asked, MASK)
-
-    def settle(self, choice: Int64[Tensor, "b n"], chance: Float[Tensor, "b n"], left: float) -> None:
-        """Write a word at every place asked for, then ask again for the least certain ones.
-
-        Fewer words are asked for again from call to call (Mask-Predict, arXiv 1904.09324). A null is sure before the
-        words are: settled early it would shorten the text, so nulls are asked for until the end.
-
-        Args:
-            choice: a word for every place.
-            chance: its probability.
-            left: share of the words to ask for again; 0 settles everything.
-        """
-        self.tokens = torch.where(self.asked, choice, self.tokens)
-        self.confidence = torch.where(self.asked, chance, self.confidence)
-        self.ask_again(left)
-
-    def ask_again(self, share: float) -> None:
-        """Ask again for all nulls and a share of the words, the least certain first; nothing if the share is 0."""
-        null = (self.tokens == NULL) & self.writable
-        words = self.writable & ~null
-        count = (words.sum(1) * share).floor().long()
-        ranked = self.confidence.masked_fill(~words, torch.inf).argsort(dim=1, stable=True).argsort(1)
-        self.asked = null | (ranked < count[:, None]) if share > 0 else torch.zeros_like(null)
-
-
-def act_beside(
-    model: MantaModel,
-    state: Float[Tensor, "b m c"],
-    t: Float[Tensor, "*time"],
-    *,
-    cond: Condition,
-    self_cond: Tensor | None = None,
-) -> Action:
-    """One action of the policy beside settled words, which in the embedding space are known states, at t = 1.
-
-    Args:
-        model: the nets.
-        state: the present state.
-        t: its time, "b", "b m", or "1" for all rows.
-        cond: prompt, canvas and the words settled.
-        self_cond: the policy's last estimate.
-    """
-    if isinstance(model.space, EmbeddingSpace):
-        known = cond.mask & (cond.settled != MASK)
-        state = torch.where(known[..., None], model.space.clean(cond.settled), state)
-        t = (t if t.ndim == 2 else t[:, None]).expand(known.shape).masked_fill(known, 1.0)
-    return model.act(state, t, cond=cond, self_cond=self_cond)
 
 
 class _Policy:
@@ -407,39 +392,43 @@ class _Policy:
     def __init__(
         self, model: MantaModel, page: Page, cond: Condition, null: Condition | None = None, guidance_scale: float = 1.0
     ) -> None:
-        self.model, self.page, self.scale = model, page, guidance_scale
-        self.actions: dict[str, Action] = {}
+        self.model, self.page = model, page
+        self.words: Words
+        """What the last action told of the words, as it reads the state with its prompt."""
         self.reached: SolverState | None = None
-        self.field = self._acting("prompt", cond)
+        self.field = self._acting(cond)
         if null is not None:
-            self.field = guided(self.field, self._acting("null", null), guidance_scale)
+            self.field = guided(self.field, self._acting(null), guidance_scale)
 
-    def _acting(self, name: str, condition: Condition) -> Callable[..., Tensor]:
-        def field(state: Tensor, t: Tensor, *, cond: Any = None, self_cond: Tensor | None) -> Tensor:
+    def _acting(self, condition: Condition) -> Field:
+        def field(state: Tensor, t: Tensor, *, cond: Any = None, self_cond: Tensor | None) -> Estimate:
             seen = replace(condition, settled=self.page.settled)
             # All rows are at one time: told once, it is embedded alike in every batch.
-            action = act_beside(self.model, state, t[:1], cond=seen, self_cond=self_cond)
-            self.actions[name] = action
-            return action.estimate
+            return self.model.act_beside(state, t[:1], cond=seen, self_cond=self_cond)
 
         return field
 
     @property
     def logits(self) -> Float[Tensor, "b n v"]:
-        """Token logits of the last action, as it reads the state with its prompt.
+        """Token logits of the last action.
 
         Guidance moves the plan and leaves the words alone. Beside settled words the null condition tells what is fluent
         there, so that logits extrapolated away from it choose words that do not go together: `benchmarks/attempts.md`.
         """
-        return self.model.logits(self.actions["prompt"])
+        return self.model.logits(self.words)
 
-    def flow(self, state: Tensor, grid: Tensor, **settings: Any) -> Iterator[tuple[float, int]]:
+    def flow(
+        self, state: Tensor, grid: Tensor, self_cond: Tensor | None, observer: Observer, **settings: Any
+    ) -> Iterator[tuple[float, int]]:
         """Follow the flow along a grid; yields the time reached and the calls made by each step."""
-        made = 0
-        for reached in solve(self.field, state, grid, **settings):
-            self.reached = reached
-            yield reached.t, reached.nfe - made
-            made = reached.nfe
+        for k, span in enumerate(grid.unfold(0, 2, 1)):
+            seen = observer.before(k, self.page, state)
+            assert seen is not None, "a flow has a state"
+            reached = next(solve(self.field, seen, span, self_cond=self_cond, **settings))
+            self.reached, self.words = reached, reached.aux
+            state, self_cond = reached.state, reached.clean
+            observer.moved(reached)
+            yield reached.t, reached.nfe
 
     def stay(self, state: Tensor, actions: int) -> Iterator[tuple[float, int]]:
         """Act again and again where the flow has ended, or at pure noise if there was none."""
@@ -448,9 +437,10 @@ class _Policy:
         state = state if reached is None else reached.state
         times = torch.full((len(state),), t, device=state.device)
         for _ in range(actions):
-            estimate = self.field(state, times, self_cond=self_cond)
-            self_cond = estimate if reached is not None else None
-            yield t, _calls(self.scale)
+            estimate = Estimate.of(self.field(state, times, self_cond=self_cond))
+            self.words = estimate.aux
+            self_cond = estimate.clean if reached is not None else None
+            yield t, estimate.nfe
 
 
 def _fresh_noise(generators: Sequence[torch.Generator], cells: int, like: Tensor) -> Tensor:

@@ -14,10 +14,11 @@ from manta.config import Unset
 from manta.data import MASK, NULL, Batch, Tokenizer
 from manta.errors import UsageError
 from manta.families.batching import padded_prompts, padded_width
-from manta.families.canvas import Template, prompt_tokens, template_of
+from manta.families.canvas import Prompts, Template, prompt_tokens, template_of, whole_texts
 from manta.families.events import Event, EventKind, GenerateOptions, Request, Writer
 from manta.families.model import OperatorChoice
 from manta.families.objectives import ObjectiveConfig, lay_out, length_cost, read_prompt
+from manta.families.observer import Beginning, Observer
 from manta.families.options import check_decoder, check_options
 from manta.families.prompted import Memory, PromptedModel, check_shape
 from manta.masked import (
@@ -355,10 +356,16 @@ class MaskedLM(Writer):
         return self.model.embedding.weight.device
 
     @torch.no_grad()
-    def generate(self, requests: Sequence[Request], options: GenerateOptions | None = None) -> Iterator[Event]:
+    def generate(
+        self,
+        requests: Sequence[Request],
+        options: GenerateOptions | None = None,
+        observer: Observer | None = None,
+    ) -> Iterator[Event]:
         """Write texts; yields drafts as they form and one `done` event a request.
 
-        A request's text depends on its prompt, its seed and the options, never on the batch it rides in.
+        A request's text depends on its prompt, its seed and the options, never on the batch it rides in. An observer
+        sees one batch after the other; behind a cache, the logits of what a call computes.
 
         Raises:
             RequestError: for a prompt or a text to fill that does not fit the model.
@@ -372,68 +379,101 @@ class MaskedLM(Writer):
         templates = [template_of(request, self.tokenizer, rate=1, max_cells=limit) for request in requests]
         size = options.batch_size if options.cache == "none" else 1
         for chosen in batches([template is not None for template in templates], size):
-            rows = [(prompts[i], templates[i], make_generator(requests[i].seed)) for i in chosen]
-            for events in self._write(rows, options):
+            generators = tuple(make_generator(requests[i].seed) for i in chosen)
+            batch = Prompts(*padded_prompts([prompts[i] for i in chosen], self.device), generators)
+            given = [templates[i] for i in chosen]
+            for events in self._write(batch, given, options, observer or Observer()):
                 yield from (replace(event, index=chosen[event.index]) for event in events)
+
+    @torch.no_grad()
+    def begin(self, requests: Sequence[Request], options: GenerateOptions) -> Beginning:
+        """Encode prompts and decide lengths as `generate` does, for `follow`.
+
+        Args:
+            requests: without a text to fill.
+            options: the style counts.
+
+        Raises:
+            RequestError: for a prompt that does not fit, or a text to fill.
+        """
+        batch = whole_texts(requests, self.tokenizer, self.model.config.max_prompt, self.device)
+        return self._beginning(batch, [None] * len(requests), options, encode=True)
+
+    @torch.no_grad()
+    def follow(self, beginning: Beginning, num_steps: int, options: GenerateOptions, observer: Observer) -> None:
+        """Write from a beginning, all anew in every call and the likeliest word everywhere; the observer sees it.
+
+        Args:
+            beginning: from `begin`, or a text partly given.
+            num_steps: most calls.
+            options: choose the decoder and its settings.
+            observer: who watches.
+        """
+        plain = replace(options, cache="none", temperature=0.0)
+        for _ in self._canvases(beginning, plain, observer, ends_last=True, max_calls=num_steps):
+            pass
 
     def decoder_for(self, options: GenerateOptions) -> DecoderConfig:
         """The decoder of a request, see `chosen_decoder`."""
         return chosen_decoder(options, self.decoder)
 
     def _write(
-        self, rows: list[tuple[list[int], Template | None, torch.Generator]], options: GenerateOptions
+        self, batch: Prompts, templates: Sequence[Template | None], options: GenerateOptions, observer: Observer
     ) -> Iterator[list[Event]]:
-        generators = [generator for *_, generator in rows]
         encode = options.num_steps > 1
-        memory = self._memory([prompt for prompt, *_ in rows], options, encode)
-        templates = [template for _, template, _ in rows]
-        tokens, mask = self._canvas(templates, generators, memory, options)
-        free = all(template is None for template in templates)
+        beginning = self._beginning(batch, templates, options, encode=encode)
+        texts = [
+            self._text if template is None else partial(template.text, tokenizer=self.tokenizer)
+            for template in templates
+        ]
+        free, canvas = all(template is None for template in templates), None
+        calls = max(1, options.num_steps - encode)
+        for canvas in self._canvases(beginning, options, observer, ends_last=free, max_calls=calls):
+            yield canvas_events(canvas, beginning.mask, texts, int(encode), "draft")
+        assert canvas is not None, "a canvas has something to write"
+        yield canvas_events(canvas, beginning.mask, texts, int(encode), "done")
+
+    def _canvases(
+        self, beginning: Beginning, options: GenerateOptions, observer: Observer, *, ends_last: bool, max_calls: int
+    ) -> Iterator[Canvas]:
+        """The canvas after each call."""
         attention = isinstance(self.model.config.operator, AttentionConfig)
         if options.cache != "none" and not attention:
             raise UsageError(f"the {options.cache} cache needs softmax attention; set `cache` to none")
-        denoiser = (CachedDenoiser if attention else FullDenoiser)(self.model, mask, memory)
-        filling = [
-            None if template is None else partial(template.text, tokenizer=self.tokenizer) for template in templates
-        ]
-        texts = [fill or self._text for fill in filling]
-        canvas: Canvas | None = None
+        net = (CachedDenoiser if attention else FullDenoiser)(self.model, beginning.mask, beginning.memory)
+
+        def denoiser(tokens: Tensor, start: int, stop: int) -> Tensor:
+            return observer.logits(net(tokens, start, stop).float(), tokens[:, start:stop])
+
         for canvas in write_canvas(
             denoiser,
-            tokens,
+            beginning.tokens,
             self.decoder_for(options),
             options,
             mask_id=MASK,
-            generators=generators,
+            generators=beginning.generators,
             width=padded_width(self.model.max_cells),
             end_id=NULL,
-            ends_last=free,
-            max_calls=max(1, options.num_steps - encode),
+            ends_last=ends_last,
+            max_calls=max_calls,
         ):
-            yield canvas_events(canvas, mask, texts, int(encode), "draft")
-        assert canvas is not None, "a canvas has something to write"
-        yield canvas_events(canvas, mask, texts, int(encode), "done")
+            observer.settled(canvas)
+            yield canvas
 
-    def _memory(self, prompts: list[list[int]], options: GenerateOptions, encode: bool) -> Memory:
-        padded, lengths = padded_prompts(prompts, self.device)
-        tag = torch.full_like(lengths, {"diverse": 0, "consensus": 1}[options.style])
-        return self.model.memory(padded, lengths, tag, encode=encode)
-
-    def _canvas(
-        self,
-        templates: list[Template | None],
-        generators: list[torch.Generator],
-        memory: Memory,
-        options: GenerateOptions,
-    ) -> tuple[Int64[Tensor, "b n"], Bool[Tensor, "b n"]]:
+    def _beginning(
+        self, batch: Prompts, templates: Sequence[Template | None], options: GenerateOptions, *, encode: bool
+    ) -> Beginning:
         """The mask token on each row's canvas, given words where a template has them."""
+        tag = torch.full_like(batch.lengths, {"diverse": 0, "consensus": 1}[options.style])
+        memory = self.model.memory(batch.tokens, batch.lengths, tag, encode=encode)
         lengths = self.model.length_logits(memory)
         check_logits(lengths, 1)
         chance = lengths.softmax(-1)
         if options.style == "consensus":
             length = (chance.cumsum(-1) < LENGTH_QUANTILE).sum(-1) + 1
         else:
-            drawn = [torch.multinomial(row, 1, generator=g) for row, g in zip(chance.cpu(), generators, strict=True)]
+            rows = zip(chance.cpu(), batch.generators, strict=True)
+            drawn = [torch.multinomial(row, 1, generator=g) for row, g in rows]
             length = torch.cat(drawn).to(self.device) + 1
         for row, template in enumerate(templates):
             if template is not None:
@@ -444,7 +484,7 @@ class MaskedLM(Writer):
         for row, template in enumerate(templates):
             if template is not None:
                 tokens[row, : len(template.tokens)] = template.tokens.to(self.device)
-        return tokens, mask
+        return Beginning(memory, tokens, mask, batch.generators)
 
     def _text(self, words: list[int]) -> str:
         return self.tokenizer.decode([t for t in words if t not in (NULL, MASK)]).strip()

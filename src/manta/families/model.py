@@ -15,7 +15,8 @@ from manta.families.prompted import Memory, PromptedModel, check_shape
 from manta.flow.time_density import TimeDensityConfig
 from manta.nets.vector_field import Condition, VectorField
 from manta.operators import AttentionConfig, AttentionFourierConfig, FourierConfig, WindowedConfig
-from manta.spaces import EmbeddingSpace, EmbeddingSpaceConfig, LatentSpace, LatentSpaceConfig
+from manta.spaces import EmbeddingSpaceConfig, LatentSpaceConfig, Space, Words
+from manta.types import Estimate
 
 OperatorChoice = AttentionConfig | FourierConfig | AttentionFourierConfig | WindowedConfig
 SpaceChoice = LatentSpaceConfig | EmbeddingSpaceConfig
@@ -59,18 +60,6 @@ class MantaConfig:
             raise ConfigError("prompt_depth and max_text should be at least 1, depth and max_prompt at least 0")
 
 
-@dataclass(frozen=True)
-class Action:
-    """What the policy answers in a state."""
-
-    estimate: Float[Tensor, "b m c"]
-    """The clean state."""
-    hidden: Float[Tensor, "b n d"]
-    """What the words are read from, see `MantaModel.logits`."""
-    likelihood: Float[Tensor, "b n v"] | None = None
-    """Embedding space: log-likelihood of the state under each token, a part of the logits."""
-
-
 class MantaModel(PromptedModel):
     """The nets of a Manta-LM; a length is a number of latents.
 
@@ -80,7 +69,7 @@ class MantaModel(PromptedModel):
 
     def __init__(self, config: MantaConfig) -> None:
         check_shape(config.dim, config.heads, config.depth, built=True)
-        rate = config.space.rate if isinstance(config.space, LatentSpaceConfig) else 1
+        rate = config.space.rate
         self.max_cells = config.max_text // rate + 1
         """Most latents of a text: room for the longest text and one closing null token."""
         super().__init__(
@@ -92,11 +81,7 @@ class MantaModel(PromptedModel):
             num_places=max(config.max_prompt, self.max_cells * rate) if config.absolute_places else 0,
         )
         self.config = config
-        self.space: LatentSpace | EmbeddingSpace
-        if isinstance(config.space, EmbeddingSpaceConfig):
-            self.space = config.space.build(config.vocab_size)
-        else:
-            self.space = config.space.build(config.dim, config.heads)
+        self.space: Space = config.space.build(config.vocab_size, config.dim, config.heads)
         self.field = VectorField(
             channels=self.space.channels,
             dim=config.dim,
@@ -104,7 +89,7 @@ class MantaModel(PromptedModel):
             operator=config.operator,
             heads=config.heads,
             rate=self.space.rate,
-            estimates=isinstance(self.space, LatentSpace),
+            estimates=self.space.estimates,
             shifted=config.shifted,
         )
 
@@ -121,41 +106,46 @@ class MantaModel(PromptedModel):
         tokens = torch.full(mask.shape, MASK, device=mask.device) if settled is None else settled
         return Condition(self.field.trunk.project(memory.states, memory.mask), mask, tokens)
 
-    def act(self, state: Tensor, t: Tensor, *, cond: Condition, self_cond: Tensor | None = None) -> Action:
-        """The policy: one network call. Arguments as in `VectorField`."""
+    def act(self, state: Tensor, t: Tensor, *, cond: Condition, self_cond: Tensor | None = None) -> Estimate:
+        """The policy, a vector field: one network call; `aux` is the `Words` it told. Arguments as in `VectorField`."""
         before = None
         if self.config.shifted:
             first = torch.full_like(cond.settled[:, :1], BOS)
             before = self.embed(torch.cat([first, cond.settled[:, :-1]], 1))
         hidden = self.field(state, t, self.embed(cond.settled), before, cond=cond, self_cond=self_cond)
-        if isinstance(self.space, LatentSpace):
-            return Action(self.field.estimate(hidden), hidden)
-        times = t if t.ndim == 2 else t[:, None].expand(state.shape[:2])
-        likelihood = self.space.log_likelihood(state, times)
-        logits = F.linear(hidden, self.embedding.weight.to(hidden.dtype)).float() + likelihood
-        return Action(F.softmax(logits, -1) @ self.space.embedding, hidden, likelihood)
+        return self.space.readout(state, t, hidden, clean=self.field.estimate, head=self._head)
 
-    def logits(self, action: Action, where: Bool[Tensor, "b n"] | None = None) -> Float[Tensor, "*shape v"]:
-        """Token logits of an action.
+    def act_beside(
+        self,
+        state: Float[Tensor, "b m c"],
+        t: Float[Tensor, "*time"],
+        *,
+        cond: Condition,
+        self_cond: Tensor | None = None,
+    ) -> Estimate:
+        """One action beside settled words, whose states may be known by that.
 
         Args:
-            action: from `act`.
+            state: the present state.
+            t: its time, "b", "b m", or "1" for all rows.
+            cond: prompt, canvas and the words settled.
+            self_cond: the policy's last estimate.
+        """
+        state, t = self.space.known(state, t, cond.settled, cond.mask & (cond.settled != MASK))
+        return self.act(state, t, cond=cond, self_cond=self_cond)
+
+    def logits(self, words: Words, where: Bool[Tensor, "b n"] | None = None) -> Float[Tensor, "*shape v"]:
+        """Token logits of an action, see `Words.logits`.
+
+        Args:
+            words: `aux` of what `act` answered.
             where: positions wanted, which gives "k v"; None gives all, "b n v".
         """
-        hidden = action.hidden if where is None else action.hidden[where]
-        logits = F.linear(hidden, self.embedding.weight.to(hidden.dtype)).float()
-        if action.likelihood is None:
-            return logits
-        return logits + (action.likelihood if where is None else action.likelihood[where])
+        return words.logits(self._head, where)
 
-    def estimate(self, state: Tensor, t: Tensor, *, cond: Condition, self_cond: Tensor | None = None) -> Tensor:
-        """The clean state's estimate alone: the policy as a field for solvers and diagnostics."""
-        return self.act(state, t, cond=cond, self_cond=self_cond).estimate
+    def _head(self, hidden: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape v"]:
+        return F.linear(hidden, self.embedding.weight.to(hidden.dtype))
 
     def encode(self, tokens: Int64[Tensor, "b n"], mask: Bool[Tensor, "b n"], memory: Memory) -> Float[Tensor, "b m c"]:
         """The standardised clean state of a text: `space.encoder_calls` network calls."""
-        if isinstance(self.space, EmbeddingSpace):
-            return self.space.clean(tokens)
-        projected = self.space.encoder.project(memory.states, memory.mask)
-        mean, _ = self.space.posterior(tokens, mask, projected, self.embedding.weight)
-        return self.space.standardise(mean)
+        return self.space.encode(tokens, mask, memory.states, memory.mask, self.embedding.weight)

@@ -4,6 +4,7 @@ Each objective is `(model, batch, generator) → Loss` and draws all randomness 
 """
 
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +13,12 @@ from torch import Tensor
 
 from manta.data import MASK, NULL, Batch
 from manta.errors import ConfigError
-from manta.families.model import Action, MantaModel
+from manta.families.model import MantaModel
 from manta.families.prompted import Memory, PromptedModel
 from manta.flow import FlowObjectiveConfig, LinearPath, TimeDensity, terminal_cross_entropy, velocity_matching
 from manta.nets.vector_field import Condition
 from manta.spaces import LatentSpace, RateController, gaussian_rate
-from manta.types import Loss
+from manta.types import Estimate, Loss
 
 PATH = LinearPath()
 
@@ -144,31 +145,22 @@ def hide(canvas: Canvas, config: ObjectiveConfig, generator: torch.Generator) ->
     return torch.where(hidden.any(1, keepdim=True), hidden, canvas.mask)
 
 
+def latent_space(model: MantaModel) -> LatentSpace:
+    """The space of a model whose objective is of latents."""
+    return cast(LatentSpace, model.space)
+
+
 def encode(
     model: MantaModel, canvas: Canvas, memory: Memory, generator: torch.Generator, drop: float = 0.0
 ) -> tuple[Float[Tensor, "b m c"], Float[Tensor, "b m c"]]:
     """Mean and deviation of the latents of a canvas, some tokens masked in half of the rows."""
-    space = model.space
-    assert isinstance(space, LatentSpace)
-    tokens = canvas.tokens
+    space, tokens = latent_space(model), canvas.tokens
     if drop > 0:
         rows = torch.rand(len(tokens), 1, generator=generator).to(tokens.device) < 0.5
         places = torch.rand(tokens.shape, generator=generator).to(tokens.device) < drop
         tokens = tokens.masked_fill(rows & places, MASK)
     projected = space.encoder.project(memory.states, memory.mask)
     return space.posterior(tokens, canvas.mask, projected, model.embedding.weight)
-
-
-class _Acting:
-    """The policy as a field that remembers its last action: the words are read from the call that gave the estimate."""
-
-    def __init__(self, model: MantaModel) -> None:
-        self.model = model
-        self.last: Action
-
-    def __call__(self, state: Tensor, t: Tensor, *, cond: Condition, self_cond: Tensor | None) -> Tensor:
-        self.last = self.model.act(state, t, cond=cond, self_cond=self_cond)
-        return self.last.estimate
 
 
 def _ends(
@@ -224,8 +216,7 @@ class PolicyMatching:
 
         `nats_start` and `nats_end` are those of rows that see no settled word, at t = 0 and at t = 1.
         """
-        space, config = model.space, self.config
-        assert isinstance(space, LatentSpace)
+        space, config = latent_space(model), self.config
         canvas = lay_out(batch, space.rate, config, generator, max_cells=model.max_cells)
         memory = read_prompt(model, batch, config, generator)
         mean, std = encode(model, canvas, memory, generator, drop=space.config.token_drop)
@@ -237,17 +228,15 @@ class PolicyMatching:
             self.controller.observe(rate.item())
         seen = canvas.repeat(config.levels)
         hidden = hide(seen, config, generator)
-        acting = _Acting(model)
         words: dict[str, Tensor] = {}
 
-        def cost(_: Tensor, t: Tensor) -> Tensor:
-            asked = model.logits(acting.last, hidden)
-            nats = F.cross_entropy(asked, seen.tokens[hidden], reduction="none")
+        def cost(estimate: Estimate, t: Tensor) -> Tensor:
+            nats = F.cross_entropy(model.logits(estimate.aux, hidden), seen.tokens[hidden], reduction="none")
             words.update(_ends(nats.detach(), hidden, seen.mask, t))
             return nats.mean()
 
         loss = velocity_matching(
-            acting,
+            model.act,
             space.standardise(sample).repeat_interleave(config.levels, 0),
             path=PATH,
             time_density=self.density,
@@ -298,8 +287,7 @@ class OwnStates:
         """Loss with parts nats (a token) and velocity, or those of the ordinary objective."""
         if float(torch.rand((), generator=generator)) >= self.config.own_share:
             return self.ordinary(model, batch, generator)
-        space = model.space
-        assert isinstance(space, LatentSpace)
+        space = latent_space(model)
         layout = replace(self.config, blank_share=0.0)
         canvas = lay_out(batch, space.rate, layout, generator, max_cells=model.max_cells)
         memory = read_prompt(model, batch, self.config, generator)
@@ -310,9 +298,9 @@ class OwnStates:
             state, t, hidden, self_cond = self._write(model, canvas, memory, sample, batch.tag == 1, generator)
         cond = model.condition(memory, canvas.mask, canvas.tokens.masked_fill(hidden, MASK))
         action = model.act(state, t, cond=cond, self_cond=self_cond)
-        nats = F.cross_entropy(model.logits(action, hidden), canvas.tokens[hidden])
+        nats = F.cross_entropy(model.logits(action.aux, hidden), canvas.tokens[hidden])
         stiffness = (1 - t).square().clamp_min(1 / self.config.flow.weight_cap).reciprocal()
-        error = stiffness[:, None] * (action.estimate - clean).square().mean(-1)
+        error = stiffness[:, None] * (action.clean - clean).square().mean(-1)
         velocity = error[canvas.mask[:, :: space.rate]].mean()
         total = nats + self.config.velocity_weight * velocity
         return Loss(total, {"nats": nats.detach(), "velocity": velocity.detach()}, int(hidden.sum()))
@@ -346,15 +334,15 @@ class OwnStates:
             moving = begin + 1 < length
             settled = canvas.tokens.masked_fill(hidden, MASK)
             action = model.act(state, t, cond=replace(cond, settled=settled), self_cond=self_cond)
-            chance, choice = model.logits(action).softmax(-1).max(-1)
+            chance, choice = model.logits(action.aux).softmax(-1).max(-1)
             # As in writing, nulls settle last and the surest words first.
             rank = chance.masked_fill(choice == NULL, 0.0).masked_fill(~hidden, torch.inf).argsort(1).argsort(1)
             count = (canvas.mask.sum(1) * (length - begin - 1)).div(length, rounding_mode="floor").clamp_min(1)
             kept = hidden & (rank < count[:, None])
             begin = torch.where(moving, begin + 1, begin)
             t_next = begin / length
-            state = torch.lerp(state, action.estimate, ((t_next - t) / (1 - t))[:, None, None])
-            hidden, t, self_cond = torch.where(moving[:, None], kept, hidden), t_next, action.estimate
+            state = torch.lerp(state, action.clean, ((t_next - t) / (1 - t))[:, None, None])
+            hidden, t, self_cond = torch.where(moving[:, None], kept, hidden), t_next, action.clean
         return state, t, hidden, self_cond
 
 
@@ -380,7 +368,7 @@ class EmbeddingMatching:
         hidden = hide(canvas, self.config, generator)
 
         def logits_field(state: Tensor, t: Tensor, *, cond: Condition, self_cond: Tensor | None) -> Tensor:
-            return model.logits(model.act(state, t, cond=cond, self_cond=self_cond))
+            return model.logits(model.act(state, t, cond=cond, self_cond=self_cond).aux)
 
         loss = terminal_cross_entropy(
             logits_field,

@@ -1,32 +1,29 @@
 """A text as it is written, step by step, with what generation forgets: for diagnostics and guided writing.
 
-A trace takes the steps of `generate` for one batch of requests, the likeliest word everywhere, and keeps the words that
-stand after each network call and the logits they were chosen from. It may begin anywhere (a text partly given, a plan
-half-way), and hooks may change what it sees on the way.
+A trace is written by the family's own loop, the likeliest word everywhere; an observer keeps the words that stand after
+each network call and the logits they were chosen from. It may begin anywhere (a text partly given, a plan half-way),
+and hooks may change what it sees on the way.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from manta.data import MASK, NULL
-from manta.errors import RequestError
+from manta.data import MASK
 from manta.families.autoregressive import AutoregressiveLM
-from manta.families.batching import padded_width
-from manta.families.canvas import prompt_tokens
-from manta.families.events import GenerateOptions, Request
-from manta.families.manta_lm import MantaLM, Page, _Batch, _Policy
-from manta.families.masked import FullDenoiser, MaskedLM, write_canvas
-from manta.families.prompted import Memory
-from manta.flow import solve
+from manta.families.events import GenerateOptions
+from manta.families.manta_lm import MantaLM
+from manta.families.masked import MaskedLM
+from manta.families.observer import Beginning, Observer
+from manta.families.page import Page
+from manta.flow import SolverState
+from manta.flow.solvers import Field
 from manta.masked import Canvas
 from manta.nets.vector_field import Condition
-from manta.runtime import make_generator
 
 Guide = Callable[[Tensor, Tensor], Tensor]
 """`guide(logits "b n v", settled "b n") -> logits`: changes what the words are chosen from."""
@@ -34,26 +31,8 @@ Before = Callable[[int, Page, Tensor], Tensor]
 """`before(k, page, state) -> state`: may change the page in place, and the state, before step k of a flow."""
 After = Callable[[int, Canvas], None]
 """`after(k, canvas)`: may change the canvas of a masked model in place after call k, counted from 1."""
-Around = Callable[[Callable[..., Tensor], Page, Condition], Callable[..., Tensor]]
+Around = Callable[[Field, Page, Condition], Field]
 """`around(field, page, condition) -> field`: wraps the policy, for guidance of the plan."""
-
-
-@dataclass(frozen=True)
-class Beginning:
-    """Where a trace begins."""
-
-    memory: Memory
-    """The encoded prompts."""
-    tokens: Int64[Tensor, "b n"]
-    """Words that are given, the mask token where the model writes."""
-    mask: Bool[Tensor, "b n"]
-    """True on each row's canvas; all of it for an autoregressive model, whose texts end where they end."""
-    generators: tuple[torch.Generator, ...] = ()
-    """One a request, for decoders that draw."""
-    state: Float[Tensor, "b m c"] | None = None
-    """Of a flow: the state at `t`."""
-    t: float = 0.0
-    """Of a flow: the time it begins at."""
 
 
 @dataclass(frozen=True)
@@ -111,41 +90,56 @@ class FlowTrace(Trace):
     """The estimate of each step."""
 
 
-@torch.no_grad()
-def begin(
-    lm: MantaLM | MaskedLM | AutoregressiveLM, requests: Sequence[Request], options: GenerateOptions
-) -> Beginning:
-    """Encode prompts, decide lengths and draw the initial noise as `generate` does.
+class Recorder(Observer):
+    """Keeps all that a trace tells, and lets hooks change what is seen.
 
     Args:
-        lm: the model.
-        requests: without a text to fill.
-        options: the style counts.
-
-    Raises:
-        RequestError: for a prompt that does not fit, or a text to fill.
+        guide, before, around, after: hooks, see their types.
     """
-    if any(request.infill is not None for request in requests):
-        raise RequestError("a trace writes whole texts; leave infill out")
-    prompts = [prompt_tokens(request, lm.tokenizer, lm.model.config.max_prompt) for request in requests]
-    generators = [make_generator(request.seed) for request in requests]
-    if isinstance(lm, MantaLM):
-        batch = _Batch(prompts, [None] * len(prompts), generators, lm.device)
-        memory = lm._memory(batch, options, encode=True)
-        page = Page.blank(batch, lm._lengths(batch, memory, options), lm.model)
-        state = lm._noise(batch, page, options)
-        return Beginning(memory, page.tokens, page.mask, tuple(generators), state)
-    if isinstance(lm, MaskedLM):
-        memory = lm._memory(prompts, options, encode=True)
-        tokens, mask = lm._canvas([None] * len(prompts), generators, memory, options)
-        return Beginning(memory, tokens, mask, tuple(generators))
-    batch = _Batch(prompts, [None] * len(prompts), generators, lm.model.embedding.weight.device)
-    memory = lm.model.memory(batch.prompt, batch.prompt_lengths, torch.zeros_like(batch.prompt_lengths))
-    tokens = torch.full((batch.size, lm.model.config.max_text), MASK, device=batch.prompt.device)
-    return Beginning(memory, tokens, torch.ones_like(tokens, dtype=torch.bool))
+
+    def __init__(
+        self,
+        *,
+        guide: Guide | None = None,
+        before: Before | None = None,
+        around: Around | None = None,
+        after: After | None = None,
+    ) -> None:
+        self.guide, self.change, self.around, self.after = guide, before, around, after
+        self.standing: list[Tensor] = []
+        self.spoken: list[Tensor] = []
+        self.reached: list[SolverState] = []
+        self.states: list[Tensor] = []
+
+    def field(self, field: Field, page: Page, cond: Condition) -> Field:
+        """Wrapped, if asked for."""
+        return field if self.around is None else self.around(field, page, cond)
+
+    def before(self, k: int, page: Page, state: Tensor) -> Tensor:
+        """Changed, if asked for, and kept."""
+        state = state if self.change is None else self.change(k, page, state)
+        self.states.append(state)
+        self.standing.append(page.settled)
+        return state
+
+    def logits(self, logits: Tensor, settled: Tensor) -> Tensor:
+        """Guided, if asked for, and kept."""
+        said = logits if self.guide is None else self.guide(logits, settled)
+        self.spoken.append(said)
+        return said
+
+    def moved(self, reached: SolverState) -> None:
+        """Kept."""
+        self.reached.append(reached)
+
+    def settled(self, page: Page | Canvas) -> None:
+        """The words that stand after the call are kept, and may be changed before the next."""
+        if isinstance(page, Canvas):
+            self.standing.append(page.tokens)
+            if self.after is not None:
+                self.after(page.calls, page)
 
 
-@torch.no_grad()
 def trace_flow(
     lm: MantaLM,
     beginning: Beginning,
@@ -155,49 +149,27 @@ def trace_flow(
     guide: Guide | None = None,
     around: Around | None = None,
 ) -> FlowTrace:
-    """Write with a Manta-LM whose plan flows in every call, words settling from the first call on.
-
-    It is what `generate` does with that many `flow_steps`, Euler's, and none to follow.
+    """Write with a Manta-LM whose plan flows in every call, see `MantaLM.follow`.
 
     Args:
         lm: the model.
-        beginning: from `begin`, or a text and a state half-way.
+        beginning: from `lm.begin`, or a text and a state half-way.
         num_steps: calls from the beginning's time to 1.
         before, guide, around: hooks, see their types.
     """
-    assert beginning.state is not None, "a flow begins at a state"
-    page = Page(beginning.tokens.clone(), beginning.mask, lm.model.space.rate)
-    condition = lm.model.condition(beginning.memory, beginning.mask)
-    policy = _Policy(lm.model, page, condition)
-    field = policy.field if around is None else around(policy.field, page, condition)
-    grid = lm.density.grid(num_steps).double() * (1 - beginning.t) + beginning.t
-    state, self_cond = beginning.state, None
-    states, settled, logits, cleans = [], [], [], []
-    for k, span in enumerate(grid.unfold(0, 2, 1)):
-        state = state if before is None else before(k, page, state)
-        states.append(state)
-        settled.append(page.settled)
-        reached = next(solve(field, state, span, self_cond=self_cond))
-        state, self_cond = reached.state, reached.clean
-        said = policy.logits
-        said = said if guide is None else guide(said, page.settled)
-        said[..., MASK] = -torch.inf
-        chance, choice = said.softmax(-1).max(-1)
-        page.settle(choice, chance, left=(num_steps - 1 - k) / num_steps)
-        logits.append(said)
-        cleans.append(self_cond)
+    recorder = Recorder(guide=guide, before=before, around=around)
+    page = lm.follow(beginning, num_steps, recorder)
     return FlowTrace(
         beginning=beginning,
         mask=beginning.mask,
-        settled=torch.stack([*settled, page.settled]),
-        logits=tuple(logits),
-        grid=grid,
-        states=torch.stack([*states, state]),
-        cleans=tuple(cleans),
+        settled=torch.stack([*recorder.standing, page.settled]),
+        logits=tuple(recorder.spoken),
+        grid=torch.tensor([beginning.t, *(reached.t for reached in recorder.reached)], dtype=torch.float64),
+        states=torch.stack([*recorder.states, recorder.reached[-1].state]),
+        cleans=tuple(reached.clean for reached in recorder.reached),
     )
 
 
-@torch.no_grad()
 def trace_masked(
     lm: MaskedLM,
     beginning: Beginning,
@@ -207,32 +179,19 @@ def trace_masked(
     after: After | None = None,
     guide: Guide | None = None,
 ) -> Trace:
-    """Write with a masked model and its decoder; see `trace_flow`.
+    """Write with a masked model and its decoder, see `MaskedLM.follow`.
 
     Args:
         lm: the model.
-        beginning: from `begin`, or a text partly given.
+        beginning: from `lm.begin`, or a text partly given.
         num_steps: most calls.
         options: choose the decoder and its settings.
         after, guide: hooks, see their types.
     """
-    net = FullDenoiser(lm.model, beginning.mask, beginning.memory)
-    logits: list[Tensor] = []
-
-    def denoiser(tokens: Tensor, start: int, stop: int) -> Tensor:
-        said = net(tokens, start, stop).float()
-        logits.append(said if guide is None else guide(said, tokens))
-        return logits[-1]
-
-    settled = [beginning.tokens]
-    settings: dict[str, Any] = {"mask_id": MASK, "end_id": NULL, "ends_last": True, "max_calls": num_steps}
-    settings |= {"generators": beginning.generators, "width": padded_width(lm.model.max_cells)}
-    plain = replace(options, cache="none", temperature=0.0)
-    for canvas in write_canvas(denoiser, beginning.tokens, lm.decoder_for(options), plain, **settings):
-        settled.append(canvas.tokens)
-        if after is not None:
-            after(canvas.calls, canvas)
-    return Trace(beginning, beginning.mask, torch.stack(settled), tuple(logits))
+    recorder = Recorder(guide=guide, after=after)
+    lm.follow(beginning, num_steps, options, recorder)
+    settled = torch.stack([beginning.tokens, *recorder.standing])
+    return Trace(beginning, beginning.mask, settled, tuple(recorder.spoken))
 
 
 @torch.no_grad()

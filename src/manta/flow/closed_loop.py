@@ -1,15 +1,15 @@
 """Closed loop against open loop: recomputing the control from the present state, or replaying a recorded one."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from manta.errors import UsageError
-from manta.flow.solvers import PATH, Field, Noise, SolverState, checked_grid, network_calls, solve
+from manta.flow.solvers import Field, SolverState, checked_grid, solve
+from manta.types import Estimate
 
 
 @dataclass(frozen=True)
@@ -117,22 +117,20 @@ def replay(
 
 
 class HeldField:
-    """A field that recomputes its clean estimate at every K-th call only. It counts its calls: one run per object."""
+    """A field that answers anew at every K-th call only. It counts its calls: one run per object."""
 
     def __init__(self, field: Field, num_held: int) -> None:
         self.field = field
         self.num_held = num_held
         self.num_calls = 0
-        self.last_nfe = 0
-        self.clean: Tensor | None = None
+        self.held: Estimate | None = None
 
-    def __call__(self, state: Tensor, t: Tensor, *, cond: Any = None, self_cond: Tensor | None = None) -> Tensor:
-        self.last_nfe = 0
-        if self.clean is None or self.num_calls % self.num_held == 0:
-            self.clean = self.field(state, t, cond=cond, self_cond=self_cond)
-            self.last_nfe = network_calls(self.field)
-        self.num_calls += 1
-        return self.clean
+    def __call__(self, state: Tensor, t: Tensor, *, cond: Any = None, self_cond: Tensor | None = None) -> Estimate:
+        made, self.num_calls = self.num_calls, self.num_calls + 1
+        if self.held is not None and made % self.num_held:
+            return replace(self.held, nfe=0)
+        self.held = Estimate.of(self.field(state, t, cond=cond, self_cond=self_cond))
+        return self.held
 
 
 def hold(field: Field, num_held: int) -> HeldField:
@@ -146,7 +144,7 @@ def hold(field: Field, num_held: int) -> HeldField:
         num_held: K >= 1; 1 is the closed loop.
 
     Returns:
-        A field for one run, whose `last_nfe` is 0 in the calls that made none.
+        A field for one run, whose estimates say `nfe` 0 where they are held.
 
     Raises:
         UsageError: if `num_held` is below 1.
@@ -207,61 +205,3 @@ def disturbance_errors(
             )
         )
     return errors
-
-
-@dataclass(frozen=True)
-class Refinement:
-    """What one round of the outer loop has reached."""
-
-    decoded: Any
-    """What `decode` made of the latents that entered the round."""
-    clean: Tensor
-    """Refined latents, "b n c"."""
-    nfe: int
-    """Network calls so far, decoding and encoding included."""
-
-
-def refine(
-    decode: Callable[[Tensor], Any],
-    encode: Callable[[Any], Tensor],
-    field: Field,
-    clean: Float[Tensor, "b *event"],
-    grid: Float[Tensor, "points"] | Sequence[float],
-    *,
-    noise: Noise,
-    num_rounds: int = 1,
-    **options: Any,
-) -> Iterator[Refinement]:
-    """The outer loop: decode, re-encode, re-noise to `grid[0]`, integrate to `grid[-1]`, and again.
-
-    Decoding and encoding project the latents onto those of real tokens, so this loop corrects what the inner one
-    cannot see. Decode the last `clean` to have the result.
-
-    Args:
-        decode: latents to tokens; counts as one network call, or as its `last_nfe`.
-        encode: tokens to latents; counted alike.
-        field: clean estimate, as in `solve`.
-        clean: latents to be refined.
-        grid: rising times; the first is the time to re-noise to, in (0, 1).
-        noise: source of the noise that is added.
-        num_rounds: number of rounds.
-        options: further arguments of `solve` (step, cond, known). The re-encoded latents start self-conditioning.
-
-    Yields:
-        A `Refinement` per round.
-    """
-    times = checked_grid(grid)
-    known, nfe = options.get("known"), 0
-    for _ in range(num_rounds):
-        decoded = decode(clean)
-        encoded = encode(decoded)
-        nfe += network_calls(decode) + network_calls(encode)
-        if known is not None:
-            encoded = torch.where(known[..., None], clean, encoded)
-            t = torch.where(known, 1.0, times[0].to(encoded))
-        else:
-            t = times[0].to(encoded).expand(len(encoded))
-        state = PATH.sample(noise(encoded), encoded, t)
-        *_, reached = solve(field, state, times, noise=noise, self_cond=encoded, **options)
-        clean, nfe = reached.state, nfe + reached.nfe
-        yield Refinement(decoded=decoded, clean=clean, nfe=nfe)

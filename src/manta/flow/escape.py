@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from manta.errors import DataError
-from manta.flow.solvers import Field, network_calls
+from manta.flow.solvers import Field
+from manta.types import Estimate
 
 
 def repetition_direction(
@@ -44,20 +45,6 @@ def repetition_direction(
     return torch.nn.functional.normalize(contrast, dim=0), gap
 
 
-class EscapingField:
-    """A field whose feedback is moved by `-scale direction` at every call; see `escaping`."""
-
-    def __init__(self, field: Field, direction: Float[Tensor, "c"], scale: float) -> None:
-        self.field, self.shift = field, scale * direction
-        self.last_nfe = 0
-
-    def __call__(self, state: Tensor, t: Tensor, *, cond: Any = None, self_cond: Tensor | None = None) -> Tensor:
-        moved = None if self_cond is None else self_cond - self.shift.to(self_cond)
-        clean = self.field(state, t, cond=cond, self_cond=moved)
-        self.last_nfe = network_calls(self.field)
-        return clean
-
-
 def escaping(field: Field, direction: Float[Tensor, "c"], scale: float) -> Field:
     """Move what is fed back away from a direction.
 
@@ -72,4 +59,11 @@ def escaping(field: Field, direction: Float[Tensor, "c"], scale: float) -> Field
 
     Source: as `repetition_direction`.
     """
-    return field if scale == 0 else EscapingField(field, direction, scale)
+    if scale == 0:
+        return field
+    shift = scale * direction
+
+    def moved(state: Tensor, t: Tensor, *, cond: Any = None, self_cond: Tensor | None = None) -> Tensor | Estimate:
+        return field(state, t, cond=cond, self_cond=None if self_cond is None else self_cond - shift.to(self_cond))
+
+    return moved

@@ -12,12 +12,12 @@ from manta.errors import ConfigError, UsageError
 from manta.flow.path import LinearPath
 from manta.flow.solvers import Field
 from manta.flow.time_density import TimeDensity
-from manta.types import Loss
+from manta.types import Estimate, Loss
 
 Rows = Callable[[Any, Tensor], Any]
 """`select(cond, rows) -> cond` of those rows of the batch."""
-TerminalCost = Callable[[Tensor, Tensor], Tensor]
-"""`terminal(clean_hat, t) -> cost`, a scalar, of the estimates "b n c" at the times "b"."""
+TerminalCost = Callable[[Estimate, Tensor], Tensor]
+"""`terminal(estimate, t) -> cost`, a scalar, of what the field answered at the times "b"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def velocity_matching(
         select: `select(cond, rows)`; if given, the first estimates are made for the chosen rows only, which is cheaper.
         weight: factor of velocity matching beside the terminal cost.
         terminal: a cost that is added to the loss, such as the cross-entropy of the words read from the same call; it
-            is given the estimates and the time of each row.
+            is given what the field answered and the time of each row.
         posterior: mean and standard deviation of the encoder's Gaussian that `clean` was drawn from. The target is
             then `E[clean | state, mean]` instead of the draw, see `posterior_target`: the minimiser is the same and
             the encoder's own noise leaves the gradient.
@@ -116,14 +116,14 @@ def velocity_matching(
     """
     noised = _noised(clean, path, time_density, generator, config, mask, known)
     fed_back = _first_estimates(field, noised, generator, config, cond, select)
-    estimate = field(noised.state, noised.times, cond=cond, self_cond=fed_back)
-    error = (estimate - clean.detach()).square().mean(-1)
+    estimate = Estimate.of(field(noised.state, noised.times, cond=cond, self_cond=fed_back))
+    error = (estimate.clean - clean.detach()).square().mean(-1)
     stiffness = (1 - noised.t).square().clamp_min(1 / config.weight_cap).reciprocal()
     if posterior is None:
         total = _scored_mean(stiffness * error, noised.scored)
     else:
         target = posterior_target(noised.state, noised.t, *posterior).detach()
-        total = _scored_mean(stiffness * (estimate - target).square().mean(-1), noised.scored)
+        total = _scored_mean(stiffness * (estimate.clean - target).square().mean(-1), noised.scored)
     if observe:
         _observe(time_density, noised, error)
     parts = {"velocity": total.detach(), "clean_error": _scored_mean(error.detach(), noised.scored)}
@@ -155,7 +155,7 @@ def posterior_target(
 
 
 def terminal_cross_entropy(
-    logits_field: Field,
+    logits_field: Callable[..., Tensor],
     tokens: Int64[Tensor, "b n"],
     embedding: Float[Tensor, "v c"],
     *,
@@ -253,9 +253,9 @@ def _first_estimates(
     rows = torch.arange(len(chosen), device=chosen.device) if select is None else chosen.nonzero()[:, 0]
     with torch.no_grad():
         row_cond = cond if select is None else select(cond, rows)
-        estimate = field(noised.state[rows], noised.times[rows], cond=row_cond, self_cond=None)
+        clean = Estimate.of(field(noised.state[rows], noised.times[rows], cond=row_cond, self_cond=None)).clean
         spread = config.self_cond_noise * draws[1]
-        disturbed = estimate + (spread[:, None, None] * disturbance)[rows].to(estimate)
+        disturbed = clean + (spread[:, None, None] * disturbance)[rows].to(clean)
     fed_back = torch.zeros_like(noised.state).index_copy(0, rows, disturbed.to(noised.state))
     return fed_back * chosen[:, None, None]
 

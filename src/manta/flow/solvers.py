@@ -1,7 +1,8 @@
 """Solvers of the flow: each step reads like its pseudocode, `solve` is a generator over them.
 
 A step sees the field as `field(state, t) -> clean` (the estimate of the clean state) and turns it into motion with
-the feedback law `velocity = (clean - state) / (1 - t)`. No step evaluates the field at t = 1.
+the feedback law `velocity = (clean - state) / (1 - t)`. No step evaluates the field at t = 1. What else a call tells
+(`Estimate.aux`) comes out of `solve` beside the state it led to.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,9 +15,13 @@ from torch import Tensor
 
 from manta.errors import UsageError
 from manta.flow.path import LinearPath, divide_or_zero, expand_time
+from manta.types import Estimate
 
-Field = Callable[..., Tensor]
-"""A vector field: `field(state, t, *, cond, self_cond) -> clean`, all in the shape of the state."""
+Field = Callable[..., Tensor | Estimate]
+"""A vector field: `field(state, t, *, cond, self_cond) -> Estimate`, or the clean state alone, in the shape of the
+state."""
+Control = Callable[[Tensor, Tensor], Tensor]
+"""What a step asks of a field: `control(state, t) -> clean`; see `Feedback`."""
 Noise = Callable[[Tensor], Tensor]
 """Fresh standard normal noise in the shape, dtype and device of its argument."""
 Step = Callable[..., Tensor]
@@ -37,11 +42,8 @@ class SolverState:
     """Latest estimate of the clean state, "b n c": the one the step moved towards last."""
     nfe: int
     """Sequential network calls so far, guidance included."""
-
-
-def network_calls(function: Callable[..., Any]) -> int:
-    """Network calls that the last call of `function` made: its `last_nfe` where a wrapper sets it, 1 otherwise."""
-    return int(getattr(function, "last_nfe", 1))
+    aux: Any = None
+    """What else the call told that made the latest estimate."""
 
 
 class Feedback:
@@ -55,15 +57,17 @@ class Feedback:
         self.field = field
         self.cond = cond
         self.clean = self_cond
+        self.aux: Any = None
         self.nfe = 0
 
     def __call__(self, state: Tensor, t: Tensor) -> Tensor:
-        self.clean = self.field(state, t.to(state.dtype), cond=self.cond, self_cond=self.clean)
-        self.nfe += network_calls(self.field)
-        return self.clean
+        estimate = Estimate.of(self.field(state, t.to(state.dtype), cond=self.cond, self_cond=self.clean))
+        self.clean, self.aux = estimate.clean, estimate.aux
+        self.nfe += estimate.nfe
+        return estimate.clean
 
 
-def euler(field: Field, t: Tensor, t_next: Tensor, state: Tensor, *, noise: Noise | None = None) -> Tensor:
+def euler(field: Control, t: Tensor, t_next: Tensor, state: Tensor, *, noise: Noise | None = None) -> Tensor:
     """Euler step: `state + (t_next - t) (clean - state) / (1 - t)`. Order 1, one call.
 
     Written as an interpolation, so that t_next = 1 lands on the clean estimate exactly and t = 1 stays put.
@@ -73,7 +77,7 @@ def euler(field: Field, t: Tensor, t_next: Tensor, state: Tensor, *, noise: Nois
     return torch.lerp(state, clean, expand_time(share, state))
 
 
-def heun(field: Field, t: Tensor, t_next: Tensor, state: Tensor, *, noise: Noise | None = None) -> Tensor:
+def heun(field: Control, t: Tensor, t_next: Tensor, state: Tensor, *, noise: Noise | None = None) -> Tensor:
     """Heun step: Euler to t_next, then the mean of the velocities at both ends. Order 2, two calls.
 
     The step that ends at t = 1 is an Euler step (one call), as the velocity is not determined there; its local
@@ -92,7 +96,7 @@ def heun(field: Field, t: Tensor, t_next: Tensor, state: Tensor, *, noise: Noise
 
 
 def renoise(
-    field: Field, t: Tensor, t_next: Tensor, state: Tensor, *, noise: Noise | None = None, eta: float = 1.0
+    field: Control, t: Tensor, t_next: Tensor, state: Tensor, *, noise: Noise | None = None, eta: float = 1.0
 ) -> Tensor:
     """Stochastic step: keep part of the estimated noise, replace the rest by fresh noise. One call.
 
@@ -212,7 +216,7 @@ def solve(
         t, t_next = (_times(value, state, known) for value in (t_now, t_end))
         state = step(control, t, t_next, state, noise=noise)
         assert control.clean is not None, "a step calls the field at least once"
-        yield SolverState(t=t_end, state=state, clean=control.clean, nfe=control.nfe)
+        yield SolverState(t=t_end, state=state, clean=control.clean, nfe=control.nfe, aux=control.aux)
 
 
 def _times(value: float, state: Tensor, known: Tensor | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from manta.spaces.embedding import EmbeddingSpace, EmbeddingSpaceConfig
 from manta.spaces.latent import LatentSpace, LatentSpaceConfig, RateController, gaussian_rate
+from manta.spaces.space import Space, Words
 
 KINDS = {"latent": LatentSpaceConfig, "embedding": EmbeddingSpaceConfig}
 
@@ -12,5 +13,7 @@ __all__ = [
     "LatentSpace",
     "LatentSpaceConfig",
     "RateController",
+    "Space",
+    "Words",
     "gaussian_rate",
 ]

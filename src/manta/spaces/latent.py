@@ -8,6 +8,7 @@ through noise. The abstract of Manta-LM (arXiv 2605.14531) names such a space; t
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +22,8 @@ from manta.nets.trunk import Trunk
 from manta.operators.attention import AttentionConfig
 from manta.operators.context import OperatorContext
 from manta.operators.cross_attention import ProjectedMemory
+from manta.spaces.space import Space, Words
+from manta.types import Estimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +57,8 @@ class LatentSpaceConfig:
         if not 0 <= self.token_drop < 1:
             raise ConfigError("space.token_drop should lie in [0, 1)")
 
-    def build(self, dim: int, heads: int) -> "LatentSpace":
-        """A freshly initialised space beside nets of width `dim`."""
+    def build(self, vocab_size: int, dim: int, heads: int) -> "LatentSpace":
+        """A freshly initialised space beside nets of width `dim`; it has no table of tokens of its own."""
         return LatentSpace(self, dim, heads)
 
 
@@ -63,7 +66,7 @@ STATISTICS_MOMENTUM = 0.02
 """Weight of a batch in the running mean and deviation of the channels."""
 
 
-class LatentSpace(nn.Module):
+class LatentSpace(Space):
     """Encoder and standardisation.
 
     Token tables are the caller's (`table`), so that prompt, encoder, policy and output share one.
@@ -75,7 +78,7 @@ class LatentSpace(nn.Module):
     """
 
     encoder_calls = 1
-    """Network calls that encoding a text costs."""
+    estimates = True
     mean: Tensor
     std: Tensor
 
@@ -109,6 +112,34 @@ class LatentSpace(nn.Module):
         mean, log_std = self.merge(hidden.reshape(b, n // self.rate, self.rate * self.dim)).float().chunk(2, -1)
         std = (log_std.clamp(-6, 1).exp().square() + self.config.noise_floor**2).sqrt()
         return mean, std
+
+    def encode(
+        self,
+        tokens: Int64[Tensor, "b n"],
+        mask: Bool[Tensor, "b n"],
+        memory: Float[Tensor, "b m d"],
+        memory_mask: Bool[Tensor, "b m"],
+        table: Float[Tensor, "v d"],
+    ) -> Float[Tensor, "b k c"]:
+        """The mean of the encoder's Gaussian, standardised; see `Space`."""
+        mean, _ = self.posterior(tokens, mask, self.encoder.project(memory, memory_mask), table)
+        return self.standardise(mean)
+
+    def known(self, state: Tensor, t: Tensor, words: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+        """A settled word leaves its latent open: r tokens share it; see `Space`."""
+        return state, t
+
+    def readout(
+        self,
+        state: Tensor,
+        t: Tensor,
+        hidden: Float[Tensor, "b n d"],
+        *,
+        clean: Callable[[Tensor], Tensor],
+        head: Callable[[Tensor], Tensor],
+    ) -> Estimate:
+        """The policy's own estimate, and its words beside it; see `Space`."""
+        return Estimate(clean(hidden), Words(hidden))
 
     def standardise(self, latents: Float[Tensor, "b m c"]) -> Float[Tensor, "b m c"]:
         """Latents with zero mean and unit variance in every channel, over the training texts."""
