@@ -554,11 +554,9 @@ def spread(values: list[float]) -> str:
 
 
 TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
-    "results": (
-        ("e2e.json", e2e_table),
-        ("e2e_evaluations.json", evaluation_table),
-        ("weather.json", weather_table),
-    ),
+    "headline": (("e2e_evaluations.json", evaluation_table),),
+    "e2e": (("e2e.json", e2e_table),),
+    "weather": (("weather.json", weather_table),),
     "evaluations": (("e2e_evaluations.json", partial(evaluation_table, whole=True)),),
     "stories": (("stories.json", stories_table), ("stories.json", nearest_table)),
     "sampling": (("sampling.json", sampling_table),),

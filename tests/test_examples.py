@@ -43,13 +43,14 @@ def test_the_python_block_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert "Blue Spice" in capsys.readouterr().out
 
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("training", "choosing", "measuring"))]
+README = "\n".join(page.read_text(encoding="utf-8") for page in GUIDES)
 COMMANDS = [
     *re.findall(r"^(\./run .*?)(?: *#.*)?$", README, re.M),
     *(f"./run {words}" for words in re.findall(r"`(manta [a-z]+ .*?)`", README)),
     *re.findall(r"`(\./run .*?)`", README),
 ]
-"""Every command that the README shows, in a block or in a line."""
+"""Every command that the README and the guides show, in a block or in a line."""
 
 
 def words_of(command: str) -> list[str]:
@@ -86,7 +87,7 @@ def stop() -> None:
 
 
 def test_the_options_that_the_readme_names_exist(capsys):
-    shown = " ".join(re.findall(r"`([^`\n]*)`", README))
+    shown = " ".join(re.findall(r"`((?!\./run python)[^`\n]*)`", README))
     known = set()
     for verb in (*VERBS, "data export", "data check"):
         assert main([*verb.split(), "--help"]) == 0
@@ -113,3 +114,25 @@ def test_the_tables_of_the_pages_are_those_of_the_recorded_results():
             assert mark[0] == wanted, f"{page.name}: a table has drifted; write it: python benchmarks/tables.py"
             shown.add(mark[2])
     assert shown == set(module["TABLES"]), "every recorded result is shown somewhere"
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "PAPERS.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that a page's headings make."""
+    heads = re.findall(r"^#+ +(.*?) *$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\(((?!https?:)[^)\s]+)\)", page.read_text(encoding="utf-8")):
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), f"{page.name} links to {target}"
+        assert not anchor or anchor in anchors(file), f"{page.name} links to {target}"
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
