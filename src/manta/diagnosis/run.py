@@ -10,13 +10,11 @@ from manta.diagnosis.common import correction_figures, disturbance_figures, qual
 from manta.diagnosis.judging import Judgement, oracle_of
 from manta.diagnosis.results import Measured, Settings
 from manta.diagnosis.steering import Steered, choose_keyword, steer, steer_tuned
-from manta.diagnosis.systems import AutoregressiveSystem, FlowSystem, MaskedSystem, System, system_of
+from manta.diagnosis.systems import System, system_of
 from manta.diagnosis.tuning import TuningConfig, tune
 from manta.errors import UsageError
 from manta.families.autoregressive import AutoregressiveLM
 from manta.families.events import GenerateOptions, Request
-from manta.families.manta_lm import MantaLM
-from manta.spaces import LatentSpace
 
 Progress = Callable[[str], None]
 """`progress(line)`: told what is being measured."""
@@ -132,7 +130,7 @@ def _diagnose(name: str, lm: Any, found: Diagnosis, judgement: Judgement, progre
     if found.keyword is None:
         texts = [text for system in systems for text in system.texts(system.tokens)]
         found.keyword = choose_keyword(texts, found.prompts)
-    model = ModelDiagnosis(name, systems[0].family, about(lm, systems[0]))
+    model = ModelDiagnosis(name, systems[0].family, systems[0].facts())
     for part, measure in _parts(systems[0], settings, judgement).items():
         progress(f"{name}: {part}")
         whole = Measured()
@@ -151,7 +149,7 @@ def _diagnose(name: str, lm: Any, found: Diagnosis, judgement: Judgement, progre
                     one.join(other)
             else:
                 model.steered = parts
-        if settings.tune and isinstance(lm, MantaLM) and isinstance(lm.model.space, LatentSpace):
+        if settings.tune and lm.family == "manta" and lm.model.space.estimates:
             progress(f"{name}: tuning toward {found.keyword!r}")
             config = TuningConfig(num_updates=settings.tune)
             tuned = tune(lm, found.prompts, found.keyword, config, seed=settings.seed)
@@ -171,29 +169,18 @@ def _parts(system: System, settings: Settings, judgement: Judgement) -> dict[str
         "disturbed words": lambda s: disturbance_figures(s, settings, judgement),
         "a corrupted text": lambda s: correction_figures(s, settings, judgement),
     }
-    if isinstance(system, FlowSystem):
-        return parts | {
-            "the plan's way": flow_figures.path_figures,
-            "strain and rotation": lambda s: flow_figures.field_figures(s, settings),
-            "acceleration and pressure": flow_figures.burgers_figures,
-            "the adjoint": lambda s: flow_figures.adjoint_figures(s, settings),
-            "pushes": lambda s: flow_figures.push_figures(s, settings),
-        }
-    assert isinstance(system, MaskedSystem | AutoregressiveSystem)
-    return parts | {"the adjoint": lambda s: chain_figures.adjoint_figures(s, settings)}
+    return parts | OF_FAMILY[system.family](settings)
 
 
-def about(lm: Any, system: System) -> dict[str, Any]:
-    """What a reader should know of a model."""
-    facts: dict[str, Any] = {"parameters": sum(p.numel() for p in lm.model.parameters())}
-    facts["calls"] = round(sum(system.lengths()) / len(system.requests), 1)
-    if isinstance(system, FlowSystem):
-        space = lm.model.space
-        facts["space"] = "latents" if isinstance(space, LatentSpace) else "embeddings"
-        if isinstance(space, LatentSpace):
-            facts["noise_floor"] = space.config.noise_floor
-        facts["state"] = f"{system.rate} tokens a latent of {space.channels} channels"
-        facts["own_split"] = {str(size): split.flow for size, split in sorted(lm.splits.items())}
-    if isinstance(system, MaskedSystem):
-        facts["decoder"] = lm.decoder_for(system.options).kind
-    return facts
+OF_FAMILY: dict[str, Callable[[Settings], dict[str, Callable[[Any], Measured]]]] = {
+    "manta": lambda settings: {
+        "the plan's way": flow_figures.path_figures,
+        "strain and rotation": lambda s: flow_figures.field_figures(s, settings),
+        "acceleration and pressure": flow_figures.burgers_figures,
+        "the adjoint": lambda s: flow_figures.adjoint_figures(s, settings),
+        "pushes": lambda s: flow_figures.push_figures(s, settings),
+    },
+    "masked": lambda settings: {"the adjoint": lambda s: chain_figures.adjoint_figures(s, settings)},
+    "ar": lambda settings: {"the adjoint": lambda s: chain_figures.adjoint_figures(s, settings)},
+}
+"""What is measured of one family alone."""

@@ -51,13 +51,18 @@ class System(ABC):
         requests: the prompts with their seeds.
         num_steps: network calls of a text.
         options: the style, and a masked model's decoder.
+        words: of a flow, the words that the policy sees at each time: `writing`, those that had settled by then, or
+            `masked`, none.
     """
 
     family: str
     trace: Trace
 
-    def __init__(self, lm: Any, requests: Sequence[Request], num_steps: int, options: GenerateOptions) -> None:
+    def __init__(
+        self, lm: Any, requests: Sequence[Request], num_steps: int, options: GenerateOptions, words: str = "writing"
+    ) -> None:
         self.lm, self.requests, self.num_steps, self.options = lm, list(requests), num_steps, options
+        self.words = words
         self.vocab_size: int = lm.model.embedding.num_embeddings
         self.beginning: Beginning = lm.begin(self.requests, options)
         self.trace = self.write(self.beginning)
@@ -81,6 +86,12 @@ class System(ABC):
     @abstractmethod
     def rewritten(self, tokens: Int64[Tensor, "b n"], t: float) -> Int64[Tensor, "b n"]:
         """The text that comes of a text put back to a time, and written on from there."""
+
+    def facts(self) -> dict[str, Any]:
+        """What a reader should know of the model."""
+        facts: dict[str, Any] = {"parameters": sum(p.numel() for p in self.lm.model.parameters())}
+        facts["calls"] = round(sum(self.lengths()) / len(self.requests), 1)
+        return facts
 
     @property
     def mask(self) -> Bool[Tensor, "b n"]:
@@ -148,11 +159,7 @@ class System(ABC):
 
 
 class FlowSystem(System):
-    """A Manta-LM: the plan as a state, the policy as a field over it.
-
-    Args:
-        words: `writing` holds at each time the words that had settled by then, `masked` holds none.
-    """
+    """A Manta-LM: the plan as a state, the policy as a field over it."""
 
     family = "manta"
     lm: MantaLM
@@ -161,8 +168,7 @@ class FlowSystem(System):
     def __init__(
         self, lm: MantaLM, requests: Sequence[Request], num_steps: int, options: GenerateOptions, words: str = "writing"
     ) -> None:
-        super().__init__(lm, requests, num_steps, options)
-        self.words = words
+        super().__init__(lm, requests, num_steps, options, words)
         self.rate = lm.model.space.rate
         self.condition = lm.model.condition(self.beginning.memory, self.mask)
         self.cells = self.mask[:, :: self.rate]
@@ -171,6 +177,15 @@ class FlowSystem(System):
         self.grid = self.trace.grid
         self.dimensions = self.cells.sum(1) * lm.model.space.channels
         """Dimensions of each request's state, "b"."""
+
+    def facts(self) -> dict[str, Any]:
+        space = self.lm.model.config.space
+        facts = {**super().facts(), "space": f"{space.kind}s"}
+        if space.kind == "latent":
+            facts["noise_floor"] = space.noise_floor
+        facts["state"] = f"{self.rate} tokens a latent of {space.channels} channels"
+        facts["own_split"] = {str(size): split.flow for size, split in sorted(self.lm.splits.items())}
+        return facts
 
     def write(
         self,
@@ -261,6 +276,9 @@ class MaskedSystem(System):
 
     family = "masked"
     lm: MaskedLM
+
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), "decoder": self.lm.decoder_for(self.options).kind}
 
     def write(
         self,
@@ -376,6 +394,12 @@ class AutoregressiveSystem(System):
         return steps, F.one_hot(torch.full_like(tokens, MASK), self.vocab_size).float()
 
 
+SYSTEMS: dict[str, type[System]] = {
+    system.family: system for system in (FlowSystem, MaskedSystem, AutoregressiveSystem)
+}
+"""From a family to the system that its models are diagnosed as."""
+
+
 def system_of(
     lm: Any, requests: Sequence[Request], num_steps: int, options: GenerateOptions, words: str = "writing"
 ) -> System:
@@ -384,13 +408,11 @@ def system_of(
     Raises:
         ModelError: for a model that gives no gradients, or not its states.
     """
-    if isinstance(lm, MantaLM):
-        return FlowSystem(lm, requests, num_steps, options, words)
-    if isinstance(lm, MaskedLM):
-        return MaskedSystem(lm, requests, num_steps, options)
-    if isinstance(lm, AutoregressiveLM):
-        return AutoregressiveSystem(lm, requests, num_steps, options)
-    raise ModelError(
-        f"a diagnosis follows gradients through a model's own steps, and a {getattr(lm, 'family', 'foreign')} model "
-        "gives logits of whole tokens alone; train one with manta train --family manta, masked or ar"
-    )
+    family = getattr(lm, "family", "foreign")
+    system = SYSTEMS.get(family)
+    if system is None:
+        raise ModelError(
+            f"a diagnosis follows gradients through a model's own steps, and a {family} model gives logits of whole "
+            "tokens alone; train one with manta train --family manta, masked or ar"
+        )
+    return system(lm, requests, num_steps, options, words)

@@ -17,7 +17,6 @@ from manta.families.manta_lm import MantaLM
 from manta.families.observer import Beginning
 from manta.nets.vector_field import Condition
 from manta.runtime import make_generator
-from manta.spaces import LatentSpace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +79,7 @@ def tune(
         UsageError: without prompts, or for a keyword without tokens.
     """
     config = config or TuningConfig()
-    if not isinstance(lm.model.space, LatentSpace):
+    if not lm.model.space.estimates:
         raise ModelError("adjoint matching tunes the plan of a latent space; this model's states are word embeddings")
     if not prompts:
         raise UsageError("tuning takes prompts, received none")

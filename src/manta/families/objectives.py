@@ -88,6 +88,10 @@ class Canvas:
 def lay_out(batch: Batch, rate: int, config: ObjectiveConfig, generator: torch.Generator, *, max_cells: int) -> Canvas:
     """Lay texts out on canvases: a blank in some, at least one closing null, whole latents.
 
+        text      w w w w w w w                  length 7
+        canvas    w w [w w - -] w w w - - -      r = 4: 12 positions, 3 latents
+                       hole: 2 words covered, 2 slots unused; then nulls to the end
+
     A blank covers up to `max_blank` tokens of the text and as many unused slots after them, so that a span can come
     out shorter than the room it is given. Where the largest canvas leaves no room, there are fewer slots.
 
@@ -99,21 +103,24 @@ def lay_out(batch: Batch, rate: int, config: ObjectiveConfig, generator: torch.G
         max_cells: latents of the largest canvas; it holds the longest text and a null.
     """
     b, n = batch.text.shape
-    draws = torch.rand(6, b, generator=generator).to(batch.text.device)
-    slots = (draws[0] < config.blank_share) * (draws[1] * (config.max_blank + 1)).long()
-    lengths = batch.text_lengths
+    device, lengths = batch.text.device, batch.text_lengths
+    draws = torch.rand(6, b, generator=generator).to(device)
+    # 1. Which rows have a blank, and how many of its slots stay unused.
+    has_hole = draws[0] < config.blank_share
+    slots = has_hole * (draws[1] * (config.max_blank + 1)).long()
     slots = torch.minimum(slots, max_cells * rate - 1 - lengths)
+    # 2. The words it covers: [start, end) of the text; the slots follow them.
     start = (draws[2] * (lengths + 1)).long()
     covered = torch.minimum((draws[3] * config.max_blank).long() + 1, lengths - start)
-    has_hole = draws[0] < config.blank_share
-    end = start + covered  # the unused slots follow the covered tokens
+    end = start + covered
+    # 3. Whole latents: the text, its slots, one null at least, and in some rows a latent to spare.
     cells = ((lengths + slots) // rate + 1 + (draws[4] < config.extra_cell).long()).clamp_max(max_cells)
-    width = int(cells.max()) * rate
-    place = torch.arange(width, device=batch.text.device)[None]
+    # 4. Where each position of the canvas has its word from.
+    place = torch.arange(int(cells.max()) * rate, device=device)[None]
     source = torch.where(place < end[:, None], place, place - slots[:, None])
-    inside = (place >= end[:, None]) & (place < (end + slots)[:, None])
+    unused = (place >= end[:, None]) & (place < (end + slots)[:, None])
     tokens = batch.text.gather(1, source.clamp(0, n - 1))
-    tokens = torch.where(inside | (source >= lengths[:, None]), NULL, tokens)
+    tokens = torch.where(unused | (source >= lengths[:, None]), NULL, tokens)
     mask = place < (cells * rate)[:, None]
     hole = has_hole[:, None] & (place >= start[:, None]) & (place < (end + slots)[:, None]) & mask
     return Canvas(tokens=tokens.masked_fill(~mask, NULL), mask=mask, cells=cells, hole=hole)

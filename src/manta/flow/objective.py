@@ -114,8 +114,11 @@ def velocity_matching(
     Raises:
         UsageError: if no position is left to be scored.
     """
+    # 1. Draw times and noise, and put the rows on the path.
     noised = _noised(clean, path, time_density, generator, config, mask, known)
+    # 2. Some rows are fed the field's own first estimate, disturbed.
     fed_back = _first_estimates(field, noised, generator, config, cond, select)
+    # 3. Ask the field, and weigh its error by the capped stiffness.
     estimate = Estimate.of(field(noised.state, noised.times, cond=cond, self_cond=fed_back))
     error = (estimate.clean - clean.detach()).square().mean(-1)
     stiffness = (1 - noised.t).square().clamp_min(1 / config.weight_cap).reciprocal()
@@ -124,6 +127,7 @@ def velocity_matching(
     else:
         target = posterior_target(noised.state, noised.t, *posterior).detach()
         total = _scored_mean(stiffness * (estimate.clean - target).square().mean(-1), noised.scored)
+    # 4. The time density learns from the plain error; the words' cost is read from the same call.
     if observe:
         _observe(time_density, noised, error)
     parts = {"velocity": total.detach(), "clean_error": _scored_mean(error.detach(), noised.scored)}
