@@ -3,9 +3,12 @@
 import itertools
 import json
 import math
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from manta.data import MASK, NULL
 from manta.errors import ModelError, RequestError, UsageError
@@ -198,6 +201,15 @@ def test_a_causal_model_of_the_hub_judges_every_token_after_its_first(gpt2):
     with pytest.raises(RequestError, match="reads 8"):
         judge(["the " * 8])
     assert judge.config == {}
+
+
+def test_a_causal_model_that_lacks_a_weight_judges_nothing(gpt2, tmp_path):
+    folder = Path(shutil.copytree(gpt2, tmp_path / "lacking"))
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("transformer.h.0.mlp.c_fc.weight")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"has no transformer\.h\.0\.mlp\.c_fc\.weight \(1 weights are missing\)"):
+        load_judge(str(folder))
 
 
 def test_what_is_no_causal_model_is_an_error(tmp_path):

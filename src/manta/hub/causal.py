@@ -88,7 +88,8 @@ def load_causal(name: str | Path, *, device: str | None = None) -> CausalModel:
         device: see `manta.runtime.resolve_device`.
 
     Raises:
-        ModelError: transformers is not installed, or there is no such model, or it has no safetensors.
+        ModelError: transformers is not installed, or there is no such model, it has no safetensors, or they lack a
+            weight.
     """
     try:
         from transformers import AutoModelForCausalLM, AutoTokenizer  # pyright: ignore[reportMissingImports]
@@ -99,12 +100,16 @@ def load_causal(name: str | Path, *, device: str | None = None) -> CausalModel:
         raise ModelError(f"no model at {name}; give a folder, or write {HUB}{name} for one of the hub")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        net: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
     except Exception as error:  # transformers raises whatever it meets in a damaged folder
         reason = re.split(r"(?<=\.)\s|\n", str(error).strip(), maxsplit=1)[0]
         raise ModelError(f"{name} is no causal language model that transformers can load ({reason})") from error
+    net, told = loaded
+    # transformers draws at random what a folder lacks, and says so in its log alone.
+    if drawn := sorted(told["missing_keys"]):
+        raise ModelError(f"{name} has no {drawn[0]} ({len(drawn)} weights are missing); copy the model again")
     for key, value in net.state_dict().items():
         if not bool(value.isfinite().all()):
             raise ModelError(f"{name} holds {key} with values that are not finite; copy it again")
