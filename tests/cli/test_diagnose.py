@@ -8,13 +8,14 @@ import torch
 from manta.cli import main
 from manta.hub import save_model
 
-from ..families.conftest import make_ar, make_lm
+from ..families.conftest import make_ar, make_lm, make_masked
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
-    for name, lm in (("flow", make_lm()), ("left", make_ar())):
+    models = {"flow": make_lm(), "left": make_ar(), "masked": make_masked(), "embedded": make_lm("embedding")}
+    for name, lm in models.items():
         save_model(root / name, lm, recipe={"data": "mine.jsonl"}, card="", dtype=torch.float32)
     (root / "in.jsonl").write_text("".join(json.dumps({"prompt": p}) + "\n" for p in ("the cat", "the cat", "rain")))
     return root
@@ -43,12 +44,30 @@ def test_a_report_of_two_models_is_written_with_progress_on_stderr(folders, caps
         (["--json", "--num-steps", "1"], "at least 2"),
         (["--json", "--words", "some"], "one of 'writing', 'masked'"),
         (["--json"], "--data"),
+        (["--json", "--data", "builtin:weather", "--prompts", "in.jsonl"], "not both"),
     ],
 )
 def test_wrong_usage_is_said_in_a_line(folders, capsys, arguments, words):
     assert main(["diagnose", str(folders / "flow"), *arguments]) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "option", "whose"),
+    [
+        ("left", ["--style", "consensus"], "--style means nothing to these models; it is for Manta-LM and masked"),
+        ("left", ["--words", "masked"], "--words means nothing to these models; it is for Manta-LM"),
+        ("left", ["--tune", "3"], "--tune means nothing to these models; it is for a Manta-LM over latents"),
+        ("masked", ["--words", "masked"], "--words means nothing"),
+        ("embedded", ["--tune", "3"], "--tune means nothing"),
+    ],
+)
+def test_a_setting_that_no_model_follows_is_refused(folders, capsys, model, option, whose):
+    command = ["diagnose", str(folders / model), "--prompts", str(folders / "in.jsonl"), "--json", "--num-steps", "2"]
+    assert main([*command, *option]) == 2
+    error = capsys.readouterr().err
+    assert whose in error and error.count("\n") == 1
 
 
 def test_a_judge_must_give_likelihoods(folders, capsys):

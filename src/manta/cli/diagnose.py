@@ -57,6 +57,8 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError("diagnose writes a report; name its folder with --out DIR, or print figures with --json")
     if options.out is not None:
         claim_folder(options.out, "diagnose")
+    if options.data is not None and options.prompts is not None:
+        raise UsageError("give --data or --prompts, not both: each names the prompts")
     if options.num_prompts < 2:
         raise UsageError(f"--num-prompts should be at least 2, for a spread; received {options.num_prompts}")
     from manta.config import to_dict

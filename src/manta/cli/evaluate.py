@@ -15,6 +15,8 @@ from manta.errors import UsageError
 
 WRITING = ("num_steps", "style", "decoder", "temperature", "guidance_scale", "top_k", "top_p", "batch_size")
 """Options that say how a model writes."""
+OF_MODELS = ("num_seeds", "likelihood_texts", "likelihood_samples")
+"""Options that ask more of a model than its texts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +62,10 @@ def run(argv: Sequence[str]) -> int:
                 "--texts stands in the place of a model and has no likelihood; leave out MODEL and likelihood"
             )
         usual = EvaluateOptions()
-        if moot := [name for name in WRITING if getattr(options, name) != getattr(usual, name)]:
-            raise UsageError(f"--texts writes nothing, so --{moot[0].replace('_', '-')} means nothing; leave it out")
+        if moot := [name for name in (*WRITING, *OF_MODELS) if getattr(options, name) != getattr(usual, name)]:
+            raise UsageError(
+                f"--texts reads what is written, so --{moot[0].replace('_', '-')} means nothing; leave it out"
+            )
         options = replace(options, num_seeds=1)
     check_data(options, "evaluate")
     progress = Line()

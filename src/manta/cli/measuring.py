@@ -128,6 +128,8 @@ def make_evaluator(
     from manta.evaluation import Evaluator, EvaluatorConfig, evaluation_set, load_judge
 
     metrics = [name for part in options.metrics for name in part.split(",") if name]
+    if options.metrics and not metrics:
+        raise UsageError("--metrics names none; leave it out for all that the data allows")
     names = ("num_seeds", "seed", "likelihood_texts", "likelihood_samples")
     config = from_dict(EvaluatorConfig, {"metrics": metrics, **{name: getattr(options, name) for name in names}})
     if config.metrics and "judge" in config.metrics and options.judge is None:

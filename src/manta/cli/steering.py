@@ -23,6 +23,10 @@ def check_steering(options: Any) -> None:
             "--target-entropy and --escape-scale are measured on prompts that the model was not trained on: "
             "name its data, as for manta train: --held-out DATA"
         )
+    if options.held_out is not None and options.target_entropy is None and not options.escape_scale:
+        raise UsageError(
+            "--held-out is what --target-entropy and --escape-scale are measured on; give one of these too"
+        )
 
 
 def steer(lm: Any, options: Any, settings: Any) -> Any:

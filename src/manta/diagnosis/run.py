@@ -13,8 +13,7 @@ from manta.diagnosis.steering import Steered, choose_keyword, steer, steer_tuned
 from manta.diagnosis.systems import System, system_of
 from manta.diagnosis.tuning import TuningConfig, tune
 from manta.errors import UsageError
-from manta.families.autoregressive import AutoregressiveLM
-from manta.families.events import GenerateOptions, Request
+from manta.families.events import GenerateOptions, Request, spelled
 
 Progress = Callable[[str], None]
 """`progress(line)`: told what is being measured."""
@@ -96,12 +95,13 @@ def diagnose(
     Raises:
         ModelError: for a model without the needed access.
         RequestError: for a prompt that does not fit a model.
-        UsageError: without models or prompts.
+        UsageError: without models or prompts, or for a setting that means nothing to any of the models.
     """
     settings = settings or Settings()
     if not models or not prompts:
         raise UsageError(f"a diagnosis takes models and prompts, received {len(models)} and {len(prompts)}")
-    judge = judge or next(((name, lm) for name, lm in models.items() if isinstance(lm, AutoregressiveLM)), None)
+    _check_settings(settings, list(models.values()))
+    judge = judge or next(((name, lm) for name, lm in models.items() if getattr(lm, "family", "") == "ar"), None)
     oracle = oracle_of(prompts)
     judgement = Judgement(oracle, judge[1] if judge else None)
     found = Diagnosis(
@@ -115,6 +115,22 @@ def diagnose(
     for name, lm in models.items():
         found.models.append(_diagnose(name, lm, found, judgement, progress))
     return found
+
+
+def _check_settings(settings: Settings, models: Sequence[Any]) -> None:
+    """Refuse a setting that was given and that none of the models follows; one that some follow serves those."""
+    flows = [lm for lm in models if lm.family == "manta"]
+    latent = [lm for lm in flows if lm.model.space.estimates]
+    left_to_right = all(lm.family == "ar" for lm in models)
+    usual = Settings()
+    moot = {
+        "style": (left_to_right, "Manta-LM and masked models"),
+        "words": (not flows, "Manta-LM"),
+        "tune": (not latent, "a Manta-LM over latents"),
+    }
+    for name, (void, whose) in moot.items():
+        if void and getattr(settings, name) != getattr(usual, name):
+            raise UsageError(f"{spelled(name)} means nothing to these models; it is for {whose}; leave it out")
 
 
 def _diagnose(name: str, lm: Any, found: Diagnosis, judgement: Judgement, progress: Progress) -> ModelDiagnosis:
