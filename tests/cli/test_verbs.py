@@ -175,6 +175,8 @@ def test_steering_that_cannot_be_measured_says_why(model, capsys, arguments, cod
         (b"\xff\xfe\x00", "UTF-8"),
         (b'{"prompt": "a", "seed": "x"}\n', "seed"),
         (b'{"prompt": "a"}\n{"promt": "b"}\n', "line 2 has no field `prompt` but `promt`"),
+        (b'{"prompt": "a", "infil": "the ___"}\n', "line 1 has no field `infill` but `infil`"),
+        (b'{"prompt": "a", "Infill": "the ___"}\n', "line 1 has no field `infill` but `Infill`"),
         (b'{"prompt": "a\\ud800"}\n', "line 1: `prompt` holds half a surrogate pair"),
         (b'{"prompt": "a", "id": "\\ud800"}\n', "line 1 holds half a surrogate pair"),
         (b'{"prompt": "a\\u0000"}\n', "line 1: `prompt` holds a NUL"),

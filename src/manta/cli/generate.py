@@ -180,8 +180,8 @@ def _check_line(row: dict[str, Any], at: str) -> None:
     """Refuse a line of --input that is no request, or that could not be written out again."""
     from manta.data import files
 
-    files.check_prompt_key(row, at)
     for name in ("prompt", "infill"):
+        files.check_key(row, name, at)
         if row.get(name) is not None:
             files.check_text(row[name], name, at)
     seed = row.get("seed")

@@ -377,7 +377,7 @@ def to_example(record: Mapping[str, Any], where: str) -> Example:
         raise DataError(
             f"{where} has no field `text`; its fields are {_listed(record) or 'none'}; rename the one to learn"
         )
-    check_prompt_key(record, where)
+    check_key(record, "prompt", where)
     for name in ("text", "prompt"):
         if name == "text" or record.get(name) is not None:
             check_text(record[name], name, where)
@@ -409,16 +409,21 @@ def check_text(value: Any, name: str, where: str) -> None:
         raise DataError(f"{where}: `{name}` holds a NUL at character {nul}, which is no text; leave it out")
 
 
-def check_prompt_key(record: Mapping[str, Any], where: str) -> None:
-    """Refuses a record without `prompt` that has a field whose name looks like a slip of it, such as `promt`.
+def check_key(record: Mapping[str, Any], name: str, where: str) -> None:
+    """Refuses a record without a field that has one whose name looks like a slip of it, such as `promt`.
+
+    Args:
+        record: with any fields.
+        name: of a text that may be left out, `prompt` or `infill`.
+        where: where the record stands.
 
     Raises:
-        DataError: as said; without this the text would be learned, or written, without its prompt.
+        DataError: as said; without this the text would be learned, or written, without it.
     """
     texts = {key.strip().lower(): key for key, value in record.items() if isinstance(value, str)}
-    if "prompt" not in record and (close := difflib.get_close_matches("prompt", texts, n=1, cutoff=0.82)):
+    if name not in record and (close := difflib.get_close_matches(name, texts, n=1, cutoff=0.82)):
         raise DataError(
-            f"{where} has no field `prompt` but `{texts[close[0]]}`; rename it to `prompt`, or to something unlike it "
+            f"{where} has no field `{name}` but `{texts[close[0]]}`; rename it to `{name}`, or to something unlike it "
             "if it is none"
         )
 
