@@ -184,7 +184,8 @@ def test_chinese_is_read_by_characters() -> None:
     assert bleu(CHINESE, [[text] for text in CHINESE]) == pytest.approx(100)
     half = bleu(CHINESE, [["北京的春天公园很小，每天都有一些游客来参观。"], [CHINESE[1]]])
     assert 30 < half < 95
-    assert bleu(CHINESE, [[text] for text in CHINESE], tokenize="13a") < 1, "what those words make of it"
+    with pytest.raises(DataError, match="sequences of 4 words"):  # what those words make of it
+        bleu(CHINESE, [[text] for text in CHINESE], tokenize="13a")
 
 
 @pytest.mark.parametrize("score", [bleu, chrf, lambda *given: rouge(*given)["rougeL"]])
@@ -203,6 +204,25 @@ def test_rouge_of_letters_outside_a_to_z() -> None:
     assert rouge([CHINESE[0]], [[CHINESE[0]]])["rouge2"] == 100
     with pytest.raises(UsageError, match="stems"):
         rouge(["река"], [["река"]], stem=True)
+
+
+def test_bleu_is_withheld_where_no_reference_has_four_words() -> None:
+    texts, references = ["yes", "it may be"], [["yes"], ["it may be", "no"]]
+    with pytest.raises(DataError, match="sequences of 4 words"):
+        bleu(texts, references)
+    sums = OverlapSums(references)
+    assert not sums.phrases and sums.bleu_of_model(texts) == {}
+    assert [name for name in sums.of_model(texts) if name.startswith("bleu")] == []
+    assert sums.of_model(texts)["chrf"].value == pytest.approx(100)
+    assert OverlapSums([["yes"], ["it may be so"]]).phrases
+
+
+@pytest.mark.parametrize("score", [bleu, chrf, rouge])
+def test_a_text_is_no_list_of_references(score) -> None:
+    text = "the mill is a pub near the river"
+    for hypotheses, references in (([text], [text]), (text, [[text]] * len(text))):
+        with pytest.raises(UsageError, match="a text stands for a list"):
+            score(hypotheses, references)
 
 
 def test_one_reference_without_a_word_takes_nothing_from_the_others() -> None:
@@ -234,7 +254,8 @@ def test_sums_over_prompts_give_the_corpus_scores(seed: int) -> None:
     assert OverlapSums(long).of_model(short)["chrf"].value == pytest.approx(chrf(short, long))
     # No words in common at all, and n-grams of some orders only, as sacreBLEU smooths them.
     for one, other in (("x y z w v", "a b c d e"), ("a b x d y", "a b c d e"), ("a x", "a b")):
-        assert OverlapSums([[other]]).of_model([one])["bleu"].value == pytest.approx(bleu([one], [[other]]))
+        other_words = [f"{other} and so on"]
+        assert OverlapSums([other_words]).of_model([one])["bleu"].value == pytest.approx(bleu([one], [other_words]))
 
 
 @pytest.mark.parametrize("seed", range(2))

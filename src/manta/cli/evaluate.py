@@ -166,18 +166,22 @@ def _notes(report: dict[str, Any]) -> list[str]:
 
 def _overlap(report: dict[str, Any]) -> list[str]:
     """How texts were read for overlap, and which figures of people and of the model compare."""
-    if "bleu" not in report["figures"]:
+    if "chrf" not in report["figures"]:
         return []
     read = report["read_by"]
-    notes = [f"BLEU: sacreBLEU's tokens {read['bleu_tokens']}, lower-cased; ROUGE: {read['rouge_words']}"]
-    if "bleu_one_fewer" in report["figures"]:
+    known = {
+        "bleu": f"BLEU: sacreBLEU's tokens {read['bleu_tokens']}, lower-cased",
+        "rougeL": f"ROUGE: {read['rouge_words']}",
+    }
+    notes = ["; ".join(how for name, how in known.items() if name in report["figures"])]
+    if "chrf_one_fewer" in report["figures"]:
         notes.append(
             "bleu, chrf and rouge take all references, as published scores do; people have one fewer, since a text is "
             "none of its own, so people and model compare by …_one_fewer: each reference left out in turn"
         )
     else:
         notes.append("every prompt has one reference, so there is no such score of people")
-    return notes
+    return list(filter(None, notes))
 
 
 def _likelihood(found: dict[str, Any]) -> str:

@@ -361,6 +361,8 @@ class Evaluator:
             doubts.append(
                 f"ROUGE leaves out {wordless} of {len(self.references)} prompts, whose references have no word"
             )
+        if "overlap" in self.metrics and self._allowed("overlap", lambda: self._overlap.phrases) is False:
+            doubts.append("BLEU is left out: it counts sequences of four words, and no reference has one")
         if len(runs) > 1 and all(run.texts == runs[0].texts for run in runs):
             how = "--temperature 1 draws" if model.lm.family == "ar" else "--style diverse draws"
             doubts.append(f"all seeds wrote the same texts, so that they agree says nothing; {how} different ones")

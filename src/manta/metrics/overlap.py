@@ -24,6 +24,8 @@ from manta.metrics.words import Words, normal, plain_words, words_of
 ONE_FEWER: Final = "_one_fewer"
 """Ends the names of scores against all references but one, each left out in turn."""
 KINDS: Final = ("rouge1", "rouge2", "rougeL")
+_WORDS: Final = 4
+"""Longest n-gram of words of BLEU."""
 _ORDERS: Final = 6
 """Longest n-gram of characters of chrF."""
 
@@ -55,13 +57,19 @@ def bleu(
         A score in [0, 100].
 
     Raises:
-        DataError: the counts do not fit, a text has no reference, or sacrebleu is not installed.
+        DataError: the counts do not fit, a text has no reference, no reference has four words, or sacrebleu is not
+            installed.
 
     Source: Papineni et al., "BLEU" (ACL 2002); Post, "A Call for Clarity in Reporting BLEU Scores" (WMT 2018).
     """
     _check("BLEU", hypotheses, references)
     texts, groups = _normal(hypotheses, references)
     scorer = _bleu(tokenize or _words_of(groups).bleu, lowercase)
+    if all(len(scorer.tokenizer(text).split()) < _WORDS for group in groups for text in group):
+        raise DataError(
+            f"BLEU counts sequences of {_WORDS} words, and no reference of {len(groups)} texts has one, so that it is "
+            "0 whatever is written; use chrF instead"
+        )
     return scorer.corpus_score(texts, _streams(groups)).score
 
 
@@ -185,6 +193,11 @@ class OverlapSums:
         """Prompts of whose references ROUGE reads no word; they are in no ROUGE."""
         return sum(not any(_has_word(text, self.words.ascii) for text in group) for group in self.references)
 
+    @cached_property
+    def phrases(self) -> bool:
+        """Some reference has four words, BLEU's longest sequence; without one BLEU is 0 whatever is written."""
+        return any(self._word_grams(text)[-1] for group in self.references for text in group)
+
     def of_model(self, texts: Sequence[str]) -> dict[str, Sums]:
         """The scores of one text a prompt: against all references, and like for like with people's.
 
@@ -194,7 +207,8 @@ class OverlapSums:
         Returns:
             `bleu`, `chrf`, `rouge1`, `rouge2` and `rougeL`; and each ending in `_one_fewer`: the mean over the
             references of a prompt of what the text adds where that reference is left out, over the prompts that have
-            several. ROUGE is missing where rouge-score is not installed, or no reference has a word.
+            several. ROUGE is missing where rouge-score is not installed, or no reference has a word; BLEU where none
+            has four.
 
         Raises:
             DataError: another number of texts.
@@ -224,6 +238,8 @@ class OverlapSums:
         _check("BLEU", texts, self.references)
         pairs = list(zip(map(normal, texts), self.references, strict=True))
         fewer = [[(text, rest) for _, rest in _left_out(group)] for text, group in pairs]
+        if not self.phrases:
+            return {}
         whole = {"bleu": self._bleu_sums([[pair] for pair in pairs])}
         return whole | ({f"bleu{ONE_FEWER}": self._bleu_sums(fewer)} if any(fewer) else {})
 
@@ -239,10 +255,8 @@ class OverlapSums:
         """A row a prompt: the mean over its trials of what each adds to the sums."""
         if not any(trials):
             return {}
-        found = {
-            "bleu": self._bleu_sums(trials),
-            "chrf": Sums(_rows(trials, _chrf_counts, 3 * _ORDERS), chrf_of_counts),
-        }
+        found = {"bleu": self._bleu_sums(trials)} if self.phrases else {}
+        found["chrf"] = Sums(_rows(trials, _chrf_counts, 3 * _ORDERS), chrf_of_counts)
         try:
             _rouge(KINDS, self.words.ascii, False)
         except DataError:
@@ -268,7 +282,7 @@ class OverlapSums:
         if text not in self._grams:
             words = self._bleu.tokenizer(text.lower() if self._bleu.lowercase else text).split()
             self._grams[text] = [
-                Counter(tuple(words[at : at + n]) for at in range(len(words) - n + 1)) for n in range(1, 5)
+                Counter(tuple(words[at : at + n]) for at in range(len(words) - n + 1)) for n in range(1, _WORDS + 1)
             ]
         return self._grams[text]
 
@@ -366,6 +380,10 @@ def _normal(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> t
 
 
 def _check(score: str, hypotheses: Sequence[Any], references: Sequence[Sequence[str]]) -> None:
+    if isinstance(hypotheses, str) or any(isinstance(group, str) for group in references):
+        raise UsageError(
+            f"{score} takes a list of texts and a list of references of each, and a text stands for a list"
+        )
     if len(hypotheses) != len(references) or not hypotheses:
         raise DataError(
             f"{score} compares texts with their references: {len(hypotheses)} texts, {len(references)} sets"
