@@ -26,6 +26,7 @@ from manta.recipes.budget import FEW_STEPS, LEAST_STEPS, SAFETY, Clock, seconds_
 from manta.recipes.card import model_card
 from manta.recipes.recipe import SIZES, seconds
 from manta.recipes.run import Note
+from manta.recipes.runfolder import RunFolder
 from manta.recipes.stages import stage_specs
 from manta.spaces import LatentSpaceConfig
 from manta.training import Progress
@@ -185,6 +186,18 @@ def test_tensorboard_that_is_missing_stops_a_run_before_it_has_a_folder(tmp_path
 def test_a_folder_with_a_run_is_not_overwritten(whole):
     with pytest.raises(UsageError, match="--resume"):
         TrainingRun(recipe(), whole)
+
+
+def test_a_run_resumed_from_another_folder_says_where_its_data_are(tmp_path, monkeypatch):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "away").mkdir()
+    for data in ("pairs.jsonl", "e2e:pairs.zip"):
+        run = RunFolder(tmp_path / "home" / data[:3], resume=False)
+        run.write_recipe(resolve(Recipe(data=data, family="ar", size="nano", num_steps=8)))
+        run.close()
+        monkeypatch.chdir(tmp_path / "away")
+        with pytest.raises(DataError, match=f"names its data {data}, a path from the folder in which it was begun"):
+            TrainingRun(None, run.path, resume=True)
 
 
 def test_an_empty_folder_cannot_be_resumed(tmp_path):

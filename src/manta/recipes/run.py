@@ -41,7 +41,7 @@ from manta.recipes.pace import (
 )
 from manta.recipes.prepare import TARGETS_SHARE, corpus_of, fitting, guided_by, source_of, tokenizer_of
 from manta.recipes.recipe import Recipe, resolve, seconds
-from manta.recipes.runfolder import RunFolder, changes, fitting_checkpoint, standing, stored_recipe
+from manta.recipes.runfolder import RunFolder, changes, fitting_checkpoint, refuse_elsewhere, standing, stored_recipe
 from manta.recipes.stages import OnDevice, Parts, StageSpec, stage_specs
 from manta.runtime import (
     atomic_write,
@@ -91,6 +91,7 @@ class TrainingRun:
         UsageError: when the folder holds anything and `resume` is not set, when another process trains in it, or for a
             time budget that does not extend that of the run.
         CheckpointError: when there is nothing to resume, or what there is is damaged.
+        DataError: when resuming where the run's data, named by a relative path, are not.
         ConfigError: when TensorBoard events are wanted and the package is missing.
     """
 
@@ -117,7 +118,9 @@ class TrainingRun:
             self.asked = self._extended(stored_recipe(self.out), time_budget) if asked is None else asked
             if asked is None and self.asked.train.tensorboard:
                 require_tensorboard()
-            if asked is not None:
+            if asked is None:
+                refuse_elsewhere(self.out, self.asked.data)
+            else:
                 self.folder.write_recipe(asked)
         except BaseException:
             self.folder.close()

@@ -11,7 +11,9 @@ from filelock import FileLock, Timeout
 
 from manta.config import from_dict, to_dict
 from manta.data.corpus import FILES
-from manta.errors import CheckpointError, ConfigError, UsageError
+from manta.data.files import expanded
+from manta.data.sources import SCHEMES
+from manta.errors import CheckpointError, ConfigError, DataError, UsageError
 from manta.recipes.recipe import Recipe
 from manta.runtime import atomic_write, sweep
 
@@ -150,6 +152,27 @@ def stored_recipe(run: Path) -> Recipe:
     if missing := next(_missing(stored, to_dict(recipe)), None):
         raise CheckpointError(f"{file} is not as a run writes it: {missing} is missing")
     return recipe
+
+
+def refuse_elsewhere(run: Path, data: str) -> None:
+    """Say of a run that is continued that its data are named from another working directory.
+
+    Args:
+        run: its folder.
+        data: as its recipe names them.
+
+    Raises:
+        DataError: they are named by a relative path, and nothing stands there.
+    """
+    scheme, _, rest = data.partition(":")
+    if scheme in ("builtin", "hf"):
+        return
+    path = expanded(rest if scheme in SCHEMES else data)
+    if not path.is_absolute() and not path.exists():
+        raise DataError(
+            f"{run} names its data {data}, a path from the folder in which it was begun, and {Path.cwd()} has no such "
+            "file; resume the run from there"
+        )
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
