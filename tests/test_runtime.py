@@ -238,3 +238,16 @@ def test_a_run_keeps_the_precision_of_its_device(monkeypatch, tmp_path):
     monkeypatch.setattr("manta.recipes.run.faster_precision", lambda device: "bfloat16")
     assert TrainingRun(None, tmp_path / "run", resume=True).recipe.train.precision == "float32"
     assert TrainingRun(recipe, tmp_path / "other").recipe.train.precision == "bfloat16"
+
+
+def test_a_file_that_cannot_be_written_is_named_and_left_as_it_was(tmp_path):
+    file = tmp_path / "result.json"
+    file.write_text("old")
+
+    def full(path):
+        raise OSError(27, "File too large")
+
+    with pytest.raises(OSError) as caught:
+        runtime.atomic_write(file, full)
+    assert caught.value.filename == str(file) and caught.value.errno == 27
+    assert file.read_text() == "old" and [entry.name for entry in tmp_path.iterdir()] == ["result.json"]

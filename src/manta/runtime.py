@@ -190,7 +190,8 @@ def atomic_write(path: str | Path, content: bytes | Callable[[Path], object]) ->
         content: the bytes, or a function that writes them to the path it is given (such as safetensors' `save_file`).
 
     Raises:
-        OSError: when the folder cannot be written or the disk is full; the old file is untouched.
+        OSError: when the folder cannot be written or the disk is full, with the file's name; the old file is
+            untouched.
     """
     path = Path(os.path.realpath(path))
     write = (lambda file: file.write_bytes(content)) if isinstance(content, bytes) else content
@@ -204,6 +205,10 @@ def atomic_write(path: str | Path, content: bytes | Callable[[Path], object]) ->
             shutil.copymode(path, temporary)
         _flush(temporary)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None or error.filename == str(path):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
     _flush(path.parent)  # the new name outlives a power cut too

@@ -331,3 +331,7 @@ def test_an_answer_ends_with_its_turn(tmp_path):
     assert model.tokenizer is not None
     first = int((seen[0][0] == MASK).nonzero()[0])
     assert seen[0][0, :first].tolist() == model.frame.encode("w1", model.tokenizer)
+
+
+def test_a_prompt_of_white_space_is_none(model):
+    assert single(model, prompt=" \n ") == single(model, prompt="") == single(model, prompt=None)

@@ -13,6 +13,7 @@ from manta.diagnosis.steering import Steered, choose_keyword, steer, steer_tuned
 from manta.diagnosis.systems import System, system_of
 from manta.diagnosis.tuning import TuningConfig, tune
 from manta.errors import UsageError
+from manta.families.autoregressive import AutoregressiveLM
 from manta.families.events import GenerateOptions, Request, spelled
 
 Progress = Callable[[str], None]

@@ -147,6 +147,7 @@ class ForeignModel(Writer):
                 "call manta.hub.llada.generate(model, token_ids)"
             )
         text, encode = request.prompt or "", self.tokenizer.encode
+        text = text if text.strip() else ""  # white space alone is no prompt, as everywhere
         check_length(text, self.max_length, self.tokenizer.longest)
         prompt = self.frame.encode(text, self.tokenizer) if text and self.frame is not None else encode(text)
         room = self.max_length - len(prompt)
