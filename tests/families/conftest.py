@@ -44,19 +44,19 @@ def make_lm(kind: str = "latent", rate: int = 4) -> MantaLM:
 SMALL: dict[str, Any] = {"dim": 32, "heads": 2, "prompt_depth": 1, "depth": 1, "max_prompt": 12, "max_text": 24}
 
 
-def make_masked() -> MaskedLM:
+def make_masked(**config: Any) -> MaskedLM:
     tokenizer = Tokenizer.train(list(WORDS) * 3, 512)
     torch.manual_seed(0)
     # Hidden words are told apart by their places alone: relative ones leave ties that rounding would decide.
-    model = MaskedModel(MaskedConfig(vocab_size=tokenizer.vocab_size, absolute_places=True, **SMALL))
+    model = MaskedModel(MaskedConfig(vocab_size=tokenizer.vocab_size, absolute_places=True, **SMALL, **config))
     random_weights(model)
     return MaskedLM(model, tokenizer)
 
 
-def make_ar() -> AutoregressiveLM:
+def make_ar(**config: Any) -> AutoregressiveLM:
     tokenizer = Tokenizer.train(list(WORDS) * 3, 512)
     torch.manual_seed(0)
-    model = AutoregressiveModel(AutoregressiveConfig(vocab_size=tokenizer.vocab_size, **SMALL))
+    model = AutoregressiveModel(AutoregressiveConfig(vocab_size=tokenizer.vocab_size, **SMALL, **config))
     random_weights(model)
     return AutoregressiveLM(model, tokenizer)
 

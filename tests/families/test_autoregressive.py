@@ -14,6 +14,7 @@ from manta.families.autoregressive import (
     truncate,
 )
 from manta.families.events import GenerateOptions, Request
+from manta.operators import KINDS, FourierConfig, OperatorContext, WindowedConfig
 
 from .conftest import WORDS, random_weights
 from .test_objectives import make_batch
@@ -29,8 +30,9 @@ def make_ar(**config) -> AutoregressiveLM:
 
 
 @pytest.mark.parametrize("places", [False, True])
-def test_cached_decoding_is_greedy_decoding_by_the_whole_model(places):
-    model = make_ar(absolute_places=places).model
+@pytest.mark.parametrize("kind", KINDS)
+def test_cached_decoding_is_greedy_decoding_by_the_whole_model(kind, places):
+    model = make_ar(absolute_places=places, operator=KINDS[kind]()).model
     prompt, lengths = torch.randint(4, 300, (3, 5)), torch.tensor([5, 2, 0])
     memory = model.memory(prompt, lengths, torch.zeros(3, dtype=torch.long))
     cached = torch.stack(list(decode(model, memory, max_tokens=9)), 1)
@@ -42,6 +44,27 @@ def test_cached_decoding_is_greedy_decoding_by_the_whole_model(places):
         end = slow.index(model.end) if model.end in slow else len(slow)
         assert ours[:end] == slow[:end]
         assert all(token == model.end for token in ours[end:])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_of_a_cached_step_are_those_of_the_whole_model(kind):
+    model = make_ar(operator=KINDS[kind](), max_text=90).model
+    tokens, zeros = torch.randint(4, 300, (4, 90)), torch.zeros(4, dtype=torch.long)
+    memory = model.memory(torch.zeros(4, 0, dtype=torch.long), zeros, zeros)
+    context, cache = OperatorContext(torch.arange(90)), model.trunk.new_cache()
+    read = model.trunk.project(memory.states, memory.mask)
+    with torch.no_grad():
+        whole = model.hidden(tokens, memory)
+        for place in range(90):
+            x, span = model.embed(tokens[:, place : place + 1], place), context.span(place, place + 1)
+            step = model.trunk(x, span, memory=read, cache=cache)[:, 0]
+            torch.testing.assert_close(step, whole[:, place], atol=2e-4, rtol=2e-4)
+
+
+def test_an_operator_takes_its_models_heads_unless_they_are_set():
+    assert make_ar().model.config.operator.heads == 2  # pyright: ignore[reportAttributeAccessIssue]
+    assert make_ar(operator=WindowedConfig(heads=4)).model.config.operator == WindowedConfig(heads=4)
+    assert make_ar(operator=FourierConfig()).model.config.operator == FourierConfig()
 
 
 def test_the_likelihood_is_that_of_the_tokens_one_after_the_other():

@@ -18,6 +18,7 @@ from manta.families.masked import bound
 from manta.hub.foreign.decoder import DecoderNet, DecoderShape
 from manta.hub.foreign.model import ForeignModel
 from manta.masked import DECODERS
+from manta.operators import KINDS
 from manta.operators.attention import attend
 from manta.runtime import make_generator
 
@@ -70,6 +71,15 @@ def test_a_manta_text_does_not_depend_on_its_batch(kind, rate, options):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_masked_text_does_not_depend_on_its_batch(decoder, temperature):
     assert_independent(make_masked(), num_steps=6, decoder=decoder, temperature=temperature)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "attention"])
+@pytest.mark.parametrize("family", ["masked", "ar"])
+def test_no_operator_makes_a_text_depend_on_its_batch(kind, family):
+    if family == "ar":
+        assert_independent(make_ar(operator=KINDS[kind]()))
+    else:
+        assert_independent(make_masked(operator=KINDS[kind]()), num_steps=6)
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "top_p": 0.9}])

@@ -19,7 +19,7 @@ from manta.families.masked import (
 )
 from manta.families.objectives import ObjectiveConfig
 from manta.masked import DECODERS, MaskedObjectiveConfig
-from manta.operators import FourierConfig
+from manta.operators import KINDS, SelfAttention
 from manta.runtime import make_generator
 
 from .conftest import WORDS, random_weights
@@ -46,8 +46,9 @@ def texts(lm, requests, **options) -> dict[int, tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("places", [False, True])
-def test_a_cached_full_call_is_the_model_itself(places):
-    lm = make_masked(absolute_places=places)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cached_full_call_is_the_model_itself(kind, places):
+    lm = make_masked(absolute_places=places, operator=KINDS[kind]())
     tokens = torch.randint(4, 300, (3, 10))
     mask = torch.arange(10) < torch.tensor([10, 6, 3])[:, None]
     memory = lm.model.memory(torch.randint(4, 300, (3, 5)), torch.tensor([5, 3, 0]), torch.zeros(3, dtype=torch.long))
@@ -108,7 +109,9 @@ def test_calls_counted_are_calls_made_and_fit_the_budget(lm, monkeypatch, decode
 
 
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
-def test_a_cache_that_is_refreshed_every_call_changes_nothing(lm, cache):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cache_that_is_refreshed_every_call_changes_nothing(kind, cache):
+    lm = make_masked(absolute_places=True, operator=KINDS[kind]())
     requests = [Request(prompt="the cat", seed=1), Request(prompt="rain", seed=2)]
     options = {"num_steps": 30, "decoder": "deferred", "window_masked": 3, "window_width": 6}
     assert texts(lm, requests, **options) == texts(lm, requests, cache=cache, refresh=0, **options)
@@ -143,10 +146,14 @@ def test_settings_reach_the_decoder_and_wrong_ones_are_named(lm):
         lm.decoder_for(GenerateOptions(decoder="confidence", threshold=0.7))
     with pytest.raises(RequestError, match="reads at most 12"):
         list(lm.generate([Request(prompt="rain fell over quiet hills " * 5)]))
-    fourier = make_masked(operator=FourierConfig())
-    with pytest.raises(UsageError, match="softmax attention"):
-        list(fourier.generate([Request(prompt="a")], GenerateOptions(cache="dual")))
-    assert texts(fourier, [Request(prompt="a")])
+
+
+def test_an_operator_of_whole_rows_writes_without_a_cache_only(monkeypatch):
+    monkeypatch.setattr(SelfAttention, "cacheable", False)
+    lm = make_masked()
+    assert texts(lm, [Request(prompt="a")])
+    with pytest.raises(UsageError, match="SelfAttention computes whole rows only"):
+        list(lm.generate([Request(prompt="a")], GenerateOptions(cache="dual")))
 
 
 @pytest.mark.parametrize("complementary", [False, True])

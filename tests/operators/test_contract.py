@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from manta.errors import ConfigError
-from manta.operators import KINDS, Operator, OperatorContext
+from manta.operators import KINDS, Cache, Operator, OperatorContext
 from manta.operators.reference import reference
 
 DIM = 8
@@ -124,6 +124,46 @@ def test_causal_is_exact_to_the_bit(kind, dtype, training):
             after = operator(other_x, OperatorContext(context.positions, None, other_time))
         assert torch.equal(before[:, : i + 1], after[:, : i + 1])
         assert not torch.equal(before[:, i + 1 :], after[:, i + 1 :])
+
+
+@every_kind
+@pytest.mark.parametrize("lengths", [None, [7, 4, 1]])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("spans", [[(0, 7)], [(i, i + 1) for i in range(7)], [(0, 3), (3, 4), (4, 7), (1, 5)]])
+def test_a_causal_pass_in_spans_is_the_pass_over_the_row(kind, lengths, shared, spans):
+    operator, cache = build(kind, True), Cache()
+    x, context = sample(3, 7, lengths, shared=shared)
+    with torch.no_grad():
+        whole = operator(x, context)
+        for start, stop in spans:
+            part = operator(x[:, start:stop], context.span(start, stop), cache)
+            real = slice(None) if context.mask is None else context.mask[:, start:stop]
+            torch.testing.assert_close(part[real], whole[:, start:stop][real], rtol=1e-10, atol=1e-12)
+
+
+@every_kind
+@pytest.mark.parametrize("lengths", [None, [7, 4, 1]])
+@pytest.mark.parametrize("span", [(0, 7), (2, 3), (1, 6), (6, 7)])
+def test_a_span_that_has_changed_is_computed_as_in_the_row_that_has_changed(kind, lengths, span):
+    operator, cache = build(kind, False), Cache()
+    x, context = sample(3, 7, lengths)
+    here = slice(*span)
+    changed = x.clone()
+    changed[:, here] = torch.randn_like(x[:, here])
+    with torch.no_grad():
+        torch.testing.assert_close(operator(x, context, cache), operator(x, context), rtol=0, atol=0)
+        part = operator(changed[:, here], context.span(*span), cache)
+        whole = operator(changed, context)[:, here]
+    real = slice(None) if context.mask is None else context.mask[:, here]
+    torch.testing.assert_close(part[real], whole[real], rtol=1e-10, atol=1e-12)
+
+
+def test_a_cache_grows_and_keeps_what_it_has():
+    context, cache = OperatorContext(torch.arange(300)), Cache()
+    rows = torch.randn(2, 300, 3)
+    for place in range(300):
+        found = cache.renew("rows", rows[:, place : place + 1], context.span(place, place + 1), place + 1)
+        assert torch.equal(found, rows[:, : place + 1])
 
 
 def influence(operator: Operator, n: int) -> torch.Tensor:

@@ -8,6 +8,7 @@ import pytest
 
 from manta.config import Unset, apply_overrides, from_dict, to_dict
 from manta.errors import ConfigError
+from manta.families.autoregressive import AutoregressiveConfig
 from manta.families.masked import MaskedConfig
 from manta.families.model import MantaConfig
 from manta.operators import AttentionConfig, AttentionFourierConfig, WindowedConfig
@@ -62,6 +63,8 @@ def test_all_nets_of_a_size_have_its_heads(size, operator):
     assert isinstance(found.model.space, LatentSpaceConfig)
     nets = [found.model.operator, found.masked.operator, found.model.space.operator, found.teacher, found.model]
     assert {net.heads for net in nets} == {heads}  # pyright: ignore[reportAttributeAccessIssue]
+    taught = resolve(replace(recipe, family="ar", teacher=AutoregressiveConfig(operator=operator()))).teacher
+    assert taught.operator == operator(heads=heads)
     by_hand = resolve(replace(recipe, model=MantaConfig(operator=operator(heads=4))))
     assert by_hand.model.operator.heads == 4  # pyright: ignore[reportAttributeAccessIssue]
 

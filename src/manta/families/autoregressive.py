@@ -6,7 +6,7 @@ trained one can serve as a teacher and as the policy's first weights.
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -20,14 +20,12 @@ from manta.errors import RequestError, UsageError
 from manta.families.batching import padded_prompts, repeated_rows
 from manta.families.canvas import prompt_tokens, whole_texts
 from manta.families.events import Event, GenerateOptions, Request, Writer
+from manta.families.model import OperatorChoice
 from manta.families.observer import Beginning
 from manta.families.options import check_options
-from manta.families.prompted import Memory, PromptedModel, check_shape
+from manta.families.prompted import Memory, PromptedModel, check_shape, with_heads
 from manta.nets.trunk import Trunk
 from manta.operators import AttentionConfig, OperatorContext
-from manta.operators.attention import SelfAttention, attend, score_scale
-from manta.operators.normalise import rms_normalise
-from manta.operators.rotary import RotaryTables, rotary_tables, rotate
 from manta.runtime import check_likelihood, check_logits, make_generator
 from manta.types import Loss
 
@@ -55,6 +53,8 @@ class AutoregressiveConfig:
     absolute_places: bool | None = None
     """Tell prompt and text the absolute place of each token: for texts that answer their prompt place by place; None:
     as a recipe says, and without one no."""
+    operator: OperatorChoice = field(default_factory=AttentionConfig)
+    """How a position acts on later ones."""
 
     def __post_init__(self) -> None:
         check_shape(self.dim, self.heads, self.depth)
@@ -79,9 +79,8 @@ class AutoregressiveModel(PromptedModel):
             num_lengths=None,
             num_places=max(config.max_prompt, config.max_text) + 1 if config.absolute_places else 0,
         )
-        self.config = config
-        operator = AttentionConfig(heads=config.heads)
-        self.trunk = Trunk(config.dim, config.depth, operator, heads=config.heads, cross=True, causal=True)
+        self.config = config = replace(config, operator=with_heads(config.operator, config.heads))
+        self.trunk = Trunk(config.dim, config.depth, config.operator, heads=config.heads, cross=True, causal=True)
 
     def forward(self, tokens: Int64[Tensor, "b n"], memory: Memory) -> Float[Tensor, "b n v"]:
         """Logits of the token after each of `tokens`, the first of which is `begin`."""
@@ -157,7 +156,7 @@ def decode(
     top_p: float = 1.0,
     generators: Sequence[torch.Generator] = (),
 ) -> Iterator[Int64[Tensor, "b"]]:
-    """Decode token by token with cached keys and values; yields the next token of every row.
+    """Decode token by token, each step computing one position; yields the next token of every row.
 
     Rows that have ended keep yielding `model.end`. Stops when all have. A row's tokens do not depend on the others
     (`families.batching`): fewer than four rows are computed as four.
@@ -178,32 +177,15 @@ def decode(
     if temperature > 0 and len(generators) != b:
         raise UsageError(f"sampling {b} rows needs {b} generators, received {len(generators)}")
     states = repeated_rows(memory.states)
-    blocks = model.trunk.blocks
     projected = model.trunk.project(states, repeated_rows(memory.mask))
-    attention: list[SelfAttention] = [block.operator for block in blocks]  # pyright: ignore
-    scales = [score_scale(op.gain, op.head_dim) for op in attention]
-    tables = rotary_tables(
-        torch.arange(max_tokens, device=states.device), attention[0].head_dim, attention[0].rotary_base
-    )
-    shape = (len(blocks), 2, len(states), attention[0].heads, max_tokens, attention[0].head_dim)
-    cache = states.new_empty(shape)
+    context = OperatorContext(torch.arange(max_tokens, device=states.device))
+    cache = model.trunk.new_cache()
     token = torch.full((len(states),), model.begin, device=states.device)
     ended = torch.zeros(b, dtype=torch.bool, device=states.device)
     for place in range(max_tokens):
-        x = model.embed(token[:, None], place)
-        turn = RotaryTables(*(table[place : place + 1] for table in tables))
-        for index, block in enumerate(blocks):
-            op = attention[index]
-            qkv = op.qkv(rms_normalise(x)).view(len(x), 1, 3, op.heads, op.head_dim).permute(2, 0, 3, 1, 4)
-            query, key = rotate(rms_normalise(qkv[:2].contiguous()), turn).unbind(0)
-            cache[index, 0, :, :, place : place + 1] = key
-            cache[index, 1, :, :, place : place + 1] = qkv[2]
-            past = cache[index, :, :, :, : place + 1]
-            y = attend(query, past[0], past[1], scales[index], None)
-            x = x + op.out(y.transpose(1, 2).reshape(x.shape))
-            x = x + block.cross(rms_normalise(x), projected[index])  # pyright: ignore
-            x = x + block.mlp(rms_normalise(x))  # pyright: ignore
-        logits = F.linear(model.trunk.norm(x), model.embedding.weight)[:b, 0].float()
+        x, span = model.embed(token[:, None], place), context.span(place, place + 1)
+        hidden = model.trunk(x, span, memory=projected, cache=cache)
+        logits = F.linear(hidden, model.embedding.weight)[:b, 0].float()
         check_logits(logits, 2 + place)
         if temperature == 0:
             token = logits.argmax(-1)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from manta.config import Unset
 from manta.data import MASK, NULL, Batch, Tokenizer
-from manta.errors import UsageError
 from manta.families.batching import padded_prompts, padded_width
 from manta.families.canvas import Prompts, Template, prompt_tokens, template_of, whole_texts
 from manta.families.events import Event, EventKind, GenerateOptions, Request, Writer
@@ -38,10 +37,7 @@ from manta.masked import (
 )
 from manta.nets.trunk import Trunk
 from manta.operators import AttentionConfig, OperatorContext
-from manta.operators.attention import SelfAttention, attend, mask_bias, score_scale
 from manta.operators.cross_attention import ProjectedMemory
-from manta.operators.normalise import rms_normalise
-from manta.operators.rotary import RotaryTables, rotary_tables, rotate
 from manta.runtime import check_likelihood, check_logits, make_generator
 from manta.types import Loss
 
@@ -118,46 +114,29 @@ class MaskedModel(PromptedModel):
 
 
 class CachedDenoiser:
-    """A masked model on one batch of canvases that computes a span and keeps keys and values of all positions.
+    """A masked model on one batch of canvases that computes a span and keeps what its operators need of the rest.
 
     Args:
-        model: with softmax attention as its operator.
+        model: with an operator that can.
         mask: True on each row's canvas.
         memory: encoded prompts.
     """
 
     def __init__(self, model: MaskedModel, mask: Bool[Tensor, "b n"], memory: Memory) -> None:
-        self.model, self.mask = model, mask
+        self.model = model
         self.memory = model.trunk.project(memory.states, memory.mask)
-        self.bias = mask_bias(mask[:, None, None, :])
-        self.attention: list[SelfAttention] = [block.operator for block in model.trunk.blocks]  # pyright: ignore
-        first = self.attention[0]
-        self.tables = rotary_tables(torch.arange(mask.shape[1], device=mask.device), first.head_dim, first.rotary_base)
-        b, n = mask.shape
-        shape = (len(self.attention), 2, b, first.heads, n, first.head_dim)
-        self.cache = memory.states.new_zeros(shape)
+        self.context = OperatorContext(torch.arange(mask.shape[1], device=mask.device), mask)
+        self.cache = model.trunk.new_cache()
 
     def __call__(self, tokens: Int64[Tensor, "b n"], start: int, stop: int) -> Float[Tensor, "b k v"]:
         """See `SpanDenoiser`."""
-        model, x = self.model, self.model.embed(tokens[:, start:stop], start)
-        b, k, _ = x.shape
-        turn = RotaryTables(*(table[start:stop] for table in self.tables))
-        for index, block in enumerate(model.trunk.blocks):
-            op = self.attention[index]
-            qkv = op.qkv(rms_normalise(x)).view(b, k, 3, op.heads, op.head_dim).permute(2, 0, 3, 1, 4)
-            query, key = rotate(rms_normalise(qkv[:2].contiguous()), turn).unbind(0)
-            self.cache[index, 0, :, :, start:stop] = key
-            self.cache[index, 1, :, :, start:stop] = qkv[2]
-            keys, values = self.cache[index].unbind(0)
-            y = attend(query, keys, values, score_scale(op.gain, op.head_dim), self.bias)
-            x = x + op.out(y.transpose(1, 2).reshape(x.shape))
-            x = x + block.cross(rms_normalise(x), self.memory[index])  # pyright: ignore
-            x = x + block.mlp(rms_normalise(x))  # pyright: ignore
-        return F.linear(model.trunk.norm(x), model.embedding.weight)
+        model, span = self.model, self.context.span(start, stop)
+        hidden = model.trunk(model.embed(tokens[:, start:stop], start), span, memory=self.memory, cache=self.cache)
+        return F.linear(hidden, model.embedding.weight)
 
 
 class FullDenoiser:
-    """A masked model with any operator: every call computes everything.
+    """A masked model with any operator and nothing kept: every call computes everything, open to gradients.
 
     Args:
         model: the model.
@@ -437,10 +416,8 @@ class MaskedLM(Writer):
         self, beginning: Beginning, options: GenerateOptions, observer: Observer, *, ends_last: bool, max_calls: int
     ) -> Iterator[Canvas]:
         """The canvas after each call."""
-        attention = isinstance(self.model.config.operator, AttentionConfig)
-        if options.cache != "none" and not attention:
-            raise UsageError(f"the {options.cache} cache needs softmax attention; set `cache` to none")
-        net = (CachedDenoiser if attention else FullDenoiser)(self.model, beginning.mask, beginning.memory)
+        cached = options.cache != "none" or self.model.trunk.cacheable
+        net = (CachedDenoiser if cached else FullDenoiser)(self.model, beginning.mask, beginning.memory)
 
         def denoiser(tokens: Tensor, start: int, stop: int) -> Tensor:
             return observer.logits(net(tokens, start, stop).float(), tokens[:, start:stop])

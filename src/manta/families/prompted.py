@@ -1,16 +1,20 @@
 """What all families share: a token table, an encoded prompt, and a guess of the text's length."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from manta.config import Unset
 from manta.errors import ConfigError
 from manta.families.batching import rowwise
 from manta.nets.memory import MemoryEncoder
 from manta.operators import AttentionConfig
+
+Operator = TypeVar("Operator", bound=Any)
 
 TAGS = 3
 """Kinds of text asked for: human, consensus, and none (the null condition, without a prompt)."""
@@ -49,6 +53,16 @@ def check_shape(dim: int, heads: int, depth: int, *, built: bool = False) -> Non
         raise ConfigError(f"dim should be at least 8{whole}, received {dim}")
     if built and not min(dim, heads, depth):
         raise ConfigError("dim, heads or depth is not set; a recipe takes them from its size")
+
+
+def with_heads(operator: Operator, heads: int) -> Operator:
+    """An operator's configuration with its model's heads, unless it has none or they were set by hand.
+
+    Args:
+        operator: of any kind.
+        heads: of the model.
+    """
+    return replace(operator, heads=heads) if isinstance(getattr(operator, "heads", None), Unset) else operator
 
 
 class PromptedModel(nn.Module):

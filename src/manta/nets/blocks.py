@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from manta.operators.context import Operator, OperatorContext
+from manta.operators.context import Cache, Operator, OperatorContext
 from manta.operators.cross_attention import CrossAttention, ProjectedMemory
 from manta.operators.normalise import rms_normalise
 
@@ -98,17 +98,19 @@ class Block(nn.Module):
         memory: Float[Tensor, "mb m d"] | ProjectedMemory | None = None,
         memory_mask: Bool[Tensor, "mb m"] | None = None,
         modulation: Float[Tensor, "#b #n 6*d"] | None = None,
+        cache: Cache | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """The state after this block.
+        """The state after this block: of whole rows, or of the context's span.
 
         Args:
             x: the state.
-            context: positions, mask and time for the operator.
+            context: positions, mask and time for the operator, and the span.
             memory: what to read, or its projection by this block's ``cross.project``; given if and only if the block
                 was built with ``cross``. Several consecutive rows of the state may share one of the memory.
             memory_mask: True where the memory is real; only with an unprojected memory.
             modulation: β₁, α₁, γ₁, β₂, α₂, γ₂ relative to the table, one for a row or each element, or for all rows;
                 given if and only if the block was built with ``modulation``.
+            cache: what the operator keeps between calls.
         """
         assert (memory is None) == (self.cross is None), "a memory goes with a block built with cross=True"
         assert (modulation is None) == (self.table is None), "modulation goes with a block built with modulation=True"
@@ -117,7 +119,8 @@ class Block(nn.Module):
             factors = (modulation + self.table.to(modulation.dtype)).to(x.dtype).chunk(MODULATIONS, -1)
         shift_operator, scale_operator, gate_operator, shift_mlp, scale_mlp, gate_mlp = factors
 
-        x = _residual(x, self.operator(_modulated_norm(x, shift_operator, scale_operator), context), gate_operator)
+        received = self.operator(_modulated_norm(x, shift_operator, scale_operator), context, cache)
+        x = _residual(x, received, gate_operator)
         if self.cross is not None and memory is not None:
             x = _residual(x, self.cross(rms_normalise(x), memory, memory_mask), None)
         return _residual(x, self.mlp(_modulated_norm(x, shift_mlp, scale_mlp)), gate_mlp)

@@ -3,8 +3,9 @@
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from manta.errors import UsageError
 from manta.nets.blocks import Block, RMSNorm
-from manta.operators.context import OperatorConfig, OperatorContext
+from manta.operators.context import Cache, OperatorConfig, OperatorContext
 from manta.operators.cross_attention import ProjectedMemory
 
 
@@ -45,6 +46,22 @@ class Trunk(nn.Module):
         """Keys and values of a memory for every block, computed once for all calls that read it."""
         return tuple(block.cross.project(memory, mask) for block in self.blocks)  # pyright: ignore
 
+    @property
+    def cacheable(self) -> bool:
+        """Whether spans can be computed from what is kept of the rest."""
+        return all(block.operator.cacheable for block in self.blocks)  # pyright: ignore
+
+    def new_cache(self) -> tuple[Cache, ...]:
+        """An empty cache a block, for one batch of rows.
+
+        Raises:
+            UsageError: the operator cannot keep anything.
+        """
+        if not self.cacheable:
+            kinds = {type(block.operator).__name__ for block in self.blocks}
+            raise UsageError(f"{', '.join(kinds)} computes whole rows only and cannot keep a part; go without a cache")
+        return tuple(Cache() for _ in self.blocks)
+
     def forward(
         self,
         x: Float[Tensor, "b n d"],
@@ -52,15 +69,19 @@ class Trunk(nn.Module):
         *,
         memory: tuple[ProjectedMemory, ...] | None = None,
         modulation: Float[Tensor, "#b #n k"] | None = None,
+        cache: tuple[Cache, ...] | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """The normalised state after the last block.
+        """The normalised state after the last block: of whole rows, or of the context's span.
 
         Args:
             x: the state.
-            context: positions, mask and time.
+            context: positions, mask and time, and the span.
             memory: one projection a block, from `project`; only with `cross`.
             modulation: shared modulation; only with `modulation`.
+            cache: from `new_cache`; needed for a span that is not the row.
         """
         for index, block in enumerate(self.blocks):
-            x = block(x, context, memory=None if memory is None else memory[index], modulation=modulation)
+            read = None if memory is None else memory[index]
+            kept = None if cache is None else cache[index]
+            x = block(x, context, memory=read, modulation=modulation, cache=kept)
         return self.norm(x)

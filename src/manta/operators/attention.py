@@ -1,5 +1,6 @@
 """Softmax self-attention: the operator whose kernel is computed from the state itself."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,9 +12,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from manta.config import Unset
 from manta.errors import ConfigError
-from manta.operators.context import Operator, OperatorContext
+from manta.operators.context import Cache, Operator, OperatorContext
 from manta.operators.normalise import rms_normalise
-from manta.operators.rotary import BASE, rotary_tables, rotate
+from manta.operators.rotary import BASE, RotaryTables, rotary_tables, rotate
 
 EXPLICIT_MAX_LENGTH = 256
 ANY_SHAPE = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -75,29 +76,59 @@ class SelfAttention(Operator):
         self.out = nn.Linear(dim, dim, bias=False)
         nn.init.zeros_(self.out.weight)
 
-    def forward(self, x: Float[Tensor, "b n d"], context: OperatorContext) -> Float[Tensor, "b n d"]:
-        """Attention among the real elements of each row."""
+    def forward(
+        self, x: Float[Tensor, "b k d"], context: OperatorContext, cache: Cache | None = None
+    ) -> Float[Tensor, "b k d"]:
+        """Attention of each element to the real ones of its row; turned keys, and values, are kept."""
         b, n, d = x.shape
         qkv = self.qkv(x).view(b, n, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4).contiguous()
         qk, v = qkv.split([2, 1])
-        tables = rotary_tables(context.positions, self.head_dim, self.rotary_base)
-        if context.positions.ndim == 2:
-            tables = tables._replace(cos=tables.cos.unsqueeze(1), sin=tables.sin.unsqueeze(1))
-        q, k = rotate(rms_normalise(qk), tables).unbind(0)
-        y = attend(q, k, v.squeeze(0), score_scale(self.gain, self.head_dim), mask_bias(self._visible(n, context)))
+        q, k = rotate(rms_normalise(qk), self._tables(context)).unbind(0)
+        v = v.squeeze(0)
+        if cache is not None:
+            k, v = cache.renew("keys and values", torch.stack([k, v]), context, self._seen(context)).unbind(0)
+        y = attend(q, k, v, score_scale(self.gain, self.head_dim), self._bias(context))
         return self.out(y.transpose(1, 2).reshape(b, n, d))
 
-    def _visible(self, n: int, context: OperatorContext) -> Bool[Tensor, "*broadcast m"] | None:
-        """Which keys each query may see, or None for all."""
-        keys = None if context.mask is None else context.mask[:, None, None, :]
-        pairs = self._pairs(n, context.positions.device)
-        if keys is None or pairs is None:
-            return keys if pairs is None else pairs
-        return keys & pairs
+    def _tables(self, context: OperatorContext) -> RotaryTables:
+        """The turn of each element of the span."""
 
-    def _pairs(self, n: int, device: torch.device) -> Bool[Tensor, "n n"] | None:
+        def of_row() -> RotaryTables:
+            cos, sin = rotary_tables(context.positions, self.head_dim, self.rotary_base)
+            return RotaryTables(cos.unsqueeze(-3), sin.unsqueeze(-3))
+
+        tables = context.of_row(("rotary", self.head_dim, self.rotary_base), of_row)
+        return RotaryTables(*(table[..., context.start : context.stop, :] for table in tables))
+
+    def _seen(self, context: OperatorContext) -> int:
+        """How many of the row's first elements a span looks at."""
+        return context.stop if self.causal else context.length
+
+    def _bias(self, context: OperatorContext) -> Float[Tensor, "*broadcast m"] | None:
+        """What visibility adds to the scores, or None where all is seen."""
+
+        def of_span() -> Tensor | None:
+            keys = None if context.mask is None else context.mask[:, None, None, : self._seen(context)]
+            pairs = self._pairs(context)
+            if keys is None or pairs is None:
+                return mask_bias(keys if pairs is None else pairs)
+            return mask_bias(keys & pairs)
+
+        return context.of_span(("bias", *self._reach()), of_span)
+
+    def _reach(self) -> tuple[int | float, bool]:
+        """How far an element sees, in elements, and whether only backward."""
+        return math.inf, self.causal
+
+    def _pairs(self, context: OperatorContext) -> Bool[Tensor, "k m"] | None:
         """The part of visibility that is the same for every row."""
-        return torch.ones(n, n, dtype=torch.bool, device=device).tril() if self.causal else None
+        radius, causal = self._reach()
+        if radius == math.inf and (not causal or context.start + 1 == context.stop):
+            return None
+        index = torch.arange(self._seen(context), device=context.positions.device)
+        lag = index[context.start : context.stop, None] - index
+        seen = lag <= radius
+        return seen & (lag >= 0 if causal else lag >= -radius)
 
     def flops(self, n: int, d: int) -> int:
         """Projections, scores and weighted sum; masked pairs are computed too, so they count."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from manta.config import Unset
 from manta.operators.attention import AttentionConfig, SelfAttention, check_positive
-from manta.operators.context import Operator, OperatorContext
+from manta.operators.context import Cache, Operator, OperatorContext
 from manta.operators.fourier import FourierConfig, SpectralConvolution
 from manta.operators.rotary import BASE
 
@@ -63,9 +63,11 @@ class AttentionFourier(Operator):
         self.fourier = fourier
         self.causal = attention.causal
 
-    def forward(self, x: Float[Tensor, "b n d"], context: OperatorContext) -> Float[Tensor, "b n d"]:
-        """The sum of both parts."""
-        return self.attention(x, context) + self.fourier(x, context)
+    def forward(
+        self, x: Float[Tensor, "b k d"], context: OperatorContext, cache: Cache | None = None
+    ) -> Float[Tensor, "b k d"]:
+        """The sum of both parts, each of which keeps its own in the cache."""
+        return self.attention(x, context, cache) + self.fourier(x, context, cache)
 
     def flops(self, n: int, d: int) -> int:
         """The sum of both parts' costs."""

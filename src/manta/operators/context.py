@@ -1,17 +1,26 @@
-"""What an operator is told besides the state, and the contract every operator keeps."""
+"""What an operator is told besides the state, what it keeps between calls, and the contract every operator keeps."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
 
+Fact = TypeVar("Fact")
+
+LEAST_ROOM = 64
+"""Elements for which a cache of a growing row has room from the start; it doubles when they are full."""
+
 
 @dataclass(frozen=True)
 class OperatorContext:
-    """Where the elements of a state sit, which of them are real, and at what time each of them is.
+    """Where the elements of a row sit, which of them are real, at what time each of them is, and which are computed.
+
+    A state holds all elements of its row, or those of a span, see `span`; all else is told of the whole row, n elements
+    long. What follows from a context is worked out once for all operators that are given it.
 
     Args:
         positions: coordinate of each element, "n" when all rows agree and "b n" otherwise; fractions are allowed.
@@ -24,9 +33,80 @@ class OperatorContext:
     positions: Num[Tensor, "*rows n"]
     mask: Bool[Tensor, "b n"] | None = None
     time: Float[Tensor, "b n"] | None = None
+    start: int = 0
+    """First element that the state holds."""
+    end: int | None = None
+    """The one after its last; None: the row's end."""
+    _of_row: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+    _of_span: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         assert self.mask is None or self.mask.dtype is torch.bool, f"a mask is boolean, received {self.mask.dtype}"
+        assert 0 <= self.start < self.stop <= max(1, self.length), f"no span of {self.length}: {self.start}, {self.end}"
+
+    @property
+    def length(self) -> int:
+        """Elements of the row."""
+        return self.positions.shape[-1]
+
+    @property
+    def stop(self) -> int:
+        """The element after the last one that the state holds."""
+        return self.length if self.end is None else self.end
+
+    def span(self, start: int, stop: int) -> "OperatorContext":
+        """The same row, of which a state holds the elements from `start` up to, not including, `stop`."""
+        return replace(self, start=start, end=stop, _of_span={})
+
+    def of_row(self, name: Hashable, compute: Callable[[], Fact]) -> Fact:
+        """What follows from the row alone, computed when it is first asked for.
+
+        Args:
+            name: tells it from all else that follows from a row.
+            compute: makes it.
+        """
+        if name not in self._of_row:
+            self._of_row[name] = compute()
+        return self._of_row[name]
+
+    def of_span(self, name: Hashable, compute: Callable[[], Fact]) -> Fact:
+        """The same of the row and the span."""
+        if name not in self._of_span:
+            self._of_span[name] = compute()
+        return self._of_span[name]
+
+
+class Cache:
+    """What an operator keeps of a row's elements: for each of them what it last computed from it alone.
+
+    A call computes a span of elements against what is kept of all others: of all earlier ones if the operator is
+    causal, and of the whole row if it is not, whose first call therefore computes all of it.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def renew(
+        self, name: str, rows: Float[Tensor, "*shape k c"], context: OperatorContext, seen: int
+    ) -> Float[Tensor, "*shape {seen} c"]:
+        """Put what was computed of a span in its place; returns what is kept of the first `seen` elements.
+
+        Args:
+            name: of what is kept.
+            rows: of the span.
+            context: says which span it is.
+            seen: number of elements that the operator reads.
+        """
+        kept = self._kept.get(name)
+        if kept is None or kept.shape[-2] < seen:
+            held = 0 if kept is None else kept.shape[-2]
+            room = max(seen, min(context.length, max(2 * held, LEAST_ROOM)))
+            grown = rows.new_zeros(*rows.shape[:-2], room, rows.shape[-1])
+            if kept is not None:
+                grown[..., :held, :] = kept
+            kept = self._kept[name] = grown
+        kept[..., context.start : context.stop, :] = rows
+        return kept[..., :seen, :]
 
 
 class Operator(nn.Module, ABC):
@@ -36,13 +116,23 @@ class Operator(nn.Module, ABC):
 
     Attributes:
         causal: True when the output at i is independent, bit for bit, of every element after i.
+        cacheable: True when a span can be computed from what a `Cache` keeps of the other elements.
     """
 
     causal: bool
+    cacheable: ClassVar[bool] = True
 
     @abstractmethod
-    def forward(self, x: Float[Tensor, "b n d"], context: OperatorContext) -> Float[Tensor, "b n d"]:
-        """The operator's output at every position, to be added to the residual stream by the caller."""
+    def forward(
+        self, x: Float[Tensor, "b k d"], context: OperatorContext, cache: Cache | None = None
+    ) -> Float[Tensor, "b k d"]:
+        """The operator's output at every position of a row or a span, for the caller to add to the residual stream.
+
+        Args:
+            x: the state of the context's span.
+            context: of the row.
+            cache: what this operator keeps of the row, which the call renews; needed for a span that is not the row.
+        """
 
     @abstractmethod
     def flops(self, n: int, d: int) -> int:
@@ -62,5 +152,9 @@ class OperatorConfig(Protocol):
     """The frozen dataclass that describes an operator and builds it."""
 
     def build(self, dim: int, causal: bool = False) -> Operator:
-        """A freshly initialised operator for states of width ``dim``."""
+        """A freshly initialised operator for states of width ``dim``.
+
+        Raises:
+            ConfigError: for a width that does not fit, or a causal operator where there is none of the kind.
+        """
         ...

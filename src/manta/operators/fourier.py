@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from manta.errors import ConfigError
 from manta.operators.attention import check_positive
-from manta.operators.context import Operator, OperatorContext
+from manta.operators.context import Cache, Operator, OperatorContext
 
 TIME_FEATURES = 4
 
@@ -83,47 +83,57 @@ class SpectralConvolution(Operator):
         self.out = nn.Linear(dim, dim, bias=False)
         nn.init.zeros_(self.out.weight)
 
-    def forward(self, x: Float[Tensor, "b n d"], context: OperatorContext) -> Float[Tensor, "b n d"]:
-        """The convolution of each row's real elements; zero at the others."""
+    def forward(
+        self, x: Float[Tensor, "b k d"], context: OperatorContext, cache: Cache | None = None
+    ) -> Float[Tensor, "b k d"]:
+        """The convolution of each row's real elements; zero at the others. What is convolved, ``W_v x``, is kept."""
         v = self.value(x)
-        real = self._real(x, context)
-        return self.out(self._causal(v, real, context) if self.causal else self._global(v, real, context))
-
-    def _real(self, x: Tensor, context: OperatorContext) -> Float[Tensor, "#b n"]:
+        if cache is not None:
+            v = cache.renew("convolved", v, context, context.stop if self.causal else context.length)
         dtype = torch.promote_types(x.dtype, torch.float32)
-        if context.mask is None:
-            return torch.ones(1, x.shape[1], dtype=dtype, device=x.device)
-        return context.mask.to(dtype)
+        real = context.of_row(("real", dtype), lambda: _real(context, dtype))
+        return self.out(self._causal(v, real, context) if self.causal else self._global(v, real, context))
 
     def _global(self, v: Tensor, real: Tensor, context: OperatorContext) -> Tensor:
         """Legend: m modes, twice over in "2m" for cosine and sine; g groups of c channels."""
-        count = real.sum(1).clamp(min=1)[:, None, None]
-        coordinate = (real.cumsum(1) - 0.5)[..., None] / count
-        kept = torch.arange(self.modes, device=v.device) < count
-        basis = fourier_basis(coordinate, self.modes) * (real[..., None] * kept).repeat(1, 1, 2)
 
-        coefficients = (basis / count).to(v.dtype).mT @ v
+        def of_row() -> tuple[Tensor, Tensor]:
+            count = real.sum(1).clamp(min=1)[:, None, None]
+            coordinate = (real.cumsum(1) - 0.5)[..., None] / count
+            kept = torch.arange(self.modes, device=v.device) < count
+            basis = fourier_basis(coordinate, self.modes) * (real[..., None] * kept).repeat(1, 1, 2)
+            return basis, (basis / count).to(v.dtype).mT
+
+        basis, mean = context.of_row(("modes", self.modes, v.dtype), of_row)
+        coefficients = mean @ v
         cosine, sine = coefficients.unflatten(-1, (self.groups, -1)).chunk(2, dim=1)
         a, b = self.spectrum.to(v.dtype)[..., None]
         mixed = torch.cat([a * cosine - b * sine, a * sine + b * cosine], dim=1).flatten(-2)
-        return (basis * self._time_factor(context)).to(v.dtype) @ mixed
+        here = basis[:, context.start : context.stop] * self._time_factor(context)
+        return product(here.to(v.dtype), mixed)
 
     def _causal(self, v: Tensor, real: Tensor, context: OperatorContext) -> Tensor:
-        coordinate = (context.positions.to(real.dtype) / self.period)[..., None]
-        right = fourier_basis(coordinate if coordinate.ndim == 3 else coordinate[None], self.modes)
-        cosine, sine = (right * self._time_factor(context))[:, None].chunk(2, dim=-1)
+        def of_row() -> tuple[Tensor, Tensor]:
+            coordinate = (context.positions.to(real.dtype) / self.period)[..., None]
+            basis = fourier_basis(coordinate if coordinate.ndim == 3 else coordinate[None], self.modes)
+            return basis, real.cumsum(1).clamp(min=1)[:, None, :, None]
+
+        basis, count = context.of_row(("lags", self.modes, self.period, real.dtype), of_row)
+        span = slice(context.start, context.stop)
+        right = basis[:, None, : context.stop]
+        cosine, sine = (basis[:, span] * self._time_factor(context))[:, None].chunk(2, dim=-1)
         a, b = self.spectrum.mT[:, :, None]
         left = torch.cat([a * cosine + b * sine, a * sine - b * cosine], dim=-1)
-        kernel = (left.to(v.dtype) @ right[:, None].to(v.dtype).mT).tril()
-        kernel = kernel * (real[:, None, None, :] / real.cumsum(1).clamp(min=1)[:, None, :, None])
-        y = kernel.to(v.dtype) @ v.unflatten(-1, (self.groups, -1)).transpose(1, 2)
-        return (y.transpose(1, 2) * real[..., None, None].to(v.dtype)).flatten(-2)
+        kernel = product(left.to(v.dtype), right.to(v.dtype).mT).tril(context.start)
+        kernel = kernel * (real[:, None, None, : context.stop] / count[:, :, span])
+        y = product(kernel.to(v.dtype), v.unflatten(-1, (self.groups, -1)).transpose(1, 2))
+        return (y.transpose(1, 2) * real[:, span, None, None].to(v.dtype)).flatten(-2)
 
     def _time_factor(self, context: OperatorContext) -> Tensor | float:
-        """``1 + h_m(t_i)`` for cosine and sine, "b n 2m"."""
+        """``1 + h_m(t_i)`` for cosine and sine, "b k 2m"."""
         if context.time is None:
             return 1.0
-        time = context.time[..., None]
+        time = context.time[:, context.start : context.stop, None]
         orders = torch.arange(1, TIME_FEATURES + 1, device=time.device, dtype=time.dtype)
         features = (math.pi * orders * time).cos()
         return 1 + (features.to(self.time_gain.dtype) @ self.time_gain).repeat(1, 1, 2)
@@ -134,6 +144,24 @@ class SpectralConvolution(Operator):
         if self.causal:
             return shared + 2 * n * n * (2 * self.modes * self.groups + d)
         return shared + 8 * n * self.modes * d
+
+
+def product(left: Float[Tensor, "*#rows n m"], right: Float[Tensor, "*#rows m c"]) -> Float[Tensor, "*rows n c"]:
+    """The matrix product, written out for a single row on CPU.
+
+    As one, that would add up in an order that depends on where the row lies in memory, see ``attend``.
+    """
+    tracked = torch.is_grad_enabled() and (left.requires_grad or right.requires_grad)
+    if left.shape[-2] == 1 and left.device.type == "cpu" and not tracked:
+        return (left.mT * right).sum(-2, keepdim=True)
+    return left @ right
+
+
+def _real(context: OperatorContext, dtype: torch.dtype) -> Float[Tensor, "#b n"]:
+    """One at real elements, zero at others."""
+    if context.mask is None:
+        return torch.ones(1, context.length, dtype=dtype, device=context.positions.device)
+    return context.mask.to(dtype)
 
 
 def fourier_basis(coordinate: Float[Tensor, "b n 1"], modes: int) -> Float[Tensor, "b n 2*{modes}"]:

@@ -3,10 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from jaxtyping import Bool
-from torch import Tensor
-
 from manta.config import Unset
 from manta.operators.attention import SelfAttention, check_positive
 from manta.operators.rotary import BASE
@@ -53,6 +49,5 @@ class WindowedAttention(SelfAttention):
         super().__init__(dim, heads, causal=causal, rotary_base=rotary_base)
         self.radius = radius
 
-    def _pairs(self, n: int, device: torch.device) -> Bool[Tensor, "n n"]:
-        band = torch.ones(n, n, dtype=torch.bool, device=device).triu(-self.radius)
-        return band.tril(0 if self.causal else self.radius)
+    def _reach(self) -> tuple[int | float, bool]:
+        return self.radius, self.causal

@@ -13,11 +13,12 @@ from manta.families.autoregressive import AutoregressiveConfig
 from manta.families.masked import MaskedConfig
 from manta.families.model import MantaConfig
 from manta.families.objectives import ObjectiveConfig
+from manta.families.prompted import with_heads
 from manta.masked import MaskedObjectiveConfig
 from manta.spaces import LatentSpaceConfig
 from manta.training import TrainConfig
 
-Shape = TypeVar("Shape", MantaConfig, MaskedConfig)
+Shape = TypeVar("Shape", MantaConfig, MaskedConfig, AutoregressiveConfig)
 Config = TypeVar("Config", bound=Any)
 
 SIZES = {
@@ -184,7 +185,7 @@ def resolve(recipe: Recipe) -> Recipe:
     # A teacher gives its weights to the model it teaches, so it takes the model's shape.
     taught = model if recipe.family == "manta" else _headed(_filled(recipe.masked, derived))
     derived |= {name: getattr(taught, name) for name in ("dim", "heads", "depth", "prompt_depth")}
-    teacher = _filled(recipe.teacher, derived)
+    teacher = _headed(_filled(recipe.teacher, derived))
     masked = _headed(_filled(recipe.masked, derived))
     width = {"manta": model, "masked": masked, "ar": teacher}[recipe.family].dim
     train = _filled(recipe.train, {"learning_rate": LEARNING_RATE / width})
@@ -201,11 +202,9 @@ def resolve(recipe: Recipe) -> Recipe:
 
 def _headed(config: Shape) -> Shape:
     """Give the operators that were left alone the heads of their model, so that a teacher's blocks fit."""
-    operator = config.operator
-    if hasattr(operator, "heads"):
-        config = replace(config, operator=_filled(operator, {"heads": config.heads}))
+    config = replace(config, operator=with_heads(config.operator, config.heads))
     if isinstance(config, MantaConfig) and isinstance(config.space, LatentSpaceConfig):
-        space = replace(config.space, operator=_filled(config.space.operator, {"heads": config.heads}))
+        space = replace(config.space, operator=with_heads(config.space.operator, config.heads))
         config = replace(config, space=space)
     return config
 
