@@ -324,7 +324,7 @@ class MaskedSystem(System):
 
         def policy(state: Tensor) -> Tensor:
             hidden = model.trunk(model.embed_weights(state), context, memory=projected)
-            return F.linear(hidden, model.embedding.weight).masked_fill(unset.bool(), -torch.inf)
+            return model.head(hidden).masked_fill(unset.bool(), -torch.inf)
 
         steps = []
         for before, after in self.trace.settled.unfold(0, 2, 1).movedim(-1, 1):
@@ -383,7 +383,7 @@ class AutoregressiveSystem(System):
             def policy(state: Tensor, place: int = place, context: OperatorContext = context) -> Tensor:
                 weights = model.embed_weights(torch.cat([start, state[:, :place]], 1))
                 hidden = model.trunk(weights, context, memory=projected)[:, -1:]
-                logits = F.linear(hidden, model.embedding.weight)
+                logits = model.head(hidden)
                 return F.pad(logits, (0, 0, place, width - place - 1))
 
             def settle(logits: Tensor, state: Tensor, place: int = place, written: Tensor = written) -> Tensor:

@@ -168,7 +168,7 @@ class _Autoregressive:
         counts = torch.zeros(len(texts), dtype=torch.long)
         for hidden, target, asked, end, of in self._read(texts):
             asked = asked | end if closed else asked
-            logits = F.linear(hidden, self.lm.model.embedding.weight).float()
+            logits = self.lm.model.head(hidden).float()
             each = F.cross_entropy(logits.transpose(1, 2), target, reduction="none") * asked
             nats.index_add_(0, of, each.double().sum(1).cpu())
             counts.index_add_(0, of, asked.sum(1).cpu())

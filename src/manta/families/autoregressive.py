@@ -84,7 +84,7 @@ class AutoregressiveModel(PromptedModel):
 
     def forward(self, tokens: Int64[Tensor, "b n"], memory: Memory) -> Float[Tensor, "b n v"]:
         """Logits of the token after each of `tokens`, the first of which is `begin`."""
-        return F.linear(self.hidden(tokens, memory), self.embedding.weight)
+        return self.head(self.hidden(tokens, memory))
 
     def hidden(self, tokens: Int64[Tensor, "b n"], memory: Memory) -> Float[Tensor, "b n d"]:
         """What the logits are read from, of the same arguments."""
@@ -185,7 +185,7 @@ def decode(
     for place in range(max_tokens):
         x, span = model.embed(token[:, None], place), context.span(place, place + 1)
         hidden = model.trunk(x, span, memory=projected, cache=cache)
-        logits = F.linear(hidden, model.embedding.weight)[:b, 0].float()
+        logits = model.head(hidden)[:b, 0].float()
         check_logits(logits, 2 + place)
         if temperature == 0:
             token = logits.argmax(-1)

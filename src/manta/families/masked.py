@@ -110,7 +110,7 @@ class MaskedModel(PromptedModel):
         """
         context = OperatorContext(torch.arange(tokens.shape[1], device=tokens.device), mask)
         hidden = self.trunk(self.embed(tokens), context, memory=memory)
-        return F.linear(hidden, self.embedding.weight.to(hidden.dtype))
+        return self.head(hidden)
 
 
 class CachedDenoiser:
@@ -132,7 +132,7 @@ class CachedDenoiser:
         """See `SpanDenoiser`."""
         model, span = self.model, self.context.span(start, stop)
         hidden = model.trunk(model.embed(tokens[:, start:stop], start), span, memory=self.memory, cache=self.cache)
-        return F.linear(hidden, model.embedding.weight)
+        return model.head(hidden)
 
 
 class FullDenoiser:

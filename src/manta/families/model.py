@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
@@ -113,7 +112,7 @@ class MantaModel(PromptedModel):
             first = torch.full_like(cond.settled[:, :1], BOS)
             before = self.embed(torch.cat([first, cond.settled[:, :-1]], 1))
         hidden = self.field(state, t, self.embed(cond.settled), before, cond=cond, self_cond=self_cond)
-        return self.space.readout(state, t, hidden, clean=self.field.estimate, head=self._head)
+        return self.space.readout(state, t, hidden, clean=self.field.estimate, head=self.head)
 
     def act_beside(
         self,
@@ -141,10 +140,7 @@ class MantaModel(PromptedModel):
             words: `aux` of what `act` answered.
             where: positions wanted, which gives "k v"; None gives all, "b n v".
         """
-        return words.logits(self._head, where)
-
-    def _head(self, hidden: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape v"]:
-        return F.linear(hidden, self.embedding.weight.to(hidden.dtype))
+        return words.logits(self.head, where)
 
     def encode(self, tokens: Int64[Tensor, "b n"], mask: Bool[Tensor, "b n"], memory: Memory) -> Float[Tensor, "b m c"]:
         """The standardised clean state of a text: `space.encoder_calls` network calls."""

@@ -1,4 +1,4 @@
-"""What all families share: a token table, an encoded prompt, and a guess of the text's length."""
+"""What all families share: a token table that is also read by, an encoded prompt, and a guess of the length."""
 
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from manta.config import Unset
 from manta.errors import ConfigError
 from manta.families.batching import rowwise
+from manta.nets.head import Head
 from manta.nets.memory import MemoryEncoder
 from manta.operators import AttentionConfig
 
@@ -84,6 +85,7 @@ class PromptedModel(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, dim)
         nn.init.normal_(self.embedding.weight, std=0.1)
+        self.head = Head(self.embedding)
         operator = AttentionConfig(heads=heads)
         self.memory_encoder = MemoryEncoder(dim, prompt_depth, operator, heads=heads, kinds=TAGS)
         self.places = nn.Embedding(num_places, dim) if num_places else None
