@@ -51,3 +51,11 @@ def test_a_zero_row_is_finite():
     x = torch.zeros(2, 4, requires_grad=True)
     (grad,) = torch.autograd.grad(rms_normalise(x).sum(), x)
     torch.testing.assert_close(grad, torch.full((2, 4), EPS**-0.5))
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 192), (2, 4, 6, 1, 32), (3, 17, 160), (7, 5, 768)])
+def test_without_a_gradient_it_is_torchs_own_to_the_last_bit(shape):
+    x = 3 * torch.randn(shape)
+    assert torch.equal(rms_normalise(x), F.rms_norm(x, (shape[-1],), eps=EPS))
+    part = x[..., : shape[-1] // 2]
+    assert torch.equal(rms_normalise(part), F.rms_norm(part, part.shape[-1:], eps=EPS))

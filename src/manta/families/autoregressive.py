@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from manta.config import Unset
 from manta.data import BOS, EOS, MASK, Batch, Tokenizer
@@ -24,6 +24,8 @@ from manta.families.model import OperatorChoice
 from manta.families.observer import Beginning
 from manta.families.options import check_options
 from manta.families.prompted import Memory, PromptedModel, check_shape, with_heads
+from manta.nets.head import Head
+from manta.nets.layout import columnwise
 from manta.nets.trunk import Trunk
 from manta.operators import AttentionConfig, OperatorContext
 from manta.runtime import check_likelihood, check_logits, make_generator
@@ -145,7 +147,7 @@ def truncate(logits: Float[Tensor, "b v"], *, top_k: int | None = None, top_p: f
     return logits
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def decode(
     model: AutoregressiveModel,
     memory: Memory,
@@ -177,15 +179,19 @@ def decode(
     if temperature > 0 and len(generators) != b:
         raise UsageError(f"sampling {b} rows needs {b} generators, received {len(generators)}")
     states = repeated_rows(memory.states)
-    projected = model.trunk.project(states, repeated_rows(memory.mask))
+    trunk: Trunk = model.trunk
+    head: Head = model.head
+    if states.device.type == "cpu" and states.dtype is torch.float32:
+        trunk, head = columnwise(nn.ModuleList([trunk, head]))  # pyright: ignore[reportAssignmentType]
+    projected = trunk.project(states, repeated_rows(memory.mask))
     context = OperatorContext(torch.arange(max_tokens, device=states.device))
-    cache = model.trunk.new_cache()
+    cache = trunk.new_cache()
     token = torch.full((len(states),), model.begin, device=states.device)
     ended = torch.zeros(b, dtype=torch.bool, device=states.device)
     for place in range(max_tokens):
         x, span = model.embed(token[:, None], place), context.span(place, place + 1)
-        hidden = model.trunk(x, span, memory=projected, cache=cache)
-        logits = model.head(hidden)[:b, 0].float()
+        hidden = trunk(x, span, memory=projected, cache=cache)
+        logits = head(hidden)[:b, 0].float()
         check_logits(logits, 2 + place)
         if temperature == 0:
             token = logits.argmax(-1)

@@ -27,7 +27,7 @@ class Condition:
         """The condition of some rows of the state, each with a row of memory of its own."""
         source = torch.div(rows, states_per_memory, rounding_mode="floor")
         memory = tuple(
-            ProjectedMemory(m.key[source], m.value[source], None if m.mask is None else m.mask[source])
+            ProjectedMemory(m.key[source], m.value[source], None if m.bias is None else m.bias[source])
             for m in self.memory
         )
         return replace(self, memory=memory, mask=self.mask[rows], settled=self.settled[rows])

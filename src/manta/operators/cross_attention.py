@@ -19,7 +19,8 @@ class ProjectedMemory(NamedTuple):
 
     key: Float[Tensor, "b h m c"]
     value: Float[Tensor, "b h m c"]
-    mask: Bool[Tensor, "b m"] | None
+    bias: Float[Tensor, "b 1 1 m"] | None
+    """Added to the scores: what hides the elements that are not real; None: all are."""
 
 
 class CrossAttention(nn.Module):
@@ -60,7 +61,7 @@ class CrossAttention(nn.Module):
             memory = memory * mask.unsqueeze(-1).to(memory.dtype)
         projected = self.key_value(memory).view(b, m, 2, self.heads, self.head_dim).permute(2, 0, 3, 1, 4).contiguous()
         key, value = projected.unbind(0)
-        return ProjectedMemory(rms_normalise(key), value, mask)
+        return ProjectedMemory(rms_normalise(key), value, None if mask is None else mask_bias(mask[:, None, None, :]))
 
     def forward(
         self,
@@ -82,8 +83,7 @@ class CrossAttention(nn.Module):
         b = memory.key.shape[0]
         assert x.shape[0] % b == 0, f"{x.shape[0]} rows of state cannot share {b} rows of memory"
         q = rms_normalise(self.query(x).view(b, -1, self.heads, self.head_dim).transpose(1, 2).contiguous())
-        bias = mask_bias(None if memory.mask is None else memory.mask[:, None, None, :])
-        y = attend(q, memory.key, memory.value, score_scale(self.gain, self.head_dim), bias)
+        y = attend(q, memory.key, memory.value, score_scale(self.gain, self.head_dim), memory.bias)
         return self.out(y.transpose(1, 2).reshape(x.shape))
 
     def flops(self, n: int, m: int, d: int, *, projected: bool = False) -> int:
