@@ -5,7 +5,7 @@ trained one can serve as a teacher and as the policy's first weights.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -21,7 +21,7 @@ from manta.families.batching import padded_prompts, repeated_rows
 from manta.families.canvas import prompt_tokens, whole_texts
 from manta.families.events import Event, GenerateOptions, Request, Writer
 from manta.families.model import OperatorChoice
-from manta.families.observer import Beginning
+from manta.families.observer import Beginning, Observer
 from manta.families.options import check_options
 from manta.families.prompted import Memory, PromptedModel, check_shape, with_heads
 from manta.nets.head import Head
@@ -147,6 +147,10 @@ def truncate(logits: Float[Tensor, "b v"], *, top_k: int | None = None, top_p: f
     return logits
 
 
+Watch = Callable[[Tensor, Sequence[Tensor]], Tensor]
+"""`watch(logits "b v", written) -> logits`: the next word's logits, and the words before it, "b" each."""
+
+
 @torch.inference_mode()
 def decode(
     model: AutoregressiveModel,
@@ -157,6 +161,8 @@ def decode(
     top_k: int | None = None,
     top_p: float = 1.0,
     generators: Sequence[torch.Generator] = (),
+    given: Int64[Tensor, "b n"] | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[Int64[Tensor, "b"]]:
     """Decode token by token, each step computing one position; yields the next token of every row.
 
@@ -170,6 +176,8 @@ def decode(
         temperature: 0 takes the most likely token; above, samples from softmax(logits/temperature).
         top_k, top_p: see `truncate`.
         generators: one a row, needed when sampling.
+        given: words that are kept, the mask token where the model writes; at least `max_tokens` wide.
+        watch: sees the logits of the next word and the words before it, and may change them.
 
     Raises:
         UsageError: when sampling without a generator for every row.
@@ -188,11 +196,14 @@ def decode(
     cache = trunk.new_cache()
     token = torch.full((len(states),), model.begin, device=states.device)
     ended = torch.zeros(b, dtype=torch.bool, device=states.device)
+    written: list[Tensor] = []
     for place in range(max_tokens):
         x, span = model.embed(token[:, None], place), context.span(place, place + 1)
         hidden = trunk(x, span, memory=projected, cache=cache)
         logits = head(hidden)[:b, 0].float()
         check_logits(logits, 2 + place)
+        if watch is not None:
+            logits = watch(logits, written)
         if temperature == 0:
             token = logits.argmax(-1)
         else:
@@ -201,8 +212,11 @@ def decode(
             chance = truncate(below.float(), top_k=top_k, top_p=top_p).softmax(-1).cpu()
             drawn = [torch.multinomial(row, 1, generator=g) for row, g in zip(chance, generators, strict=True)]
             token = torch.cat(drawn).to(logits.device)
+        if given is not None:
+            token = torch.where(given[:, place] == MASK, token, given[:, place])
         token = token.masked_fill(ended, model.end)
         ended = ended | (token == model.end)
+        written.append(token)
         yield token
         if bool(ended.all()):
             return
@@ -223,8 +237,15 @@ class AutoregressiveLM(Writer):
         self.model, self.tokenizer = model.eval(), tokenizer
 
     @torch.no_grad()
-    def generate(self, requests: Sequence[Request], options: GenerateOptions | None = None) -> Iterator[Event]:
+    def generate(
+        self,
+        requests: Sequence[Request],
+        options: GenerateOptions | None = None,
+        observer: Observer | None = None,
+    ) -> Iterator[Event]:
         """Write texts left to right; one network call a token, so `options.num_steps` does not bound it.
+
+        An observer sees one batch after the other, as `follow` shows them.
 
         Raises:
             RequestError: for a text to fill, which a left-to-right model cannot serve.
@@ -240,7 +261,7 @@ class AutoregressiveLM(Writer):
         for begin in range(0, len(order), options.batch_size):
             chosen = order[begin : begin + options.batch_size]
             generators = [make_generator(requests[i].seed) for i in chosen]
-            rows = self._decode([prompts[i] for i in chosen], generators, options)
+            rows = self._decode([prompts[i] for i in chosen], generators, options, observer)
             for index, (row, nfe) in zip(chosen, rows, strict=True):
                 text = self.tokenizer.decode(row).strip()
                 yield Event("done", index, text, tuple(row), 1.0, float("nan"), nfe)
@@ -262,8 +283,32 @@ class AutoregressiveLM(Writer):
         tokens = torch.full((len(requests), config.max_text), MASK, device=device)
         return Beginning(memory, tokens, torch.ones_like(tokens, dtype=torch.bool), batch.generators)
 
+    @torch.no_grad()
+    def follow(self, beginning: Beginning, observer: Observer) -> Int64[Tensor, "b n"]:
+        """Write on from a beginning, the likeliest word everywhere, until every text has ended.
+
+        The observer sees the logits of the next word behind zeros at the words before it, and those words with the mask
+        token behind them.
+
+        Args:
+            beginning: from `begin`, or with a prefix given.
+            observer: who watches.
+
+        Returns:
+            The texts, `end` behind each, as wide as the longest.
+        """
+        given = beginning.tokens
+        steps = decode(
+            self.model, beginning.memory, max_tokens=given.shape[1], given=given, watch=_watched_by(observer)
+        )
+        return torch.stack(list(steps), 1)
+
     def _decode(
-        self, prompts: list[list[int]], generators: list[torch.Generator], options: GenerateOptions
+        self,
+        prompts: list[list[int]],
+        generators: list[torch.Generator],
+        options: GenerateOptions,
+        observer: Observer | None,
     ) -> list[tuple[list[int], int]]:
         """Each row's tokens and network calls: the prompt's, one a token and, unless the text was cut, the end's."""
         device = self.model.embedding.weight.device
@@ -277,7 +322,21 @@ class AutoregressiveLM(Writer):
             top_k=options.top_k,
             top_p=options.top_p,
             generators=generators,
+            watch=None if observer is None else _watched_by(observer),
         )
         rows = torch.stack(list(steps), 1).tolist()
         ends = [row.index(self.model.end) if self.model.end in row else None for row in rows]
         return [(row[:end], 1 + (len(row) if end is None else end + 1)) for row, end in zip(rows, ends, strict=True)]
+
+
+def _watched_by(observer: Observer) -> Watch:
+    """What an observer sees and says of the next word, in the terms of a whole text."""
+
+    def watch(logits: Tensor, written: Sequence[Tensor]) -> Tensor:
+        with torch.inference_mode(False):  # whoever watches may ask for a gradient
+            told = logits.clone()[:, None]
+            settled = torch.stack([word.clone() for word in written] + [torch.full_like(told[:, 0, 0], MASK).long()], 1)
+            nothing = torch.zeros_like(told).expand(-1, len(written), -1)
+            return observer.logits(torch.cat([nothing, told], 1), settled)[:, -1]
+
+    return watch

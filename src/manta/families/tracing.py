@@ -90,7 +90,22 @@ class FlowTrace(Trace):
     """The estimate of each step."""
 
 
-class Recorder(Observer):
+class Guided(Observer):
+    """Lets a hook change what words are chosen from.
+
+    Args:
+        guide: see its type; None changes nothing.
+    """
+
+    def __init__(self, guide: Guide | None = None) -> None:
+        self.guide = guide
+
+    def logits(self, logits: Tensor, settled: Tensor) -> Tensor:
+        """Guided, if asked for."""
+        return logits if self.guide is None else self.guide(logits, settled)
+
+
+class Recorder(Guided):
     """Keeps all that a trace tells, and lets hooks change what is seen.
 
     Args:
@@ -105,7 +120,8 @@ class Recorder(Observer):
         around: Around | None = None,
         after: After | None = None,
     ) -> None:
-        self.guide, self.change, self.around, self.after = guide, before, around, after
+        super().__init__(guide)
+        self.change, self.around, self.after = before, around, after
         self.standing: list[Tensor] = []
         self.spoken: list[Tensor] = []
         self.reached: list[SolverState] = []
@@ -124,9 +140,8 @@ class Recorder(Observer):
 
     def logits(self, logits: Tensor, settled: Tensor) -> Tensor:
         """Guided, if asked for, and kept."""
-        said = logits if self.guide is None else self.guide(logits, settled)
-        self.spoken.append(said)
-        return said
+        self.spoken.append(super().logits(logits, settled))
+        return self.spoken[-1]
 
     def moved(self, reached: SolverState) -> None:
         """Kept."""
@@ -194,33 +209,16 @@ def trace_masked(
     return Trace(beginning, beginning.mask, settled, tuple(recorder.spoken))
 
 
-@torch.no_grad()
 def trace_autoregressive(lm: AutoregressiveLM, beginning: Beginning, *, guide: Guide | None = None) -> Trace:
     """Write from left to right, one network call a token, keeping the words that are given.
 
     Args:
         lm: the model.
-        beginning: from `begin`, or with a prefix given.
+        beginning: from `lm.begin`, or with a prefix given.
         guide: a hook; it sees the text so far and one position to be written.
     """
-    model, given = lm.model, beginning.tokens
-    start = torch.full_like(given[:, :1], model.begin)
-    ended = torch.zeros_like(given[:, 0], dtype=torch.bool)
-    written: list[Tensor] = []
-    for place in range(given.shape[1]):
-        said = model(torch.cat([start, *written], 1), beginning.memory)[:, -1:].float()
-        if guide is not None:
-            before = torch.zeros_like(said).expand(-1, place, -1)
-            seen = torch.cat([*written, torch.full_like(start, MASK)], 1)
-            said = guide(torch.cat([before, said], 1), seen)[:, -1:]
-        word = torch.where(given[:, place : place + 1] != MASK, given[:, place : place + 1], said.argmax(-1))
-        word = word.masked_fill(ended[:, None], model.end)
-        written.append(word)
-        ended = ended | (word[:, 0] == model.end)
-        if bool(ended.all()):
-            break
-    tokens = torch.cat(written, 1)
-    mask = (tokens == model.end).cumsum(1) <= (tokens == model.end).long()
+    tokens, end = lm.follow(beginning, Guided(guide)), lm.model.end
+    mask = (tokens == end).cumsum(1) <= (tokens == end).long()
     place = torch.arange(tokens.shape[1], device=tokens.device)
     points = [torch.where(place < k, tokens, MASK) for k in range(tokens.shape[1] + 1)]
     return Trace(beginning, mask, torch.stack(points))
