@@ -10,11 +10,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 from manta.data.foreign import ForeignTokenizer
-from manta.evaluation.likelihood import length_nats, to_batch
+from manta.evaluation.likelihood import to_batch
 from manta.families.autoregressive import log_likelihood
 from manta.families.batching import ROWS, WIDTH, padded_draws, padded_prompts, padded_width, repeated_rows, rowwise
 from manta.families.events import GenerateOptions, Request, Writer
-from manta.families.masked import bound
+from manta.families.masked import bound, length_nats
 from manta.hub.foreign.decoder import DecoderNet, DecoderShape
 from manta.hub.foreign.model import ForeignModel
 from manta.masked import DECODERS

@@ -5,11 +5,10 @@ from manta.bench.outside import generate, gpt2_like, has_transformers, outside_r
 from manta.bench.startup import cold_start
 from manta.bench.timing import interleaved, machine, rows_as_table
 from manta.bench.training import training_rates
-from manta.bench.writing import Setting, capacity, settings_of, writing_rates
+from manta.bench.writing import Setting, settings_of, writing_rates
 
 __all__ = [
     "Setting",
-    "capacity",
     "cold_start",
     "generate",
     "gpt2_like",

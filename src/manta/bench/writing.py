@@ -1,18 +1,15 @@
 """Texts and tokens a second, against batch and length, for every family and decoder."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
 from manta.bench.timing import Row, interleaved
 from manta.errors import UsageError
-from manta.families.autoregressive import AutoregressiveLM
 from manta.families.events import GenerateOptions, Request, Writer
-from manta.families.masked import MaskedLM
-from manta.families.options import applicable, looks_at_parts
-from manta.hub.foreign import ForeignModel
+from manta.families.options import applicable, follows, looks_at_parts
+from manta.hub import ForeignModel, LanguageModel
 from manta.masked import DECODERS
 
 Cache = Literal["none", "prefix", "dual"]
@@ -44,7 +41,7 @@ def settings_of(lm: Writer, decoders: Sequence[str] = (), caches: Sequence[Cache
     for name in decoders:
         if name not in DECODERS:
             raise UsageError(f"unknown decoder {name!r}; choose among {', '.join(DECODERS)}")
-    if not isinstance(lm, MaskedLM | ForeignModel):
+    if not follows(lm.family, "decoder"):
         return [Setting()]
     return [
         Setting(decoder=name, cache=cache)
@@ -54,13 +51,8 @@ def settings_of(lm: Writer, decoders: Sequence[str] = (), caches: Sequence[Cache
     ]
 
 
-def capacity(lm: Writer) -> int:
-    """Most tokens of a text, without a prompt."""
-    return lm.max_length if isinstance(lm, ForeignModel) else lm.model.config.max_text  # pyright: ignore
-
-
 def writing_rates(
-    lm: Writer,
+    lm: LanguageModel | ForeignModel,
     lengths: Sequence[int],
     batches: Sequence[int],
     settings: Sequence[Setting],
@@ -89,13 +81,13 @@ def writing_rates(
     Raises:
         UsageError: a length is more than the model writes.
     """
-    if max(lengths) > capacity(lm):
-        raise UsageError(f"the model writes at most {capacity(lm)} tokens, received a length of {max(lengths)}")
+    if max(lengths) > lm.capacity:
+        raise UsageError(f"the model writes at most {lm.capacity} tokens, received a length of {max(lengths)}")
     for length in lengths:
         for batch in batches:
             fitting = [setting for setting in settings if batch == 1 or setting.cache == "none"]
             done: dict[str, list[int]] = {str(index): [] for index in range(len(fitting))}
-            with _endless(lm) as writer:
+            with lm.endless() as writer:
                 work = {
                     name: _Work(writer, length, batch, fitting[int(name)], num_steps, prompt, done[name])
                     for name in done
@@ -122,7 +114,7 @@ class _Work:
     calls: list[int]
 
     def __call__(self) -> None:
-        own_length = isinstance(self.lm, AutoregressiveLM | ForeignModel)
+        own_length = follows(self.lm.family, "max_tokens")
         infill = None if own_length else f"___{{{self.length}}}"
         requests = [Request(prompt=self.prompt, infill=infill, seed=seed) for seed in range(self.batch)]
         given: dict[str, Any] = {"decoder": self.setting.decoder, "cache": self.setting.cache}
@@ -131,19 +123,3 @@ class _Work:
         )
         options, _ = applicable(options, self.lm.family)
         self.calls += [event.nfe for event in self.lm.generate(requests, options) if event.kind == "done"]
-
-
-@contextmanager
-def _endless(lm: Writer) -> Iterator[Writer]:
-    """The model with no token that ends a text, so that every text has its full length."""
-    if isinstance(lm, ForeignModel):
-        yield replace(lm, eos_id=None)
-        return
-    if not isinstance(lm, AutoregressiveLM):
-        yield lm
-        return
-    end, lm.model.end = lm.model.end, -1
-    try:
-        yield lm
-    finally:
-        lm.model.end = end

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from manta.cli.options import argument, parse_options
 from manta.cli.outputs import claim_file, marked
@@ -122,12 +122,13 @@ def _measured(options: BenchOptions) -> Iterator[tuple[str, list[dict[str, Any]]
 
 def _writing(model: str, options: BenchOptions, parts: Sequence[str]) -> tuple[list[dict], list[dict]]:
     """Rates of a model, and of an outside one of its shape."""
-    from manta.bench import capacity, has_transformers, outside_rates, settings_of, writing_rates
-    from manta.hub import ForeignModel, load
+    from manta.bench import has_transformers, outside_rates, settings_of, writing_rates
+    from manta.families import FAMILIES
+    from manta.hub import load
     from manta.runtime import resolve_device
 
     lm = load(model or None, device=options.device)
-    most = min(capacity(lm), 256)
+    most = min(lm.capacity, 256)
     lengths = options.lengths or ((most // 2,) if options.quick else (most // 4, most // 2, most))
     name, rows, outside = model or "the model that ships", [], []
     if "writing" in parts:
@@ -135,13 +136,15 @@ def _writing(model: str, options: BenchOptions, parts: Sequence[str]) -> tuple[l
         settings = settings_of(lm, options.decoders, options.caches)  # pyright: ignore[reportArgumentType]
         given = {"num_steps": options.num_steps, "prompt": options.prompt, "repeats": options.repeats}
         rows = [{"model": name, **row} for row in writing_rates(lm, lengths, options.batches, settings, **given)]
-    if "outside" in parts and not isinstance(lm, ForeignModel):
+    if "outside" in parts and FAMILIES[lm.family].writer is not None:
         if not has_transformers():
             print("manta: transformers is not installed, so there is no outside reference", file=sys.stderr)
             return rows, outside
         _tell(f"an outside model of the shape of {name}")
         device = str(resolve_device(options.device))
-        outside = outside_rates(lm.model.config, lengths, options.batches, repeats=options.repeats, device=device)
+        outside = outside_rates(
+            cast(Any, lm).model.config, lengths, options.batches, repeats=options.repeats, device=device
+        )
     return rows, outside
 
 
@@ -155,6 +158,7 @@ def _training(options: BenchOptions) -> Iterator[dict[str, Any]]:
 
 def _recipes(options: BenchOptions) -> "list[Recipe]":
     from manta.config import from_dict, load_toml
+    from manta.families import FamilyName
     from manta.recipes import Recipe
 
     if options.recipe is not None:
@@ -162,7 +166,7 @@ def _recipes(options: BenchOptions) -> "list[Recipe]":
     base = {"data": "builtin:weather", "num_examples": 2000, "size": "tiny"}
     if options.quick:
         base |= {"num_examples": 300, "size": "nano", "vocab_size": 512, "batch_tokens": 1024}
-    return [from_dict(Recipe, {**base, "family": family}) for family in ("manta", "masked", "ar")]
+    return [from_dict(Recipe, {**base, "family": family}) for family in get_args(FamilyName)]
 
 
 def _tell(what: str) -> None:

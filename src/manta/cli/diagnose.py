@@ -91,7 +91,6 @@ def run(argv: Sequence[str]) -> int:
 
 def _models(options: DiagnoseOptions) -> tuple[dict[str, Any], Any]:
     """Models by name, a number added where two have one name; and the judge."""
-    from manta.families.autoregressive import AutoregressiveLM
     from manta.hub import load
 
     models: dict[str, Any] = {}
@@ -104,7 +103,7 @@ def _models(options: DiagnoseOptions) -> tuple[dict[str, Any], Any]:
     if options.judge is None:
         return models, None
     judge = load(options.judge, device=options.device)
-    if not isinstance(judge, AutoregressiveLM):
+    if judge.likelihood != "exact":
         raise ModelError(
             f"{options.judge} is not autoregressive; a judge gives exact likelihoods, train it --family ar"
         )

@@ -51,11 +51,11 @@ def steer(lm: Any, options: Any, settings: Any) -> Any:
 
 
 def _learn_repetition(lm: Any, options: Any, settings: Any) -> None:
-    from manta.families.manta_lm import MantaLM
+    from manta.families.options import follows
     from manta.metrics.repetition import NUM_TEXTS, learn_repetition
     from manta.metrics.words import words_of
 
-    if not isinstance(lm, MantaLM):
+    if not follows(lm.family, "escape_scale"):
         raise UsageError(f"--escape-scale is for a Manta-LM, whose estimates are fed back; this is a {lm.family} model")
     held_out = _held_out(options.held_out, NUM_TEXTS)
     split = words_of(text for _, text in held_out).split

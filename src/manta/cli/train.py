@@ -13,6 +13,7 @@ from typing import Literal
 from manta.cli.options import argument, parse_options
 from manta.config import apply_overrides, from_dict, load_toml, to_dict
 from manta.errors import TrainingError, UsageError
+from manta.families import FamilyName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class TrainOptions:
     one gives the stages that are not finished more steps."""
     num_steps: int | None = None
     """Steps of all stages together, instead of a time budget."""
-    family: Literal["manta", "masked", "ar"] | None = None
+    family: FamilyName | None = None
     """Which family: `masked` is masked diffusion, `ar` left to right; `manta` without it."""
     size: Literal["auto", "nano", "tiny", "small", "base", "large"] | None = None
     """The size dial; by the time budget without it."""

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -64,12 +64,12 @@ def load_judge(name: str, *, device: str | None = None) -> JudgeModel:
         causal = load_causal(name, device=device)
         return JudgeModel(name, causal.nats, causal.nats, causal.features, {})
     lm = load(name, device=device)
-    if not isinstance(lm, AutoregressiveLM):
+    if lm.likelihood != "exact":
         raise UsageError(
             f"{name} is of the family {lm.family}, which gives no exact likelihood; a judge is trained with: "
             "manta train DATA --family ar"
         )
-    own = _Autoregressive(name, lm)
+    own = _Autoregressive(name, cast(AutoregressiveLM, lm))
     return JudgeModel(name, own.nats, own.beginnings, own.features, model_config(name))
 
 

@@ -3,19 +3,16 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from manta.data import HUMAN, NULL, Batch, Tokenizer
 from manta.evaluation.dataset import EvaluationSet
 from manta.evaluation.writing import Progress, silent
-from manta.families.autoregressive import AutoregressiveLM, log_likelihood
 from manta.families.batching import padded_prompts, padded_width
 from manta.families.events import Writer
-from manta.families.masked import MaskedLM, MaskedModel, bound
+from manta.families.trained import LogLikelihood, TrainedWriter
 from manta.metrics import Interval, bootstrap_ratio
 from manta.runtime import MAX_SEED, make_generator
 
@@ -96,12 +93,9 @@ def likelihood(
 
     Source: Ou et al., arXiv 2406.03736, for the bound (see `manta.masked.likelihood_bound`).
     """
-    if isinstance(lm, AutoregressiveLM):
-        return _measured(lm, data, texts, progress, kind="exact", estimator="chain rule", samples=None, seed=seed)
-    if isinstance(lm, MaskedLM):
-        how = "hidden words, their number uniform and stratified; exact nats of the length"
-        return _measured(lm, data, texts, progress, kind="bound", estimator=how, samples=samples, seed=seed)
-    return Likelihood(kind="none", estimator=f"no sound bound is known for the family {lm.family}")
+    if lm.likelihood == "none":
+        return Likelihood(kind="none", estimator=f"no sound bound is known for the family {lm.family}")
+    return _measured(cast(TrainedWriter[Any], lm), data, texts, progress, samples=samples, seed=seed)
 
 
 def to_batch(
@@ -127,15 +121,7 @@ def to_batch(
 
 
 def _measured(
-    lm: AutoregressiveLM | MaskedLM,
-    data: EvaluationSet,
-    num: int,
-    progress: Progress,
-    *,
-    kind: Literal["exact", "bound"],
-    estimator: str,
-    samples: int | None,
-    seed: int,
+    lm: TrainedWriter[Any], data: EvaluationSet, num: int, progress: Progress, *, samples: int, seed: int
 ) -> Likelihood:
     at = (
         [round(i * len(data.prompts) / num) for i in range(num)]
@@ -149,41 +135,27 @@ def _measured(
         return Likelihood(
             kind="none", estimator=f"{len(rows)} of {len(pairs)} texts fit the model", too_long=len(pairs)
         )
-    nats, errors = [], []
+    found: list[LogLikelihood] = []
     for begin in range(0, len(rows), ROWS):
         prompts, texts, *_, draws = zip(*rows[begin : begin + ROWS], strict=True)
         batch = to_batch(prompts, texts, lm.model.embedding.weight.device)
-        if isinstance(lm, AutoregressiveLM):
-            nats.append(-log_likelihood(lm.model, batch).double().cpu())
-        else:
-            assert samples is not None, "a bound draws samples"
-            generators = [make_generator((seed + at) % (MAX_SEED + 1)) for at in draws]
-            found = bound(lm.model, batch, generators, num_samples=samples)
-            nats.append((found.nats + length_nats(lm.model, batch)).double().cpu())
-            errors.append(found.standard_error.double().cpu())
+        generators = [make_generator((seed + at) % (MAX_SEED + 1)) for at in draws]
+        found.append(lm.log_likelihood(batch, generators, samples))
         progress("likelihood", min(begin + ROWS, len(rows)), len(rows))
     tokens = sum(len(text) + 1 for _, text, *_ in rows)
-    total = torch.cat(nats)
+    total = torch.cat([-part.value.double().cpu() for part in found])
+    errors = [part.standard_error.double().cpu() for part in found if part.standard_error is not None]
     size = torch.tensor([bytes_ for *_, bytes_, _ in rows], dtype=torch.float64) * math.log(2)
     return Likelihood(
-        kind=kind,
-        estimator=estimator,
-        samples=samples,
+        kind=lm.likelihood,
+        estimator=lm.estimator,
+        samples=samples if lm.likelihood == "bound" else None,
         texts=len(rows),
         too_long=len(pairs) - len(rows),
         nats_per_token=float(total.sum()) / tokens,
         bits_per_byte=bootstrap_ratio(total, size, generator=make_generator(seed)),
         standard_error=float(torch.cat(errors).square().sum().sqrt()) / tokens if errors else None,
     )
-
-
-@torch.no_grad()
-def length_nats(model: MaskedModel, batch: Batch) -> Float[Tensor, "b"]:
-    """−log p(length | prompt) of each text, a part of the bound on the text, since a canvas has a length."""
-    memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
-    chance = model.length_logits(memory).log_softmax(-1)
-    # A text of n tokens is laid out on n + 1 places, the last of which closes it.
-    return -chance.gather(1, batch.text_lengths[:, None])[:, 0]
 
 
 def _rows(

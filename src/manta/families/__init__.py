@@ -1,1 +1,43 @@
-"""Model families and what they are taught."""
+"""The model families: nets, objectives, and from a request to events; `FAMILIES` is the table of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+if TYPE_CHECKING:
+    from manta.families.trained import TrainedWriter
+
+FamilyName = Literal["manta", "masked", "ar"]
+"""The families that manta trains."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """What is known of a family before any of it is loaded."""
+
+    words: str
+    """The family in a sentence."""
+    writer: str | None = None
+    """What writes, a `TrainedWriter`, as `module:class`; None for a family that others train, see `hub.foreign`."""
+    shape: str = ""
+    """Field of a recipe that holds the shape of its net."""
+
+    def load(self) -> "type[TrainedWriter[Any]]":
+        """Import what writes: it knows its shape and net, its stages of training, and what its folder holds."""
+        assert self.writer is not None, "a family that others train has no writer of ours"
+        module, name = self.writer.split(":")
+        return getattr(import_module(module), name)
+
+
+FAMILIES: Final[Mapping[str, Family]] = {
+    "manta": Family(words="Manta-LM", writer="manta.families.manta_lm:MantaLM", shape="model"),
+    "masked": Family(words="masked models", writer="manta.families.masked:MaskedLM", shape="masked"),
+    "ar": Family(
+        words="autoregressive models", writer="manta.families.autoregressive:AutoregressiveLM", shape="teacher"
+    ),
+    "llada": Family(words="published masked models"),
+    "Dream": Family(words="published masked models"),
+    "mdlm": Family(words="published masked models"),
+}
+"""From a family's name to its row; a table, so that neither the command line nor a message loads a net."""

@@ -6,8 +6,9 @@ trained one can serve as a teacher and as the policy's first weights.
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +16,16 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from manta.config import Unset
-from manta.data import BOS, EOS, MASK, Batch, Tokenizer
+from manta.data import BOS, EOS, MASK, Batch
 from manta.errors import RequestError, UsageError
 from manta.families.batching import padded_prompts, repeated_rows
 from manta.families.canvas import prompt_tokens, whole_texts
-from manta.families.events import Event, GenerateOptions, Request, Writer
+from manta.families.events import Event, GenerateOptions, Request
 from manta.families.model import OperatorChoice
 from manta.families.observer import Beginning, Observer
 from manta.families.options import check_options
 from manta.families.prompted import Memory, PromptedModel, check_shape, with_heads
+from manta.families.trained import LogLikelihood, Taught, Teaching, TrainedWriter
 from manta.nets.head import Head
 from manta.nets.layout import columnwise
 from manta.nets.trunk import Trunk
@@ -223,7 +225,7 @@ def decode(
         token = repeated_rows(token)
 
 
-class AutoregressiveLM(Writer):
+class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
     """An autoregressive model with its tokenizer, ready to write.
 
     Args:
@@ -232,9 +234,29 @@ class AutoregressiveLM(Writer):
     """
 
     family = "ar"
+    likelihood = "exact"
+    estimator = "chain rule"
+    config_class, net_class = AutoregressiveConfig, AutoregressiveModel
 
-    def __init__(self, model: AutoregressiveModel, tokenizer: Tokenizer) -> None:
-        self.model, self.tokenizer = model.eval(), tokenizer
+    @classmethod
+    def stages(cls, net: AutoregressiveModel, teaching: Teaching, measured: dict[str, Any]) -> list[Taught]:
+        """One stage, of a model that may teach others."""
+        return [Taught("teacher", 1.0, NextToken())]
+
+    def log_likelihood(
+        self, batch: Batch, generators: Sequence[torch.Generator] = (), num_samples: int = 128
+    ) -> LogLikelihood:
+        """Exact: nothing is drawn."""
+        return LogLikelihood(kind="exact", value=log_likelihood(self.model, batch))
+
+    @contextmanager
+    def endless(self) -> "Iterator[AutoregressiveLM]":
+        """The model with no token that ends a text, so that every text has its full length."""
+        end, self.model.end = self.model.end, -1
+        try:
+            yield self
+        finally:
+            self.model.end = end
 
     @torch.no_grad()
     def generate(

@@ -160,6 +160,10 @@ class Writer(ABC):
     """Name of the family."""
     prompted: bool | None = None
     """Whether it was trained on prompts; None where that is not known."""
+    likelihood: Literal["exact", "bound", "none"] = "none"
+    """Which log-likelihood of a text it has; a bound is from below."""
+    estimator: str = ""
+    """How that is got."""
 
     @abstractmethod
     def generate(self, requests: Sequence[Request], options: GenerateOptions | None = None) -> Iterator[Event]:

@@ -6,7 +6,7 @@ the words the policy is surest of are settled. An outer loop may encode the word
 from there.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -17,22 +17,26 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from manta.config import from_dict, to_dict
 from manta.data import MASK, NULL, Tokenizer
 from manta.errors import ConfigError, UsageError
 from manta.families.batching import padded_draws, padded_prompts
 from manta.families.canvas import Prompts, Template, prompt_tokens, template_of, whole_texts
-from manta.families.events import Event, GenerateOptions, Request, Writer
-from manta.families.model import MantaModel
+from manta.families.events import Event, GenerateOptions, Request
+from manta.families.model import MantaConfig, MantaModel
+from manta.families.objectives import EmbeddingMatching, OwnStates, PolicyMatching
 from manta.families.observer import Beginning, Observer
 from manta.families.options import check_options
 from manta.families.page import Page
 from manta.families.prompted import NO_PROMPT, Memory
+from manta.families.trained import Taught, Teaching, TrainedWriter
 from manta.flow import SOLVERS, LinearPath, SolverState, escaping, guided, solve, steps_within
 from manta.flow.solvers import Field
 from manta.flow.time_density import TimeDensity
+from manta.nets.trunk import Trunk
 from manta.nets.vector_field import Condition
-from manta.runtime import check_logits, make_generator
-from manta.spaces import Words
+from manta.runtime import check_logits, json_tensors, load_json_tensors, make_generator
+from manta.spaces import RateController, Words
 from manta.types import Estimate
 
 PATH = LinearPath()
@@ -96,7 +100,7 @@ def _encoding_calls(options: GenerateOptions) -> int:
     return calls if options.num_steps >= 2 * calls else 0
 
 
-class MantaLM(Writer):
+class MantaLM(TrainedWriter[MantaModel]):
     """A Manta-LM with its tokenizer, ready to write.
 
     Args:
@@ -107,21 +111,63 @@ class MantaLM(Writer):
     """
 
     family = "manta"
+    config_class, net_class = MantaConfig, MantaModel
 
     def __init__(
         self, model: MantaModel, tokenizer: Tokenizer, density: TimeDensity, splits: dict[int, Split] | None = None
     ) -> None:
-        self.model, self.tokenizer, self.density = model.eval(), tokenizer, density
+        super().__init__(model, tokenizer)
+        self.density = density
         self.splits = splits or {}
         self.repetition: Tensor | None = None
         """Direction in which texts repeat, "c" (`metrics.repetition.learn_repetition`), for `escape_scale`."""
         self._empty: dict[bool, Memory] = {}
         """The memory of no prompt, for guidance, encoded or bare: the same for every request, so it is kept."""
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model lives."""
-        return self.model.embedding.weight.device
+    @classmethod
+    def stages(cls, net: MantaModel, teaching: Teaching, measured: dict[str, Any]) -> list[Taught]:
+        """The policy, with its space if that has an encoder, and then in states that it has reached by itself."""
+        density = measured["density"] = net.config.time.build()
+        information = getattr(net.config.space, "information", None)
+        if information is None:  # a space without an encoder has no rate to control
+            return [Taught("policy", teaching.policy + teaching.own, EmbeddingMatching(teaching.objective, density))]
+        controller = measured["controller"] = RateController(information)
+        matching = PolicyMatching(teaching.objective, density, controller)
+        stages = [Taught("policy", teaching.policy, matching)]
+        if teaching.own:
+            stages.append(Taught("own", teaching.own, OwnStates(teaching.objective, matching), pace=0.5))
+        return stages
+
+    @classmethod
+    def after(cls, net: MantaModel, tokenizer: Tokenizer, measured: Mapping[str, Any]) -> "MantaLM":
+        """With the density of times as far as it is calibrated."""
+        return cls(net, tokenizer, measured["density"])
+
+    @classmethod
+    def stored(cls, net: MantaModel, tokenizer: Tokenizer, extras: Mapping[str, Any]) -> "MantaLM":
+        """With its own splits and its density of times."""
+        state = load_json_tensors(extras["time_density"])
+        if any(isinstance(value, Tensor) and not bool(value.isfinite().all()) for value in state.values()):
+            raise ConfigError("time_density is not finite")
+        density = net.config.time.build()
+        density.load_state_dict(state)
+        splits = {int(k): from_dict(Split, v, f"splits.{k}") for k, v in extras.get("splits", {}).items()}
+        return cls(net, tokenizer, density, splits)
+
+    def extras(self) -> dict[str, Any]:
+        """Its own splits and its density of times."""
+        splits = {str(budget): to_dict(split) for budget, split in sorted(self.splits.items())}
+        return {"splits": splits, "time_density": json_tensors(self.density.state_dict())}
+
+    @staticmethod
+    def trunk_of(net: MantaModel) -> Trunk:
+        """The policy's."""
+        return net.field.trunk
+
+    @staticmethod
+    def rate_of(net: MantaModel) -> int:
+        """Tokens that share a latent."""
+        return net.space.rate
 
     def split(self, options: GenerateOptions) -> Split:
         """How a request's budget is spent, by the options or the model's own table.

@@ -1,31 +1,33 @@
 """Masked-diffusion models: the same prompt memory and blocks as Manta-LM's policy, without a state or a time."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from manta.config import Unset
+from manta.config import Unset, from_dict, to_dict
 from manta.data import MASK, NULL, Batch, Tokenizer
 from manta.families.batching import padded_prompts, padded_width
 from manta.families.canvas import Prompts, Template, prompt_tokens, template_of, whole_texts
-from manta.families.events import Event, EventKind, GenerateOptions, Request, Writer
+from manta.families.events import Event, EventKind, GenerateOptions, Request
 from manta.families.model import OperatorChoice
 from manta.families.objectives import ObjectiveConfig, lay_out, length_cost, read_prompt
 from manta.families.observer import Beginning, Observer
 from manta.families.options import check_decoder, check_options
 from manta.families.prompted import Memory, PromptedModel, check_shape
+from manta.families.trained import LogLikelihood, Taught, Teaching, TrainedWriter
 from manta.masked import (
     DECODERS,
     CacheConfig,
     Canvas,
     ConfidenceConfig,
     DecoderConfig,
+    DeferredConfig,
     LikelihoodBound,
     MaskedObjectiveConfig,
     RemaskConfig,
@@ -215,6 +217,15 @@ def bound(
     return found
 
 
+@torch.no_grad()
+def length_nats(model: MaskedModel, batch: Batch) -> Float[Tensor, "b"]:
+    """−log p(length | prompt) of each text, a part of the bound on the text, since a canvas has a length."""
+    memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
+    chance = model.length_logits(memory).log_softmax(-1)
+    # A text of n tokens is laid out on n + 1 places, the last of which closes it.
+    return -chance.gather(1, batch.text_lengths[:, None])[:, 0]
+
+
 def chosen_decoder(options: GenerateOptions, own: DecoderConfig | None = None) -> DecoderConfig:
     """The decoder of a request: its options', else the model's own, else deferred commitment.
 
@@ -314,7 +325,15 @@ def batches(filled: Sequence[bool], size: int) -> Iterator[list[int]]:
             yield alike[begin : begin + size]
 
 
-class MaskedLM(Writer):
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """A masked model's own decoder, as stored."""
+
+    decoder: DecoderConfig = field(default_factory=DeferredConfig)
+    """Any decoder, by kind."""
+
+
+class MaskedLM(TrainedWriter[MaskedModel]):
     """A masked-diffusion model with its tokenizer, ready to write.
 
     Args:
@@ -324,15 +343,37 @@ class MaskedLM(Writer):
     """
 
     family = "masked"
+    likelihood = "bound"
+    estimator = "hidden words, their number uniform and stratified; exact nats of the length"
+    config_class, net_class = MaskedConfig, MaskedModel
 
     def __init__(self, model: MaskedModel, tokenizer: Tokenizer, decoder: DecoderConfig | None = None) -> None:
-        self.model, self.tokenizer = model.eval(), tokenizer
+        super().__init__(model, tokenizer)
         self.decoder = decoder
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model lives."""
-        return self.model.embedding.weight.device
+    @classmethod
+    def stages(cls, net: MaskedModel, teaching: Teaching, measured: dict[str, Any]) -> list[Taught]:
+        """One stage, which has the time of the policy's two."""
+        objective = MaskedMatching(teaching.objective, teaching.masking)
+        return [Taught("masked", teaching.policy + teaching.own, objective)]
+
+    @classmethod
+    def stored(cls, net: MaskedModel, tokenizer: Tokenizer, extras: Mapping[str, Any]) -> "MaskedLM":
+        """With its own decoder, if the folder tells one."""
+        own = extras.get("decoder")
+        return cls(net, tokenizer, from_dict(Decoding, {"decoder": own}).decoder if own else None)
+
+    def extras(self) -> dict[str, Any]:
+        """Its own decoder, if it has one."""
+        return {} if self.decoder is None else {"decoder": to_dict(self.decoder)}
+
+    def log_likelihood(
+        self, batch: Batch, generators: Sequence[torch.Generator] = (), num_samples: int = 128
+    ) -> LogLikelihood:
+        """A bound from below, of the words and of their number."""
+        found = bound(self.model, batch, generators, num_samples=num_samples)
+        value = -(found.nats + length_nats(self.model, batch))
+        return LogLikelihood(kind="bound", value=value, standard_error=found.standard_error)
 
     @torch.no_grad()
     def generate(

@@ -79,6 +79,9 @@ class PromptedModel(nn.Module):
             prompt place by place, such as puzzles; 0 leaves places relative.
     """
 
+    config: Any
+    """Shape, of the family's own class."""
+
     def __init__(
         self, *, vocab_size: int, dim: int, heads: int, prompt_depth: int, num_lengths: int | None, num_places: int = 0
     ) -> None:

@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -14,30 +13,20 @@ from torch import Tensor
 from manta.config import from_dict, shortened, to_dict
 from manta.data import Tokenizer
 from manta.errors import ConfigError, MantaError, ModelError, UsageError
-from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
-from manta.families.manta_lm import MantaLM, Split
-from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
-from manta.families.model import MantaConfig, MantaModel
+from manta.families import FAMILIES
+from manta.families.prompted import PromptedModel
+from manta.families.trained import TrainedWriter
 from manta.hub.causal import HUB
 from manta.hub.foreign import ForeignModel, find_foreign, load_foreign
 from manta.hub.foreign.checkpoint import check_weight, headers
 from manta.hub.foreign.layout import MAX_SIZE
-from manta.masked import DecoderConfig, DeferredConfig
-from manta.runtime import atomic_folder, json_tensors, read_json, resolve_device
-from manta.runtime import load_json_tensors as tensors_from_json
+from manta.runtime import atomic_folder, read_json, resolve_device
 
 FORMAT = 1
 """Version of the folder's layout."""
 
-LanguageModel = MantaLM | MaskedLM | AutoregressiveLM
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decoding:
-    """A masked model's own decoder, as stored."""
-
-    decoder: DecoderConfig = field(default_factory=DeferredConfig)
-    """Any decoder, by kind."""
+LanguageModel = TrainedWriter[Any]
+"""A model of any family that manta trains."""
 
 
 def shipped() -> Path:
@@ -66,12 +55,7 @@ def save_model(
     config["tokenizer"] = lm.tokenizer.fingerprint()
     if lm.prompted is not None:
         config["prompted"] = lm.prompted
-    if isinstance(lm, MantaLM):
-        config["splits"] = {str(budget): to_dict(split) for budget, split in sorted(lm.splits.items())}
-        config["time_density"] = json_tensors(lm.density.state_dict())
-    if isinstance(lm, MaskedLM) and lm.decoder is not None:
-        config["decoder"] = to_dict(lm.decoder)
-    config["recipe"] = recipe
+    config |= {**lm.extras(), "recipe": recipe}
     with atomic_folder(folder) as new:
         lm.tokenizer.save(new / "tokenizer.json")
         (new / "model.safetensors").write_bytes(_stored_weights(lm, dtype))
@@ -159,30 +143,14 @@ def load(path: str | Path | None = None, *, device: str | None = None) -> Langua
 def _read_model(config: dict[str, Any], file: Path, tokenizer: Tokenizer, where: torch.device) -> LanguageModel:
     """The model that a folder's configuration describes, with the weights of `file`."""
     family = config["family"]
-    if family == "manta":
-        shape = from_dict(MantaConfig, config["model"], "model")
-        model = _built(MantaModel, shape, tokenizer, file)
-        stored = tensors_from_json(config["time_density"])
-        if any(isinstance(value, Tensor) and not bool(value.isfinite().all()) for value in stored.values()):
-            raise ModelError(f"{file.parent}/config.json has a time_density that is not finite; copy it again")
-        density = shape.time.build()
-        density.load_state_dict(stored)
-        splits = {int(k): from_dict(Split, v, f"splits.{k}") for k, v in config.get("splits", {}).items()}
-        return MantaLM(model.to(where), tokenizer, density, splits)
-    if family == "masked":
-        model = _built(MaskedModel, from_dict(MaskedConfig, config["model"], "model"), tokenizer, file)
-        decoder = from_dict(Decoding, {"decoder": config["decoder"]}).decoder if config.get("decoder") else None
-        return MaskedLM(model.to(where), tokenizer, decoder)
-    if family == "ar":
-        model = _built(AutoregressiveModel, from_dict(AutoregressiveConfig, config["model"], "model"), tokenizer, file)
-        return AutoregressiveLM(model.to(where), tokenizer)
-    raise ModelError(f"{file.parent} holds a model of the unknown family {shortened(family)}; update manta")
+    if not isinstance(family, str) or family not in FAMILIES or FAMILIES[family].writer is None:
+        raise ModelError(f"{file.parent} holds a model of the unknown family {shortened(family)}; update manta")
+    writer = FAMILIES[family].load()
+    net = _built(writer.net_class, from_dict(writer.config_class, config["model"], "model"), tokenizer, file)
+    return writer.stored(net.to(where), tokenizer, config)
 
 
-M = TypeVar("M", bound=torch.nn.Module)
-
-
-def _built(model_class: Callable[[Any], M], shape: Any, tokenizer: Tokenizer, file: Path) -> M:
+def _built(net_class: Callable[[Any], PromptedModel], shape: Any, tokenizer: Tokenizer, file: Path) -> PromptedModel:
     """A model with its weights: whatever they and its shape ask for is compared before any memory is taken."""
     stored = {name: size for name, (_, size) in headers(file).items()}
     if shape.vocab_size != tokenizer.vocab_size:
@@ -192,11 +160,11 @@ def _built(model_class: Callable[[Any], M], shape: Any, tokenizer: Tokenizer, fi
         )
     _check_numbers(to_dict(shape), most_blocks=len(stored), file=file)
     with torch.device("meta"):
-        expected = {name: tuple(value.shape) for name, value in model_class(shape).state_dict().items()}
+        expected = {name: tuple(value.shape) for name, value in net_class(shape).state_dict().items()}
     wrong = sorted(name for name in expected.keys() | stored.keys() if expected.get(name) != stored.get(name))
     if wrong:
         raise ModelError(f"{file} does not fit its config.json: {wrong[0][:80]} ({len(wrong)} weights differ)")
-    model = model_class(shape)
+    model = net_class(shape)
     _load_weights(model, file)
     return model
 

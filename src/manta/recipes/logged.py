@@ -6,7 +6,6 @@ from typing import Any
 
 from manta.recipes.stages import Parts
 from manta.runtime import peak_memory_bytes
-from manta.spaces import LatentSpace
 from manta.training import Progress, read_log
 
 
@@ -21,13 +20,13 @@ def log_row(step: int, progress: Progress, parts: Parts) -> dict[str, Any]:
     row: dict[str, Any] = {"global_step": step, "stage": progress.stage, "step": progress.step}
     row |= {"loss": progress.loss, "lr": progress.learning_rate, "gradient_norm": progress.gradient_norm}
     row |= {"seconds": progress.seconds, "tokens": progress.tokens, **progress.parts}
-    density = parts.density
+    density = parts.measured.get("density")
     if density is not None and progress.step % 50 == 0 and density.calibrated:
-        space = parts.model.space
-        if progress.stage == "policy" and isinstance(space, LatentSpace):
+        space = parts.recipe.model.space
+        floor = getattr(space, "noise_floor", None)
+        if progress.stage == "policy" and floor is not None:
             # Beyond snr = 1/floor² a standardised latent says no more about its text.
-            snr = 1 / max(space.config.noise_floor, 0.05) ** 2
-            row["implied_nats_a_latent"] = density.implied_likelihood(space.channels, snr)
+            row["implied_nats_a_latent"] = density.implied_likelihood(space.channels, 1 / max(floor, 0.05) ** 2)
     if progress.step % 100 == 0:
         row["peak_memory_bytes"] = peak_memory_bytes(parts.device)
     return row

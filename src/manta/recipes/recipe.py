@@ -9,13 +9,13 @@ from typing import Any, Literal, TypeVar
 from manta.config import Unset
 from manta.data import part_of, task_of
 from manta.errors import ConfigError
+from manta.families import FAMILIES, FamilyName
 from manta.families.autoregressive import AutoregressiveConfig
 from manta.families.masked import MaskedConfig
 from manta.families.model import MantaConfig
 from manta.families.objectives import ObjectiveConfig
 from manta.families.prompted import with_heads
 from manta.masked import MaskedObjectiveConfig
-from manta.spaces import LatentSpaceConfig
 from manta.training import TrainConfig
 
 Shape = TypeVar("Shape", MantaConfig, MaskedConfig, AutoregressiveConfig)
@@ -70,7 +70,7 @@ class Recipe:
     split: str = "train"
     """What to learn from: the training split, or a part of it: `train:1/2` shares no prompt, or no text where there are
     none, with `train:2/2`."""
-    family: Literal["manta", "masked", "ar"] = "manta"
+    family: FamilyName = "manta"
     """Which family to train."""
     size: Literal["auto", "nano", "tiny", "small", "base", "large"] = "auto"
     """The size dial; sets width, heads and depth of `model`, `masked` and `teacher`. `auto` follows the time budget."""
@@ -170,7 +170,7 @@ def resolve(recipe: Recipe) -> Recipe:
         minutes = math.inf if recipe.time_budget is None else seconds(recipe.time_budget) / 60
         recipe = replace(recipe, size=next(size for limit, size in AUTO_SIZE if minutes <= limit))
     dim, heads, depth, batch_tokens = SIZES[recipe.size]
-    rate = recipe.model.space.rate if isinstance(recipe.model.space, LatentSpaceConfig) else 1
+    rate = getattr(recipe.model.space, "rate", 1)
     max_text = -(-recipe.max_text // rate) * rate
     derived = {
         "dim": dim,
@@ -187,24 +187,26 @@ def resolve(recipe: Recipe) -> Recipe:
     derived |= {name: getattr(taught, name) for name in ("dim", "heads", "depth", "prompt_depth")}
     teacher = _headed(_filled(recipe.teacher, derived))
     masked = _headed(_filled(recipe.masked, derived))
-    width = {"manta": model, "masked": masked, "ar": teacher}[recipe.family].dim
+    shapes: dict[str, Any] = {"model": model, "masked": masked, "teacher": teacher}
+    width = shapes[FAMILIES[recipe.family].shape].dim
     train = _filled(recipe.train, {"learning_rate": LEARNING_RATE / width})
-    for name, shape in (("model", model), ("masked", masked), ("teacher", teacher)):
+    for name, shape in shapes.items():
         if shape.max_text < max_text or shape.max_prompt < recipe.max_prompt:
             raise ConfigError(
                 f"{name}.max_text={shape.max_text} and {name}.max_prompt={shape.max_prompt} are less than the data "
                 f"has, {max_text} and {recipe.max_prompt}; set max_text and max_prompt of the recipe instead"
             )
-    shapes = {"model": model, "masked": masked, "teacher": teacher, "max_text": max_text}
-    shapes |= {"max_prompt": int(recipe.max_prompt), "absolute_places": bool(recipe.absolute_places)}
-    return replace(recipe, train=train, batch_tokens=recipe.batch_tokens or batch_tokens, **shapes)
+    limits = {"max_text": max_text, "max_prompt": int(recipe.max_prompt)}
+    limits |= {"absolute_places": bool(recipe.absolute_places)}
+    return replace(recipe, train=train, batch_tokens=recipe.batch_tokens or batch_tokens, **shapes, **limits)
 
 
 def _headed(config: Shape) -> Shape:
     """Give the operators that were left alone the heads of their model, so that a teacher's blocks fit."""
     config = replace(config, operator=with_heads(config.operator, config.heads))
-    if isinstance(config, MantaConfig) and isinstance(config.space, LatentSpaceConfig):
-        space = replace(config.space, operator=with_heads(config.space.operator, config.heads))
+    space: Any = getattr(config, "space", None)
+    if hasattr(space, "operator"):
+        space = replace(space, operator=with_heads(space.operator, config.heads))
         config = replace(config, space=space)
     return config
 

@@ -17,7 +17,7 @@ from manta import __version__
 from manta.config import to_dict
 from manta.data import read
 from manta.errors import CheckpointError, TrainingError, UsageError
-from manta.families.autoregressive import AutoregressiveLM
+from manta.families import FAMILIES
 from manta.hub import is_saved, refuse_strangers, save_model
 from manta.hub.folder import LanguageModel
 from manta.recipes.budget import (
@@ -251,12 +251,13 @@ class TrainingRun:
         recipe = guided_by(self.recipe)
         tokenizer = tokenizer_of(recipe, self.out, self.watch)
         size = tokenizer.vocab_size
-        shapes = {name: replace(getattr(recipe, name), vocab_size=size) for name in ("model", "masked", "teacher")}
+        names = [row.shape for row in FAMILIES.values() if row.shape]
+        shapes = {name: replace(getattr(recipe, name), vocab_size=size) for name in names}
         self.recipe = replace(recipe, **shapes)
         corpus, self.report = corpus_of(recipe, self.out, tokenizer, None, self.watch)
         self.parts = Parts(self.recipe, self.out, tokenizer, corpus, self.device, self.watch)
         found = (example.prompt for example in read(self.recipe.data, "dev", 50 * NUM_SAMPLES))
-        limit = getattr(self.recipe, {"manta": "model", "masked": "masked", "ar": "teacher"}[recipe.family]).max_prompt
+        limit = getattr(self.recipe, FAMILIES[recipe.family].shape).max_prompt
         self.prompts = list(dict.fromkeys(p for p in found if not p or fitting([p], tokenizer, limit)))[:NUM_SAMPLES]
         self.data = {"source": source_of(recipe), "tokenizer": tokenizer.fingerprint(), "corpus": corpus.digest}
         self.minutes["preparation"] = self.clock.now() / 60
@@ -291,7 +292,7 @@ class TrainingRun:
             self._before = state["plan"].get(state["stage"], 0) if state else 0
             self._paces.clear()
             paces = {spec.name: self._pace(spec) for spec in self.specs[first:]}
-            answers = self.recipe.consensus == "teacher" and self.recipe.family != "ar" and first == 0
+            answers = self.recipe.consensus == "teacher" and first == 0
             refuse_too_little(budget, self.clock.now(), paces, TARGETS_SHARE if answers else 0.0)
 
     def _steps_of(self, index: int, done: int = 0) -> int:
@@ -435,7 +436,7 @@ class TrainingRun:
             self._in_steps = False
         if spec.name == "teacher" and len(self.specs) > 1:
             self.log.flush()
-            self._save(self.out / "teacher", AutoregressiveLM(self.parts.teacher, self.parts.tokenizer))
+            self._save(self.out / "teacher", self.parts.language_model(spec.name))
         self._checkpoint(before + stage.num_steps, {}, {"stage": spec.name, "completed": True})
         if self._stop:
             raise Interrupted(self._stop)

@@ -9,17 +9,13 @@ import torch
 from torch import nn
 
 from manta.data import Corpus, Loader, Tokenizer
-from manta.families.autoregressive import AutoregressiveLM, AutoregressiveModel, NextToken
-from manta.families.manta_lm import MantaLM
-from manta.families.masked import MaskedLM, MaskedMatching, MaskedModel
-from manta.families.model import MantaModel
-from manta.families.objectives import EmbeddingMatching, OwnStates, PolicyMatching
-from manta.flow.time_density import TimeDensity
+from manta.families import FAMILIES
+from manta.families.autoregressive import AutoregressiveLM, AutoregressiveModel
+from manta.families.trained import Taught, Teaching
 from manta.hub.folder import LanguageModel
 from manta.recipes.budget import Watch
 from manta.recipes.prepare import corpus_of, write_medoids, write_teacher_targets
 from manta.recipes.recipe import Recipe
-from manta.spaces import LatentSpace, RateController
 from manta.training.loop import Objective
 
 
@@ -54,23 +50,20 @@ class Parts:
     device: torch.device
     watch: Watch
     modules: nn.ModuleDict = field(default_factory=nn.ModuleDict)
-    density: TimeDensity | None = None
-    controller: RateController | None = None
+    measured: dict[str, Any] = field(default_factory=dict)
+    """What is measured while training and steers it: part of every checkpoint, whatever the stage."""
     consensus: Corpus | None = None
 
     def language_model(self, stage: str) -> LanguageModel:
         """What a stage trains, as a model that writes."""
         if stage == "teacher":
             return AutoregressiveLM(self.teacher, self.tokenizer)
-        if isinstance(model := self.modules["model"], MaskedModel):
-            return MaskedLM(model, self.tokenizer)
-        assert self.density is not None
-        return MantaLM(self.model, self.tokenizer, self.density)
+        return self.writer.after(self.modules["model"], self.tokenizer, self.measured)
 
     @property
-    def model(self) -> MantaModel:
-        """The Manta-LM."""
-        return self.modules["model"]  # pyright: ignore[reportReturnType]
+    def writer(self) -> type[LanguageModel]:
+        """What writes with the model."""
+        return FAMILIES[self.recipe.family].load()
 
     @property
     def teacher(self) -> AutoregressiveModel:
@@ -90,75 +83,49 @@ class Parts:
             self.consensus, _ = corpus_of(self.recipe, self.folder, self.tokenizer, file, self.watch)
         return self.consensus
 
-    @property
-    def measured(self) -> dict[str, TimeDensity | RateController]:
-        """What is measured while training and steers it: part of every checkpoint, whatever the stage."""
-        found = {"density": self.density, "controller": self.controller}
-        return {name: part for name, part in found.items() if part is not None}
-
     def loader(self, corpus: Corpus, seed: int) -> Loader:
         """Endless batches of a corpus."""
-        recipe = self.recipe
-        model = dict(self.modules.items()).get("model")
-        rate = model.space.rate if isinstance(model, MantaModel) else 1
+        recipe, net = self.recipe, dict(self.modules.items()).get("model")
+        rate = 1 if net is None else self.writer.rate_of(net)
         share = recipe.consensus_share if recipe.consensus != "none" and corpus is self.consensus else None
         return Loader(corpus, batch_tokens=recipe.batch_tokens or 0, multiple=rate, seed=seed, tag_share=share)
 
 
 def stage_specs(parts: Parts) -> list[StageSpec]:
-    """The stages of the recipe's family, in order; builds the modules they train."""
+    """The stages of the recipe's family, in order, a teacher's before them; builds the modules they train."""
     recipe = parts.recipe
     torch.manual_seed(recipe.seed)  # initial weights only: all other randomness has generators of its own
+    shares = recipe.shares
+    teaching = Teaching(objective=recipe.objective, masking=recipe.masking, policy=shares.policy, own=shares.own)
     specs: list[StageSpec] = []
-    if recipe.family == "ar" or recipe.consensus == "teacher" or recipe.warm_start:
+    if recipe.consensus == "teacher" or recipe.warm_start:
         parts.modules["teacher"] = AutoregressiveModel(recipe.teacher).to(parts.device)
-        share = 1.0 if recipe.family == "ar" else recipe.shares.teacher
-        specs.append(_spec("teacher", share, parts.teacher, NextToken(), lambda: parts.corpus))
-    if recipe.family == "ar":
-        return specs
-    if recipe.family == "masked":
-        parts.modules["model"] = MaskedModel(recipe.masked).to(parts.device)
-        objective = MaskedMatching(recipe.objective, recipe.masking)
-        share = recipe.shares.policy + recipe.shares.own
-        return [*specs, _started(parts, _spec("masked", share, parts.modules["model"], objective, parts.targets))]
-    parts.modules["model"] = MantaModel(recipe.model).to(parts.device)
-    parts.density = recipe.model.time.build()
-    space = parts.model.space
-    share = recipe.shares.policy
-    if not isinstance(space, LatentSpace):
-        objective, share = EmbeddingMatching(recipe.objective, parts.density), share + recipe.shares.own
-        return [*specs, _started(parts, _spec("policy", share, parts.model, objective, parts.targets))]
-    parts.controller = RateController(space.config.information)
-    objective = PolicyMatching(recipe.objective, parts.density, parts.controller)
-    policy = _spec("policy", share, parts.model, objective, parts.targets)
-    specs.append(_started(parts, policy))
-    if recipe.shares.own:
-        objective = OwnStates(recipe.objective, objective)
-        own = _spec("own", recipe.shares.own, parts.model, objective, parts.targets)
-        specs.append(replace(own, pace=0.5))
-    return specs
+        [taught] = AutoregressiveLM.stages(parts.teacher, teaching, parts.measured)
+        specs.append(_spec(replace(taught, share=shares.teacher), parts.teacher, lambda: parts.corpus))
+    writer, shape = parts.writer, FAMILIES[recipe.family].shape
+    net = writer.net_class(getattr(recipe, shape)).to(parts.device)
+    parts.modules["teacher" if shape == "teacher" else "model"] = net
+    ours = [_spec(taught, net, parts.targets) for taught in writer.stages(net, teaching, parts.measured)]
+    if recipe.warm_start:
+        ours[0] = replace(ours[0], begin=lambda: warm_start(parts))
+    return [*specs, *ours]
 
 
-def _spec(name, share, model, objective, corpus) -> StageSpec:
-    return StageSpec(name, share, model, (model,), objective, corpus)
-
-
-def _started(parts: Parts, spec: StageSpec) -> StageSpec:
-    """The stage, begun from the teacher's weights if the recipe says so."""
-    return replace(spec, begin=lambda: warm_start(parts)) if parts.recipe.warm_start else spec
+def _spec(taught: Taught, model: nn.Module, corpus: Callable[[], Corpus]) -> StageSpec:
+    return StageSpec(taught.name, taught.share, model, (model,), taught.objective, corpus, taught.pace)
 
 
 def warm_start(parts: Parts) -> None:
     """Start prompt encoder, token table, places and blocks from the teacher's weights, where the shapes agree."""
-    model, teacher = parts.modules["model"], parts.teacher
-    assert isinstance(model, MantaModel | MaskedModel)
+    model: Any = parts.modules["model"]
+    teacher = parts.teacher
     inherit(teacher.embedding, model.embedding)
     inherit(teacher.memory_encoder, model.memory_encoder)
     if model.places is not None and teacher.places is not None:  # a canvas may be longer than a text, or shorter
         both = min(len(model.places.weight), len(teacher.places.weight))
         with torch.no_grad():
             model.places.weight[:both] = teacher.places.weight[:both]
-    inherit(teacher.trunk, model.field.trunk if isinstance(model, MantaModel) else model.trunk)
+    inherit(teacher.trunk, parts.writer.trunk_of(model))
 
 
 def inherit(source: nn.Module, target: nn.Module) -> None:

@@ -1,6 +1,7 @@
 """A published masked model in one form for every decoder, and how it is loaded."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
@@ -213,6 +214,16 @@ class ForeignModel(Writer):
                 row.pieces, [w for w, was in zip(words, row.canvas, strict=True) if was == self.mask_id], decode
             )
         return decode(takewhile(lambda word: word not in stops, words))
+
+    @property
+    def capacity(self) -> int:
+        """Most tokens of a text, without a prompt."""
+        return self.max_length
+
+    @contextmanager
+    def endless(self) -> "Iterator[ForeignModel]":
+        """The model with no token that ends a text, so that every text has its full length."""
+        yield replace(self, eos_id=None)
 
     @property
     def device(self) -> torch.device:

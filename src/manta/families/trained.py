@@ -1,0 +1,156 @@
+"""What a family that manta trains has to say for itself: its stages, its folder, its likelihood."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from manta.data import Batch, Tokenizer
+from manta.errors import UsageError
+from manta.families.events import Writer
+from manta.families.objectives import ObjectiveConfig
+from manta.families.prompted import PromptedModel
+from manta.masked import MaskedObjectiveConfig
+from manta.types import Loss
+
+Net = TypeVar("Net", bound=PromptedModel)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogLikelihood:
+    """log p of texts given their prompts, in nats."""
+
+    kind: Literal["exact", "bound"]
+    """`bound` is from below."""
+    value: Float[Tensor, "b"]
+    """Of each text, its closing token included."""
+    standard_error: Float[Tensor, "b"] | None = None
+    """Of a bound, from its random draws."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teaching:
+    """What a recipe says of the objectives."""
+
+    objective: ObjectiveConfig
+    """Shares and weights."""
+    masking: MaskedObjectiveConfig
+    """How a masked model's words are hidden."""
+    policy: float
+    """Share of the time for a model in states that the data make."""
+    own: float
+    """Share of the time for a model in states that it has reached by itself."""
+
+
+@dataclass(frozen=True)
+class Taught:
+    """One stage of a family's training."""
+
+    name: str
+    share: float
+    """Share of the time; only ratios count."""
+    objective: Callable[[Any, Batch, torch.Generator], Loss]
+    pace: float = 1.0
+    """Factor of the learning rate."""
+
+
+class TrainedWriter(Writer, Generic[Net]):
+    """A model of a family that manta trains, with its tokenizer, ready to write.
+
+    Args:
+        model: the net.
+        tokenizer: the tokens it was trained on.
+    """
+
+    config_class: ClassVar[type]
+    """Shape of the net."""
+    net_class: ClassVar[Callable[[Any], PromptedModel]]
+    """The net of a shape."""
+
+    def __init__(self, model: Net, tokenizer: Tokenizer) -> None:
+        self.model, self.tokenizer = model.eval(), tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return self.model.embedding.weight.device
+
+    @property
+    def capacity(self) -> int:
+        """Most tokens of a text."""
+        return self.model.config.max_text
+
+    @classmethod
+    @abstractmethod
+    def stages(cls, net: Net, teaching: Teaching, measured: dict[str, Any]) -> list[Taught]:
+        """What the net is taught, in order.
+
+        Args:
+            net: to be trained.
+            teaching: what the recipe says.
+            measured: receives by name what is measured while training and steers it, and has a `state_dict`.
+        """
+
+    @classmethod
+    def after(cls, net: Net, tokenizer: Tokenizer, measured: Mapping[str, Any]) -> "TrainedWriter[Net]":
+        """The model as its stages have it by now.
+
+        Args:
+            net: as trained.
+            tokenizer: the tokens it was trained on.
+            measured: what `stages` has put there.
+        """
+        return cls(net, tokenizer)
+
+    @classmethod
+    def stored(cls, net: Net, tokenizer: Tokenizer, extras: Mapping[str, Any]) -> "TrainedWriter[Net]":
+        """The model that a folder holds.
+
+        Args:
+            net: with its weights.
+            tokenizer: of the folder.
+            extras: contents of its `config.json`, with what `extras` returned.
+
+        Raises:
+            ConfigError: they do not describe such a model.
+        """
+        return cls(net, tokenizer)
+
+    def extras(self) -> dict[str, Any]:
+        """What `config.json` holds of the model beside its shape."""
+        return {}
+
+    @staticmethod
+    def trunk_of(net: Net) -> nn.Module:
+        """The blocks that may begin from a teacher's weights."""
+        return net.trunk  # pyright: ignore[reportReturnType]
+
+    @staticmethod
+    def rate_of(net: Net) -> int:
+        """Tokens that share a state: a batch's width is a multiple of it."""
+        return 1
+
+    def log_likelihood(
+        self, batch: Batch, generators: Sequence[torch.Generator] = (), num_samples: int = 128
+    ) -> LogLikelihood:
+        """log p of each text given its prompt, of the kind that `likelihood` names.
+
+        Args:
+            batch: the texts.
+            generators: one a text, where a bound draws.
+            num_samples: draws a text of a bound.
+
+        Raises:
+            UsageError: the family has none.
+        """
+        raise UsageError(f"no sound bound is known for the family {self.family}; measure its texts instead")
+
+    @contextmanager
+    def endless(self) -> "Iterator[TrainedWriter[Net]]":
+        """The model with no token that ends a text, so that every text has its full length."""
+        yield self
