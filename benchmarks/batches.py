@@ -118,7 +118,7 @@ def requests_for(lm: Writer, num: int, draw: random.Random) -> list[Request]:
 
 def written(lm: Writer, requests: list[Request], options: dict[str, Any], size: int) -> list[tuple[Any, ...]]:
     """What has become of each request."""
-    events = lm.generate(requests, GenerateOptions(batch_size=size, **options))
+    events = lm.generate(requests, GenerateOptions(**options), batch_size=size)
     done = sorted((event for event in events if event.kind == "done"), key=lambda event: event.index)
     return [(event.tokens, repr(event.confidence), event.nfe) for event in done]
 

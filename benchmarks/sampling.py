@@ -22,9 +22,9 @@ import torch
 from manta.bench import machine
 from manta.errors import DataError, RequestError
 from manta.evaluation import Contestant, Evaluator, EvaluatorConfig, contestant, evaluation_set, load_judge
+from manta.families.asked import applicable
 from manta.families.events import GenerateOptions
 from manta.families.manta_lm import MantaLM
-from manta.families.options import applicable
 from manta.metrics import token_entropy
 from manta.metrics.repetition import learn_repetition
 from manta.metrics.target_entropy import meet_entropy

@@ -20,8 +20,8 @@ from typing import Any
 from manta.config import from_dict
 from manta.data import read, task_of
 from manta.data.tasks import overlap
-from manta.families.events import GenerateOptions, Request
-from manta.families.options import applicable
+from manta.families.asked import applicable
+from manta.families.events import BATCH, GenerateOptions, Request, finished
 from manta.hub import load
 from manta.metrics.bootstrap import wilson
 from manta.recipes import Recipe, TrainingRun
@@ -74,7 +74,7 @@ def decoders(suite: Suite, length: int) -> dict[str, dict[str, Any]]:
     return found
 
 
-def tested(lm: Any, source: str, num: int, settings: dict[str, Any]) -> dict[str, Any]:
+def tested(lm: Any, source: str, num: int, settings: dict[str, Any], batch_size: int = BATCH) -> dict[str, Any]:
     """Figures of one model, test set and decoder."""
     task = task_of(source)
     assert task is not None
@@ -82,7 +82,7 @@ def tested(lm: Any, source: str, num: int, settings: dict[str, Any]) -> dict[str
     requests = [Request(prompt=example.prompt, seed=i) for i, example in enumerate(examples)]
     start = time.perf_counter()
     options, _ = applicable(GenerateOptions(**{"num_steps": EVERYTHING, "style": "consensus", **settings}), lm.family)
-    done = sorted((e for e in lm.generate(requests, options) if e.kind == "done"), key=lambda e: e.index)
+    done = sorted(finished(lm.generate(requests, options, batch_size=batch_size)), key=lambda e: e.index)
     seconds = time.perf_counter() - start
     verdict = task.judge([(example.prompt or "", event.text) for example, event in zip(examples, done, strict=True)])
     interval = wilson(round(verdict["solved"] * len(done)), len(done))
@@ -116,14 +116,14 @@ def measure(lm: Any, name: str, family: str, data: Path | None, caches: bool) ->
         for decoder, settings in decoders(suite, task.text_length).items():
             if not caches:
                 rows.append({"test": test_set, "decoder": decoder, "batch": 64})
-                rows[-1] |= tested(lm, source, suite.num_tests, {**settings, "batch_size": 64})
+                rows[-1] |= tested(lm, source, suite.num_tests, settings)
                 print(rows[-1], flush=True)
             parts = settings["decoder"] in ("deferred", "block")  # others look at everything in every call
             for cache in CACHES if caches and test_set == "builtin" else ():
                 if cache != "none" and not parts:
                     continue
                 rows.append({"test": test_set, "decoder": decoder, "batch": 1, "cache": cache})
-                rows[-1] |= tested(lm, source, suite.num_timed, {**settings, "cache": cache, "batch_size": 1})
+                rows[-1] |= tested(lm, source, suite.num_timed, {**settings, "cache": cache}, 1)
                 print(rows[-1], flush=True)
     return rows
 

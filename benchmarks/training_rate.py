@@ -40,7 +40,7 @@ def generation(model: str | None, data: str) -> list[dict[str, Any]]:
         for _ in range(3):
             requests = [Request(prompt=prompt, seed=i) for i, prompt in enumerate(prompts[:count])]
             start = time.perf_counter()
-            list(lm.generate(requests, GenerateOptions(num_steps=8, batch_size=batch)))
+            list(lm.generate(requests, GenerateOptions(num_steps=8), batch_size=batch))
             speeds.append(count / (time.perf_counter() - start))
         rows.append({"batch": batch, "num_steps": 8, "texts_per_second": [round(s, 1) for s in sorted(speeds)]})
         print(rows[-1], flush=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,14 @@ class Scripted(Writer):
         self.script = script
         self.asked: list[GenerateOptions] = []
 
-    def generate(self, requests: Sequence[Request], options: GenerateOptions | None = None) -> Iterator[Event]:
+    def generate(
+        self,
+        requests: Sequence[Request],
+        options: GenerateOptions | None = None,
+        observer: Any = None,
+        *,
+        batch_size: int = 64,
+    ) -> Iterator[Event]:
         options = options or GenerateOptions()
         self.asked.append(options)
         for index in reversed(range(len(requests))):  # the order of finished texts is not that of the requests

@@ -99,7 +99,7 @@ def test_the_frontier_and_the_entropy_point_to_rows(comparison, data):
 
 def test_a_setting_that_a_model_refuses_is_left_out_and_said(data):
     class Picky(Scripted):
-        def generate(self, requests, options=None):
+        def generate(self, requests, options=None, observer=None, *, batch_size=64):
             if options is not None and options.num_steps < 4:
                 raise UsageError("too few calls")
             return super().generate(requests, options)

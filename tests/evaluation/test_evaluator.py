@@ -267,7 +267,7 @@ class Narrow(Scripted):
         super().__init__(script)
         self.room = room
 
-    def generate(self, requests, options=None):
+    def generate(self, requests, options=None, observer=None, *, batch_size=64):
         if long := [request.prompt or "" for request in requests if len(request.prompt or "") > self.room]:
             raise RequestError(f"the prompt takes {len(long[0])} characters")
         return super().generate(requests, options)

@@ -13,7 +13,7 @@ from manta.families.autoregressive import (
     log_likelihood,
     truncate,
 )
-from manta.families.events import GenerateOptions, Request
+from manta.families.events import GenerateOptions, Request, finished
 from manta.operators import KINDS, FourierConfig, OperatorContext, WindowedConfig
 
 from .conftest import WORDS, random_weights
@@ -98,7 +98,7 @@ def test_a_sampled_text_depends_on_its_seed_alone(settings):
     requests = [Request(prompt=p, seed=i) for i, p in enumerate(["the cat", "rain fell", None])]
 
     def texts(chosen, **more):
-        events = lm.generate(chosen, GenerateOptions(**settings, **more))
+        events = lm.generate(chosen, GenerateOptions(**settings), **more)
         return [event.tokens for event in sorted(events, key=lambda e: e.index)]
 
     together = texts(requests)
@@ -109,9 +109,9 @@ def test_a_sampled_text_depends_on_its_seed_alone(settings):
 def test_what_a_left_to_right_model_cannot_do_is_refused():
     lm = make_ar()
     with pytest.raises(RequestError, match="cannot fill blanks"):
-        list(lm.generate([Request(infill="a ___")]))
+        list(finished(lm.generate([Request(infill="a ___")])))
     with pytest.raises(RequestError, match="reads at most 12"):
-        list(lm.generate([Request(prompt="rain fell over quiet hills " * 5)]))
+        list(finished(lm.generate([Request(prompt="rain fell over quiet hills " * 5)])))
     memory = lm.model.memory(
         torch.zeros(2, 0, dtype=torch.long), torch.zeros(2, dtype=torch.long), torch.zeros(2).long()
     )

@@ -13,7 +13,7 @@ from manta.data.foreign import ForeignTokenizer
 from manta.evaluation.likelihood import to_batch
 from manta.families.autoregressive import log_likelihood
 from manta.families.batching import ROWS, WIDTH, padded_draws, padded_prompts, padded_width, repeated_rows, rowwise
-from manta.families.events import GenerateOptions, Request, Writer
+from manta.families.events import GenerateOptions, Request, Writer, finished
 from manta.families.masked import bound, length_nats
 from manta.hub.foreign.decoder import DecoderNet, DecoderShape
 from manta.hub.foreign.model import ForeignModel
@@ -48,7 +48,7 @@ def assert_independent(lm: Writer, **options: Any) -> None:
     requests, draw = requests_of(), random.Random(1)
 
     def written(some: list[Request], size: int) -> list[tuple[Any, ...]]:
-        done = [e for e in lm.generate(some, GenerateOptions(batch_size=size, **options)) if e.kind == "done"]
+        done = finished(lm.generate(some, GenerateOptions(**options), batch_size=size))
         return [(e.tokens, repr(e.confidence), e.nfe) for e in sorted(done, key=lambda e: e.index)]
 
     alone = [written([request], 1)[0] for request in requests]

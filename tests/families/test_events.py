@@ -19,7 +19,7 @@ class Echo(Writer):
 
     family = "echo"
 
-    def generate(self, requests, options=None):
+    def generate(self, requests, options=None, observer=None, *, batch_size=64):
         self.options = options
         for i, request in reversed(list(enumerate(requests))):
             yield Event("done", i, f"{request.prompt}|{request.infill}|{request.seed}", (1, 2), 1.0, 1.0, 1)
@@ -92,7 +92,7 @@ from pathlib import Path
 from manta.families.events import Event, Request, Writer
 class Echo(Writer):
     family = "echo"
-    def generate(self, requests, options=None):
+    def generate(self, requests, options=None, observer=None, *, batch_size=64):
         for i, request in enumerate(requests):
             yield Event("done", i, "", (), 1.0, 1.0, 1)
 found = []
@@ -122,5 +122,5 @@ def test_objects_show_what_they_are_in_a_line(latent_lm):
     shown = repr(latent_lm)
     assert shown.startswith("<MantaLM: manta model, ") and "parameters" in shown and "\n" not in shown
     assert repr(Event("done", 0, "a", (1,) * 500, 1.0, 0.5, 4)) == (
-        "Event(kind='done', index=0, text='a', t=1.0, confidence=0.5, nfe=4, processed=0)"
+        "Event(kind='done', index=0, text='a', t=1.0, confidence=0.5, nfe=4, processed=0, error=None)"
     )

@@ -7,7 +7,7 @@ from manta.data import MASK, NULL, Tokenizer
 from manta.errors import RequestError, UsageError
 from manta.families.batching import padded_width
 from manta.families.canvas import parse_template
-from manta.families.events import GenerateOptions, Request
+from manta.families.events import GenerateOptions, Request, finished
 from manta.families.masked import (
     CachedDenoiser,
     FullDenoiser,
@@ -41,8 +41,9 @@ def lm() -> MaskedLM:
     return make_masked(absolute_places=True)
 
 
-def texts(lm, requests, **options) -> dict[int, tuple[int, ...]]:
-    return {e.index: e.tokens for e in lm.generate(requests, GenerateOptions(**options)) if e.kind == "done"}
+def texts(lm, requests, batch_size=64, **options) -> dict[int, tuple[int, ...]]:
+    events = lm.generate(requests, GenerateOptions(**options), batch_size=batch_size)
+    return {e.index: e.tokens for e in events if e.kind == "done"}
 
 
 @pytest.mark.parametrize("places", [False, True])
@@ -145,7 +146,7 @@ def test_settings_reach_the_decoder_and_wrong_ones_are_named(lm):
     with pytest.raises(UsageError, match="the confidence decoder has no setting threshold"):
         lm.decoder_for(GenerateOptions(decoder="confidence", threshold=0.7))
     with pytest.raises(RequestError, match="reads at most 12"):
-        list(lm.generate([Request(prompt="rain fell over quiet hills " * 5)]))
+        list(finished(lm.generate([Request(prompt="rain fell over quiet hills " * 5)])))
 
 
 def test_an_operator_of_whole_rows_writes_without_a_cache_only(monkeypatch):

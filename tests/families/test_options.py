@@ -8,10 +8,11 @@ import torch
 
 from manta.data import HUMAN, Batch
 from manta.errors import ModelError, UsageError
+from manta.families import FAMILIES
+from manta.families.asked import applicable, follows
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel, log_likelihood
 from manta.families.events import GenerateOptions
 from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel, bound
-from manta.families.options import FOLLOWED, NAMES, PUBLISHED, applicable, follows
 from manta.hub.foreign import KINDS
 
 from .conftest import make_lm, random_weights
@@ -37,7 +38,6 @@ OTHER: dict[str, Any] = {
     "flow_steps": 1,
     "rounds": 1,
     "max_tokens": 5,
-    "batch_size": 3,
 }
 """A value of every option that is not its default."""
 
@@ -60,15 +60,16 @@ def lm(request):
 
 
 def test_every_option_says_who_follows_it():
-    assert set(FOLLOWED) == {field.name for field in fields(GenerateOptions)} == set(OTHER)
-    assert PUBLISHED == KINDS and all(set(families) <= set(NAMES) for families in FOLLOWED.values())
+    known = {field.name for row in FAMILIES.values() for field in fields(row.options)}
+    assert known == {field.name for field in fields(GenerateOptions)} == set(OTHER)
+    assert tuple(name for name, row in FAMILIES.items() if row.writer is None) == KINDS
 
 
 @pytest.mark.parametrize("option", OTHER)
 def test_an_option_of_another_family_is_refused_by_name(lm, option):
     if follows(lm.family, option):
         return
-    with pytest.raises(UsageError, match=rf"`{option}` means nothing to {NAMES[lm.family]}"):
+    with pytest.raises(UsageError, match=rf"`{option}` means nothing to {FAMILIES[lm.family].words}"):
         lm.write(["the cat"], **{option: OTHER[option]})
 
 
@@ -116,7 +117,7 @@ def test_an_option_that_another_makes_void_is_refused(family, options, words):
         for value in (float("nan"), float("inf"), "warm", True)
     ]
     + [{"num_steps": 10**9}, {"num_steps": 2.5}, {"num_steps": True}, {"style": "odd"}, {"style": ["diverse"]}]
-    + [{"max_tokens": 10**9}, {"batch_size": 0}, {"window_width": 0}, {"rounds": -1}, {"refresh": -1}, {"cache": None}],
+    + [{"max_tokens": 10**9}, {"window_width": 0}, {"rounds": -1}, {"refresh": -1}, {"cache": None}],
 )
 def test_a_value_out_of_range_or_of_another_type_is_refused_by_name(wrong):
     [name] = wrong

@@ -12,7 +12,7 @@ import manta
 from manta.cli import main
 from manta.data.foreign import ForeignTokenizer
 from manta.errors import RequestError, UsageError
-from manta.families.events import GenerateOptions, Request
+from manta.families.events import GenerateOptions, Request, finished
 from manta.hub import ForeignModel, llada, load_foreign
 from manta.hub.foreign.chat import ChatFrame, find_frame
 from manta.hub.foreign.denoisers import RowDenoiser, SpanOfRow
@@ -50,12 +50,13 @@ def endless(model) -> ForeignModel:
     return replace(model, eos_id=None)
 
 
-def tokens_of(model, requests, **options) -> dict[int, tuple[int, ...]]:
-    events = model.generate(requests, GenerateOptions(**{"max_tokens": 8, "num_steps": 99, **options}))
+def tokens_of(model, requests, batch_size=64, **options) -> dict[int, tuple[int, ...]]:
+    how = GenerateOptions(**{"max_tokens": 8, "num_steps": 99, **options})
+    events = model.generate(requests, how, batch_size=batch_size)
     return {event.index: event.tokens for event in events if event.kind == "done"}
 
 
-def single(model, prompt="w1 w2 w3", **options) -> list[int]:
+def single(model, prompt: str | None = "w1 w2 w3", **options) -> list[int]:
     return list(tokens_of(model, [Request(prompt=prompt)], **options)[0])
 
 
@@ -191,9 +192,9 @@ def test_what_cannot_be_is_said_so(tmp_path):
         (Request(), {"decoder": "confidence", "threshold": 0.5}, UsageError, "no setting threshold"),
     ]:
         with pytest.raises(error, match=words):
-            list(model.generate([request], GenerateOptions(**options)))
+            list(finished(model.generate([request], GenerateOptions(**options))))
     with pytest.raises(RequestError, match="no tokenizer"):
-        list(replace(model, tokenizer=None).generate([Request(prompt="w1")]))
+        list(finished(replace(model, tokenizer=None).generate([Request(prompt="w1")])))
     with pytest.raises(UsageError, match="max_tokens"):
         GenerateOptions(max_tokens=0)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from manta.families.decoding import write_canvas
 from manta.families.events import GenerateOptions
-from manta.families.masked import write_canvas
 from manta.masked import (
     ConfidenceConfig,
     DecoderConfig,

@@ -32,7 +32,7 @@ def heard(lm: MantaLM, **options) -> list[torch.Tensor | None]:
 
 def test_feedback_of_a_text_does_not_depend_on_its_batch(lm):
     together, texts = feedback_of(lm, PROMPTS, OPTIONS, seed=5)
-    alone, others = feedback_of(lm, PROMPTS, GenerateOptions(num_steps=6, batch_size=1), seed=5)
+    alone, others = feedback_of(lm, PROMPTS, GenerateOptions(num_steps=6), seed=5, batch_size=1)
     assert texts == others == lm.write(PROMPTS, seed=5, num_steps=6)
     assert together.shape == (len(PROMPTS), lm.model.space.channels)
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)

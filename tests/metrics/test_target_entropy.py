@@ -18,7 +18,7 @@ class Dice(Writer):
     def __init__(self, least: float = 1.0) -> None:
         self.least, self.seen = least, []
 
-    def generate(self, requests, options=None) -> Iterator[Event]:
+    def generate(self, requests, options=None, observer=None, *, batch_size=64) -> Iterator[Event]:
         options = options or GenerateOptions()
         self.seen.append(([request.seed for request in requests], options))
         for index, request in enumerate(requests):

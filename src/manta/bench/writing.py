@@ -3,16 +3,16 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 from manta.bench.timing import Row, interleaved
 from manta.errors import UsageError
-from manta.families.events import GenerateOptions, Request, Writer
-from manta.families.options import applicable, follows, looks_at_parts
+from manta.families.asked import applicable, follows
+from manta.families.decoding import looks_at_parts
+from manta.families.events import GenerateOptions, Request, Writer, finished
+from manta.families.options import CacheKind
 from manta.hub import ForeignModel, LanguageModel
 from manta.masked import DECODERS
-
-Cache = Literal["none", "prefix", "dual"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +21,11 @@ class Setting:
 
     decoder: str = ""
     """Of masked models; empty: the model's own."""
-    cache: Cache = "none"
+    cache: CacheKind = "none"
     """Of masked models; all others than `none` serve one text at a time."""
 
 
-def settings_of(lm: Writer, decoders: Sequence[str] = (), caches: Sequence[Cache] = ("none",)) -> list[Setting]:
+def settings_of(lm: Writer, decoders: Sequence[str] = (), caches: Sequence[CacheKind] = ("none",)) -> list[Setting]:
     """What is compared for a model: every decoder with every cache of a masked model, one setting of any other.
 
     A decoder that looks at the whole text in every call has nothing to keep, and is compared without a cache.
@@ -118,8 +118,6 @@ class _Work:
         infill = None if own_length else f"___{{{self.length}}}"
         requests = [Request(prompt=self.prompt, infill=infill, seed=seed) for seed in range(self.batch)]
         given: dict[str, Any] = {"decoder": self.setting.decoder, "cache": self.setting.cache}
-        options = GenerateOptions(
-            num_steps=self.num_steps, batch_size=self.batch, max_tokens=self.length if own_length else None, **given
-        )
-        options, _ = applicable(options, self.lm.family)
-        self.calls += [event.nfe for event in self.lm.generate(requests, options) if event.kind == "done"]
+        most = self.length if own_length else None
+        options, _ = applicable(GenerateOptions(num_steps=self.num_steps, max_tokens=most, **given), self.lm.family)
+        self.calls += [event.nfe for event in finished(self.lm.generate(requests, options, batch_size=self.batch))]

@@ -102,14 +102,14 @@ def _split_debug(arguments: list[str]) -> tuple[list[str], bool]:
     return ours + arguments[end:], len(ours) < end
 
 
-def _with_flags(text: str) -> str:
+def with_flags(text: str) -> str:
     """A message of the library in the words of the command line: `num_steps` is --num-steps."""
     import re
     from dataclasses import fields
 
-    from manta.families.events import GenerateOptions
+    from manta.families.options import GenerateOptions
 
-    names = {*(field.name for field in fields(GenerateOptions)), "num_samples", "words", "tune"}
+    names = {*(field.name for field in fields(GenerateOptions)), "batch_size", "num_samples", "words", "tune"}
 
     def flag(found: re.Match[str]) -> str:
         name = found[1] or found[2]
@@ -126,7 +126,7 @@ def _report(error: Exception, debug: bool) -> None:
         traceback.print_exception(error)
         return
     if isinstance(error, MantaError):
-        text = _with_flags(str(error))
+        text = with_flags(str(error))
     elif isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 from manta.cli.options import argument, parse_options
 from manta.cli.outputs import claim_file, marked
 from manta.errors import UsageError
-from manta.families.events import CacheKind, DecoderName
+from manta.families.options import CacheKind, DecoderName
 
 if TYPE_CHECKING:
     from manta.recipes import Recipe

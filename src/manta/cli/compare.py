@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from manta.cli.measuring import Line, MeasureOptions, check_data, make_evaluator
-from manta.cli.options import argument, parse_options
+from manta.cli.options import argument
 from manta.cli.outputs import claim_folder, marked
+from manta.cli.writing import parse_writing
 from manta.errors import UsageError
 
 
@@ -45,7 +46,8 @@ def run(argv: Sequence[str]) -> int:
         DataError: the data is missing, empty, or does not allow a figure that was asked for.
         ModelError: a model or the judge cannot be loaded.
     """
-    options = parse_options(CompareOptions, argv, "compare")
+    swept = ("num_steps", "temperature", "guidance_scale")
+    options, how = parse_writing(CompareOptions, argv, "compare", leave_out=swept)
     if options.out is None:
         raise UsageError("say where the report goes: manta compare MODEL… --data NAME --out DIR")
     claim_folder(options.out, "compare")
@@ -53,17 +55,13 @@ def run(argv: Sequence[str]) -> int:
     from manta.evaluation import contestant
     from manta.evaluation.comparison import Sweep, compare
     from manta.evaluation.comparison_page import comparison_page
-    from manta.families.events import GenerateOptions
     from manta.report.plots import require
     from manta.runtime import atomic_write
 
     require()
     check_data(options, "compare")
     progress = Line()
-    swept = ("num_steps", "temperature", "guidance_scale")
     sweep = from_dict(Sweep, {name: list(getattr(options, name)) for name in swept})
-    fixed = ("style", "decoder", "top_k", "top_p", "batch_size")
-    how = from_dict(GenerateOptions, {name: getattr(options, name) for name in fixed})
     models = [contestant(path, device=options.device) for path in options.models or ("",)]
     evaluator = make_evaluator(options, progress, "compare", models)
     comparison = compare(evaluator, models, sweep, how)

@@ -36,7 +36,7 @@ def run(argv: Sequence[str]) -> int:
     from manta.families.events import GenerateOptions, Request
     from manta.hub import load
 
-    settings = GenerateOptions(num_steps=options.num_steps, style="consensus", batch_size=1)
+    settings = GenerateOptions(num_steps=options.num_steps, style="consensus")
     requests = [Request(prompt=prompt, seed=options.seed + i) for i, prompt in enumerate(PROMPTS)]
     lm = load()
     live = sys.stdout.isatty()

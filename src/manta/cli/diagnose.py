@@ -11,7 +11,7 @@ from typing import Any, Literal
 from manta.cli.options import argument, parse_options
 from manta.cli.outputs import claim_folder, marked
 from manta.errors import DataError, ModelError, UsageError
-from manta.families.events import Style
+from manta.families.options import Style
 
 
 @dataclass(frozen=True, kw_only=True)

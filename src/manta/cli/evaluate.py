@@ -4,18 +4,19 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from manta.cli.measuring import Line, MeasureOptions, check_data, make_evaluator
-from manta.cli.options import argument, parse_options
+from manta.cli.options import argument
 from manta.cli.outputs import MARK, claim_file
+from manta.cli.writing import parse_writing
 from manta.errors import UsageError
+from manta.families.asked import follows
+from manta.families.options import GenerateOptions, given, spelled
 
-WRITING = ("num_steps", "style", "decoder", "temperature", "guidance_scale", "top_k", "top_p", "batch_size")
-"""Options that say how a model writes."""
-OF_MODELS = ("num_seeds", "likelihood_texts", "likelihood_samples")
+OF_MODELS = ("num_seeds", "likelihood_texts", "likelihood_samples", "batch_size")
 """Options that ask more of a model than its texts."""
 
 
@@ -28,12 +29,6 @@ class EvaluateOptions(MeasureOptions):
     texts: Path | None = None
     """Instead of a model, texts that any system has written: a .jsonl, .csv or .tsv file with `prompt` and `text`, or
     `text` alone (the E2E challenge's `MR` and `output` serve, too)."""
-    num_steps: int = 8
-    """Budget of network calls for a text."""
-    temperature: float = 0.0
-    """Temperature of the words; 0 takes the most likely one."""
-    guidance_scale: float = 1.0
-    """Strength of guidance by the prompt; 1 is off, anything else doubles the flow's calls."""
     json: bool = False
     """Print one JSON object instead of a table."""
     out: Path | None = None
@@ -54,7 +49,7 @@ def run(argv: Sequence[str]) -> int:
         DataError: the data is missing, empty, or does not allow a figure that was asked for.
         ModelError: the model or the judge cannot be loaded.
     """
-    options = parse_options(EvaluateOptions, argv, "evaluate")
+    options, how = parse_writing(EvaluateOptions, argv, "evaluate")
     claim_file(options.out, "evaluate")
     if options.texts is not None:
         if options.model or "likelihood" in ",".join(options.metrics).split(","):
@@ -62,24 +57,20 @@ def run(argv: Sequence[str]) -> int:
                 "--texts stands in the place of a model and has no likelihood; leave out MODEL and likelihood"
             )
         usual = EvaluateOptions()
-        if moot := [name for name in (*WRITING, *OF_MODELS) if getattr(options, name) != getattr(usual, name)]:
-            raise UsageError(
-                f"--texts reads what is written, so --{moot[0].replace('_', '-')} means nothing; leave it out"
-            )
+        moot = [spelled(name) for name in given(how)]
+        moot += [f"--{name.replace('_', '-')}" for name in OF_MODELS if getattr(options, name) != getattr(usual, name)]
+        if moot:
+            raise UsageError(f"--texts reads what is written, so {moot[0]} means nothing; leave it out")
         options = replace(options, num_seeds=1)
     check_data(options, "evaluate")
     progress = Line()
-    from manta.config import from_dict
     from manta.evaluation import RecordedTexts, contestant, recorded_texts
-    from manta.families.events import GenerateOptions
-    from manta.families.options import follows
     from manta.runtime import atomic_write
 
-    how = from_dict(GenerateOptions, {name: getattr(options, name) for name in WRITING})
     said = []
     if options.texts is None:
         model = contestant(options.model, device=options.device)
-        if options.num_steps != EvaluateOptions().num_steps and not follows(model.lm.family, "num_steps"):
+        if "num_steps" in given(how) and not follows(model.lm.family, "num_steps"):
             # One command is meant to serve models of all families, as `compare` does.
             how = replace(how, num_steps=GenerateOptions().num_steps)
             said.append(f"{model.name} takes a call a token, so --num-steps is left out")
@@ -100,7 +91,7 @@ def run(argv: Sequence[str]) -> int:
         "words": evaluator.data.words,
         "references": sum(map(len, evaluator.data.references)),
         "seeds": evaluator.config.num_seeds,
-        "options": {name: getattr(options, name) for name in WRITING} if options.texts is None else None,
+        "options": None if options.texts is not None else _followed(how, model.lm.family),
         **evaluation.row(),
         "corpus": corpus,
         "corpus_intervals": {name: [i.low, i.high] for name, i in evaluator.corpus_intervals.items()},
@@ -116,6 +107,11 @@ def run(argv: Sequence[str]) -> int:
         print(f"warning: {warning}", file=sys.stderr)
     print(json.dumps(report, ensure_ascii=False) if options.json else _table(report))
     return 0
+
+
+def _followed(how: GenerateOptions, family: str) -> dict[str, Any]:
+    """The options that a family follows, by name."""
+    return {name: value for name, value in asdict(how).items() if follows(family, name)}
 
 
 def _table(report: dict[str, Any]) -> str:

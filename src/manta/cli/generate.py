@@ -5,17 +5,19 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, cast
 
-from manta.cli.options import argument, parse_options
+from manta.cli.options import argument
 from manta.cli.steering import check_steering, steer
-from manta.errors import DataError, RequestError, UsageError
-from manta.families.events import CacheKind, Confidence, DecoderName, SolverName, Style
+from manta.cli.writing import parse_writing
+from manta.errors import DataError, MantaError, RequestError, UsageError
+from manta.families.events import Event, Request, counted
+from manta.families.options import read_options
 
-OURS = ("prompt", "infill", "seed", "text", "nfe", "seconds")
+OURS = ("prompt", "infill", "seed", "options", "text", "nfe", "seconds", "error")
 MAX_TEXTS = 1_000_000
 """Most texts of one call."""
 MAX_INPUT = 256 << 20
@@ -31,58 +33,18 @@ class GenerateVerbOptions:
     prompt: str | None = None
     """What the text answers to."""
     input: Path | None = None
-    """A file of JSON lines with `prompt` and, if wanted, `infill` and `seed`, or - for standard input; other keys pass
-    through."""
+    """A file of JSON lines with `prompt` and, if wanted, `infill`, `seed` and `options` (such as {"num_steps": 16},
+    which count over the flags), or - for standard input; other keys pass through."""
     infill: str | None = None
     """A text with blanks to fill: `___` for up to 8 tokens, `___{n}` for up to n."""
     num_samples: int = 1
     """Texts for each request."""
-    num_steps: int = 8
-    """Budget of network calls for a text."""
     seed: int = 0
     """Sample j of request i uses seed + i·num_samples + j."""
-    style: Style = "diverse"
-    """`diverse` draws from the distribution of human texts, `consensus` seeks the most agreed-on one."""
-    solver: SolverName = "euler"
-    """How the flow is followed."""
-    guidance_scale: float = 1.0
-    """Manta-LM: strength of guiding the plan by the prompt; 1 is off, anything else takes two calls where one was."""
-    noise_scale: float | None = None
-    """Standard deviation of the initial noise; the style's own without it."""
-    temperature: float = 0.0
-    """Temperature of the words; 0 takes the most likely one."""
     target_entropy: float | None = None
     """Choose the temperature (and guidance) so that a text's words have this mean entropy, in nats; see --held-out."""
-    escape_scale: float = 0.0
-    """Manta-LM: how far what is fed back is moved away from repetition (ACE); 0 is off; see --held-out."""
     held_out: str | None = None
     """Data whose split dev --target-entropy and --escape-scale are measured on, named as for manta train."""
-    top_k: int | None = None
-    """Autoregressive models: sample from the k likeliest words."""
-    top_p: float = 1.0
-    """Autoregressive models: sample from the fewest words that make up this probability."""
-    decoder: DecoderName = ""
-    """Masked models: how words are committed; the model's own way without it."""
-    confidence: Confidence = "probability"
-    """Masked models: how sure the model is of a position."""
-    threshold: float | None = None
-    """Masked models: least confidence of a word that is committed beside the surest one."""
-    block_length: int | None = None
-    """Masked models: words of a block."""
-    window_masked: int | None = None
-    """Masked models, deferred: most masked words in the window."""
-    window_width: int | None = None
-    """Masked models, deferred: most positions in the window."""
-    cache: CacheKind = "none"
-    """Masked models: what is kept between calls."""
-    refresh: int = 32
-    """Masked models: words written between full calls when there is a cache."""
-    flow_steps: int | None = None
-    """Network calls for the flow, out of the budget; the model's own split without it."""
-    rounds: int | None = None
-    """Rounds of the outer loop (decode, re-encode, re-noise, integrate); masked models: of taking words back."""
-    max_tokens: int | None = None
-    """Autoregressive and published masked models (LLaDA, Dream): most tokens of a text."""
     batch_size: int = 64
     """Texts written at once; it does not change them."""
     json: bool = False
@@ -93,36 +55,51 @@ class GenerateVerbOptions:
 
 def run(argv: Sequence[str]) -> int:
     """Run the verb."""
-    options = parse_options(GenerateVerbOptions, argv, "generate")
+    options, settings = parse_writing(GenerateVerbOptions, argv, "generate")
     if options.num_samples < 1:
         raise UsageError(f"--num-samples should be at least 1, received {options.num_samples}")
     if options.input is not None and (options.prompt is not None or options.infill is not None):
         raise UsageError("give --input, or --prompt and --infill, not both")
-    check_steering(options)
-    settings = _settings(options)
-    requests = list(_requests(options))
+    check_steering(options, settings)
+    counted(options.batch_size, "batch_size", 1)
+    requests, asked = zip(*_requests(options), strict=True)
     from manta.hub import load
 
     lm = load(options.model or None, device=options.device)
     _check_prompts(lm.prompted, requests, options.input)
     settings = steer(lm, options, settings)
-    write = _write_json if options.json else _write_terminal if sys.stdout.isatty() else _write_lines
-    write(lm, requests, settings)
-    return 0
+    own = [replace(settings, **given) if given else None for given in asked]
+    requests = [replace(request, options=how) for request, how in zip(requests, own, strict=True)]
+    lively = sys.stdout.isatty() and not options.json
+    done = _emerging(lm, requests, settings) if lively else _done(lm, requests, settings, options.batch_size)
+    failures = 0
+    for index, event, seconds in done:
+        if event.error is not None:
+            failures += 1
+            _report_failure(event.error, index, len(requests), options.json)
+        if options.json:
+            print(json.dumps(_row(requests[index], event, seconds), ensure_ascii=False), flush=True)
+        elif event.error is None and not lively:
+            print(event.text, flush=True)
+    return int(failures > 0)
 
 
-def _settings(options: GenerateVerbOptions):
-    from manta.config import from_dict
-    from manta.families.events import GenerateOptions
+def _report_failure(error: MantaError, index: int, total: int, as_row: bool) -> None:
+    """Say on stderr which request the model cannot serve, and why.
 
-    names = ("num_steps", "style", "solver", "guidance_scale", "noise_scale", "temperature", "escape_scale")
-    names += ("flow_steps", "rounds", "batch_size", "top_k", "top_p", "decoder", "confidence", "threshold")
-    names += ("block_length", "window_masked", "window_width", "cache", "refresh", "max_tokens")
-    return from_dict(GenerateOptions, {name: getattr(options, name) for name in names})
+    Raises:
+        MantaError: it is the only one, and its row is not asked for.
+    """
+    if total == 1 and not as_row:
+        raise error
+    from manta.cli import with_flags
+
+    which = f"request {index + 1} of {total}: " if total > 1 else ""
+    print(f"manta: error: {which}{' '.join(with_flags(str(error)).split())}", file=sys.stderr, flush=True)
 
 
-def _requests(options: GenerateVerbOptions) -> Iterator[Any]:
-    from manta.families.events import Request
+def _requests(options: GenerateVerbOptions) -> Iterator[tuple[Request, dict[str, Any]]]:
+    """Each text to be written, and the options that its line asks for."""
     from manta.runtime import MAX_SEED
 
     lines: list[dict[str, Any]] = [{"prompt": options.prompt, "infill": options.infill}]
@@ -140,7 +117,8 @@ def _requests(options: GenerateVerbOptions) -> Iterator[Any]:
             seed = options.seed + i * options.num_samples + j if seed is None else seed + j
             if not 0 <= seed <= MAX_SEED:
                 raise UsageError(f"a seed lies between 0 and {MAX_SEED}, received {seed}")
-            yield Request(prompt=line.get("prompt"), infill=line.get("infill"), seed=seed, extra=extra)
+            request = Request(prompt=line.get("prompt"), infill=line.get("infill"), seed=seed, extra=extra)
+            yield request, line.get("options") or {}
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -184,6 +162,7 @@ def _check_line(row: dict[str, Any], at: str) -> None:
         files.check_key(row, name, at)
         if row.get(name) is not None:
             files.check_text(row[name], name, at)
+    _check_asked(row.get("options"), at)
     seed = row.get("seed")
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
         raise DataError(f"{at}: `seed` should be a whole number, received {json.dumps(seed)[:60]}")
@@ -195,7 +174,19 @@ def _check_line(row: dict[str, Any], at: str) -> None:
         raise DataError(f"{at} holds NaN or Infinity, which are no JSON; write null") from error
 
 
-def _check_prompts(prompted: bool | None, requests: list[Any], file: Path | None) -> None:
+def _check_asked(asked: Any, at: str) -> None:
+    """Refuse options of a line that no family has, or that have values they cannot have."""
+    if asked is None:
+        return
+    if not isinstance(asked, dict):
+        raise DataError(f'{at}: `options` should be an object such as {{"num_steps": 16}}, received {str(asked)[:60]}')
+    try:
+        read_options(asked)
+    except UsageError as error:
+        raise DataError(f"{at}: {error}") from error
+
+
+def _check_prompts(prompted: bool | None, requests: Sequence[Request], file: Path | None) -> None:
     """Refuse, or warn of, requests that are of another kind than what a model was trained on.
 
     Args:
@@ -223,39 +214,37 @@ def _check_prompts(prompted: bool | None, requests: list[Any], file: Path | None
     print(f"warning: the model was trained to answer prompts, and {of}", file=sys.stderr)
 
 
-def _done(lm: Any, requests: list[Any], settings: Any) -> Iterator[tuple[Any, Any, float]]:
-    """Finished texts with the seconds after which they came, in order of the requests: some families sort theirs."""
+def _done(lm: Any, requests: Sequence[Request], settings: Any, batch_size: int) -> Iterator[tuple[int, Event, float]]:
+    """Last events with the seconds after which they came, in order of the requests: some families sort theirs."""
     start, following, early = time.perf_counter(), 0, {}
-    for event in lm.generate(requests, settings):
-        if event.kind == "done":
+    for event in lm.generate(requests, settings, batch_size=batch_size):
+        if event.kind != "draft":
             early[event.index] = event, time.perf_counter() - start
         while following in early:
-            yield requests[following], *early.pop(following)
+            yield following, *early.pop(following)
             following += 1
 
 
-def _write_json(lm: Any, requests: list[Any], settings: Any) -> None:
-    for request, event, seconds in _done(lm, requests, settings):
-        row = {**request.extra, "prompt": request.prompt, "text": event.text, "nfe": event.nfe}
-        if request.infill is not None:
-            row["infill"] = request.infill
-        print(json.dumps({**row, "seconds": round(seconds, 4), "seed": request.seed}, ensure_ascii=False), flush=True)
+def _row(request: Request, event: Event, seconds: float) -> dict[str, Any]:
+    """What --json tells of a text, or of why there is none."""
+    row = {**request.extra, "prompt": request.prompt}
+    row |= {"text": event.text, "nfe": event.nfe} if event.error is None else {"error": str(event.error)}
+    if request.infill is not None:
+        row["infill"] = request.infill
+    return {**row, "seconds": round(seconds, 4), "seed": request.seed}
 
 
-def _write_lines(lm: Any, requests: list[Any], settings: Any) -> None:
-    for _, event, _ in _done(lm, requests, settings):
-        print(event.text, flush=True)
-
-
-def _write_terminal(lm: Any, requests: list[Any], settings: Any) -> None:
-    """The text emerges in place: undecided words as dots, the network call beside it."""
-    from dataclasses import replace
-
-    for request in requests:
+def _emerging(lm: Any, requests: Sequence[Request], settings: Any) -> Iterator[tuple[int, Event, float]]:
+    """Each text emerges in place: undecided words as dots, the network call beside it."""
+    start = time.perf_counter()
+    for index, request in enumerate(requests):
         if request.prompt:
             print(f"\x1b[2m{request.prompt}\x1b[0m")
-        for event in lm.generate([request], replace(settings, batch_size=1)):
-            emerge(event.text if event.text else "·" * max(1, len(event.tokens)), event.nfe, event.kind == "done")
+        for event in lm.generate([request], settings):
+            if event.error is None:
+                emerge(event.text or "·" * max(1, len(event.tokens)), event.nfe, event.kind == "done")
+            if event.kind != "draft":
+                yield index, event, time.perf_counter() - start
 
 
 def emerge(text: str, nfe: int, done: bool) -> None:

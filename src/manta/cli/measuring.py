@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from manta.errors import UsageError
-from manta.families.events import DecoderName, Style
 
 if TYPE_CHECKING:
     from manta.evaluation import Contestant, Evaluator
@@ -43,14 +42,6 @@ class MeasureOptions:
     """Draws a text where only a bound can be had (masked models)."""
     training_texts: int = 100_000
     """Texts of the training split that copies are looked for in."""
-    style: Style = "diverse"
-    """`diverse` draws from the distribution of human texts, `consensus` seeks the most agreed-on one."""
-    decoder: DecoderName = ""
-    """Masked models: how words are committed; the model's own way without it."""
-    top_k: int | None = None
-    """Autoregressive models: sample from the k likeliest words."""
-    top_p: float = 1.0
-    """Autoregressive models: sample from the fewest words that make up this probability."""
     batch_size: int = 64
     """Texts written at once; it does not change them."""
     device: str | None = None
@@ -130,7 +121,7 @@ def make_evaluator(
     metrics = [name for part in options.metrics for name in part.split(",") if name]
     if options.metrics and not metrics:
         raise UsageError("--metrics names none; leave it out for all that the data allows")
-    names = ("num_seeds", "seed", "likelihood_texts", "likelihood_samples")
+    names = ("num_seeds", "seed", "likelihood_texts", "likelihood_samples", "batch_size")
     config = from_dict(EvaluatorConfig, {"metrics": metrics, **{name: getattr(options, name) for name in names}})
     if config.metrics and "judge" in config.metrics and options.judge is None:
         raise UsageError("the figures of a judge need one; name it: --judge MODEL")

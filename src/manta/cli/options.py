@@ -13,7 +13,9 @@
 
 `num_steps: int` is `--num-steps N`; `json: bool = False` is `--json`, and `--no-json` too where it is on by default; a
 `Literal` shows its choices; a `tuple[str, ...]` is a flag that may be repeated; `argument()` marks a field that is
-written without a flag, a `tuple` among them taking all that are left.
+written without a flag, a `tuple` among them taking all that are left. `sections` adds flags of another dataclass under
+headings of their own. It stands on argparse and not on tyro, whose import alone takes ten times as long, and whose own
+errors and help would have to be replaced to keep one line with the nearest flag.
 """
 
 import argparse
@@ -44,23 +46,45 @@ def argument(default: Any = dataclasses.MISSING, shown: str = "") -> Any:
     return dataclasses.field(default=default, metadata=metadata)
 
 
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """Some fields of another dataclass, as flags under a heading of the help."""
+
+    title: str
+    """The heading."""
+    owner: type
+    """The dataclass, whose docstrings are the help."""
+    names: tuple[str, ...]
+    """Its fields."""
+    shown: bool = True
+    """False: its flags are read, and left out of the help."""
+
+
 def parse_options(cls: type[T], argv: Sequence[str], verb: str) -> T:
+    """Read the arguments of a verb that has no sections; see `parse_sections`."""
+    return parse_sections(cls, argv, verb)[0]
+
+
+def parse_sections(
+    cls: type[T], argv: Sequence[str], verb: str, sections: Sequence[Section] = ()
+) -> tuple[T, dict[str, Any]]:
     """Read the arguments of a verb.
 
     Args:
         cls: a dataclass whose docstring heads the help and whose fields are of the kinds of `manta.config`.
         argv: what follows the verb.
         verb: named in the help and in errors.
+        sections: flags of other dataclasses.
 
     Returns:
-        An instance of `cls`.
+        An instance of `cls`, and of the sections what was given.
 
     Raises:
         UsageError: for an unknown flag (the nearest one is named), a missing or superfluous argument, or a value that
             cannot be read as its field's type.
         SystemExit: 0, after `--help` has been printed.
     """
-    parser = _parser(cls, verb)
+    parser = _parser(cls, verb, sections)
     flags_end = argv.index("--") if "--" in argv else len(argv)
     verbatim = [_VERBATIM + text for text in argv[flags_end + 1 :]]
     given, unknown = parser.parse_known_intermixed_args([*argv[:flags_end], *verbatim])
@@ -70,15 +94,18 @@ def parse_options(cls: type[T], argv: Sequence[str], verb: str) -> T:
             parser.error(f"no option {flag!r}{nearest(flag, parser.flags)}")
         parser.error(f"one argument too many: {unknown[0].removeprefix(_VERBATIM)!r}")
     annotations = get_type_hints(cls)
-    values = {}
+    for section in sections:
+        annotations |= {name: get_type_hints(section.owner)[name] for name in section.names}
+    values: dict[str, Any] = {}
     for name, text in vars(given).items():
         label = parser.labels[name]
         values[name] = text if isinstance(text, bool) else _read(annotations[name], text, label, parser)
     missing = [parser.labels[f.name] for f in _fields(cls) if f.name not in values and not _has_default(f)]
     if missing:
         parser.error(f"{missing[0]} is missing")
+    others = {name: values.pop(name) for section in sections for name in section.names if name in values}
     try:
-        return cls(**values)
+        return cls(**values), others
     except ConfigError as error:
         parser.error(str(error))
 
@@ -111,32 +138,39 @@ class _Help(argparse.HelpFormatter):
         return str(action.metavar) if must else super()._format_args(action, default_metavar)
 
 
-def _parser(cls: type, verb: str) -> _Parser:
+def _parser(cls: type, verb: str, sections: Sequence[Section]) -> _Parser:
     parser = _Parser(verb, (cls.__doc__ or "").strip())
+    _add_fields(parser, parser, cls, [field.name for field in _fields(cls)])
+    parser.add_argument("-h", "--help", action="help", help="Show this.")
+    for section in sections:
+        _add_fields(parser, parser.add_argument_group(section.title), section.owner, section.names, section.shown)
+    return parser
+
+
+def _add_fields(parser: _Parser, group: Any, cls: type, names: Sequence[str], shown: bool = True) -> None:
+    """Add fields of a dataclass to a parser, or to a group of it."""
     docs, annotations = field_docs(cls), get_type_hints(cls)
-    for field in _fields(cls):
-        text = docs.get(field.name, "").replace("%", "%%") + _default_text(field)
+    for field in (field for field in _fields(cls) if field.name in names):
+        text = docs.get(field.name, "").replace("%", "%%") + _default_text(field) if shown else argparse.SUPPRESS
         annotation, metavar = annotations[field.name], field.metadata.get("shown") or field.name.upper()
         many = get_origin(annotation) is tuple
         if field.metadata.get("argument"):
             parser.labels[field.name] = metavar
             # Whether one may be left out is decided from the dataclass: argparse cannot say which one is missing.
-            given = parser.add_argument(field.name, nargs="*" if many else "?", metavar=metavar, help=text)
+            given = group.add_argument(field.name, nargs="*" if many else "?", metavar=metavar, help=text)
             given.required = not _has_default(field)
             continue
         flag = "--" + field.name.replace("_", "-")
         parser.labels[field.name] = flag
         parser.flags.append(flag)
         if annotation is bool and field.default is False:
-            parser.add_argument(flag, dest=field.name, action="store_true", help=text)
+            group.add_argument(flag, dest=field.name, action="store_true", help=text)
         elif annotation is bool:
             parser.flags.append("--no-" + flag[2:])
-            parser.add_argument(flag, dest=field.name, action=argparse.BooleanOptionalAction, help=text)
+            group.add_argument(flag, dest=field.name, action=argparse.BooleanOptionalAction, help=text)
         else:
             action = "append" if many else "store"
-            parser.add_argument(flag, dest=field.name, action=action, metavar=_metavar(annotation), help=text)
-    parser.add_argument("-h", "--help", action="help", help="Show this.")
-    return parser
+            group.add_argument(flag, dest=field.name, action=action, metavar=_metavar(annotation), help=text)
 
 
 def _read(annotation: Any, text: str | list[str], label: str, parser: _Parser) -> Any:

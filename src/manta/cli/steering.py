@@ -5,20 +5,21 @@ from dataclasses import replace
 from typing import Any
 
 from manta.errors import DataError, UsageError
+from manta.families.options import GenerateOptions
 
 NUM_HELD_OUT = 64
 """Held-out prompts that a target entropy is met on."""
 
 
-def check_steering(options: Any) -> None:
+def check_steering(options: Any, settings: GenerateOptions) -> None:
     """Refuse options of `manta generate` that do not fit each other, before a model is loaded.
 
     Raises:
         UsageError: see above.
     """
-    if options.target_entropy is not None and options.temperature:
+    if options.target_entropy is not None and settings.temperature:
         raise UsageError("give --target-entropy or --temperature, not both: the one chooses the other")
-    if (options.target_entropy is not None or options.escape_scale) and options.held_out is None:
+    if (options.target_entropy is not None or settings.escape_scale) and options.held_out is None:
         raise UsageError(
             "--target-entropy and --escape-scale are measured on prompts that the model was not trained on: "
             "name its data, as for manta train: --held-out DATA"
@@ -45,13 +46,13 @@ def steer(lm: Any, options: Any, settings: Any) -> Any:
         DataError: there are no held-out prompts, or the model's texts do not differ in repetition.
         RequestError: the target is out of reach.
     """
-    if options.escape_scale:
+    if settings.escape_scale:
         _learn_repetition(lm, options, settings)
     return settings if options.target_entropy is None else _meet_entropy(lm, options, settings)
 
 
 def _learn_repetition(lm: Any, options: Any, settings: Any) -> None:
-    from manta.families.options import follows
+    from manta.families.asked import follows
     from manta.metrics.repetition import NUM_TEXTS, learn_repetition
     from manta.metrics.words import words_of
 

@@ -14,7 +14,8 @@ from manta.diagnosis.systems import System, system_of
 from manta.diagnosis.tuning import TuningConfig, tune
 from manta.errors import UsageError
 from manta.families.autoregressive import AutoregressiveLM
-from manta.families.events import GenerateOptions, Request, spelled
+from manta.families.events import GenerateOptions, Request
+from manta.families.options import spelled
 
 Progress = Callable[[str], None]
 """`progress(line)`: told what is being measured."""

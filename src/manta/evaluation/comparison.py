@@ -14,8 +14,8 @@ from manta.evaluation.likelihood import Likelihood
 from manta.evaluation.results import Evaluation
 from manta.evaluation.texts import RecordedTexts
 from manta.evaluation.writing import Contestant
+from manta.families.asked import applicable, follows
 from manta.families.events import GenerateOptions
-from manta.families.options import applicable, follows
 from manta.metrics import Interval, bootstrap_difference, bootstrap_mean, difference_of
 from manta.runtime import make_generator
 

@@ -177,7 +177,8 @@ class Evaluator:
         self._warnings = []
         n, config = len(self.data.prompts), self.config
         seeds = [config.seed + n * number for number in range(config.num_seeds)]
-        runs = [write(model.lm, self.data, options, seed=seed, progress=self.progress) for seed in seeds]
+        how: dict[str, Any] = {"batch_size": config.batch_size, "progress": self.progress}
+        runs = [write(model.lm, self.data, options, seed=seed, **how) for seed in seeds]
         runs = [replace(run, texts=[self.data.cut(text) for text in run.texts]) for run in runs]
         shown = tuple(runs[0].texts)
         runs = [replace(run, texts=[normal(text) for text in run.texts]) for run in runs]

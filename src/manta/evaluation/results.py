@@ -29,6 +29,8 @@ class EvaluatorConfig:
     """Human texts whose likelihood is measured."""
     likelihood_samples: int = 8
     """Draws a text for a bound."""
+    batch_size: int = 64
+    """Texts written at once; it does not change them."""
     span: int = 13
     """Tokens in common with a training text from which a text counts as copied."""
 

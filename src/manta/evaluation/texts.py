@@ -7,7 +7,7 @@ from typing import Any, Final
 from manta.data.files import read_records
 from manta.errors import DataError
 from manta.evaluation.writing import Contestant
-from manta.families.events import Event, GenerateOptions, Request, Writer
+from manta.families.events import BATCH, Event, GenerateOptions, Request, Writer
 from manta.metrics.words import normal
 
 PROMPTS: Final = ("prompt", "MR")
@@ -34,7 +34,14 @@ class RecordedTexts(Writer):
     def __len__(self) -> int:
         return sum(map(len, self.texts.values()))
 
-    def generate(self, requests: Sequence[Request], options: GenerateOptions | None = None) -> Iterator[Event]:
+    def generate(
+        self,
+        requests: Sequence[Request],
+        options: GenerateOptions | None = None,
+        observer: Any = None,
+        *,
+        batch_size: int = BATCH,
+    ) -> Iterator[Event]:
         """Yield the recorded texts; they cost no network calls, and no option changes them.
 
         Raises:

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from manta.data import read, task_of
 from manta.data.sources import SCHEMES
-from manta.errors import MantaError, RequestError, UsageError
+from manta.errors import MantaError, UsageError
 from manta.evaluation.dataset import EvaluationSet
-from manta.families.events import GenerateOptions, Request, Writer
+from manta.families.events import BATCH, GenerateOptions, Request, Writer, finished
 from manta.hub import load, model_config
 from manta.runtime import MAX_SEED
 
@@ -98,14 +98,14 @@ def fitting(lm: Writer, prompts: Sequence[str | None]) -> list[bool]:
     sizes = [len(encode(prompt or "")) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda at: sizes[at])
     low, high = 0, len(order)  # the first `low` fit, those from `high` on do not
-    refusal: RequestError | None = None
+    refusal: MantaError | None = None
     middle = high - 1
     while low < high:
-        try:
-            next(iter(lm.generate([Request(prompt=prompts[order[middle]])])), None)
+        event = next(iter(lm.generate([Request(prompt=prompts[order[middle]])])), None)
+        if event is None or event.error is None:
             low = middle + 1
-        except RequestError as error:
-            high, refusal = middle, error
+        else:
+            high, refusal = middle, event.error
         middle = (low + high) // 2
     if refusal is not None and not low:
         raise refusal
@@ -126,7 +126,13 @@ class Written:
 
 
 def write(
-    lm: Writer, data: EvaluationSet, options: GenerateOptions, *, seed: int = 0, progress: Progress = silent
+    lm: Writer,
+    data: EvaluationSet,
+    options: GenerateOptions,
+    *,
+    seed: int = 0,
+    batch_size: int = BATCH,
+    progress: Progress = silent,
 ) -> Written:
     """Write one text for each prompt of a set.
 
@@ -135,6 +141,7 @@ def write(
         data: whose prompts are answered; without prompts as many texts are written freely.
         options: how to write.
         seed: text i uses seed + i.
+        batch_size: texts written at once; it does not change them.
         progress: told of every finished text.
 
     Raises:
@@ -147,8 +154,7 @@ def write(
     requests = [Request(prompt=prompt, seed=seed + i) for i, prompt in enumerate(data.prompts)]
     texts, calls, done = [""] * total, [0] * total, 0
     start = time.perf_counter()
-    for event in lm.generate(requests, options):
-        if event.kind == "done":
-            texts[event.index], calls[event.index], done = event.text, event.nfe, done + 1
-            progress("writing", done, total)
+    for event in finished(lm.generate(requests, options, batch_size=batch_size)):
+        texts[event.index], calls[event.index], done = event.text, event.nfe, done + 1
+        progress("writing", done, total)
     return Written(texts, calls, time.perf_counter() - start)

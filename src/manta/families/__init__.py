@@ -5,6 +5,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from manta.families.options import (
+    AutoregressiveOptions,
+    MantaOptions,
+    MaskedOptions,
+    Options,
+    PublishedOptions,
+)
+
 if TYPE_CHECKING:
     from manta.families.trained import TrainedWriter
 
@@ -18,6 +26,8 @@ class Family:
 
     words: str
     """The family in a sentence."""
+    options: type[Options]
+    """How it can be asked to write."""
     writer: str | None = None
     """What writes, a `TrainedWriter`, as `module:class`; None for a family that others train, see `hub.foreign`."""
     shape: str = ""
@@ -31,13 +41,18 @@ class Family:
 
 
 FAMILIES: Final[Mapping[str, Family]] = {
-    "manta": Family(words="Manta-LM", writer="manta.families.manta_lm:MantaLM", shape="model"),
-    "masked": Family(words="masked models", writer="manta.families.masked:MaskedLM", shape="masked"),
-    "ar": Family(
-        words="autoregressive models", writer="manta.families.autoregressive:AutoregressiveLM", shape="teacher"
+    "manta": Family(words="Manta-LM", options=MantaOptions, writer="manta.families.manta_lm:MantaLM", shape="model"),
+    "masked": Family(
+        words="masked models", options=MaskedOptions, writer="manta.families.masked:MaskedLM", shape="masked"
     ),
-    "llada": Family(words="published masked models"),
-    "Dream": Family(words="published masked models"),
-    "mdlm": Family(words="published masked models"),
+    "ar": Family(
+        words="autoregressive models",
+        options=AutoregressiveOptions,
+        writer="manta.families.autoregressive:AutoregressiveLM",
+        shape="teacher",
+    ),
+    "llada": Family(words="published masked models", options=PublishedOptions),
+    "Dream": Family(words="published masked models", options=PublishedOptions),
+    "mdlm": Family(words="published masked models", options=PublishedOptions),
 }
 """From a family's name to its row; a table, so that neither the command line nor a message loads a net."""

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from manta.config import Unset
 from manta.data import BOS, EOS, MASK, Batch
 from manta.errors import RequestError, UsageError
+from manta.families.asked import check_options
 from manta.families.batching import padded_prompts, repeated_rows
 from manta.families.canvas import prompt_tokens, whole_texts
 from manta.families.events import Event, GenerateOptions, Request
 from manta.families.model import OperatorChoice
 from manta.families.observer import Beginning, Observer
-from manta.families.options import check_options
 from manta.families.prompted import Memory, PromptedModel, check_shape, with_heads
 from manta.families.trained import LogLikelihood, Taught, Teaching, TrainedWriter
 from manta.nets.head import Head
@@ -234,6 +234,7 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
     """
 
     family = "ar"
+    observed = True
     likelihood = "exact"
     estimator = "chain rule"
     config_class, net_class = AutoregressiveConfig, AutoregressiveModel
@@ -258,35 +259,28 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
         finally:
             self.model.end = end
 
-    @torch.no_grad()
-    def generate(
-        self,
-        requests: Sequence[Request],
-        options: GenerateOptions | None = None,
-        observer: Observer | None = None,
-    ) -> Iterator[Event]:
-        """Write texts left to right; one network call a token, so `options.num_steps` does not bound it.
-
-        An observer sees one batch after the other, as `follow` shows them.
-
-        Raises:
-            RequestError: for a text to fill, which a left-to-right model cannot serve.
-            UsageError: for options that such a model does not follow, or that do not fit each other.
-        """
-        options = options or GenerateOptions()
+    def check(self, options: GenerateOptions) -> None:
+        """Refuse options that such a model does not follow, or that do not fit each other; see `RequestWriter`."""
         check_options(options, self.family)
-        if any(request.infill is not None for request in requests):
+
+    def read(self, request: Request, options: GenerateOptions) -> tuple[list[int], int]:
+        """Tokens of the prompt, and the seed; a text to fill cannot be served left to right. See `RequestWriter`."""
+        if request.infill is not None:
             raise RequestError("an autoregressive model writes left to right and cannot fill blanks")
-        limit = self.model.config.max_prompt
-        prompts = [prompt_tokens(request, self.tokenizer, limit) for request in requests]
-        order = sorted(range(len(requests)), key=lambda i: len(prompts[i]))
-        for begin in range(0, len(order), options.batch_size):
-            chosen = order[begin : begin + options.batch_size]
-            generators = [make_generator(requests[i].seed) for i in chosen]
-            rows = self._decode([prompts[i] for i in chosen], generators, options, observer)
-            for index, (row, nfe) in zip(chosen, rows, strict=True):
-                text = self.tokenizer.decode(row).strip()
-                yield Event("done", index, text, tuple(row), 1.0, float("nan"), nfe)
+        return prompt_tokens(request, self.tokenizer, self.model.config.max_prompt), request.seed
+
+    def write_rows(
+        self, rows: Sequence[tuple[list[int], int]], options: GenerateOptions, batch_size: int, observer: Observer
+    ) -> Iterator[Event]:
+        """Left to right, one network call a token, prompts of like lengths side by side; see `RequestWriter`."""
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
+        for begin in range(0, len(order), batch_size):
+            chosen = order[begin : begin + batch_size]
+            generators = [make_generator(rows[i][1]) for i in chosen]
+            texts = self._decode([rows[i][0] for i in chosen], generators, options, observer)
+            for index, (words, nfe) in zip(chosen, texts, strict=True):
+                text = self.tokenizer.decode(words).strip()
+                yield Event("done", index, text, tuple(words), 1.0, float("nan"), nfe)
 
     @torch.no_grad()
     def begin(self, requests: Sequence[Request], options: GenerateOptions) -> Beginning:
@@ -330,7 +324,7 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
         prompts: list[list[int]],
         generators: list[torch.Generator],
         options: GenerateOptions,
-        observer: Observer | None,
+        observer: Observer,
     ) -> list[tuple[list[int], int]]:
         """Each row's tokens and network calls: the prompt's, one a token and, unless the text was cut, the end's."""
         device = self.model.embedding.weight.device
@@ -344,15 +338,17 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
             top_k=options.top_k,
             top_p=options.top_p,
             generators=generators,
-            watch=None if observer is None else _watched_by(observer),
+            watch=_watched_by(observer),
         )
         rows = torch.stack(list(steps), 1).tolist()
         ends = [row.index(self.model.end) if self.model.end in row else None for row in rows]
         return [(row[:end], 1 + (len(row) if end is None else end + 1)) for row, end in zip(rows, ends, strict=True)]
 
 
-def _watched_by(observer: Observer) -> Watch:
-    """What an observer sees and says of the next word, in the terms of a whole text."""
+def _watched_by(observer: Observer) -> Watch | None:
+    """What an observer sees and says of the next word, in the terms of a whole text; None where it changes nothing."""
+    if type(observer) is Observer:
+        return None
 
     def watch(logits: Tensor, written: Sequence[Tensor]) -> Tensor:
         with torch.inference_mode(False):  # whoever watches may ask for a gradient

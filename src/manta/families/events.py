@@ -1,19 +1,17 @@
-"""Requests, options and events: what every family's generation is asked and what it answers."""
+"""Requests and events: what every family's generation is asked and what it answers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from operator import index
-from typing import Any, Final, Literal, get_type_hints, overload
+from typing import Any, Final, Literal, overload
 
-from manta.config import convert, from_dict, nearest
-from manta.errors import UsageError
+from manta.config import nearest
+from manta.errors import MantaError, UsageError
+from manta.families.options import GenerateOptions, read_options
 
-Style = Literal["consensus", "diverse"]
-SolverName = Literal["euler", "heun", "renoise"]
-DecoderName = Literal["", "deferred", "block", "threshold", "confidence", "remask", "first_hitting"]
-Confidence = Literal["probability", "margin", "entropy"]
-CacheKind = Literal["none", "prefix", "dual"]
+BATCH: Final = 64
+"""Texts written at once, unless it is said otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +24,8 @@ class Request:
     """A text with blanks `___` to fill; None to write freely."""
     seed: int = 0
     """All randomness of this text; the same seed gives the same text, alone or in any batch."""
+    options: GenerateOptions | None = None
+    """How to write this text; None: as the call says of all."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Keys of the input line that are not ours, passed through."""
 
@@ -36,98 +36,7 @@ class Request:
             raise UsageError(f"seed should be an integer, received {_shown(self.seed)}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class GenerateOptions:
-    """How to write."""
-
-    num_steps: int = 8
-    """Budget of sequential network calls for a text, at least 1; never exceeded. Not for autoregressive models, whose
-    calls are their words."""
-    style: Style = "diverse"
-    """`consensus` seeks the most agreed-on text; `diverse` draws from the distribution of human texts."""
-    solver: SolverName = "euler"
-    """How the flow is followed."""
-    guidance_scale: float = 1.0
-    """Manta-LM: strength of guiding the plan by the prompt; 1 is off, anything else takes two calls where one was."""
-    noise_scale: float | None = None
-    """Standard deviation of the initial noise; None: 1 for `diverse`, 0.5 for `consensus`."""
-    temperature: float = 0.0
-    """Temperature of the words; 0 takes the most likely one."""
-    escape_scale: float = 0.0
-    """Manta-LM: how far, in units of the state, what is fed back is moved away from the direction in which its texts
-    repeat (`flow.escape`); 0 is off; anything else needs the model to know the direction (`MantaLM.repetition`)."""
-    decoder: DecoderName = ""
-    """Masked models: how words are committed; empty: the model's own, else deferred commitment."""
-    confidence: Confidence = "probability"
-    """Masked models: how sure the model is of a position."""
-    threshold: float | None = None
-    """Masked models: least confidence of a word committed beside the surest; None: the decoder's own."""
-    block_length: int | None = None
-    """Masked models: words of a block (block, threshold, confidence)."""
-    window_masked: int | None = None
-    """Masked models: most masked words in the window (deferred)."""
-    window_width: int | None = None
-    """Masked models: most positions in the window (deferred)."""
-    cache: CacheKind = "none"
-    """Masked models: what is computed anew in a call: everything, the window and all after it, or the window alone."""
-    refresh: int = 32
-    """Masked models: words written between full calls when there is a cache; 0 makes every call a full one."""
-    top_k: int | None = None
-    """Autoregressive models: sample from the k likeliest words; None from all."""
-    top_p: float = 1.0
-    """Autoregressive models: sample from the fewest words that make up this probability, in (0, 1]."""
-    flow_steps: int | None = None
-    """Calls that carry the plan; None: the model's own split of the budget; 0: none, the words come without a plan."""
-    rounds: int | None = None
-    """Rounds of the outer loop (decode, re-encode, re-noise, integrate); None: the model's own choice."""
-    max_tokens: int | None = None
-    """Autoregressive and published masked models: most tokens of a text that is written freely; None: as many as the
-    model writes, 128 of a published one."""
-    batch_size: int = 64
-    """Texts written at once."""
-
-    def __post_init__(self) -> None:
-        for name, annotation in get_type_hints(type(self)).items():
-            checked = convert(annotation, getattr(self, name), spelled(name))
-            object.__setattr__(self, name, checked)  # an integer is a number, too
-            least = _LEAST.get(name)
-            if checked is None or least is None:
-                continue
-            if checked < least:
-                raise UsageError(f"{spelled(name)} should be {least:g} or more, received {checked:g}")
-            if isinstance(checked, int) and checked > MOST:
-                raise UsageError(f"{spelled(name)} should be at most {MOST:,}, received {checked}")
-        if not 0 < self.top_p <= 1:
-            raise UsageError(f"{spelled('top_p')} should be above 0 and at most 1, received {self.top_p:g}")
-
-
-MOST: Final = 1_000_000
-"""Largest number that an option counts: a bound on what a slip of the hand can ask for."""
-_LEAST: Final[Mapping[str, int]] = {
-    "num_steps": 1,
-    "guidance_scale": 0,
-    "noise_scale": 0,
-    "temperature": 0,
-    "escape_scale": 0,
-    "block_length": 1,
-    "window_masked": 1,
-    "window_width": 1,
-    "refresh": 0,
-    "top_k": 1,
-    "flow_steps": 0,
-    "rounds": 0,
-    "max_tokens": 1,
-    "batch_size": 1,
-}
-"""Least value of each option that has one."""
-
-
-def spelled(option: str) -> str:
-    """An option as messages name it; the command line turns it into its own spelling."""
-    return f"`{option}`"
-
-
-EventKind = Literal["draft", "done"]
+EventKind = Literal["draft", "done", "failed"]
 
 
 @dataclass(frozen=True)
@@ -135,7 +44,7 @@ class Event:
     """What has become of one request."""
 
     kind: EventKind
-    """A draft may still change; done is final."""
+    """A draft may still change; done is final; failed is all that a request hears that the model cannot serve."""
     index: int
     """Which request, counted from 0."""
     text: str
@@ -151,6 +60,8 @@ class Event:
     """Sequential network calls so far."""
     processed: int = 0
     """Masked models: positions computed so far for this text, the prompt's left out."""
+    error: MantaError | None = None
+    """Of a failed request, why."""
 
 
 class Writer(ABC):
@@ -166,8 +77,22 @@ class Writer(ABC):
     """How that is got."""
 
     @abstractmethod
-    def generate(self, requests: Sequence[Request], options: GenerateOptions | None = None) -> Iterator[Event]:
-        """Write texts; yields drafts as they form, if the family has any, and one `done` event a request."""
+    def generate(
+        self,
+        requests: Sequence[Request],
+        options: GenerateOptions | None = None,
+        observer: Any = None,
+        *,
+        batch_size: int = BATCH,
+    ) -> Iterator[Event]:
+        """Write texts; yields drafts as they form, if the family has any, and one `done` or `failed` event a request.
+
+        Args:
+            requests: may have options of their own.
+            options: of all requests that have none.
+            observer: who watches, a `families.observer.Observer`.
+            batch_size: most texts written at once.
+        """
 
     @overload
     def write(
@@ -177,6 +102,7 @@ class Writer(ABC):
         infill: str | None = None,
         num_samples: None = None,
         seed: int = 0,
+        batch_size: int = BATCH,
         **options: Any,
     ) -> str: ...
 
@@ -188,6 +114,7 @@ class Writer(ABC):
         infill: str | Iterable[str | None] | None = None,
         num_samples: int | None = None,
         seed: int = 0,
+        batch_size: int = BATCH,
         **options: Any,
     ) -> list[str]: ...
 
@@ -198,6 +125,7 @@ class Writer(ABC):
         infill: Any = None,
         num_samples: Any = None,
         seed: Any = 0,
+        batch_size: Any = BATCH,
         **options: Any,
     ) -> str | list[str]:
         """Write texts and return them: one text for one prompt, a list for a list.
@@ -212,6 +140,7 @@ class Writer(ABC):
             infill: text with blanks to fill, see `Request.infill`: one for all prompts, or a list with one for each.
             num_samples: texts for each prompt, one after the other; with it the answer is always a list.
             seed: sample j of prompt i uses `seed + i * num_samples + j`.
+            batch_size: texts written at once; it does not change them.
             options: fields of `GenerateOptions`, such as `num_steps=16` or `style="consensus"`.
 
         Returns:
@@ -220,21 +149,23 @@ class Writer(ABC):
 
         Raises:
             UsageError: an option that is unknown or has a value it cannot have, or a prompt that is no text.
-            RequestError: a request that the model cannot serve, such as a prompt that is too long for it.
+            RequestError: a request that the model cannot serve, such as a prompt that is too long for it; before any
+                text is written. `generate` writes the others.
         """
-        known = [option.name for option in fields(GenerateOptions)]
+        ours = ("prompts", "infill", "num_samples", "seed", "batch_size")
+        known = [*ours, *(option.name for option in fields(GenerateOptions))]
         for name in options:
             if name not in known:
-                raise UsageError(f"no option {name!r}{nearest(name, ['prompts', 'infill', 'num_samples', *known])}")
-        settings = from_dict(GenerateOptions, options)
-        pairs, copies = _pairs(prompts, infill), _counted(1 if num_samples is None else num_samples, "num_samples", 1)
-        seed = _counted(seed, "seed", 0)
+                raise UsageError(f"no option {name!r}{nearest(name, known)}")
+        settings = read_options(options)
+        pairs, copies = _pairs(prompts, infill), counted(1 if num_samples is None else num_samples, "num_samples", 1)
+        seed = counted(seed, "seed", 0)
         requests = [
             Request(prompt=prompt, infill=blanks, seed=seed + i * copies + j)
             for i, (prompt, blanks) in enumerate(pairs)
             for j in range(copies)
         ]
-        done = [event for event in self.generate(requests, settings) if event.kind == "done"]
+        done = finished(self.generate(requests, settings, batch_size=batch_size))
         texts = [event.text for event in sorted(done, key=lambda event: event.index)]
         alone = num_samples is None and _is_one(prompts) and _is_one(infill)
         return texts[0] if alone else texts
@@ -281,7 +212,21 @@ def _listed(given: Any, name: str) -> list[str | None]:
     return found
 
 
-def _counted(value: Any, name: str, least: int) -> int:
+def finished(events: Iterable[Event]) -> Iterator[Event]:
+    """The events of finished texts.
+
+    Raises:
+        RequestError: the model cannot serve one of the requests.
+        UsageError: its options do not fit the model.
+    """
+    for event in events:
+        if event.error is not None:
+            raise event.error
+        if event.kind == "done":
+            yield event
+
+
+def counted(value: Any, name: str, least: int) -> int:
     """An integer of at least `least`, numpy's among them."""
     if not hasattr(value, "__index__") or isinstance(value, bool) or index(value) < least:
         raise UsageError(f"{name} should be an integer of at least {least}, received {_shown(value)}")

@@ -20,13 +20,13 @@ from torch import Tensor
 from manta.config import from_dict, to_dict
 from manta.data import MASK, NULL, Tokenizer
 from manta.errors import ConfigError, UsageError
+from manta.families.asked import check_options
 from manta.families.batching import padded_draws, padded_prompts
 from manta.families.canvas import Prompts, Template, prompt_tokens, template_of, whole_texts
 from manta.families.events import Event, GenerateOptions, Request
 from manta.families.model import MantaConfig, MantaModel
 from manta.families.objectives import EmbeddingMatching, OwnStates, PolicyMatching
 from manta.families.observer import Beginning, Observer
-from manta.families.options import check_options
 from manta.families.page import Page
 from manta.families.prompted import NO_PROMPT, Memory
 from manta.families.trained import Taught, Teaching, TrainedWriter
@@ -111,6 +111,7 @@ class MantaLM(TrainedWriter[MantaModel]):
     """
 
     family = "manta"
+    observed = True
     config_class, net_class = MantaConfig, MantaModel
 
     def __init__(
@@ -204,23 +205,8 @@ class MantaLM(TrainedWriter[MantaModel]):
         left = options.num_steps - _encoding_calls(options) - split.rounds * per_round
         return left // _calls(options.guidance_scale)
 
-    @torch.no_grad()
-    def generate(
-        self,
-        requests: Sequence[Request],
-        options: GenerateOptions | None = None,
-        observer: Observer | None = None,
-    ) -> Iterator[Event]:
-        """Write texts; yields drafts as they form and one `done` event a request.
-
-        A request's text depends on its prompt, its seed and the options, never on the batch it rides in. An observer
-        sees one batch after the other.
-
-        Raises:
-            RequestError: for a prompt or a text to fill that does not fit the model.
-            UsageError: for options that do not fit each other.
-        """
-        options = options or GenerateOptions()
+    def check(self, options: GenerateOptions) -> None:
+        """Refuse options that do not fit each other, the budget or what the model knows; see `RequestWriter`."""
         check_options(options, self.family)
         if options.escape_scale and self.repetition is None:
             raise UsageError(
@@ -230,17 +216,28 @@ class MantaLM(TrainedWriter[MantaModel]):
         split = self.split(options)
         if options.solver != "euler" and not split.flow and not split.rounds:
             raise UsageError("`solver` is for the flow, and there is none; leave it or `flow_steps` 0 out")
-        limit = self.model.config.max_prompt
-        prompts = [prompt_tokens(request, self.tokenizer, limit) for request in requests]
+
+    def read(self, request: Request, options: GenerateOptions) -> tuple[list[int], Template | None, int]:
+        """Tokens of the prompt, the text to fill if there is one, and the seed; see `RequestWriter`."""
+        prompt = prompt_tokens(request, self.tokenizer, self.model.config.max_prompt)
         rate, cells = self.model.space.rate, self.model.max_cells
-        templates = [template_of(request, self.tokenizer, rate=rate, max_cells=cells) for request in requests]
-        for begin in range(0, len(requests), options.batch_size):
-            chosen = range(begin, min(begin + options.batch_size, len(requests)))
-            generators = tuple(make_generator(requests[i].seed) for i in chosen)
-            batch = Prompts(*padded_prompts([prompts[i] for i in chosen], self.device), generators)
-            given = [templates[i] for i in chosen]
+        return prompt, template_of(request, self.tokenizer, rate=rate, max_cells=cells), request.seed
+
+    def write_rows(
+        self,
+        rows: Sequence[tuple[list[int], Template | None, int]],
+        options: GenerateOptions,
+        batch_size: int,
+        observer: Observer,
+    ) -> Iterator[Event]:
+        """Batch by batch, in order; see `RequestWriter`."""
+        split = self.split(options)
+        for begin in range(0, len(rows), batch_size):
+            prompts, given, seeds = zip(*rows[begin : begin + batch_size], strict=True)
+            generators = tuple(make_generator(seed) for seed in seeds)
+            batch = Prompts(*padded_prompts(prompts, self.device), generators)
             beginning = self._beginning(batch, given, options, encode=_encoding_calls(options) > 0)
-            for written in self._write(beginning, options, split, observer or Observer()):
+            for written in self._write(beginning, options, split, observer):
                 yield from self._events(written, given, begin)
 
     @torch.no_grad()

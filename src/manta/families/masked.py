@@ -1,6 +1,6 @@
 """Masked-diffusion models: the same prompt memory and blocks as Manta-LM's policy, without a state or a time."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -12,28 +12,21 @@ from torch import Tensor
 
 from manta.config import Unset, from_dict, to_dict
 from manta.data import MASK, NULL, Batch, Tokenizer
+from manta.families.asked import check_options
 from manta.families.batching import padded_prompts, padded_width
 from manta.families.canvas import Prompts, Template, prompt_tokens, template_of, whole_texts
-from manta.families.events import Event, EventKind, GenerateOptions, Request
+from manta.families.decoding import Decoding, batches, canvas_events, chosen_decoder, write_canvas
+from manta.families.events import Event, GenerateOptions, Request
 from manta.families.model import OperatorChoice
 from manta.families.objectives import ObjectiveConfig, lay_out, length_cost, read_prompt
 from manta.families.observer import Beginning, Observer
-from manta.families.options import check_decoder, check_options
 from manta.families.prompted import Memory, PromptedModel, check_shape
 from manta.families.trained import LogLikelihood, Taught, Teaching, TrainedWriter
 from manta.masked import (
-    DECODERS,
-    CacheConfig,
     Canvas,
-    ConfidenceConfig,
     DecoderConfig,
-    DeferredConfig,
     LikelihoodBound,
     MaskedObjectiveConfig,
-    RemaskConfig,
-    SpanDenoiser,
-    WordSampler,
-    decode,
     likelihood_bound,
     masked_cross_entropy,
 )
@@ -226,113 +219,6 @@ def length_nats(model: MaskedModel, batch: Batch) -> Float[Tensor, "b"]:
     return -chance.gather(1, batch.text_lengths[:, None])[:, 0]
 
 
-def chosen_decoder(options: GenerateOptions, own: DecoderConfig | None = None) -> DecoderConfig:
-    """The decoder of a request: its options', else the model's own, else deferred commitment.
-
-    Args:
-        options: of the request.
-        own: the model's, if it has one.
-
-    Raises:
-        UsageError: for a setting that the decoder does not have.
-    """
-    given = {
-        name: value
-        for name in ("threshold", "block_length", "window_masked", "window_width", "rounds")
-        if (value := getattr(options, name)) is not None
-    }
-    base = DECODERS[options.decoder]() if options.decoder else (own or DECODERS["deferred"]())
-    check_decoder(options, base)
-    return replace(base, **given)
-
-
-def write_canvas(
-    denoiser: SpanDenoiser,
-    tokens: Int64[Tensor, "b n"],
-    decoder: DecoderConfig,
-    options: GenerateOptions,
-    *,
-    mask_id: int,
-    generators: Sequence[torch.Generator],
-    width: int,
-    end_id: int | None,
-    ends_last: bool,
-    max_calls: int,
-) -> Iterator[Canvas]:
-    """Write a batch of canvases as the options of a request say; see `manta.masked.decode` for the arguments.
-
-    Args:
-        denoiser: logits of a span.
-        tokens: the canvases, the mask token where words go.
-        decoder: what to commit; those that ask for a number of calls get `max_calls`.
-        options: temperature, confidence and cache.
-        mask_id, end_id: the tokens that mean something.
-        ends_last: commit ends only when nothing else is left; not for samplers that draw their places, and words at a
-            temperature: to them an end is a word like any other, as likely as the model says.
-        generators: one a row.
-        width: positions of the largest canvas, whatever the batch.
-        max_calls: budget of network calls.
-    """
-    if isinstance(decoder, ConfidenceConfig | RemaskConfig):
-        decoder = replace(decoder, num_steps=max_calls)
-    policy = decoder.build()
-    return decode(
-        denoiser,
-        tokens,
-        policy,
-        mask_id=mask_id,
-        sampler=WordSampler(options.temperature, generators, width, confidence=options.confidence),
-        cache=CacheConfig(kind=options.cache, refresh=options.refresh),
-        end_id=end_id,
-        ends_last=ends_last and not (policy.exact and options.temperature > 0),
-        max_calls=max_calls,
-    )
-
-
-def canvas_events(
-    canvas: Canvas, mask: Bool[Tensor, "b n"], texts: Sequence[Callable[[list[int]], str]], encode: int, kind: EventKind
-) -> list[Event]:
-    """What has become of each row; its time is the share of its canvas that is written.
-
-    Args:
-        canvas: as it stands.
-        mask: True on each row's canvas.
-        texts: for each row what makes a text of its tokens, those without a word among them.
-        encode: network calls made before the canvas's.
-        kind: of the events.
-    """
-    events, processed = [], canvas.processed // len(mask)
-    for row in range(len(mask)):
-        words = canvas.tokens[row][mask[row]].tolist()
-        said = canvas.confidence[row][mask[row] & ~canvas.masked[row]].clamp(max=1)  # a given word is certain
-        sure = said.mean().item() if len(said) else 0.0
-        share = 1 - canvas.masked[row].sum().item() / max(1, int(mask[row].sum()))
-        calls = int(canvas.calls_of[row]) + encode
-        events.append(Event(kind, row, texts[row](words), tuple(words), share, sure, calls, processed))
-    return events
-
-
-def batches(filled: Sequence[bool], size: int) -> Iterator[list[int]]:
-    """Which requests are written together: texts to fill apart from free ones, as their ends are settled otherwise.
-
-    Args:
-        filled: True for a text to fill.
-        size: most requests of a batch.
-    """
-    for kind in (False, True):
-        alike = [index for index, fill in enumerate(filled) if fill == kind]
-        for begin in range(0, len(alike), size):
-            yield alike[begin : begin + size]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decoding:
-    """A masked model's own decoder, as stored."""
-
-    decoder: DecoderConfig = field(default_factory=DeferredConfig)
-    """Any decoder, by kind."""
-
-
 class MaskedLM(TrainedWriter[MaskedModel]):
     """A masked-diffusion model with its tokenizer, ready to write.
 
@@ -343,6 +229,7 @@ class MaskedLM(TrainedWriter[MaskedModel]):
     """
 
     family = "masked"
+    observed = True
     likelihood = "bound"
     estimator = "hidden words, their number uniform and stratified; exact nats of the length"
     config_class, net_class = MaskedConfig, MaskedModel
@@ -375,34 +262,32 @@ class MaskedLM(TrainedWriter[MaskedModel]):
         value = -(found.nats + length_nats(self.model, batch))
         return LogLikelihood(kind="bound", value=value, standard_error=found.standard_error)
 
-    @torch.no_grad()
-    def generate(
-        self,
-        requests: Sequence[Request],
-        options: GenerateOptions | None = None,
-        observer: Observer | None = None,
-    ) -> Iterator[Event]:
-        """Write texts; yields drafts as they form and one `done` event a request.
-
-        A request's text depends on its prompt, its seed and the options, never on the batch it rides in. An observer
-        sees one batch after the other; behind a cache, the logits of what a call computes.
-
-        Raises:
-            RequestError: for a prompt or a text to fill that does not fit the model.
-            UsageError: for options that do not fit each other or the model.
-        """
-        options = options or GenerateOptions()
+    def check(self, options: GenerateOptions) -> None:
+        """Refuse options that do not fit each other, the decoder or the operator; see `RequestWriter`."""
         check_options(options, self.family)
         self.decoder_for(options)
-        config, limit = self.model.config, self.model.max_cells
-        prompts = [prompt_tokens(request, self.tokenizer, config.max_prompt) for request in requests]
-        templates = [template_of(request, self.tokenizer, rate=1, max_cells=limit) for request in requests]
-        size = options.batch_size if options.cache == "none" else 1
-        for chosen in batches([template is not None for template in templates], size):
-            generators = tuple(make_generator(requests[i].seed) for i in chosen)
-            batch = Prompts(*padded_prompts([prompts[i] for i in chosen], self.device), generators)
-            given = [templates[i] for i in chosen]
-            for events in self._write(batch, given, options, observer or Observer()):
+        if options.cache != "none":
+            self.model.trunk.new_cache()
+
+    def read(self, request: Request, options: GenerateOptions) -> tuple[list[int], Template | None, int]:
+        """Tokens of the prompt, the text to fill if there is one, and the seed; see `RequestWriter`."""
+        prompt = prompt_tokens(request, self.tokenizer, self.model.config.max_prompt)
+        return prompt, template_of(request, self.tokenizer, rate=1, max_cells=self.model.max_cells), request.seed
+
+    def write_rows(
+        self,
+        rows: Sequence[tuple[list[int], Template | None, int]],
+        options: GenerateOptions,
+        batch_size: int,
+        observer: Observer,
+    ) -> Iterator[Event]:
+        """Texts to fill apart from free ones; behind a cache one by one, and an observer sees what a call computes."""
+        size = batch_size if options.cache == "none" else 1
+        for chosen in batches([template is not None for _, template, _ in rows], size):
+            prompts, given, seeds = zip(*(rows[i] for i in chosen), strict=True)
+            generators = tuple(make_generator(seed) for seed in seeds)
+            batch = Prompts(*padded_prompts(prompts, self.device), generators)
+            for events in self._write(batch, given, options, observer):
                 yield from (replace(event, index=chosen[event.index]) for event in events)
 
     @torch.no_grad()

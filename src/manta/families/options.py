@@ -1,142 +1,172 @@
-"""Which options which family follows: what a model cannot follow is refused, never passed over in silence."""
+"""The one schema of how to write: what every family follows, and each family's part.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields, replace
-from typing import Any, Final
+Python, the command line and whoever serves requests read it: a field is an option, its docstring the help, its
+metadata the least value that it takes. To add an option is to add a field to the class of its family.
+"""
 
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, Final, Literal, get_type_hints
+
+from manta.config import convert, from_dict, nearest
 from manta.errors import UsageError
-from manta.families.events import GenerateOptions, spelled
-from manta.masked import DECODERS, DecoderConfig
 
-PUBLISHED: Final = ("llada", "Dream", "mdlm")
-"""Families of published masked models."""
-NAMES: Final[Mapping[str, str]] = {
-    "manta": "Manta-LM",
-    "masked": "masked models",
-    "ar": "autoregressive models",
-    **dict.fromkeys(PUBLISHED, "published masked models"),
-}
-"""Families in words."""
-FOLLOWED: Final[Mapping[str, tuple[str, ...]]] = {
-    "num_steps": ("manta", "masked", *PUBLISHED),
-    "style": ("manta", "masked"),
-    "solver": ("manta",),
-    "guidance_scale": ("manta",),
-    "noise_scale": ("manta",),
-    "temperature": tuple(NAMES),
-    "escape_scale": ("manta",),
-    "decoder": ("masked", *PUBLISHED),
-    "confidence": ("masked", *PUBLISHED),
-    "threshold": ("masked", *PUBLISHED),
-    "block_length": ("masked", *PUBLISHED),
-    "window_masked": ("masked", *PUBLISHED),
-    "window_width": ("masked", *PUBLISHED),
-    "cache": ("masked", *PUBLISHED),
-    "refresh": ("masked", *PUBLISHED),
-    "top_k": ("ar",),
-    "top_p": ("ar",),
-    "flow_steps": ("manta",),
-    "rounds": ("manta", "masked", *PUBLISHED),
-    "max_tokens": ("ar", *PUBLISHED),
-    "batch_size": tuple(NAMES),
-}
-"""The families that follow each option."""
-DRAWN: Final = ("remask", "first_hitting")
-"""Decoders that draw the places they commit, however sure the model is of them."""
+Style = Literal["consensus", "diverse"]
+DecoderName = Literal["", "deferred", "block", "threshold", "confidence", "remask", "first_hitting"]
+CacheKind = Literal["none", "prefix", "dual"]
+
+MOST: Final = 1_000_000
+"""Largest number that an option counts: a bound on what a slip of the hand can ask for."""
 
 
-def follows(family: str, option: str) -> bool:
-    """Whether an option means something to a family; one that is not ours knows for itself.
+def option(default: Any, *, least: int) -> Any:
+    """A field that is a number of at least `least`."""
+    return field(default=default, metadata={"least": least})
 
-    Args:
-        family: name of a family.
-        option: field of `GenerateOptions`.
-    """
-    return family not in NAMES or family in FOLLOWED[option]
+
+def spelled(name: str) -> str:
+    """An option as messages name it; the command line turns it into its own spelling."""
+    return f"`{name}`"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every family follows."""
+
+    temperature: float = option(0.0, least=0)
+    """Temperature of the words; 0 takes the most likely one."""
+
+    def __post_init__(self) -> None:
+        annotations = get_type_hints(type(self))
+        for known in fields(self):
+            checked = convert(annotations[known.name], getattr(self, known.name), spelled(known.name))
+            object.__setattr__(self, known.name, checked)  # an integer is a number, too
+            _check_size(known, checked)
+
+
+def _check_size(known: Field[Any], value: Any) -> None:
+    least = known.metadata.get("least")
+    if value is None or least is None:
+        return
+    if value < least:
+        raise UsageError(f"{spelled(known.name)} should be {least:g} or more, received {value:g}")
+    if isinstance(value, int) and value > MOST:
+        raise UsageError(f"{spelled(known.name)} should be at most {MOST:,}, received {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budgeted(Options):
+    """Of families whose network calls are not their words."""
+
+    num_steps: int = option(8, least=1)
+    """Budget of sequential network calls for a text, at least 1; never exceeded."""
+    rounds: int | None = option(None, least=0)
+    """Rounds in which what was written is taken up again: a Manta-LM encodes, noises and writes it anew, a masked
+    decoder takes its least certain words back. Without it, the model's or decoder's own number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Styled(Options):
+    """Of families that are trained on texts of several styles."""
+
+    style: Style = "diverse"
+    """`diverse` draws from the distribution of human texts; `consensus` seeks the most agreed-on text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounded(Options):
+    """Of families that do not decide a text's length before they write it."""
+
+    max_tokens: int | None = option(None, least=1)
+    """Most tokens of a text that is written freely; without it, as many as the model writes, 128 of a published one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MantaOptions(Budgeted, Styled):
+    """Of Manta-LM."""
+
+    solver: Literal["euler", "heun", "renoise"] = "euler"
+    """How the flow is followed."""
+    flow_steps: int | None = option(None, least=0)
+    """Calls that carry the plan; without it, the model's own split of the budget; 0: none, words without a plan."""
+    guidance_scale: float = option(1.0, least=0)
+    """Strength of guiding the plan by the prompt; 1 is off, anything else takes two calls where one was."""
+    noise_scale: float | None = option(None, least=0)
+    """Standard deviation of the initial noise; without it, 1 for `diverse` and 0.5 for `consensus`."""
+    escape_scale: float = option(0.0, least=0)
+    """How far, in units of the state, what is fed back is moved away from the direction in which texts repeat
+    (`flow.escape`, ACE); 0 is off; anything else needs the model to know the direction (`MantaLM.repetition`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded(Budgeted):
+    """Of families whose words are committed by a masked decoder."""
+
+    decoder: DecoderName = ""
+    """How words are committed; without it, the model's own way, else deferred commitment."""
+    confidence: Literal["probability", "margin", "entropy"] = "probability"
+    """How sure the model is of a position."""
+    threshold: float | None = None
+    """Least confidence of a word committed beside the surest; without it, the decoder's own."""
+    block_length: int | None = option(None, least=1)
+    """Words of a block (block, threshold, confidence)."""
+    window_masked: int | None = option(None, least=1)
+    """Most masked words in the window (deferred)."""
+    window_width: int | None = option(None, least=1)
+    """Most positions in the window (deferred)."""
+    cache: CacheKind = "none"
+    """What is computed anew in a call: everything, the window and all after it, or the window alone."""
+    refresh: int = option(32, least=0)
+    """Words written between full calls when there is a cache; 0 makes every call a full one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedOptions(Decoded, Styled):
+    """Of masked models."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedOptions(Decoded, Bounded):
+    """Of published masked models."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoregressiveOptions(Bounded):
+    """Of autoregressive models."""
+
+    top_k: int | None = option(None, least=1)
+    """Sample from the k likeliest words; without it, from all."""
+    top_p: float = 1.0
+    """Sample from the fewest words that make up this probability, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"{spelled('top_p')} should be above 0 and at most 1, received {self.top_p:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions(MantaOptions, MaskedOptions, PublishedOptions, AutoregressiveOptions):
+    """How to write, whatever the family: the options of all of them. A model refuses those that are not its own."""
 
 
 def given(options: GenerateOptions) -> dict[str, Any]:
     """The options that differ from their defaults: those that somebody asked for."""
-    values = {field.name: (getattr(options, field.name), field.default) for field in fields(options)}
-    return {name: value for name, (value, default) in values.items() if default is not MISSING and value != default}
+    values = {known.name: (getattr(options, known.name), known.default) for known in fields(options)}
+    return {name: value for name, (value, default) in values.items() if value != default}
 
 
-def applicable(options: GenerateOptions, family: str) -> tuple[GenerateOptions, tuple[str, ...]]:
-    """The options that a family follows, for those who write with several.
-
-    Args:
-        options: for all families.
-        family: of one model.
-
-    Returns:
-        The options with the others at their defaults, and the names of those that were given and are left out.
-    """
-    left_out = tuple(name for name in given(options) if not follows(family, name))
-    defaults = {field.name: field.default for field in fields(options)}
-    return replace(options, **{name: defaults[name] for name in left_out}), left_out
-
-
-def check_options(options: GenerateOptions, family: str) -> None:
-    """Refuse what would be passed over in silence: options of other families, and those that others make void.
+def read_options(asked: Mapping[str, Any]) -> GenerateOptions:
+    """Options by name, as a program or a line of JSON gives them.
 
     Args:
-        options: of the requests.
-        family: of the model that is to write.
+        asked: from a field's name to its value.
 
     Raises:
-        UsageError: naming the option and who follows it.
+        UsageError: an unknown name (the nearest one is named), or a value that its option cannot have.
     """
-    for option in given(options):
-        if not follows(family, option):
-            others = list(dict.fromkeys(NAMES[name] for name in FOLLOWED[option]))
-            raise UsageError(
-                f"{spelled(option)} means nothing to {NAMES[family]}; it is for {_listed(others)}; leave it out"
-                + (", and bound the text with `max_tokens`" if option == "num_steps" else "")
-            )
-    if options.temperature == 0 and (options.top_k is not None or options.top_p < 1):
-        cut = spelled("top_p" if options.top_k is None else "top_k")
-        raise UsageError(f"{cut} cuts what is drawn, and nothing is at temperature 0; set `temperature`")
-    if options.refresh != _REFRESH and options.cache == "none":
-        raise UsageError(f"{spelled('refresh')} is for a cache, and there is none; set `cache`")
-
-
-def check_decoder(options: GenerateOptions, decoder: DecoderConfig) -> None:
-    """Refuse settings that a masked model's decoder does not have or does not look at.
-
-    Args:
-        options: of the request.
-        decoder: which is to write.
-
-    Raises:
-        UsageError: naming the setting and the decoders that have it.
-    """
-    kind = decoder.kind
-    for name in ("threshold", "block_length", "window_masked", "window_width", "rounds"):
-        if getattr(options, name) is not None and not hasattr(decoder, name):
-            others = [other for other, config in DECODERS.items() if any(f.name == name for f in fields(config))]
-            raise UsageError(f"the {kind} decoder has no setting {name}; it is for {_listed(others)}; leave it out")
-    if options.threshold is not None and getattr(decoder, "factor", None) is not None:
-        raise UsageError(f"the model's {kind} decoder goes by a factor, not by a threshold; leave threshold out")
-    if options.confidence != "probability" and (kind in DRAWN or getattr(decoder, "order", "") == "random"):
-        others = [other for other in DECODERS if other not in DRAWN]
-        raise UsageError(
-            f"the {kind} decoder draws its places, whatever the confidence; {spelled('confidence')} is for "
-            f"{_listed(others)}; leave it out"
-        )
-    if options.cache != "none" and not looks_at_parts(decoder) and options.block_length is None:
-        raise UsageError(
-            f"the {kind} decoder looks at the whole text in every call, so that a cache saves nothing; set "
-            "`block_length`, choose the decoder deferred or block, or leave `cache` out"
-        )
-
-
-def looks_at_parts(decoder: DecoderConfig) -> bool:
-    """Whether a decoder looks at a part of the text in a call, so that a cache saves computing the rest."""
-    return decoder.kind == "deferred" or getattr(decoder, "block_length", None) is not None
-
-
-_REFRESH: Final = next(field.default for field in fields(GenerateOptions) if field.name == "refresh")
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    known = [each.name for each in fields(GenerateOptions)]
+    for name in asked:
+        if name not in known:
+            raise UsageError(f"no option {name!r}{nearest(name, known)}")
+    return from_dict(GenerateOptions, asked)

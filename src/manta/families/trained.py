@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from manta.data import Batch, Tokenizer
 from manta.errors import UsageError
-from manta.families.events import Writer
 from manta.families.objectives import ObjectiveConfig
 from manta.families.prompted import PromptedModel
+from manta.families.serving import RequestWriter
 from manta.masked import MaskedObjectiveConfig
 from manta.types import Loss
 
@@ -59,7 +59,7 @@ class Taught:
     """Factor of the learning rate."""
 
 
-class TrainedWriter(Writer, Generic[Net]):
+class TrainedWriter(RequestWriter, Generic[Net]):
     """A model of a family that manta trains, with its tokenizer, ready to write.
 
     Args:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from manta.errors import UsageError
-from manta.families.events import GenerateOptions, Request
+from manta.families.events import BATCH, GenerateOptions, Request, finished
 from manta.families.manta_lm import MantaLM
 from manta.flow.escape import repetition_direction
 from manta.metrics.diversity import Tokenize, repeated_share
@@ -51,7 +51,7 @@ def learn_repetition(
 
 
 def feedback_of(
-    lm: MantaLM, prompts: Sequence[str | None], options: GenerateOptions, *, seed: int = 0
+    lm: MantaLM, prompts: Sequence[str | None], options: GenerateOptions, *, seed: int = 0, batch_size: int = BATCH
 ) -> tuple[Float[Tensor, "n c"], list[str]]:
     """Write texts and listen to what is fed back.
 
@@ -63,8 +63,8 @@ def feedback_of(
     """
     rows: list[Tensor] = []
     texts: list[str] = []
-    for begin in range(0, len(prompts), options.batch_size):
-        chosen = prompts[begin : begin + options.batch_size]
+    for begin in range(0, len(prompts), batch_size):
+        chosen = prompts[begin : begin + batch_size]
         requests = [Request(prompt=prompt, seed=seed + begin + i) for i, prompt in enumerate(chosen)]
         heard: list[Tensor] = []
 
@@ -75,7 +75,7 @@ def feedback_of(
 
         ear = lm.model.field.register_forward_pre_hook(listen, with_kwargs=True)
         try:
-            done = [event for event in lm.generate(requests, options) if event.kind == "done"]
+            done = list(finished(lm.generate(requests, options, batch_size=batch_size)))
         finally:
             ear.remove()
         if not heard:

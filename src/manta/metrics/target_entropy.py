@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from manta.errors import RequestError, UsageError
-from manta.families.events import GenerateOptions, Request, Writer
+from manta.families.events import GenerateOptions, Request, Writer, finished
 from manta.metrics.diversity import Tokenize, token_entropy
 
 GUIDANCE_SCALES = (1.0, 1.5, 2.0, 3.0)
@@ -113,7 +113,7 @@ class _Measured:
 
     def __call__(self, temperature: float, guidance_scale: float) -> float:
         how = self.how(temperature, guidance_scale)
-        texts = [event.text for event in self.lm.generate(self.requests, how) if event.kind == "done"]
+        texts = [event.text for event in finished(self.lm.generate(self.requests, how))]
         self.rows.append(Tried(temperature, guidance_scale, token_entropy(texts, self.tokenize)))
         return self.last
 

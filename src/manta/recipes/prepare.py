@@ -25,7 +25,7 @@ from manta.data import (
 )
 from manta.errors import CheckpointError, ConfigError, DataError
 from manta.families.autoregressive import AutoregressiveLM
-from manta.families.events import GenerateOptions, Request
+from manta.families.events import Request, finished
 from manta.recipes.budget import Watch
 from manta.recipes.recipe import Recipe, seconds
 from manta.runtime import atomic_write
@@ -164,8 +164,8 @@ def write_teacher_targets(recipe: Recipe, run: Path, teacher: AutoregressiveLM, 
     while begin < len(prompts):
         batch = prompts[begin : begin + size]
         requests = [Request(prompt=prompt) for prompt in batch]
-        events = teacher.generate(requests, GenerateOptions(batch_size=256))
-        answered += [(batch[event.index], event.text) for event in events if event.kind == "done"]
+        events = finished(teacher.generate(requests, batch_size=256))
+        answered += [(batch[event.index], event.text) for event in events]
         begin += len(batch)
         spent = watch.clock.now() - begun
         watch.at(f"the teacher answers prompts: {begin:,} of {len(prompts):,}")

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from manta.data.foreign import ForeignTokenizer
 from manta.errors import ModelError, RequestError, UsageError
+from manta.families.asked import check_options
 from manta.families.canvas import Piece, check_length, filled, pieces_of
-from manta.families.events import Event, GenerateOptions, Request, Writer
-from manta.families.masked import batches, canvas_events, chosen_decoder, write_canvas
-from manta.families.options import check_options
+from manta.families.decoding import batches, canvas_events, chosen_decoder, write_canvas
+from manta.families.events import Event, GenerateOptions, Request
+from manta.families.observer import Observer
+from manta.families.serving import RequestWriter
 from manta.hub.foreign import dream, llada, mdlm
 from manta.hub.foreign.chat import ChatFrame, find_frame
 from manta.hub.foreign.checkpoint import load_weights
@@ -50,7 +52,7 @@ class _Row:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class ForeignModel(Writer):
+class ForeignModel(RequestWriter):
     """A published masked model, ready to write, and for any decoder a callable from tokens to logits.
 
     The contract of the callable, whatever the layout:
@@ -117,31 +119,32 @@ class ForeignModel(Writer):
         logits[..., self.mask_id] = -torch.inf
         return logits
 
-    @torch.no_grad()
-    def generate(self, requests: Sequence[Request], options: GenerateOptions | None = None) -> Iterator[Event]:
-        """Write texts; yields drafts as they form and one `done` event a request.
-
-        A text depends on its prompt, its seed and the options, never on the batch it rides in. Prompts are put into the
-        model's chat frame, if it has one. An end that is committed ends the text; in a text to fill, a blank's tokens
-        that turn out to be ends vanish.
-
-        Raises:
-            RequestError: the folder has no tokenizer, or prompt and text do not fit the model.
-            UsageError: for options that do not fit each other or the model.
-        """
-        options = options or GenerateOptions()
+    def check(self, options: GenerateOptions) -> None:
+        """Refuse options that do not fit each other, the decoder or the net; see `RequestWriter`."""
         check_options(options, self.family)
-        rows = [self._row(request, options.max_tokens) for request in requests]
-        filled = [request.infill is not None for request in requests]
-        decoder = chosen_decoder(options)
+        chosen_decoder(options)
         if options.cache != "none" and not isinstance(self.net, DecoderNet):
             raise UsageError(f"a {self.family} model has no {options.cache} cache; set `cache` to none")
+
+    def write_rows(
+        self, rows: "Sequence[_Row]", options: GenerateOptions, batch_size: int, observer: Observer
+    ) -> Iterator[Event]:
+        """Free texts side by side; an end that is committed ends the text.
+
+        In a text to fill, a blank's tokens that turn out to be ends vanish. See `RequestWriter`.
+        """
+        filled, decoder = [bool(row.pieces) for row in rows], chosen_decoder(options)
         alone = options.cache != "none" or any(filled)  # blanks differ in length, and draws are made for the longest
-        for chosen in batches(filled, 1 if alone else options.batch_size):
+        for chosen in batches(filled, 1 if alone else batch_size):
             for events in self._write([rows[i] for i in chosen], options, decoder, ends=not filled[chosen[0]]):
                 yield from (replace(event, index=chosen[event.index]) for event in events)
 
-    def _row(self, request: Request, max_tokens: int | None) -> _Row:
+    def read(self, request: Request, options: GenerateOptions) -> _Row:
+        """A request in tokens, its prompt in the model's chat frame, if it has one; see `RequestWriter`.
+
+        Raises:
+            RequestError: the folder has no tokenizer, or prompt and text do not fit the model.
+        """
         if self.tokenizer is None:
             raise RequestError(
                 "the model's folder has no tokenizer, so it speaks token ids only: put its tokenizer.json there, or "
@@ -157,7 +160,7 @@ class ForeignModel(Writer):
                 f"the prompt takes {len(prompt)} tokens of the model's {self.max_length}, which leaves no room for a "
                 f"text; shorten it: {text[:60]!r}"
             )
-        canvas, pieces = [self.mask_id] * min(max_tokens or MAX_TOKENS, room), ()
+        canvas, pieces = [self.mask_id] * min(options.max_tokens or MAX_TOKENS, room), ()
         if request.infill is not None:
             pieces = pieces_of(request.infill, room, self.tokenizer.longest)
             canvas = [token for piece in pieces for token in [*encode(piece.encoded), *[self.mask_id] * piece.blank]]

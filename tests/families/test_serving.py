@@ -1,0 +1,73 @@
+"""Requests have options of their own, each text is what it is alone, and one that cannot be served fails alone."""
+
+from typing import Any
+
+import pytest
+
+from manta.errors import RequestError, UsageError
+from manta.families.events import GenerateOptions, Request, finished
+from manta.families.observer import Observer
+
+from .conftest import make_ar, make_lm, make_masked
+
+MAKERS = {"manta": make_lm, "masked": make_masked, "ar": make_ar}
+OWN: dict[str, list[dict[str, Any]]] = {
+    "manta": [{"num_steps": 3}, {"num_steps": 3}, {"temperature": 1.0}, {"style": "consensus", "solver": "heun"}],
+    "masked": [{"num_steps": 3}, {"num_steps": 3}, {"decoder": "block"}, {"cache": "dual"}],
+    "ar": [{"temperature": 0.8}, {"temperature": 0.8}, {"max_tokens": 3}, {"temperature": 1.0, "top_k": 4}],
+}
+
+
+def done(lm: Any, requests: list[Request], **more: Any) -> dict[int, Any]:
+    return {e.index: (e.text, e.tokens, e.nfe) for e in finished(lm.generate(requests, **more))}
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def lm(request):
+    return MAKERS[request.param]()
+
+
+def test_a_text_of_a_mixed_batch_is_what_it_is_alone(lm):
+    own = [None, *(GenerateOptions(**options) for options in OWN[lm.family])]
+    requests = [Request(prompt="the cat", seed=i, options=how) for i, how in enumerate(own)]
+    together = done(lm, requests)
+    for i, how in enumerate(own):
+        alone = Request(prompt="the cat", seed=i)
+        assert done(lm, [alone], options=how) == {0: together[i]}
+    assert done(lm, list(reversed(requests)), batch_size=2) == {len(own) - 1 - i: text for i, text in together.items()}
+
+
+def test_a_request_that_cannot_be_served_fails_alone_and_before_the_others_are_written(lm):
+    foreign = GenerateOptions(top_k=3, temperature=1.0) if lm.family != "ar" else GenerateOptions(style="consensus")
+    requests = [
+        Request(prompt="the cat", seed=1),
+        Request(prompt="rain fell over quiet hills " * 5),
+        Request(prompt="the cat", options=foreign),
+        Request(prompt="some old river", seed=2),
+    ]
+    events = list(lm.generate(requests))
+    lost, written = events[:2], events[2:]
+    assert [(event.kind, event.index, event.text) for event in lost] == [("failed", 1, ""), ("failed", 2, "")]
+    assert isinstance(lost[0].error, RequestError) and "reads at most 12" in str(lost[0].error)
+    assert isinstance(lost[1].error, UsageError) and "means nothing to" in str(lost[1].error)
+    texts = {event.index: event.text for event in written if event.kind == "done"}
+    assert texts == {0: lm.write("the cat", seed=1), 3: lm.write("some old river", seed=2)}
+    with pytest.raises(RequestError, match="reads at most 12"):
+        lm.write([request.prompt for request in requests])
+
+
+def test_options_of_the_call_that_do_not_fit_are_an_error_of_the_call(lm):
+    wrong = GenerateOptions(style="consensus") if lm.family == "ar" else GenerateOptions(max_tokens=3)
+    with pytest.raises(UsageError, match="means nothing to"):
+        next(iter(lm.generate([Request()], wrong)))
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_holds_a_text_or_more(size):
+    with pytest.raises(UsageError, match="batch_size should be"):
+        next(iter(make_ar().generate([Request()], batch_size=size)))
+
+
+def test_an_observer_is_not_passed_over_in_silence():
+    with pytest.raises(UsageError, match="tells no observer"):
+        next(iter(make_ar().generate([Request()], observer=Observer())))
