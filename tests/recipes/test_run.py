@@ -501,8 +501,24 @@ def test_data_edited_while_a_run_is_interrupted_are_noticed_by_content(tmp_path)
     file.write_text("\n".join(lines).replace("north", "south"))
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert file.stat().st_size == before.st_size
-    with pytest.raises(CheckpointError, match="changed since its last checkpoint"):
+    with pytest.raises(CheckpointError, match="changed since it began"):
         finish(TrainingRun(None, run, resume=True))
+
+
+def test_data_edited_before_the_first_checkpoint_are_noticed(tmp_path):
+    file, run = tmp_path / "data.txt", tmp_path / "run"
+    file.write_text("\n".join(f"It is {i} degrees in the north." for i in range(60)))
+    finish(TrainingRun(recipe(data=str(file)), run), 2)
+    shutil.rmtree(run / "checkpoints")
+    finish(TrainingRun(None, run, resume=True), 2)
+    shutil.rmtree(run / "checkpoints")
+    file.write_text(file.read_text().replace("north", "south"))
+    with pytest.raises(CheckpointError, match="changed since it began"):
+        finish(TrainingRun(None, run, resume=True))
+    for content in ("", "[1]", "{" * 5000):
+        (run / "data.json").write_text(content)
+        with pytest.raises(CheckpointError, match=r"data\.json is damaged"):
+            finish(TrainingRun(None, run, resume=True))
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", "null", '{"data": 3}', "{" * 5000, "\udcff"])

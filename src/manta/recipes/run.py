@@ -260,6 +260,7 @@ class TrainingRun:
         limit = getattr(self.recipe, FAMILIES[recipe.family].shape).max_prompt
         self.prompts = list(dict.fromkeys(p for p in found if not p or fitting([p], tokenizer, limit)))[:NUM_SAMPLES]
         self.data = {"source": source_of(recipe), "tokenizer": tokenizer.fingerprint(), "corpus": corpus.digest}
+        self.folder.keep_data(self.data, self.recipe.data)
         self.minutes["preparation"] = self.clock.now() / 60
 
     def _extended(self, own: Recipe, time_budget: str | None) -> Recipe:
@@ -375,11 +376,7 @@ class TrainingRun:
                     )
             return {}, None
         tensors, state = load_checkpoint(found)
-        if wrong := [name for name, value in self.data.items() if state["data"][name] != value]:
-            raise CheckpointError(
-                f"the {wrong[0]} of this run has changed since its last checkpoint ({self.recipe.data}); bring the "
-                "data back as they were, or begin another run"
-            )
+        self.folder.refuse_other_data(state["data"], self.data, self.recipe.data)
         with fitting_checkpoint(found):
             self.parts.modules.load_state_dict(tensors["model"])
             for name, part in self.parts.measured.items():

@@ -19,6 +19,7 @@ from manta.runtime import atomic_write, sweep
 
 RECIPE = "recipe.json"
 PLAN = "plan.json"
+DATA = "data.json"
 LOCK = ".lock"
 EDITABLE = ("train", "checkpoint_minutes", "time_budget", "objective", "masking")
 """Fields of a run's recipe that may be changed while it is interrupted; the others are in its weights, its data and the
@@ -71,7 +72,7 @@ class RunFolder:
                 (self.path / name / file).unlink(missing_ok=True)
             with suppress(OSError):
                 (self.path / name).rmdir()
-        written = (RECIPE, PLAN, "tokenizer.json", LOCK)
+        written = (RECIPE, PLAN, DATA, "tokenizer.json", LOCK)
         for file in (*(self.path / name for name in written), *self.path.glob("targets-*.jsonl")):
             file.unlink(missing_ok=True)
         self.close()
@@ -86,6 +87,39 @@ class RunFolder:
     def write_plan(self, plan: dict[str, int]) -> None:
         """Write down, for people, the steps of each stage that has begun; checkpoints hold what counts."""
         atomic_write(self.path / PLAN, (json.dumps(plan) + "\n").encode())
+
+    def keep_data(self, data: dict[str, str], name: str) -> None:
+        """Write down what a run is trained on, so that it is known before there is a checkpoint.
+
+        Args:
+            data: digests of its source, its tokenizer and its corpus.
+            name: of the data, as the recipe has it.
+
+        Raises:
+            CheckpointError: the run began with other data.
+        """
+        file = self.path / DATA
+        if not file.exists():
+            atomic_write(file, (json.dumps(data) + "\n").encode())
+            return
+        try:
+            stored = dict(json.loads(file.read_bytes()))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise CheckpointError(f"{file} is damaged ({error}); the run cannot be continued without it") from error
+        self.refuse_other_data(stored, data, name)
+
+    @staticmethod
+    def refuse_other_data(stored: dict[str, Any], data: dict[str, str], name: str) -> None:
+        """Refuse to go on with other data than those that a run began with.
+
+        Raises:
+            CheckpointError: as said.
+        """
+        if wrong := [part for part, digest in data.items() if stored.get(part) != digest]:
+            raise CheckpointError(
+                f"the {wrong[0]} of this run has changed since it began ({name}); bring the data back as they were, or "
+                "begin another run"
+            )
 
     def _refuse_strangers(self) -> None:
         path = self.path
