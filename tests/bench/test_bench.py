@@ -108,6 +108,9 @@ def test_decoders_and_caches_are_compared():
         ("confidence", "none", 2),
     ]
     assert all(row["calls"] <= 5 for row in rows)
+    for asked in ((("deferred",), ("none",)), ((), ("dual",))):
+        with pytest.raises(UsageError, match="of masked models"):
+            settings_of(make("ar"), *asked)
     with pytest.raises(UsageError, match="at most 24 tokens"):
         list(writing_rates(lm, (25,), (1,), settings, repeats=1))
     with pytest.raises(UsageError, match="unknown decoder"):

@@ -52,6 +52,8 @@ ROWS = [
     ("generate --promt x", 2, "did you mean '--prompt'"),
     ("generate a b", 2, "one argument too many: 'b'"),
     ("generate --input missing.jsonl", 1, "missing.jsonl"),
+    ("doctor folder --max-text 9", 2, "--max-text is for data"),
+    ("data export pairs.jsonl --seed 3", 2, "--seed is of built-in corpora"),
     ("generate --input folder", 1, "folder"),
     ("generate --input broken.jsonl", 1, "broken.jsonl"),
     ("generate --input pairs.jsonl --prompt x", 2, "not both"),

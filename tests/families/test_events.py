@@ -60,6 +60,7 @@ WRONG: list[tuple[str, str]] = [
     ("write(['a', 3])", "prompts[1] should be a text (str) or None, received 3 (int)"),
     ("write(['a', Request(prompt='b')])", "prompts[1] should be a text"),
     ("write('\\ud800')", "half a surrogate pair"),
+    ("write('a\\0b')", "NUL"),
     ("write(infill=3)", "infill should be a text"),
     ("write(['a', 'b'], infill=['c'])", "2 prompts and 1 texts to fill"),
     ("write('a', num_samples=0)", "num_samples should be an integer of at least 1"),

@@ -36,12 +36,16 @@ def settings_of(lm: Writer, decoders: Sequence[str] = (), caches: Sequence[Cache
         caches: kinds of caches.
 
     Raises:
-        UsageError: for an unknown decoder.
+        UsageError: for an unknown decoder, or one, or a cache, of a model that has none.
     """
     for name in decoders:
         if name not in DECODERS:
             raise UsageError(f"unknown decoder {name!r}; choose among {', '.join(DECODERS)}")
     if not follows(lm.family, "decoder"):
+        if decoders or any(cache != "none" for cache in caches):
+            raise UsageError(
+                f"decoders and caches are of masked models, and this is a {lm.family} model; leave them out"
+            )
         return [Setting()]
     return [
         Setting(decoder=name, cache=cache)

@@ -124,6 +124,7 @@ def _writing(model: str, options: BenchOptions, parts: Sequence[str]) -> tuple[l
     """Rates of a model, and of an outside one of its shape."""
     from manta.bench import has_transformers, outside_rates, settings_of, writing_rates
     from manta.families import FAMILIES
+    from manta.families.asked import follows
     from manta.hub import load
     from manta.runtime import resolve_device
 
@@ -133,7 +134,11 @@ def _writing(model: str, options: BenchOptions, parts: Sequence[str]) -> tuple[l
     name, rows, outside = model or "the model that ships", [], []
     if "writing" in parts:
         _tell(f"writing with {name}")
-        settings = settings_of(lm, options.decoders, options.caches)  # pyright: ignore[reportArgumentType]
+        asked: Any = (options.decoders, options.caches)
+        if not follows(lm.family, "decoder") and asked != ((), ("none",)):
+            print(f"manta: decoders and caches are of masked models; {name} has none to compare", file=sys.stderr)
+            asked = ()
+        settings = settings_of(lm, *asked)
         given = {"num_steps": options.num_steps, "prompt": options.prompt, "repeats": options.repeats}
         rows = [{"model": name, **row} for row in writing_rates(lm, lengths, options.batches, settings, **given)]
     if "outside" in parts and FAMILIES[lm.family].writer is not None:

@@ -34,7 +34,7 @@ class ExportOptions:
     split: Literal["train", "dev", "test"] = "train"
     """Part of the data."""
     seed: int = 0
-    """Seed of a built-in corpus; files ignore it."""
+    """Seed of a built-in corpus."""
     out: Path | None = None
     """File to write; left out, stdout."""
 
@@ -81,6 +81,8 @@ def _export(options: ExportOptions) -> None:
     claim_file(options.out)
     if options.out is not None and options.out.suffix.lower() in (".csv", ".zip", ".gz", ".xz", ".bz2"):
         raise UsageError(f"{options.out} would hold plain JSON lines, whatever its name; name it .jsonl")
+    if options.seed and not options.source.startswith("builtin:"):
+        raise UsageError(f"data export: --seed is of built-in corpora, and {options.source} is none; leave it out")
     from manta.data.sources import read
     from manta.runtime import atomic_write
 

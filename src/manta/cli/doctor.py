@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manta.cli.options import argument, parse_options
-from manta.errors import DataError, ModelError
+from manta.errors import DataError, ModelError, UsageError
 
 if TYPE_CHECKING:
     from manta.recipes import Recipe
+
+
+LIMITS = ("max_prompt", "max_text", "vocab_size")
+"""Options that say what a model to be trained would be like."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,10 @@ def run(argv: Sequence[str]) -> int:
     """Run the verb."""
     options = parse_options(DoctorOptions, argv, "doctor")
     folder = Path(options.target)
+    if folder.is_dir() and (given := next((name for name in LIMITS if getattr(options, name) is not None), None)):
+        raise UsageError(
+            f"doctor: --{given.replace('_', '-')} is for data, and the recipe of {folder} says it; leave it out"
+        )
     if not folder.is_dir():
         figures, findings = _examine_data(options)
     elif (folder / "recipe.json").exists():
@@ -78,8 +86,7 @@ def _recipe(options: DoctorOptions) -> "Recipe":
 
     is_recipe = options.target.endswith(".toml")
     recipe = load_toml(Recipe, options.target) if is_recipe else Recipe(data=options.target)
-    names = ("max_prompt", "max_text", "vocab_size")
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    given = {name: getattr(options, name) for name in LIMITS if getattr(options, name) is not None}
     return resolve(replace(recipe, **given))
 
 

@@ -208,7 +208,8 @@ def _check_prompts(prompted: bool | None, requests: Sequence[Request], file: Pat
         return
     if file is not None and bare == len(requests):
         raise RequestError(
-            f"the model answers prompts, and no line of {file} has a `prompt`; rename the key that holds it"
+            f"the model answers prompts, and no line of {'standard input' if str(file) == '-' else file} has a "
+            "`prompt`; rename the key that holds it"
         )
     of = "no prompt is given" if file is None else f"{bare} of {len(requests)} texts have no `prompt`"
     print(f"warning: the model was trained to answer prompts, and {of}", file=sys.stderr)

@@ -236,6 +236,8 @@ def counted(value: Any, name: str, least: int) -> int:
 def _check_text(text: Any, name: str) -> None:
     if text is not None and not isinstance(text, str):
         raise UsageError(f"{name} should be a text (str) or None, received {_shown(text)}")
+    if "\0" in (text or ""):
+        raise UsageError(f"{name} holds a NUL character, which no text has; leave it out")
     try:
         (text or "").encode("utf-8")
     except UnicodeEncodeError as error:
