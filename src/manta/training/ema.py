@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class ExponentialAverage:
@@ -9,7 +10,8 @@ class ExponentialAverage:
 
     The decay d is `1 − 1/horizon`, ramped as (1 + step)/(10 + step) at the start so that the random initialisation is
     forgotten. A horizon longer than the run returns nearly untrained weights (ELF's 0.9999 on short runs gives empty
-    samples), so the horizon is stated as a share of the run and not as a constant.
+    samples), so the horizon is stated as a share of the run and not as a constant. PyTorch's `AveragedModel` holds a
+    second module, frozen weights included, starts from a copy of the first step's weights, and does not swap.
 
     Args:
         module: its parameters that require a gradient are averaged.
@@ -27,7 +29,7 @@ class ExponentialAverage:
         self.step += 1
         decay = min(1 - 1 / self.horizon, (1 + self.step) / (10 + self.step))
         weights = [p.detach() for name, p in module.named_parameters() if name in self.average]
-        torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+        get_ema_multi_avg_fn(decay)(list(self.average.values()), weights, self.step)
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:
