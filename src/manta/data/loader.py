@@ -71,7 +71,8 @@ def permutation(positions: Integer[np.ndarray, " k"], size: int, key: int) -> In
     """The values of a pseudo-random permutation of 0 … size−1 at some positions, without storing the permutation.
 
     A balanced Feistel network over the smallest even number of bits that holds `size`, walked along its cycles until
-    the value lies below `size` (Black and Rogaway 2002, "Ciphers with arbitrary finite domains").
+    the value lies below `size` (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"). NumPy's own
+    permutation holds every position in memory.
 
     Args:
         positions: integers in [0, size).

@@ -57,6 +57,8 @@ class TimeDensityConfig:
 def isotonic_regression(values: Float[Tensor, "n"], weights: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
     """Return the non-decreasing sequence nearest to `values` in weighted squares, by pooling adjacent violators.
 
+    SciPy and scikit-learn have it too, but training does without them.
+
     Args:
         values: measurements in order.
         weights: their weights, above 0.
