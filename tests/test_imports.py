@@ -43,6 +43,7 @@ ONLY_IN = {
     "rich": {"cli", "training"},
     "rouge_score": {"metrics"},
     "sacrebleu": {"metrics"},
+    "scipy": {"metrics"},
     "tensorboard": {"training"},
     "tokenizers": {"data"},
     "transformers": {"hub", "bench"},
@@ -173,4 +174,5 @@ def test_a_public_name_is_found_when_asked_for():
 def test_importing_everything_loads_nothing_that_is_optional():
     packages = sorted({package_of(path) for path in FILES} - {"__init__", "__main__"})
     loaded = loaded_after("\n".join(f"import manta.{package}" for package in packages))
-    assert not loaded & {"datasets", "matplotlib", "rouge_score", "sacrebleu", "tensorboard", "transformers"}
+    optional = {"datasets", "matplotlib", "rouge_score", "sacrebleu", "scipy", "sklearn", "tensorboard", "transformers"}
+    assert not loaded & optional

@@ -5,16 +5,17 @@
 
 import math
 from dataclasses import dataclass
-from itertools import permutations as orders
 from statistics import NormalDist
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from manta.errors import DataError, UsageError
+from manta.metrics.extra import scipy_stats
 
-_CHUNK = 2**22
+_CHUNK = 2**20
 """Most numbers drawn at once."""
 
 
@@ -62,7 +63,7 @@ def bootstrap_mean(
         The mean with its interval.
 
     Raises:
-        DataError: fewer than two values, or one that is not finite.
+        DataError: fewer than two values, one that is not finite, or scipy is not installed.
         UsageError: too few resamples, or a level out of range.
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), section 13.3.
@@ -94,7 +95,7 @@ def bootstrap_difference(
         The mean difference with its interval.
 
     Raises:
-        DataError: the counts differ, fewer than two pairs, or a value that is not finite.
+        DataError: the counts differ, fewer than two pairs, a value that is not finite, or scipy is not installed.
         UsageError: too few resamples, or a level out of range.
 
     Source: as `bootstrap_mean`; Koehn, "Statistical Significance Tests for Machine Translation Evaluation" (2004).
@@ -126,7 +127,8 @@ def bootstrap_ratio(
         The ratio with its interval.
 
     Raises:
-        DataError: the counts differ, fewer than two items, a value that is not finite, or a denominator not above 0.
+        DataError: the counts differ, fewer than two items, a value that is not finite, a denominator not above 0, or
+            scipy is not installed.
         UsageError: too few resamples, or a level out of range.
 
     Source: as `bootstrap_mean`.
@@ -141,14 +143,17 @@ def bootstrap_ratio(
     if resamples < 100:
         raise UsageError(f"give at least 100 resamples, received {resamples}")
     _check_level(level)
-    rows = max(1, _CHUNK // n)
-    ratios = []
-    for start in range(0, resamples, rows):
-        drawn = torch.randint(n, (min(rows, resamples - start), n), generator=generator)
-        sums = pairs[drawn].sum(1)
-        ratios.append(sums[:, 0] / sums[:, 1])
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = torch.cat(ratios).quantile(tails).tolist()
+    drawn = scipy_stats("a bootstrap").bootstrap(
+        tuple(pairs.T.numpy(force=True)),
+        lambda above, below, axis: above.sum(axis) / below.sum(axis),
+        paired=True,
+        method="percentile",
+        confidence_level=level,
+        n_resamples=resamples,
+        batch=max(1, _CHUNK // n),
+        rng=_numpy_generator(generator),
+    )
+    low, high = map(float, drawn.confidence_interval)
     value, over = pairs.sum(0).tolist()
     return Interval(value / over, low, high, level)
 
@@ -191,7 +196,8 @@ def wilson(successes: int | float, trials: int, *, level: float = 0.95) -> Inter
 
         (s/n − p)² = z² p (1 − p) / n    ⇔    p = (s + z²/2 ± z √(s (n − s)/n + z²/4)) / (n + z²)
 
-    It stays within [0, 1] and has a width at 0 of n and at n of n, where the bootstrap's is 0.
+    It stays within [0, 1] and has a width at 0 of n and at n of n, where the bootstrap's is 0. SciPy's `binomtest` has
+    it for whole successes only.
 
     Args:
         successes: s, 0 … n; a fraction where a trial is a mean of several, and the interval then rather too wide.
@@ -239,7 +245,8 @@ def spearman(
         ρ and p.
 
     Raises:
-        DataError: the counts differ, fewer than 3 items, a value that is not a number, or all values equal.
+        DataError: the counts differ, fewer than 3 items, a value that is not a number, all values equal, or scipy is
+            not installed.
         UsageError: too few permutations.
 
     Source: Spearman (1904); Phipson and Smyth, "Permutation P-values Should Never Be Zero" (2010).
@@ -250,29 +257,28 @@ def spearman(
         raise DataError(f"a rank correlation needs at least 3 items, received {n}")
     if permutations < 99:
         raise UsageError(f"give at least 99 permutations, received {permutations}")
-    x, y = _unit_ranks(first), _unit_ranks(second)
-    rho = float(x @ y)
-    reached = abs(rho) - 1e-9  # so that the same ranks in another order of summation still reach it
-    if math.factorial(n) <= permutations:
-        every = torch.tensor(list(orders(range(n))))
-        return Correlation(rho, float(((y[every] @ x).abs() >= reached).double().mean()))
-    hits, rows = 0, max(1, _CHUNK // n)
-    for start in range(0, permutations, rows):
-        shuffled = torch.rand(min(rows, permutations - start), n, generator=generator, dtype=torch.float64).argsort(1)
-        hits += int(((y[shuffled] @ x).abs() >= reached).sum())
-    return Correlation(rho, (1 + hits) / (1 + permutations))
-
-
-def _unit_ranks(values: Tensor) -> Tensor:
-    """Ranks, ties sharing their mean, shifted to mean 0 and scaled to length 1."""
-    if bool(values.isnan().any()):
+    if bool(first.isnan().any()) or bool(second.isnan().any()):
         raise DataError("a rank correlation needs numbers, received a value that is not one")
-    _, place, counts = values.double().unique(return_inverse=True, return_counts=True)
-    if len(counts) == 1:
+    if bool((first == first[0]).all()) or bool((second == second[0]).all()):
         raise DataError("a rank correlation is not defined where all values are equal")
-    ranks = (counts.cumsum(0) - (counts - 1) / 2).double()[place]
-    centred = ranks - ranks.mean()
-    return centred / centred.norm()
+    stats = scipy_stats("a rank correlation")
+    # Less their mean, ranks are multiples of 1/2, so equal correlations compare as equal in any order of summation.
+    x, y = (stats.rankdata(values.numpy(force=True)) - (n + 1) / 2 for values in (first, second))
+    reached = stats.permutation_test(
+        (y,),
+        lambda shuffled, axis: abs(shuffled @ x),
+        permutation_type="pairings",
+        alternative="greater",
+        n_resamples=permutations,
+        batch=max(1, _CHUNK // n),
+        rng=_numpy_generator(generator),
+    )
+    return Correlation(float(stats.pearsonr(x, y).statistic), float(reached.pvalue))
+
+
+def _numpy_generator(generator: torch.Generator) -> np.random.Generator:
+    """A generator as SciPy takes them, seeded by one of PyTorch."""
+    return np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator)))
 
 
 def _same_length(first: Tensor, second: Tensor) -> None:

@@ -18,6 +18,7 @@ from manta.errors import DataError, UsageError
 from manta.metrics.bootstrap import wilson
 from manta.metrics.copying import copying
 from manta.metrics.diversity import Tokenize, repeated_share, token_entropy
+from manta.metrics.extra import scipy_stats
 
 Fault = Literal["repetition", "copying", "entropy_low", "entropy_high", "empty", "duplicates"]
 """What a guard finds: texts that repeat themselves; training texts or long stretches of them; texts of too few, or too
@@ -151,7 +152,7 @@ def find_collapse(texts: Sequence[str], corpus: CorpusFigures, *, training: Iter
         Findings, at most one a fault, in the order of `Fault`.
 
     Raises:
-        DataError: no texts, or no training texts.
+        DataError: no texts, no training texts, or scipy is not installed.
         UsageError: training texts given here and not to `corpus_figures`, or the other way round.
 
     Source: Hurlbert, "The Nonconcept of Species Diversity" (1971), for the expected number of different texts.
@@ -227,10 +228,7 @@ def _faults(
 
 def _tail(hits: int, trials: int, share: float) -> float:
     """P(Binomial(trials, share) ≥ hits)."""
-    if hits == 0 or share >= 1:
-        return 1.0
-    p, q = math.log(share), math.log1p(-share)
-    return math.fsum(math.exp(_log_binomial(trials, k) + k * p + (trials - k) * q) for k in range(hits, trials + 1))
+    return float(scipy_stats("a guard").binom.sf(hits - 1, trials, min(1.0, share)))
 
 
 def _group_sizes(texts: Sequence[str]) -> dict[int, int]:
@@ -243,11 +241,5 @@ def _total(sizes: Mapping[int, int]) -> int:
 
 def _duplicates(sizes: Mapping[int, int], count: int) -> int:
     """Texts that equal an earlier one, expected among `count` drawn without replacement; rounded."""
-    total = _total(sizes)
-    ways = _log_binomial(total, count)
-    missed = sum(groups * math.exp(_log_binomial(total - size, count) - ways) for size, groups in sizes.items())
-    return round(count - (sum(sizes.values()) - missed))
-
-
-def _log_binomial(n: int, k: int) -> float:
-    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) if k <= n else -math.inf
+    missed = scipy_stats("a guard").hypergeom.pmf(0, _total(sizes), list(sizes), count) @ list(sizes.values())
+    return round(count - (sum(sizes.values()) - float(missed)))

@@ -86,6 +86,8 @@ def value_of(measured: Measured) -> float:
 def resampled(items: int, *, generator: torch.Generator, resamples: int = RESAMPLES) -> Float[Tensor, "r n"]:
     """How often each item is in each of many draws of as many items with replacement.
 
+    Every figure of the items is resampled by these same draws, where `scipy.stats.bootstrap` draws anew for each.
+
     Args:
         items: n, at least 1.
         generator: draws.

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from manta.errors import DataError, UsageError
+from manta.metrics.extra import missing
 from manta.metrics.measured import Sums
 from manta.metrics.words import Words, normal, plain_words, words_of
 
@@ -106,7 +107,7 @@ def chrf(
     try:
         from sacrebleu.metrics.chrf import CHRF
     except ImportError as error:
-        raise _missing("chrF", "sacrebleu") from error
+        raise missing("chrF", "sacrebleu") from error
     texts, groups = _normal(hypotheses, references)
     return CHRF(word_order=word_order, lowercase=lowercase).corpus_score(texts, _streams(groups)).score
 
@@ -402,7 +403,7 @@ def _bleu(tokenize: str, lowercase: bool) -> Any:
     try:
         from sacrebleu.metrics.bleu import BLEU
     except ImportError as error:
-        raise _missing("BLEU", "sacrebleu") from error
+        raise missing("BLEU", "sacrebleu") from error
     return BLEU(lowercase=lowercase, tokenize=tokenize)
 
 
@@ -410,7 +411,7 @@ def _rouge(kinds: tuple[str, ...], ascii_: bool, stem: bool) -> Any:
     try:
         from rouge_score.rouge_scorer import RougeScorer  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise _missing("ROUGE", "rouge-score") from error
+        raise missing("ROUGE", "rouge-score") from error
     return RougeScorer(list(kinds), use_stemmer=stem, tokenizer=None if ascii_ else _AnyScript())
 
 
@@ -420,7 +421,3 @@ class _AnyScript:
     def tokenize(self, text: str) -> list[str]:
         """Words without signs, in lower case."""
         return plain_words(text)
-
-
-def _missing(score: str, package: str) -> DataError:
-    return DataError(f"{score} needs {package}; install it with: pip install 'manta[eval]'")
