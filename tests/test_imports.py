@@ -39,6 +39,7 @@ ONLY_IN = {
     "datasets": {"data"},
     "filelock": {"recipes"},
     "huggingface_hub": {"hub", "data"},
+    "jinja2": {"report"},
     "matplotlib": {"report"},
     "rich": {"cli", "training"},
     "rouge_score": {"metrics"},

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Sequence
-from html import escape
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment
 
 from manta.errors import UsageError
 
@@ -11,26 +13,6 @@ _NUMBER: Final = re.compile(
     r"^[<>≈]?\s*[−+-]?\d[\d\s,.]*(e[−+-]?\d+)?\s*(%|s|ms|nats|bits)?(\s*[±\[(].*)?$", re.IGNORECASE
 )
 """What a column of figures looks like: such cells are set flush right."""
-
-_STYLE: Final = """
-:root { color-scheme: light dark;
-  --ink: #1c2024; --soft: #5b6570; --paper: #ffffff; --rule: #d8dde3; --shade: #f4f6f8; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e7ea; --soft: #9aa4ae; --paper: #15181b; --rule: #343a41; --shade: #1e2226; }
-}
-body { margin: 0 auto; padding: 2rem 1rem 4rem; max-width: 60rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.2; } h2 { margin-top: 2.5rem; font-size: 1.25rem; }
-nav ol { margin: 0; padding-left: 1.2rem; } a { color: inherit; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
-caption, figcaption { caption-side: bottom; padding-top: .4rem; color: var(--soft); font-size: .85rem; }
-caption { text-align: left; }
-th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--rule); text-align: left; vertical-align: top; }
-th { background: var(--shade); } td.number { text-align: right; font-variant-numeric: tabular-nums; }
-td.number { white-space: nowrap; } figure { margin: 1rem 0; } figure svg { max-width: 100%; height: auto; }
-svg text { font-family: inherit !important; }
-pre { overflow-x: auto; padding: .7rem; background: var(--shade); border: 1px solid var(--rule); font-size: .85rem; }
-"""
 
 
 class Page:
@@ -46,16 +28,16 @@ class Page:
     def __init__(self, title: str) -> None:
         self.title = title
         self._sections: list[str] = []
-        self._parts: list[str] = []
+        self._parts: list[dict[str, Any]] = []
 
     def section(self, title: str) -> None:
         """Begin a section; the page's contents list it."""
         self._sections.append(title)
-        self._parts.append(f'<h2 id="section-{len(self._sections)}">{escape(title)}</h2>')
+        self._parts.append({"kind": "section", "number": len(self._sections), "title": title})
 
     def text(self, paragraph: str) -> None:
         """Add a paragraph."""
-        self._parts.append(f"<p>{escape(paragraph)}</p>")
+        self._parts.append({"kind": "text", "text": paragraph})
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> None:
         """Add a table; cells that are figures are set flush right.
@@ -71,12 +53,7 @@ class Page:
         for number, row in enumerate(rows, 1):
             if len(row) != len(header):
                 raise UsageError(f"row {number} of a table has {len(row)} cells, its header {len(header)}")
-        head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
-        body = "\n".join(f"<tr>{''.join(_cell(cell) for cell in row)}</tr>" for row in rows)
-        below = f"<caption>{escape(caption)}</caption>" if caption else ""
-        self._parts.append(
-            f'<div class="scroll"><table>{below}<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
-        )
+        self._parts.append({"kind": "table", "header": header, "rows": rows, "caption": caption})
 
     def figure(self, svg: str, caption: str) -> None:
         """Add a drawing.
@@ -90,27 +67,15 @@ class Page:
         """
         if not svg.lstrip().startswith("<svg"):
             raise UsageError(f"a figure is an SVG element that begins with <svg, received {svg[:40]!r}")
-        self._parts.append(f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>")
+        self._parts.append({"kind": "figure", "svg": svg, "caption": caption})
 
     def code(self, text: str) -> None:
         """Add lines that are shown as they are, such as a command."""
-        self._parts.append(f"<pre><code>{escape(text)}</code></pre>")
+        self._parts.append({"kind": "code", "text": text})
 
     def html(self) -> str:
         """Return the whole page."""
-        entries = (f'<li><a href="#section-{i}">{escape(name)}</a></li>' for i, name in enumerate(self._sections, 1))
-        contents = f"<nav><ol>{''.join(entries)}</ol></nav>" if len(self._sections) > 1 else ""
-        policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-        parts = "\n".join(self._parts)
-        return (
-            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>{escape(self.title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-            f"<h1>{escape(self.title)}</h1>\n{contents}\n{parts}\n</body>\n</html>\n"
-        )
-
-
-def _cell(text: str) -> str:
-    kind = ' class="number"' if _NUMBER.match(text) else ""
-    return f"<td{kind}>{escape(text)}</td>"
+        environment = Environment(autoescape=True, keep_trailing_newline=True)
+        environment.tests["flush_right"] = _NUMBER.match
+        template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
+        return template.render(title=self.title, sections=self._sections, parts=self._parts)
