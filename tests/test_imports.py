@@ -45,6 +45,7 @@ ONLY_IN = {
     "rouge_score": {"metrics"},
     "sacrebleu": {"metrics"},
     "scipy": {"metrics"},
+    "sklearn": {"metrics"},
     "tensorboard": {"training"},
     "tokenizers": {"data"},
     "transformers": {"hub", "bench"},

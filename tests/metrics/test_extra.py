@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from manta.errors import DataError
-from manta.metrics import bootstrap_mean, corpus_figures, find_collapse, jackknife, spearman, wilson
+from manta.metrics import (
+    MauveConfig,
+    bootstrap_mean,
+    corpus_figures,
+    find_collapse,
+    jackknife,
+    mauve,
+    spearman,
+    wilson,
+)
 from manta.runtime import make_generator
 
 VALUES = torch.arange(5.0)
@@ -24,6 +33,12 @@ def test_scipy_is_named_with_its_command(what: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(DataError, match=rf"a {what} needs scipy; install it with: pip install 'manta\[eval\]'"):
         NEEDS_SCIPY[what]()
+
+
+def test_scikit_learn_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
+    with pytest.raises(DataError, match=r"k-means needs scikit-learn; install it with: pip install 'manta\[eval\]'"):
+        mauve(VALUES[:, None], VALUES[:, None], generator=make_generator(0), config=MauveConfig(min_texts=2))
 
 
 def test_closed_forms_need_no_scipy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from manta.errors import DataError, UsageError
+from manta.metrics.extra import missing
 from manta.metrics.measured import LeftOut
 
 
@@ -101,7 +102,8 @@ def mauve(
         The score with its spread over quantisations.
 
     Raises:
-        DataError: fewer than `min_texts` texts in a set, widths that differ, or a value that is not finite.
+        DataError: fewer than `min_texts` texts in a set, widths that differ, a value that is not finite, or
+            scikit-learn is not installed.
 
     Source: Pillutla et al., "MAUVE: Measuring the Gap Between Neural Text and Human Text using Divergence Frontiers"
     (NeurIPS 2021).
@@ -186,7 +188,8 @@ def principal_components(features: Float[Tensor, "n d"], explained_variance: flo
     """Coordinates of features along the fewest principal axes that explain a share of their variance.
 
     Axes have no sign of their own; each is turned so that its third moment is positive. The coordinates therefore do
-    not depend on the order of the rows or on a rotation of the features.
+    not depend on the order of the rows or on a rotation of the features. (Scikit-learn's `PCA`
+    signs an axis by its largest coefficient, which a rotation changes.)
 
     Args:
         features: one row a text.
@@ -210,7 +213,7 @@ def k_means(
 ) -> Int64[Tensor, "n"]:
     """Cluster of each point: Lloyd's rounds from k-means++ centres, the best of several runs by squared distance.
 
-    A cluster that loses all its points restarts at the point farthest from its own centre.
+    It is scikit-learn's, which takes the best of a few draws for each next centre.
 
     Args:
         points: coordinates.
@@ -222,36 +225,20 @@ def k_means(
     Returns:
         A number from 0 to `clusters` − 1 for each point.
 
+    Raises:
+        DataError: scikit-learn is not installed.
+
     Source: Lloyd (1982); Arthur and Vassilvitskii, "k-means++: The Advantages of Careful Seeding" (2007).
     """
-    best, best_cost = torch.zeros(len(points), dtype=torch.int64), float("inf")
-    squared = points.square().sum(1)
-    for _ in range(restarts):
-        centres = _first_centres(points, clusters, generator)
-        labels = best.new_full(best.shape, -1)
-        cost = float("inf")
-        for _ in range(max_rounds):
-            # |x − c|² − |x|²: a product of matrices, and what is left out is the same for every centre.
-            gap, nearest = torch.addmm(centres.square().sum(1), points, centres.T, alpha=-2).min(1)
-            cost = float((squared + gap).sum())
-            if bool((nearest == labels).all()):
-                break
-            labels = nearest
-            counts = torch.bincount(labels, minlength=len(centres))[:, None]
-            sums = torch.zeros_like(centres).index_add_(0, labels, points)
-            centres = sums / counts.clamp(min=1)
-            lost = (counts[:, 0] == 0).nonzero()[:, 0]
-            centres[lost] = points[(squared + gap).topk(len(lost)).indices]
-        if cost < best_cost:
-            best, best_cost = labels, cost
-    return best
-
-
-def _first_centres(points: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
-    """k-means++: each next centre is a point drawn in proportion to its squared distance from the nearest so far."""
-    centres = [points[int(torch.randint(len(points), (), generator=generator))]]
-    squared = (points - centres[0]).square().sum(1)
-    while len(centres) < clusters and bool(squared.any()):
-        centres.append(points[int(torch.multinomial(squared, 1, generator=generator))])
-        squared = torch.minimum(squared, (points - centres[-1]).square().sum(1))
-    return torch.stack(centres)
+    try:
+        from sklearn.cluster import KMeans
+    except ImportError as error:
+        raise missing("k-means", "scikit-learn") from error
+    runs = KMeans(
+        min(clusters, len(points.unique(dim=0))),
+        n_init=restarts,  # pyright: ignore[reportArgumentType]
+        max_iter=max_rounds,
+        tol=0,
+        random_state=int(torch.randint(2**32, (), generator=generator)),
+    )
+    return torch.from_numpy(runs.fit_predict(points.numpy(force=True))).long()
