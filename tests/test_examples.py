@@ -73,11 +73,9 @@ def test_a_command_of_the_readme_is_one_that_there_is(command, monkeypatch, caps
     if first != "manta":
         return
     module = import_module(VERBS[rest[0]][0])
-    read = module.parse_options
-    options = []
-    monkeypatch.setattr(
-        module, "parse_options", lambda *given, **named: options.append(read(*given, **named)) or stop()
-    )
+    name = "parse_writing" if hasattr(module, "parse_writing") else "parse_options"
+    read, options = getattr(module, name), []
+    monkeypatch.setattr(module, name, lambda *given, **named: options.append(read(*given, **named)) or stop())
     assert main(rest) == 0, capsys.readouterr().err
     assert len(options) == 1
 
@@ -136,3 +134,9 @@ def test_links_between_pages_lead_somewhere(page):
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
+
+
+def test_the_blocks_on_adding_a_part_run():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(encoding="utf-8"), re.S)
+    assert len(blocks) >= 3
+    exec(compile("\n".join(blocks), "extending.md", "exec"), {"__name__": "extending"})

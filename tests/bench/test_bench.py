@@ -115,7 +115,7 @@ def test_decoders_and_caches_are_compared():
         list(writing_rates(lm, (25,), (1,), settings, repeats=1))
     with pytest.raises(UsageError, match="unknown decoder"):
         settings_of(lm, ("blocks",))
-    assert settings_of(make("ar"), ("deferred",)) == [Setting()]
+    assert settings_of(make("ar")) == [Setting()]
 
 
 def test_a_machine_is_named():

@@ -21,6 +21,7 @@ from manta.evaluation import (
     write,
 )
 from manta.families.events import GenerateOptions
+from manta.families.serving import failed
 from manta.metrics import (
     bleu,
     chrf,
@@ -269,7 +270,7 @@ class Narrow(Scripted):
 
     def generate(self, requests, options=None, observer=None, *, batch_size=64):
         if long := [request.prompt or "" for request in requests if len(request.prompt or "") > self.room]:
-            raise RequestError(f"the prompt takes {len(long[0])} characters")
+            return iter([failed(0, RequestError(f"the prompt takes {len(long[0])} characters"))])
         return super().generate(requests, options)
 
 

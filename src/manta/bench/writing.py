@@ -43,9 +43,7 @@ def settings_of(lm: Writer, decoders: Sequence[str] = (), caches: Sequence[Cache
             raise UsageError(f"unknown decoder {name!r}; choose among {', '.join(DECODERS)}")
     if not follows(lm.family, "decoder"):
         if decoders or any(cache != "none" for cache in caches):
-            raise UsageError(
-                f"decoders and caches are of masked models, and this is a {lm.family} model; leave them out"
-            )
+            raise UsageError(f"decoders and caches are of masked models; leave them out for the family {lm.family}")
         return [Setting()]
     return [
         Setting(decoder=name, cache=cache)

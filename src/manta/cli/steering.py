@@ -24,7 +24,7 @@ def check_steering(options: Any, settings: GenerateOptions) -> None:
             "--target-entropy and --escape-scale are measured on prompts that the model was not trained on: "
             "name its data, as for manta train: --held-out DATA"
         )
-    if options.held_out is not None and options.target_entropy is None and not options.escape_scale:
+    if options.held_out is not None and options.target_entropy is None and not settings.escape_scale:
         raise UsageError(
             "--held-out is what --target-entropy and --escape-scale are measured on; give one of these too"
         )
