@@ -19,8 +19,6 @@ import torch
 from tokenizers import Tokenizer as PlainTokenizer
 from tokenizers import models, pre_tokenizers
 
-from manta.data import Tokenizer
-from manta.data.foreign import ForeignTokenizer
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
 from manta.families.events import GenerateOptions, Request, Writer
 from manta.families.manta_lm import MantaLM
@@ -31,6 +29,8 @@ from manta.hub.foreign.decoder import DecoderNet, DecoderShape
 from manta.hub.foreign.model import ForeignModel
 from manta.masked import DECODERS
 from manta.spaces import EmbeddingSpaceConfig, LatentSpaceConfig
+from manta.text import Tokenizer
+from manta.text.foreign import ForeignTokenizer
 
 SIZES = (2, 7, 64)
 TEXT = "the cat sat on a mat near some old river while rain fell over quiet hills and nobody spoke of it again"

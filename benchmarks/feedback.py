@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from manta.control import respond
-from manta.data import read
 from manta.diagnosis.systems import FlowSystem
 from manta.families.events import GenerateOptions, Request
 from manta.hub import load
 from manta.runtime import atomic_write
+from manta.text import read
 
 TIMES = (0.3, 0.6, 0.8)
 PUSHES = (0.1, 0.5, 1.0)

@@ -37,10 +37,10 @@ def make_folders(root: Path) -> dict[str, Path]:
     from tests.hub import published
     from tests.hub.test_foreign_writing import write_tokenizer
 
-    from manta.data import Tokenizer
     from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
     from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
     from manta.hub import load, save_model
+    from manta.text import Tokenizer
 
     folders = {kind: root / kind for kind in KINDS}
     shipped = load()

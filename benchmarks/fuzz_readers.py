@@ -174,7 +174,7 @@ def file_of(rng: random.Random, folder: Path) -> Path:
 
 def read_file(rng: random.Random, folder: Path, _: Any) -> None:
     """A file by a scheme of its own or another."""
-    from manta.data import read
+    from manta.text import read
 
     path = file_of(rng, folder)
     scheme = rng.choice(("", "", "", "", "", "", "tinystories:", "e2e:", "d1-sudoku:", "d1-countdown:", "sudoku17:"))
@@ -185,7 +185,7 @@ def read_file(rng: random.Random, folder: Path, _: Any) -> None:
 
 def read_name(rng: random.Random, folder: Path, _: Any) -> None:
     """A name of a source and of a split."""
-    from manta.data import read
+    from manta.text import read
 
     name = rng.choice(NAMES) + rng.choice(
         ("", "", "/", ":", "a\0b", "\udc80", "x" * 5000, "..", "/dev/zero", "/dev/stdin")
@@ -261,8 +261,8 @@ def tiny() -> Any:
     """A masked model of random weights, the smallest there is."""
     import torch
 
-    from manta.data import Tokenizer
     from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
+    from manta.text import Tokenizer
 
     torch.manual_seed(0)
     tokenizer = Tokenizer.train(["the cat sat on a mat while rain fell"] * 3, 512)

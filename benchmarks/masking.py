@@ -22,12 +22,12 @@ import numpy as np
 
 from manta.bench import machine
 from manta.config import from_dict
-from manta.data import Corpus, build, collate, read, weather
 from manta.families.masked import MaskedLM, bound
 from manta.hub import load
 from manta.masked import MaskedObjectiveConfig
 from manta.recipes import Recipe, TrainingRun
 from manta.runtime import atomic_write, make_generator
+from manta.text import Corpus, build, collate, read, weather
 
 ARMS: dict[str, dict[str, Any]] = {
     "one mask": {"copies": 1},

@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 
-from manta.data import read
 from manta.diagnosis import Settings, diagnose
 from manta.errors import DataError
 from manta.hub import load
 from manta.metrics import spearman
 from manta.runtime import atomic_write, make_generator
+from manta.text import read
 
 LEAST_VARIANTS = 5
 

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from manta.config import from_dict
-from manta.data import read, task_of
-from manta.data.tasks import overlap
 from manta.families.asked import applicable
 from manta.families.events import BATCH, GenerateOptions, Request, finished
 from manta.hub import load
 from manta.metrics.bootstrap import wilson
 from manta.recipes import Recipe, TrainingRun
 from manta.runtime import atomic_write
+from manta.text import read, task_of
+from manta.text.tasks import overlap
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from typing import Any
 
 from manta.bench import machine, training_rates
 from manta.config import load_toml
-from manta.data import read
 from manta.families.events import GenerateOptions, Request
 from manta.hub import load
 from manta.recipes import Recipe
 from manta.runtime import peak_memory_bytes
+from manta.text import read
 
 
 def training(config: str, data: str) -> list[dict[str, Any]]:

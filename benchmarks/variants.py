@@ -21,12 +21,12 @@ from typing import Any
 from e2e import references, scores
 
 from manta.config import from_dict
-from manta.data import read, weather
 from manta.families.events import GenerateOptions
 from manta.hub import load
 from manta.metrics import distinct_share
 from manta.recipes import Recipe, TrainingRun
 from manta.runtime import atomic_write
+from manta.text import read, weather
 
 BUDGETS = (4, 8, 16, 32)
 WEATHER_RUN: dict[str, Any] = {"size": "nano", "batch_tokens": 1_000, "num_steps": 1_000, "num_examples": 8_000}

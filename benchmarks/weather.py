@@ -13,9 +13,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from manta.data import read
 from manta.metrics import distinct_share
 from manta.runtime import atomic_write
+from manta.text import read
 
 NUM_RECORDS = 500
 STYLES = {"consensus": 16, "diverse": 16}

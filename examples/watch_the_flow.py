@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import manta
-from manta.data import MASK, NULL
 from manta.families.events import GenerateOptions, Request
 from manta.families.observer import Observer
 from manta.report.emerging import Frame, emerging
+from manta.text import MASK, NULL
 
 PROMPT = "name[The Eagle], eatType[pub], food[Italian], priceRange[cheap], area[riverside], familyFriendly[yes]"
 

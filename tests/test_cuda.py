@@ -10,7 +10,6 @@ import torch
 
 from manta.cli import main
 from manta.config import from_dict
-from manta.data import Tokenizer
 from manta.families.events import GenerateOptions, Request
 from manta.families.manta_lm import MantaLM
 from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
@@ -19,6 +18,7 @@ from manta.masked import DECODERS
 from manta.operators import KINDS, OperatorContext
 from manta.operators.attention import attend
 from manta.recipes import Recipe, TrainingRun
+from manta.text import Tokenizer
 from manta.training import Progress
 from manta.training.muon import Muon
 

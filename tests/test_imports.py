@@ -7,6 +7,7 @@ nothing that could serve images knows of text.
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 LADDER = (
     {"errors", "config", "runtime", "signals", "types"},
-    {"operators", "data"},
+    {"operators", "text"},
     {"nets", "spaces"},
     {"flow", "masked"},
     {"families"},
@@ -36,9 +37,9 @@ TAKES_CALLABLES = {"flow", "masked", "control"}
 KNOWS_NO_TEXT = {"operators", "nets", "flow", "control"}
 
 ONLY_IN = {
-    "datasets": {"data"},
+    "datasets": {"text"},
     "filelock": {"recipes"},
-    "huggingface_hub": {"hub", "data"},
+    "huggingface_hub": {"hub", "text"},
     "jinja2": {"report"},
     "matplotlib": {"report"},
     "rich": {"cli", "training"},
@@ -47,7 +48,7 @@ ONLY_IN = {
     "scipy": {"metrics"},
     "sklearn": {"metrics"},
     "tensorboard": {"training"},
-    "tokenizers": {"data"},
+    "tokenizers": {"text"},
     "transformers": {"hub", "bench"},
 }
 NOWHERE = {"cloudpickle", "dill", "flow_matching", "gradio", "joblib", "mauve", "pickle", "streaming", "torchcfm"}
@@ -99,7 +100,31 @@ def test_a_file_imports_from_lower_rungs(path):
     if package in TAKES_CALLABLES:
         assert "nets" not in ours(path), f"{label(path)} imports nets; take a callable instead"
     if package in KNOWS_NO_TEXT:
-        assert "data" not in ours(path), f"{label(path)} imports data; it should not know that its state is text"
+        assert "text" not in ours(path), f"{label(path)} imports text; it should not know that its state is text"
+
+
+TEXT_WORDS = re.compile(r"(?:^|_)(?:tokens?|words?|prompts?|pixels?|texts?|vocab\w*|sentences?)(?:_|$)")
+
+
+def named(path: Path) -> Iterator[str]:
+    """Names of functions, of their arguments, of classes and of their fields."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            yield node.name
+            yield from (given.arg for given in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs))
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+            yield from (
+                part.target.id
+                for part in node.body
+                if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)
+            )
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if package_of(path) in KNOWS_NO_TEXT], ids=label)
+def test_what_could_serve_images_names_nothing_after_text(path):
+    found = [name for name in named(path) if TEXT_WORDS.search(name.lower())]
+    assert not found, f"{label(path)} names {', '.join(found)}; its state need not be text"
 
 
 @pytest.mark.parametrize("path", FILES, ids=label)

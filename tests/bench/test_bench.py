@@ -24,7 +24,6 @@ from manta.bench import (
     writing_rates,
 )
 from manta.cli import main
-from manta.data import EOS, Tokenizer
 from manta.errors import ModelError, UsageError
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
 from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
@@ -32,6 +31,7 @@ from manta.hub import save_model
 from manta.masked import DECODERS
 from manta.operators import KINDS
 from manta.recipes import Recipe
+from manta.text import EOS, Tokenizer
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SHAPE: dict[str, Any] = {"dim": 16, "heads": 2, "prompt_depth": 1, "depth": 1, "max_prompt": 8, "max_text": 24}

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from manta.cli import main
-from manta.data.hashing import split_of
 from manta.hub import save_model
+from manta.text.hashing import split_of
 
 from ..families.conftest import make_lm
 from ..families.test_autoregressive import make_ar

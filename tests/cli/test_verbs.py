@@ -18,13 +18,13 @@ from manta.cli import main
 from manta.cli.doctor import DoctorOptions
 from manta.cli.train import TrainOptions
 from manta.config import field_docs
-from manta.data import Tokenizer
-from manta.data.sources import SCHEMES
-from manta.data.tasks import TASKS
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
 from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
 from manta.hub import save_model, shipped
 from manta.recipes import Recipe
+from manta.text import Tokenizer
+from manta.text.sources import SCHEMES
+from manta.text.tasks import TASKS
 
 from ..families.conftest import WORDS, make_lm, random_weights
 from ..hub import published
@@ -412,7 +412,7 @@ def test_the_doctor_finds_a_good_file_healthy(capsys):
 
 @pytest.mark.parametrize("name", ["sudoku4", "countdown"])
 def test_the_doctor_takes_a_structured_task_as_a_run_does(capsys, monkeypatch, name):
-    from manta.data import tasks
+    from manta.text import tasks
 
     monkeypatch.setitem(tasks.TASKS, name, replace(tasks.TASKS[name], num_train=1500))
     assert main(["doctor", f"builtin:{name}", "--json"]) == 0

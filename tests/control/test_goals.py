@@ -75,7 +75,7 @@ def test_a_phrase_lies_within_the_mask():
     assert float(keyword_goal([2, 3])(weights)) == pytest.approx(0.0, abs=1e-3)
     inside = torch.tensor([[True, True, True, False]])
     assert float(keyword_goal([2, 3], inside)(weights)) < -20
-    with pytest.raises(UsageError, match="at least one token"):
+    with pytest.raises(UsageError, match="at least one symbol"):
         keyword_goal([])
 
 

@@ -13,8 +13,8 @@ from manta.control.trajectory import (
     simplex_jumps,
     step_lengths,
     straightness,
-    token_flips,
-    token_jumps,
+    symbol_flips,
+    symbol_jumps,
     total_curvature,
 )
 from manta.errors import UsageError
@@ -101,8 +101,8 @@ def test_a_pause_has_no_direction_and_does_not_turn() -> None:
 def test_committed_tokens_jump_as_their_one_hots_do() -> None:
     tokens = torch.randint(0, 5, (6, 3, 7), generator=torch.Generator().manual_seed(0))
     one_hot = torch.nn.functional.one_hot(tokens, 5).float()
-    assert torch.equal(simplex_jumps(one_hot), token_jumps(tokens))
-    assert torch.equal(path_length(token_jumps(tokens)).long(), token_flips(tokens))
+    assert torch.equal(simplex_jumps(one_hot), symbol_jumps(tokens))
+    assert torch.equal(path_length(symbol_jumps(tokens)).long(), symbol_flips(tokens))
 
 
 def test_total_variation_of_a_slow_change_adds_up_to_that_of_a_sudden_one() -> None:
@@ -119,13 +119,13 @@ def test_total_variation_of_a_slow_change_adds_up_to_that_of_a_sudden_one() -> N
 def test_one_commitment_a_step_is_sudden_at_each_position_and_even_for_the_request() -> None:
     unset, text = 9, torch.arange(4)
     tokens = torch.stack([torch.where(torch.arange(4) < step, text, unset) for step in range(5)])[:, None]
-    jumps = token_jumps(tokens)
+    jumps = symbol_jumps(tokens)
     assert torch.equal(jump_concentration(jumps), torch.ones(1, 4))
     torch.testing.assert_close(jump_concentration(jumps.mean(-1)), torch.tensor([0.25]))
-    assert torch.equal(token_flips(tokens, unset=unset), torch.zeros(1, 4, dtype=torch.int64))
+    assert torch.equal(symbol_flips(tokens, unset=unset), torch.zeros(1, 4, dtype=torch.int64))
     revised = torch.cat([tokens, tokens[3:4], tokens[4:]])
-    assert token_flips(revised, unset=unset).tolist() == [[0, 0, 0, 1]]
-    assert token_flips(revised).tolist() == [[1, 1, 1, 3]]
+    assert symbol_flips(revised, unset=unset).tolist() == [[0, 0, 0, 1]]
+    assert symbol_flips(revised).tolist() == [[1, 1, 1, 3]]
 
 
 def test_what_does_not_move_has_no_concentration_and_one_point_is_no_trajectory() -> None:

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from manta.control import chain_adjoint, hard_commit, straight_through_commit
-from manta.data import MASK
 from manta.diagnosis.chain_figures import decisions
 from manta.diagnosis.systems import AutoregressiveSystem, FlowSystem, MaskedSystem, system_of
 from manta.errors import ModelError
 from manta.families.events import GenerateOptions, Request
+from manta.text import MASK
 
 from ..families.conftest import make_ar, make_lm, make_masked
 

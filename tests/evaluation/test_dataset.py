@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from manta.data.hashing import split_of
 from manta.errors import DataError, UsageError
 from manta.evaluation import evaluation_set
+from manta.text.hashing import split_of
 
 
 def write(path, rows) -> str:

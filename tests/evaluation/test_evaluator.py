@@ -56,7 +56,7 @@ def words_judge(name: str = "judge", config: dict | None = None) -> JudgeModel:
 
 def other_humans():
     """Texts of the grammar for the same prompts that are not the references."""
-    from manta.data.weather import parse_prompt, realise
+    from manta.text.weather import parse_prompt, realise
 
     return lambda _, request: realise(parse_prompt(request.prompt), random.Random(request.seed + 1000))
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from manta.data import MASK, NULL
 from manta.errors import ModelError, RequestError, UsageError
 from manta.evaluation import evaluation_set, likelihood, load_judge
 from manta.evaluation.likelihood import to_batch
 from manta.families.autoregressive import log_likelihood, shifted
 from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
 from manta.hub import load_causal, save_model
+from manta.text import MASK, NULL
 
 from ..families.conftest import make_lm, random_weights
 from ..families.test_autoregressive import make_ar

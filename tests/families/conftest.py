@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from manta.data import Tokenizer
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
 from manta.families.manta_lm import MantaLM
 from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
 from manta.families.model import MantaConfig, MantaModel
 from manta.spaces import EmbeddingSpaceConfig, LatentSpaceConfig
+from manta.text import Tokenizer
 
 WORDS = ("the cat sat on a mat near some old river while rain fell over quiet hills and nobody spoke of it again",)
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from manta.data import Tokenizer
 from manta.errors import RequestError, UsageError
 from manta.families.autoregressive import (
     AutoregressiveConfig,
@@ -15,6 +14,7 @@ from manta.families.autoregressive import (
 )
 from manta.families.events import GenerateOptions, Request, finished
 from manta.operators import KINDS, FourierConfig, OperatorContext, WindowedConfig
+from manta.text import Tokenizer
 
 from .conftest import WORDS, random_weights
 from .test_objectives import make_batch

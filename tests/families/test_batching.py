@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
-from manta.data.foreign import ForeignTokenizer
 from manta.evaluation.likelihood import to_batch
 from manta.families.autoregressive import log_likelihood
 from manta.families.batching import ROWS, WIDTH, padded_draws, padded_prompts, padded_width, repeated_rows, rowwise
@@ -21,6 +20,7 @@ from manta.masked import DECODERS
 from manta.operators import KINDS
 from manta.operators.attention import attend
 from manta.runtime import make_generator
+from manta.text.foreign import ForeignTokenizer
 
 from .conftest import WORDS, make_ar, make_lm, make_masked, random_weights
 

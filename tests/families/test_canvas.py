@@ -6,10 +6,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from manta.data import Tokenizer
 from manta.errors import RequestError
 from manta.families.canvas import parse_template, prompt_tokens
 from manta.families.events import GenerateOptions, Request
+from manta.text import Tokenizer
 
 from .conftest import make_lm, make_masked
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from manta.data import MASK, NULL
 from manta.families.events import GenerateOptions, Request
+from manta.text import MASK, NULL
 
 from .conftest import make_masked
 

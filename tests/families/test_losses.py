@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from manta.data import EOS, MASK, NULL
 from manta.families.autoregressive import NextToken, log_likelihood
 from manta.families.masked import MaskedMatching
 from manta.families.objectives import (
@@ -26,6 +25,7 @@ from manta.families.prompted import Memory
 from manta.masked import MaskedObjectiveConfig
 from manta.runtime import make_generator
 from manta.spaces import LatentSpace, RateController, Words
+from manta.text import EOS, MASK, NULL
 from manta.types import Estimate, Loss
 
 from ..bounds import binomial_bounds

@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manta.data import MASK, NULL
 from manta.errors import RequestError, UsageError
 from manta.families.canvas import parse_template
 from manta.families.events import GenerateOptions, Request, finished
 from manta.families.manta_lm import Page, Split, default_split
+from manta.text import MASK, NULL
 
 PROMPTS = ["the cat", "rain fell over quiet hills", None, "nobody"]
 

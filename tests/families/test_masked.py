@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from manta.data import MASK, NULL, Tokenizer
 from manta.errors import RequestError, UsageError
 from manta.families.batching import padded_width
 from manta.families.canvas import parse_template
@@ -21,6 +20,7 @@ from manta.families.objectives import ObjectiveConfig
 from manta.masked import DECODERS, MaskedObjectiveConfig
 from manta.operators import KINDS, SelfAttention
 from manta.runtime import make_generator
+from manta.text import MASK, NULL, Tokenizer
 
 from .conftest import WORDS, random_weights
 from .test_objectives import make_batch

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from manta.data import BOS, MASK
 from manta.families.model import MantaConfig, MantaModel
 from manta.operators import AttentionConfig
 from manta.recipes.stages import inherit
+from manta.text import BOS, MASK
 
 from .conftest import make_ar, make_lm
 

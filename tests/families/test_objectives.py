@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manta.data import MASK, NULL, Batch
 from manta.families.objectives import (
     EmbeddingMatching,
     ObjectiveConfig,
@@ -22,6 +21,7 @@ from manta.families.objectives import (
 from manta.families.prompted import NO_PROMPT
 from manta.runtime import make_generator
 from manta.spaces import EmbeddingSpace, RateController
+from manta.text import MASK, NULL, Batch
 
 from .conftest import make_lm
 

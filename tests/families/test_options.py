@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 
-from manta.data import HUMAN, Batch
 from manta.errors import ModelError, UsageError
 from manta.families import FAMILIES
 from manta.families.asked import applicable, follows
@@ -14,6 +13,7 @@ from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM
 from manta.families.events import GenerateOptions
 from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel, bound
 from manta.hub.foreign import KINDS
+from manta.text import HUMAN, Batch
 
 from .conftest import make_lm, random_weights
 

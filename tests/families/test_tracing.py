@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from manta.data import MASK
 from manta.errors import RequestError
 from manta.families.events import GenerateOptions, Request
 from manta.families.tracing import trace_autoregressive, trace_flow, trace_masked
+from manta.text import MASK
 
 from .conftest import make_ar, make_lm, make_masked
 

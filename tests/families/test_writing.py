@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manta.data import MASK, NULL
 from manta.errors import UsageError
 from manta.families.events import Event, GenerateOptions, Request
 from manta.families.manta_lm import MantaLM, Split
 from manta.families.page import Page
 from manta.flow.time_density import TimeDensityConfig
 from manta.nets.vector_field import Condition
+from manta.text import MASK, NULL
 from manta.types import Estimate
 
 from ..bounds import binomial_bounds

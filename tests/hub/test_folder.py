@@ -83,7 +83,7 @@ def test_a_damaged_file_is_named(copy, name, damage):
 
 
 def test_the_tokenizer_of_another_model_is_refused(copy):
-    from manta.data import Tokenizer
+    from manta.text import Tokenizer
 
     Tokenizer.train(["entirely different words"] * 9, 512).save(copy / "tokenizer.json")
     with pytest.raises(ModelError, match="not the tokenizer"):

@@ -10,13 +10,13 @@ import torch
 
 import manta
 from manta.cli import main
-from manta.data.foreign import ForeignTokenizer
 from manta.errors import RequestError, UsageError
 from manta.families.events import GenerateOptions, Request, finished
 from manta.hub import ForeignModel, llada, load_foreign
 from manta.hub.foreign.chat import ChatFrame, find_frame
 from manta.hub.foreign.denoisers import RowDenoiser, SpanOfRow
 from manta.masked import DECODERS
+from manta.text.foreign import ForeignTokenizer
 
 from .published import write
 

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manta.data.sources import read
 from manta.errors import DataError, UsageError
 from manta.metrics.guards import (
     CorpusFigures,
@@ -19,6 +18,7 @@ from manta.metrics.guards import (
     corpus_figures,
     find_collapse,
 )
+from manta.text.sources import read
 
 VOCABULARY = [f"w{number}" for number in range(600)]
 CHANCES = [1 / (number + 5) for number in range(600)]

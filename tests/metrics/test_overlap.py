@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from manta.data.sources import read
 from manta.errors import DataError, UsageError
 from manta.metrics.overlap import OverlapSums, bleu, chrf, rouge
+from manta.text.sources import read
 
 pytest.importorskip("sacrebleu")
 

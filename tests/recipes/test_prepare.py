@@ -2,13 +2,13 @@ import random
 
 import pytest
 
-from manta.data import SPECIALS, Tokenizer, read
-from manta.data.tasks import TASKS
 from manta.errors import ConfigError
 from manta.recipes import Recipe
 from manta.recipes.budget import Clock, Watch
 from manta.recipes.prepare import corpus_of, recombine, tokenizer_of
 from manta.recipes.recipe import resolve
+from manta.text import SPECIALS, Tokenizer, read
+from manta.text.tasks import TASKS
 
 WATCH = Watch(Clock())
 
@@ -69,7 +69,7 @@ def test_weather_prompts_recombine():
 
 
 def test_a_changed_generator_rebuilds_the_corpus(tmp_path, monkeypatch):
-    from manta.data import weather
+    from manta.text import weather
 
     recipe = Recipe(data="builtin:weather", num_examples=30, vocab_size=512)
     tokenizer = tokenizer_of(recipe, tmp_path, WATCH)

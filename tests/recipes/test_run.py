@@ -484,7 +484,7 @@ def test_the_disk_is_full_before_the_first_step(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("manta.data.corpus._write_manifest", full)
+    monkeypatch.setattr("manta.text.corpus._write_manifest", full)
     with pytest.raises(DataError, match="No space left"):
         finish(TrainingRun(recipe(), tmp_path / "run"))
     assert not list(tmp_path.iterdir())

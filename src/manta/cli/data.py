@@ -83,8 +83,8 @@ def _export(options: ExportOptions) -> None:
         raise UsageError(f"{options.out} would hold plain JSON lines, whatever its name; name it .jsonl")
     if options.seed and not options.source.startswith("builtin:"):
         raise UsageError(f"data export: --seed is of built-in corpora, and {options.source} is none; leave it out")
-    from manta.data.sources import read
     from manta.runtime import atomic_write
+    from manta.text.sources import read
 
     examples = read(options.source, options.split, options.num, seed=options.seed)
     lines = (_line(example.prompt, example.text) for example in examples)
@@ -122,10 +122,10 @@ Pairs = Sequence[tuple[str, str]]
 
 def _oracle(corpus: str, seed: int) -> tuple[Callable[[str], object], Callable[[Pairs], dict[str, Any]]]:
     """What reads a prompt of a corpus, and what judges pairs of prompt and text."""
-    from manta.data import task_of
+    from manta.text import task_of
 
     if corpus == "builtin:weather":
-        from manta.data.weather import judge, parse_prompt
+        from manta.text.weather import judge, parse_prompt
 
         return parse_prompt, partial(judge, seed=seed)
     task = task_of(corpus)
@@ -138,7 +138,7 @@ def _oracle(corpus: str, seed: int) -> tuple[Callable[[str], object], Callable[[
 
 
 def _pairs(path: Path, parse: Callable[[str], object]) -> Iterator[tuple[str, str]]:
-    from manta.data.files import read_records, to_example
+    from manta.text.files import read_records, to_example
 
     for where, record in read_records(path):
         example = to_example(record, where)

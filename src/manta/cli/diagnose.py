@@ -117,7 +117,7 @@ def _prompts(options: DiagnoseOptions) -> list[str | None]:
 
         found = [row.get("prompt") for row in read_lines(options.prompts)]
     else:
-        from manta.data import read
+        from manta.text import read
 
         # Some prompts of a data set have many texts.
         found = [example.prompt for example in read(_data(options), "test", 50 * options.num_prompts)]

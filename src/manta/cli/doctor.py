@@ -91,7 +91,7 @@ def _recipe(options: DoctorOptions) -> "Recipe":
 
 
 def _examine_data(options: DoctorOptions) -> tuple[dict[str, Any], list[Finding]]:
-    from manta.data import describe, read, task_of, tokenizer_for
+    from manta.text import describe, read, task_of, tokenizer_for
 
     recipe = _recipe(options)
     print("reading the data twice: tokenizer, then figures", file=sys.stderr)
@@ -111,7 +111,7 @@ def _examine_data(options: DoctorOptions) -> tuple[dict[str, Any], list[Finding]
 
 def _held_out(data: str) -> dict[str, int]:
     """Examples of a file that a run does not learn from; of other sources nothing, as counting them takes too long."""
-    from manta.data import read
+    from manta.text import read
 
     if not Path(data).is_file():
         return {}
@@ -151,7 +151,7 @@ def _data_findings(found: Any, recipe: "Recipe") -> Iterator[Finding]:
 
 def _vocabulary_findings(found: Any, recipe: "Recipe") -> Iterator[Finding]:
     """What only concerns a tokenizer that was trained: one advice, larger or smaller or neither."""
-    from manta.data.tokenizers import MAX_VOCAB, MIN_VOCAB
+    from manta.text.tokenizers import MAX_VOCAB, MIN_VOCAB
 
     # A byte-level vocabulary keeps all 256 bytes, which plain text hardly uses; what counts is what was learned.
     learned = recipe.vocab_size - 256

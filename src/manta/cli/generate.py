@@ -127,7 +127,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         DataError: the file is missing, empty or too large, or a line is no request.
     """
-    from manta.data import files
+    from manta.text import files
 
     standard = str(path) == "-"
     where = "standard input" if standard else str(path)
@@ -156,7 +156,7 @@ def _bounded(numbered: Iterator[tuple[int, str]], where: str) -> Iterator[tuple[
 
 def _check_line(row: dict[str, Any], at: str) -> None:
     """Refuse a line of --input that is no request, or that could not be written out again."""
-    from manta.data import files
+    from manta.text import files
 
     for name in ("prompt", "infill"):
         files.check_key(row, name, at)

@@ -78,7 +78,7 @@ def chosen_split(options: MeasureOptions, models: Sequence[Mapping[str, Any]]) -
         options: of the verb.
         models: what the folders of the models, and of the judge, record of themselves.
     """
-    from manta.data.sources import is_split_by_hash
+    from manta.text.sources import is_split_by_hash
 
     data = options.data or ""
     if options.split != "auto":

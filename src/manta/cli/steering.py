@@ -91,7 +91,7 @@ def _meet_entropy(lm: Any, options: Any, settings: Any) -> Any:
 
 def _held_out(data: str, num: int) -> list[tuple[str | None, str]]:
     """Different prompts of the dev split with a text each; of data without prompts, its texts."""
-    from manta.data import read
+    from manta.text import read
 
     found: dict[str, tuple[str | None, str]] = {}
     for example in read(data, "dev"):

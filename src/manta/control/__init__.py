@@ -46,8 +46,8 @@ from manta.control.trajectory import (
     simplex_jumps,
     step_lengths,
     straightness,
-    token_flips,
-    token_jumps,
+    symbol_flips,
+    symbol_jumps,
     total_curvature,
 )
 
@@ -96,8 +96,8 @@ __all__ = [
     "straight_through_commit",
     "straightness",
     "strain",
-    "token_flips",
-    "token_jumps",
+    "symbol_flips",
+    "symbol_jumps",
     "total_curvature",
     "unit_probes",
     "velocity_of",

@@ -20,7 +20,7 @@ from manta.types import Estimate
 StateGoal = Callable[..., Tensor]
 """`goal(state, t, *, cond, self_cond) -> "b"`: log-likelihood of the goal given the noised state, differentiable."""
 TokenGoal = Callable[[Tensor], Tensor]
-"""`goal(weights "b n v") -> "b"`: log-likelihood of the goal given token probabilities, differentiable."""
+"""`goal(weights "b n v") -> "b"`: log-likelihood of the goal given symbol probabilities, differentiable."""
 
 
 def goal_guided(field: Field, goal: StateGoal, strength: float, *, cap: float = 10.0) -> Field:
@@ -65,7 +65,7 @@ def goal_guided(field: Field, goal: StateGoal, strength: float, *, cap: float = 
 
 def guide_logits(
     logits: Float[Tensor, "b n v"],
-    tokens: Int64[Tensor, "b n"],
+    symbols: Int64[Tensor, "b n"],
     known: Bool[Tensor, "b n"],
     goal: TokenGoal,
     strength: float,
@@ -79,15 +79,15 @@ def guide_logits(
 
     Args:
         logits: of the open positions; those of known ones are not read.
-        tokens: words; read where known.
+        symbols: which stand at known positions; read there alone.
         known: True where a word stands.
-        goal: log-likelihood of the goal given token probabilities.
+        goal: log-likelihood of the goal given symbol probabilities.
         strength: in nats: of a goal that rests on one position alone, what it adds at most.
 
     Source: gradient steering as in FUDGE (Yang and Klein 2021, arXiv 2104.05218) and classifier guidance of discrete
     diffusion, here with a first-order tilt.
     """
-    certain = F.one_hot(tokens, logits.shape[-1]).to(logits)
+    certain = F.one_hot(symbols, logits.shape[-1]).to(logits)
     with torch.enable_grad():
         leaf = logits.detach().requires_grad_()
         met = goal(torch.where(known[..., None], certain, leaf.softmax(-1)))
@@ -101,20 +101,20 @@ def keyword_goal(phrase: Sequence[int], mask: Bool[Tensor, "b n"] | None = None)
         log P = log(1 - prod_i (1 - prod_j weights[i + j, phrase_j]))
 
     Args:
-        phrase: its tokens, at least one.
+        phrase: its symbols, at least one.
         mask: True where the phrase may lie; everywhere if left out.
 
     Raises:
         UsageError: for an empty phrase.
     """
     if not phrase:
-        raise UsageError("a keyword has at least one token, received none")
+        raise UsageError("a keyword has at least one symbol, received none")
 
     def goal(weights: Tensor) -> Tensor:
         room = weights.shape[1] - len(phrase) + 1
         if room < 1:
             return (weights.sum(dim=(1, 2)) * 0).sub(torch.inf)
-        said = torch.stack([weights[:, j : j + room, token] for j, token in enumerate(phrase)]).prod(0)
+        said = torch.stack([weights[:, j : j + room, symbol] for j, symbol in enumerate(phrase)]).prod(0)
         if mask is not None:
             inside = torch.stack([mask[:, j : j + room] for j in range(len(phrase))]).all(0)
             said = said * inside.to(said)
@@ -133,7 +133,7 @@ def classifier_goal(
         log P = log softmax(mean_i weights_i @ weight + bias)[label]
 
     Args:
-        weight: what a token says for each of k labels.
+        weight: what a symbol says for each of k labels.
         bias: what is said for them without a text.
         label: the label asked for, in [0, k).
         mask: True where the text lies; everywhere if left out.
@@ -156,17 +156,17 @@ def classifier_goal(
 
 
 def length_goal(
-    target: float, no_words: Sequence[int], mask: Bool[Tensor, "b n"] | None = None, *, tolerance: float = 1.0
+    target: float, empty: Sequence[int], mask: Bool[Tensor, "b n"] | None = None, *, tolerance: float = 1.0
 ) -> TokenGoal:
-    """The goal that a text has about so many tokens, by their expected number.
+    """The goal that a text has about so many symbols, by their expected number.
 
         log P = -(sum_i (1 - P_i(no word)) - target)^2 / (2 tolerance^2)    up to a constant
 
     Args:
-        target: tokens wanted, 0 or more.
-        no_words: tokens that are none, such as the null token.
+        target: symbols wanted, 0 or more.
+        empty: symbols that are none, such as the one that says nothing.
         mask: True where the text may lie; everywhere if left out.
-        tolerance: standard deviation that is let pass, in tokens.
+        tolerance: standard deviation that is let pass, in symbols.
 
     Raises:
         UsageError: for a negative target, or a tolerance that is not above 0.
@@ -175,7 +175,7 @@ def length_goal(
         raise UsageError(f"a length is 0 or more and its tolerance above 0, received {target} and {tolerance}")
 
     def goal(weights: Tensor) -> Tensor:
-        word = 1 - weights[..., sorted(set(no_words))].sum(-1)
+        word = 1 - weights[..., sorted(set(empty))].sum(-1)
         expected = (word if mask is None else word * mask.to(word)).sum(1)
         return -(expected - target).square() / (2 * tolerance**2)
 

@@ -1,4 +1,4 @@
-"""What becomes of a disturbance: of the state of a flow, of the tokens of a chain, and of the errors in a text."""
+"""What becomes of a disturbance: of the state of a flow, of the symbols of a chain, and of the errors in a text."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from manta.flow.closed_loop import Disturbance, disturbance_errors, record, repl
 from manta.flow.solvers import Field
 
 Readout = Callable[[Tensor], Tensor]
-"""`readout(latents "b n c") -> tokens "b n"`."""
+"""`readout(latents "b n c") -> symbols "b n"`."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Response:
     replay_gain: Float[Tensor, "b"]
     """The same in open loop: 1, as recorded controls answer to nothing."""
     feedback_flips: Float[Tensor, "b"] | None
-    """Share of positions whose token changed, in [0, 1]; None without a readout."""
+    """Share of positions whose symbol changed, in [0, 1]; None without a readout."""
     replay_flips: Float[Tensor, "b"] | None
     """The same in open loop."""
 
@@ -62,7 +62,7 @@ def perturb(
         size: length of the push per request, in units of the state.
         generator: source of the direction, one per request, the same at all times.
         times: when to push, each in a run of its own.
-        readout: turns the ends into tokens, to count flips.
+        readout: turns the ends into symbols, to count flips.
         mask: True at positions whose flips count; all if left out.
 
     Returns:
@@ -101,17 +101,17 @@ def respond(
     Returns:
         A response per time.
     """
-    tokens, length = None, push.flatten(1).norm(dim=1)
+    symbols, length = None, push.flatten(1).norm(dim=1)
     with torch.no_grad():
         if readout is not None:
             *_, undisturbed = replay(record(field, state, grid, **options), state)
-            tokens = readout(undisturbed.state)
+            symbols = readout(undisturbed.state)
         errors = disturbance_errors(field, state, grid, [Disturbance(t=t, delta=push) for t in times], **options)
     responses = []
     for error in errors:
         with torch.no_grad():
             ends = [] if readout is None else [readout(end) for end in (error.feedback_state, error.replay_state)]
-        flips = [None, None] if tokens is None else [flip_rate(tokens, end, mask) for end in ends]
+        flips = [None, None] if symbols is None else [flip_rate(symbols, end, mask) for end in ends]
         responses.append(
             Response(
                 t=error.t,
@@ -127,10 +127,10 @@ def respond(
 def flip_rate(
     before: Int64[Tensor, "b n"], after: Int64[Tensor, "b n"], mask: Bool[Tensor, "b n"] | None = None
 ) -> Float[Tensor, "b"]:
-    """Return the share of positions whose token differs, in [0, 1]; nan for a request with no position to count.
+    """Return the share of positions whose symbol differs, in [0, 1]; nan for a request with no position to count.
 
     Args:
-        before, after: tokens to compare.
+        before, after: symbols to compare.
         mask: True at positions that count; all if left out.
     """
     return _share(before != after, torch.ones_like(before, dtype=torch.bool) if mask is None else mask)
@@ -138,12 +138,12 @@ def flip_rate(
 
 @dataclass(frozen=True)
 class ChainResponse:
-    """How a chain of commitments answered to changed tokens, per request."""
+    """How a chain of commitments answered to changed symbols, per request."""
 
     gain: Float[Tensor, "b"]
-    """Amplification: tokens that differ at the end over tokens that were changed (Hamming distances)."""
+    """Amplification: symbols that differ at the end over symbols that were changed (Hamming distances)."""
     recovered: Float[Tensor, "b"]
-    """Share of the changed tokens whose position ends as it would have."""
+    """Share of the changed symbols whose position ends as it would have."""
     spread: Float[Tensor, "b"]
     """Share of the other positions that end differently."""
     replay_gain: Float[Tensor, "b"]
@@ -152,28 +152,28 @@ class ChainResponse:
 
 def chain_response(
     continue_from: Callable[[Tensor], Tensor],
-    tokens: Int64[Tensor, "b n"],
+    symbols: Int64[Tensor, "b n"],
     disturbed: Int64[Tensor, "b n"],
     mask: Bool[Tensor, "b n"] | None = None,
 ) -> ChainResponse:
-    """Continue a chain of commitments from its tokens and from disturbed ones, and compare the ends.
+    """Continue a chain of commitments from its symbols and from disturbed ones, and compare the ends.
 
     A decoder that never revises keeps every change (`recovered` 0) and may pass it on (`spread`).
 
     Args:
-        continue_from: the rest of the chain, `continue_from(tokens) -> tokens`; deterministic, or with the same draws
+        continue_from: the rest of the chain, `continue_from(symbols) -> symbols`; deterministic, or with the same draws
             in both calls.
-        tokens: the chain's tokens at some step, those not yet committed included.
-        disturbed: the same with some tokens changed, from `corrupt`.
+        symbols: the chain's symbols at some step, those not yet committed included.
+        disturbed: the same with some symbols changed, from `corrupt`.
         mask: True at positions that count; all if left out.
 
     Returns:
-        The response; nan where no token was changed, or (spread) every one was.
+        The response; nan where no symbol was changed, or (spread) every one was.
     """
-    counted = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
-    end, disturbed_end = continue_from(tokens), continue_from(disturbed)
-    changed, differs = (tokens != disturbed) & counted, (end != disturbed_end) & counted
-    opened = torch.where(tokens == end, disturbed, end)
+    counted = torch.ones_like(symbols, dtype=torch.bool) if mask is None else mask
+    end, disturbed_end = continue_from(symbols), continue_from(disturbed)
+    changed, differs = (symbols != disturbed) & counted, (end != disturbed_end) & counted
+    opened = torch.where(symbols == end, disturbed, end)
     return ChainResponse(
         gain=differs.sum(1) / _count(changed),
         recovered=_share(~differs, changed),
@@ -183,55 +183,55 @@ def chain_response(
 
 
 def corrupt(
-    tokens: Int64[Tensor, "b n"],
+    symbols: Int64[Tensor, "b n"],
     share: float,
     choices: Int64[Tensor, "choices"],
     generator: torch.Generator,
     mask: Bool[Tensor, "b n"] | None = None,
 ) -> Int64[Tensor, "b n"]:
-    """Replace a share of the tokens by other ones, drawn uniformly from the choices.
+    """Replace a share of the symbols by other ones, drawn uniformly from the choices.
 
     Args:
-        tokens: tokens to corrupt.
-        share: share of each request's positions, in [0, 1], rounded to the nearest number of tokens.
-        choices: at least two different tokens to draw replacements from.
+        symbols: symbols to corrupt.
+        share: share of each request's positions, in [0, 1], rounded to the nearest number of symbols.
+        choices: at least two different symbols to draw replacements from.
         generator: source of the positions and of the replacements, on the CPU.
         mask: True at positions that may be changed; all if left out.
 
     Returns:
-        Tokens of which exactly that share differs.
+        Symbols of which exactly that share differs.
 
     Raises:
-        UsageError: if the share is outside [0, 1], or there is only one token to choose from.
+        UsageError: if the share is outside [0, 1], or there is only one symbol to choose from.
     """
     if not 0 <= share <= 1 or len(choices.unique()) < 2:
         raise UsageError(
             f"corrupting takes a share in [0, 1] and two choices or more, got {share} and {choices.tolist()}"
         )
-    open_to_change = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
-    order = torch.rand(tokens.shape, generator=generator).to(tokens.device).masked_fill(~open_to_change, 2)
+    open_to_change = torch.ones_like(symbols, dtype=torch.bool) if mask is None else mask
+    order = torch.rand(symbols.shape, generator=generator).to(symbols.device).masked_fill(~open_to_change, 2)
     rank = order.argsort(1).argsort(1)
     hit = (rank < (share * open_to_change.sum(1, keepdim=True)).round()) & open_to_change
-    choices = choices.unique().to(tokens.device)
-    # Where the token is one of the choices, the draw is among the others: those above it move down by one.
-    place = torch.searchsorted(choices, tokens).clamp_max(len(choices) - 1)
-    among = choices[place] == tokens
-    draw = torch.rand(tokens.shape, generator=generator).to(tokens.device)
+    choices = choices.unique().to(symbols.device)
+    # Where the symbol is one of the choices, the draw is among the others: those above it move down by one.
+    place = torch.searchsorted(choices, symbols).clamp_max(len(choices) - 1)
+    among = choices[place] == symbols
+    draw = torch.rand(symbols.shape, generator=generator).to(symbols.device)
     index = (draw * (len(choices) - among.long())).long()
     index = index + (among & (index >= place)).long()
-    return torch.where(hit, choices[index], tokens)
+    return torch.where(hit, choices[index], symbols)
 
 
 @dataclass(frozen=True)
 class Correction:
-    """Books of a correction, counts of tokens per request. Sum them over requests before taking pooled shares."""
+    """Books of a correction, counts of symbols per request. Sum them over requests before taking pooled shares."""
 
     wrong: Int64[Tensor, "b"]
     """Wrong before."""
     repaired: Int64[Tensor, "b"]
     """Wrong before and right after."""
     replaced: Int64[Tensor, "b"]
-    """Wrong before and wrong after, with another token."""
+    """Wrong before and wrong after, with another symbol."""
     right: Int64[Tensor, "b"]
     """Right before."""
     harmed: Int64[Tensor, "b"]

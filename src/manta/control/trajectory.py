@@ -1,8 +1,8 @@
 """Geometry of trajectories: how long, how sudden and how bent the way from noise to data is.
 
 A continuous trajectory is "points b *event": the states at the times of a grid, joined by straight segments (for Euler
-steps that polygon is the trajectory itself). A discrete one is a sequence of token probabilities "points b n v" or of
-committed tokens "points b n". Each kind has its jumps, the lengths of its steps, and the same two functions reduce
+steps that polygon is the trajectory itself). A discrete one is a sequence of symbol probabilities "points b n v" or of
+committed symbols "points b n". Each kind has its jumps, the lengths of its steps, and the same two functions reduce
 them: `path_length` adds them up, `jump_concentration` tells how much of the way is one jump.
 """
 
@@ -42,35 +42,35 @@ def simplex_jumps(probabilities: Float[Tensor, "points b n v"]) -> Float[Tensor,
 
         TV(p_k, p_{k+1}) = 1/2 sum_v |p_{k+1}(v) - p_k(v)|
 
-    1 means that all of the mass moved to other tokens. For committed tokens it equals `token_jumps`.
+    1 means that all of the mass moved to other symbols. For committed symbols it equals `symbol_jumps`.
 
     Args:
-        probabilities: token probabilities of each position after each step, summing to 1 over "v".
+        probabilities: symbol probabilities of each position after each step, summing to 1 over "v".
     """
     return _steps(probabilities).abs().sum(-1) / 2
 
 
-def token_jumps(tokens: Int64[Tensor, "points b n"]) -> Float[Tensor, "steps b n"]:
-    """Return 1 where a step changed the token and 0 where it did not: the total variation between committed tokens."""
-    _check_points(tokens)
-    return (tokens[1:] != tokens[:-1]).to(torch.get_default_dtype())
+def symbol_jumps(symbols: Int64[Tensor, "points b n"]) -> Float[Tensor, "steps b n"]:
+    """1 where a step changed the symbol and 0 where it did not: the total variation between committed symbols."""
+    _check_points(symbols)
+    return (symbols[1:] != symbols[:-1]).to(torch.get_default_dtype())
 
 
-def token_flips(tokens: Int64[Tensor, "points b n"], *, unset: int | None = None) -> Int64[Tensor, "b n"]:
-    """Count how often each position went back on its token.
+def symbol_flips(symbols: Int64[Tensor, "points b n"], *, unset: int | None = None) -> Int64[Tensor, "b n"]:
+    """Count how often each position went back on its symbol.
 
         flips = sum_k 1[y_{k+1} != y_k and y_k != unset]
 
-    The first commitment, from `unset` to a token, is no flip; taking a token back is one. Without `unset` this is the
-    path length of `token_jumps`. A decoder that never revises has no flips.
+    The first commitment, from `unset` to a symbol, is no flip; taking a symbol back is one. Without `unset` this is the
+    path length of `symbol_jumps`. A decoder that never revises has no flips.
 
     Args:
-        tokens: token of each position after each step.
+        symbols: symbol of each position after each step.
         unset: identity that stands for "not yet committed", such as a mask; none if left out.
     """
-    changed = token_jumps(tokens) > 0
+    changed = symbol_jumps(symbols) > 0
     if unset is not None:
-        changed = changed & (tokens[:-1] != unset)
+        changed = changed & (symbols[:-1] != unset)
     return changed.sum(0)
 
 
@@ -78,7 +78,7 @@ def path_length(jumps: Float[Tensor, "steps *rows"]) -> Float[Tensor, "*rows"]:
     """Return the length of the way, `L = sum_k jump_k`, in the unit of the jumps.
 
     Args:
-        jumps: from `step_lengths`, `simplex_jumps` or `token_jumps`. Average the latter two over positions first to
+        jumps: from `step_lengths`, `simplex_jumps` or `symbol_jumps`. Average the latter two over positions first to
             have a request's length in "replacements of the whole text".
     """
     return jumps.sum(0)

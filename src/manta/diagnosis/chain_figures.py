@@ -6,10 +6,10 @@ from torch import Tensor
 
 from manta.control import chain_adjoint, hard_commit, relaxed_commit, straight_through_commit
 from manta.control.adjoint import Adjoint
-from manta.data import MASK
 from manta.diagnosis.results import TIMES, Measured, Settings, on_common_times, thirds
 from manta.diagnosis.systems import AutoregressiveSystem, MaskedSystem
 from manta.families.batching import padded_width
+from manta.text import MASK
 
 COMMITS = {"hard": hard_commit, "straight_through": straight_through_commit, "relaxed": relaxed_commit}
 """How a step commits: as it is run, and two surrogates that let a gradient pass."""

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from manta.control import chain_response, correction, jump_concentration, path_length, simplex_jumps, token_flips
-from manta.data import MASK
+from manta.control import chain_response, correction, jump_concentration, path_length, simplex_jumps, symbol_flips
 from manta.diagnosis.judging import Judgement
 from manta.diagnosis.results import TIMES, Measured, Settings, on_common_times
 from manta.diagnosis.systems import System
+from manta.text import MASK
 
 NUM_WAYS = 4
 """Prompts whose ways are drawn."""
@@ -38,8 +38,8 @@ def word_figures(system: System) -> Measured:
         simplex_path=masked_mean(path_length(jumps), mask),
         simplex_concentration=masked_mean(jump_concentration(jumps), mask),
         pace_concentration=jump_concentration(paces),
-        settled_flips=masked_mean(token_flips(trace.settled, unset=MASK).float(), mask),
-        draft_flips=masked_mean(token_flips(trace.drafts(), unset=MASK).float(), mask),
+        settled_flips=masked_mean(symbol_flips(trace.settled, unset=MASK).float(), mask),
+        draft_flips=masked_mean(symbol_flips(trace.drafts(), unset=MASK).float(), mask),
     )
     travelled = torch.cat([torch.zeros_like(paces[:1]), paces.cumsum(0)])
     found.profile("way_travelled", TIMES, on_common_times(travelled / travelled[-1], system.lengths()))

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from manta.data import NULL, Batch, weather
 from manta.diagnosis.systems import System
 from manta.errors import DataError
 from manta.families.autoregressive import AutoregressiveLM, log_likelihood
 from manta.metrics import slot_errors
+from manta.text import NULL, Batch, weather
 
 Oracle = Callable[[str, str], float]
 """`oracle(prompt, text)`: how true the text is to its prompt, in [0, 1]."""

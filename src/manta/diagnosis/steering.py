@@ -11,7 +11,6 @@ from torch import Tensor
 
 from manta.control import flip_rate
 from manta.control.goals import TokenGoal, goal_guided, guide_logits, keyword_goal
-from manta.data import MASK
 from manta.diagnosis.common import presence
 from manta.diagnosis.judging import Judgement
 from manta.diagnosis.results import Figure, Settings
@@ -21,6 +20,7 @@ from manta.families.page import Page
 from manta.families.tracing import trace_flow
 from manta.flow.solvers import Field
 from manta.nets.vector_field import Condition
+from manta.text import MASK
 
 LEAST_LETTERS = 4
 """Letters of the shortest word that is taken for a goal."""

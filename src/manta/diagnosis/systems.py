@@ -17,7 +17,6 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from manta.control import ChainStep, corrupt
-from manta.data import MASK, NULL
 from manta.errors import ModelError
 from manta.families.autoregressive import AutoregressiveLM
 from manta.families.batching import padded_draws
@@ -38,6 +37,7 @@ from manta.families.tracing import (
 from manta.masked import Canvas
 from manta.operators import OperatorContext
 from manta.runtime import MAX_SEED, make_generator
+from manta.text import MASK, NULL
 
 Commit = Callable[[Tensor], Tensor]
 """`commit(logits) -> weights`, one of `manta.control.chain`."""

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from manta.control import Start, TuningProgress, match_adjoint
 from manta.control.goals import keyword_goal
-from manta.data import MASK
 from manta.errors import ModelError, UsageError
 from manta.families.events import GenerateOptions, Request
 from manta.families.manta_lm import MantaLM
 from manta.families.observer import Beginning
 from manta.nets.vector_field import Condition
 from manta.runtime import make_generator
+from manta.text import MASK
 
 
 @dataclass(frozen=True, kw_only=True)

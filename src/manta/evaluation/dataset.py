@@ -7,11 +7,11 @@ from functools import cached_property, partial
 from itertools import islice
 from typing import Any, Literal
 
-from manta.data import read, task_of, weather
-from manta.data.sources import read_whole
 from manta.errors import DataError, UsageError
 from manta.metrics.slots import parse_mr
 from manta.metrics.words import Words, words_of
+from manta.text import read, task_of, weather
+from manta.text.sources import read_whole
 
 Metric = Literal["likelihood", "diversity", "guards", "copying", "mauve", "overlap", "slots", "oracle", "judge"]
 """A group of figures that is measured together."""
@@ -100,7 +100,7 @@ def evaluation_set(
     the data itself: an oracle from its name, slot errors from prompts that are meaning representations.
 
     Args:
-        name: as for `manta.data.read`.
+        name: as for `manta.text.read`.
         split: train, dev or test; all for a file without official splits that no model was trained on.
         num: at most so many groups, drawn at random by `seed` where there are more; None for all.
         seed: of the draws of a built-in corpus and of the choice of groups.

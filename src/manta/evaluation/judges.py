@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from manta.data import part_of
 from manta.errors import ModelError, UsageError
 from manta.evaluation.likelihood import ROWS, to_batch
 from manta.evaluation.writing import Contestant
 from manta.families.autoregressive import AutoregressiveLM, shifted
 from manta.hub import load, load_causal, model_config
 from manta.runtime import check_likelihood
+from manta.text import part_of
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from typing import Any, Literal, cast
 
 import torch
 
-from manta.data import HUMAN, NULL, Batch, Tokenizer
 from manta.evaluation.dataset import EvaluationSet
 from manta.evaluation.writing import Progress, silent
 from manta.families.batching import padded_prompts, padded_width
@@ -15,6 +14,7 @@ from manta.families.events import Writer
 from manta.families.trained import LogLikelihood, TrainedWriter
 from manta.metrics import Interval, bootstrap_ratio
 from manta.runtime import MAX_SEED, make_generator
+from manta.text import HUMAN, NULL, Batch, Tokenizer
 
 ROWS = 64
 """Texts of a batch."""

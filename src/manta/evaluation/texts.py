@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from manta.data.files import read_records
 from manta.errors import DataError
 from manta.evaluation.writing import Contestant
 from manta.families.events import BATCH, Event, GenerateOptions, Request, Writer
 from manta.metrics.words import normal
+from manta.text.files import read_records
 
 PROMPTS: Final = ("prompt", "MR")
 TEXTS: Final = ("text", "output")

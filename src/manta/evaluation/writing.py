@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from manta.data import read, task_of
-from manta.data.sources import SCHEMES
 from manta.errors import MantaError, UsageError
 from manta.evaluation.dataset import EvaluationSet
 from manta.families.events import BATCH, GenerateOptions, Request, Writer, finished
 from manta.hub import load, model_config
 from manta.runtime import MAX_SEED
+from manta.text import read, task_of
+from manta.text.sources import SCHEMES
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and how much there is."""

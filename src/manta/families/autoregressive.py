@@ -16,7 +16,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from manta.config import Unset
-from manta.data import BOS, EOS, MASK, Batch
 from manta.errors import RequestError, UsageError
 from manta.families.asked import check_options
 from manta.families.batching import padded_prompts, repeated_rows
@@ -31,6 +30,7 @@ from manta.nets.layout import columnwise
 from manta.nets.trunk import Trunk
 from manta.operators import AttentionConfig, OperatorContext
 from manta.runtime import check_likelihood, check_logits, make_generator
+from manta.text import BOS, EOS, MASK, Batch
 from manta.types import Loss
 
 

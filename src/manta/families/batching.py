@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-from manta.data import NULL
+from manta.text import NULL
 
 ROWS = 4
 """A product has a multiple of so many rows."""

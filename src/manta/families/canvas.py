@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from manta.data import MASK, NULL, Tokenizer
 from manta.errors import RequestError
 from manta.families.batching import padded_prompts
 from manta.families.events import Request
 from manta.runtime import make_generator
+from manta.text import MASK, NULL, Tokenizer
 
 DEFAULT_BLANK = 8
 """Tokens that a blank `___` may become, unless it says otherwise."""

@@ -18,7 +18,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from manta.config import from_dict, to_dict
-from manta.data import MASK, NULL, Tokenizer
 from manta.errors import ConfigError, UsageError
 from manta.families.asked import check_options
 from manta.families.batching import padded_draws, padded_prompts
@@ -37,6 +36,7 @@ from manta.nets.trunk import Trunk
 from manta.nets.vector_field import Condition
 from manta.runtime import check_logits, json_tensors, load_json_tensors, make_generator
 from manta.spaces import RateController, Words
+from manta.text import MASK, NULL, Tokenizer
 from manta.types import Estimate
 
 PATH = LinearPath()

@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from manta.config import Unset, from_dict, to_dict
-from manta.data import MASK, NULL, Batch, Tokenizer
 from manta.families.asked import check_options
 from manta.families.batching import padded_prompts, padded_width
 from manta.families.canvas import Prompts, Template, prompt_tokens, template_of, whole_texts
@@ -34,6 +33,7 @@ from manta.nets.trunk import Trunk
 from manta.operators import AttentionConfig, OperatorContext
 from manta.operators.cross_attention import ProjectedMemory
 from manta.runtime import check_likelihood, check_logits, make_generator
+from manta.text import MASK, NULL, Batch, Tokenizer
 from manta.types import Loss
 
 LENGTH_QUANTILE = 0.8

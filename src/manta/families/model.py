@@ -8,13 +8,13 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from manta.config import Unset
-from manta.data import BOS, MASK
 from manta.errors import ConfigError
 from manta.families.prompted import Memory, PromptedModel, check_shape
 from manta.flow.time_density import TimeDensityConfig
 from manta.nets.vector_field import Condition, VectorField
 from manta.operators import AttentionConfig, AttentionFourierConfig, FourierConfig, WindowedConfig
 from manta.spaces import EmbeddingSpaceConfig, LatentSpaceConfig, Space, Words
+from manta.text import BOS, MASK
 from manta.types import Estimate
 
 OperatorChoice = AttentionConfig | FourierConfig | AttentionFourierConfig | WindowedConfig

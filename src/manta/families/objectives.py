@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from manta.data import MASK, NULL, Batch
 from manta.errors import ConfigError
 from manta.families.model import MantaModel
 from manta.families.prompted import Memory, PromptedModel
 from manta.flow import FlowObjectiveConfig, LinearPath, TimeDensity, terminal_cross_entropy, velocity_matching
 from manta.nets.vector_field import Condition
 from manta.spaces import LatentSpace, RateController, gaussian_rate
+from manta.text import MASK, NULL, Batch
 from manta.types import Estimate, Loss
 
 PATH = LinearPath()

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from manta.data import MASK, NULL
 from manta.families.batching import padded_width
 from manta.families.canvas import Template
+from manta.text import MASK, NULL
 
 
 class Page:

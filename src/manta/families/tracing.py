@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from manta.data import MASK
 from manta.families.autoregressive import AutoregressiveLM
 from manta.families.events import GenerateOptions
 from manta.families.manta_lm import MantaLM
@@ -24,6 +23,7 @@ from manta.flow import SolverState
 from manta.flow.solvers import Field
 from manta.masked import Canvas
 from manta.nets.vector_field import Condition
+from manta.text import MASK
 
 Guide = Callable[[Tensor, Tensor], Tensor]
 """`guide(logits "b n v", settled "b n") -> logits`: changes what the words are chosen from."""

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from manta.data import Batch, Tokenizer
 from manta.errors import UsageError
 from manta.families.objectives import ObjectiveConfig
 from manta.families.prompted import PromptedModel
 from manta.families.serving import RequestWriter
 from manta.masked import MaskedObjectiveConfig
+from manta.text import Batch, Tokenizer
 from manta.types import Loss
 
 Net = TypeVar("Net", bound=PromptedModel)

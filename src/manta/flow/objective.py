@@ -160,7 +160,7 @@ def posterior_target(
 
 def terminal_cross_entropy(
     logits_field: Callable[..., Tensor],
-    tokens: Int64[Tensor, "b n"],
+    classes: Int64[Tensor, "b n"],
     embedding: Float[Tensor, "v c"],
     *,
     path: LinearPath,
@@ -173,9 +173,9 @@ def terminal_cross_entropy(
     select: Rows | None = None,
     observe: bool = True,
 ) -> Loss:
-    """Token cross-entropy as the terminal cost, for embeddings that are learned with the policy.
+    """Cross-entropy as the terminal cost, for embeddings that are learned with the policy.
 
-        clean_hat = softmax(logits) E,        loss = -log softmax(logits)[token]
+        clean_hat = softmax(logits) E,        loss = -log softmax(logits)[class]
 
     Matching a clean state that is itself learned would collapse it; cross-entropy does not. Gradients reach the
     embedding through the state and the logits. The time density observes the cross-entropy of each row, in nats a
@@ -183,7 +183,7 @@ def terminal_cross_entropy(
 
     Args:
         logits_field: `field(state, t, *, cond, self_cond) -> logits "b n v"`; t as in `velocity_matching`.
-        tokens: target tokens.
+        classes: the right class of each position, such as a token.
         embedding: normalised embedding table E.
         path, time_density, generator, config, mask, known, cond, select, observe: as in `velocity_matching`;
             `config.weight_cap` is not used.
@@ -198,10 +198,10 @@ def terminal_cross_entropy(
     def clean_field(state: Tensor, t: Tensor, *, cond: Any, self_cond: Tensor | None) -> Tensor:
         return expected_embedding(logits_field(state, t, cond=cond, self_cond=self_cond), embedding)
 
-    noised = _noised(embedding[tokens], path, time_density, generator, config, mask, known)
+    noised = _noised(embedding[classes], path, time_density, generator, config, mask, known)
     fed_back = _first_estimates(clean_field, noised, generator, config, cond, select)
     logits = logits_field(noised.state, noised.times, cond=cond, self_cond=fed_back)
-    cost = torch.nn.functional.cross_entropy(logits.transpose(1, 2), tokens, reduction="none")
+    cost = torch.nn.functional.cross_entropy(logits.transpose(1, 2), classes, reduction="none")
     total = _scored_mean(cost, noised.scored)
     if observe:
         _observe(time_density, noised, cost)

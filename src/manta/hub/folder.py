@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from manta.config import from_dict, shortened, to_dict
-from manta.data import Tokenizer
 from manta.errors import ConfigError, MantaError, ModelError, UsageError
 from manta.families import FAMILIES
 from manta.families.prompted import PromptedModel
@@ -21,6 +20,7 @@ from manta.hub.foreign import ForeignModel, find_foreign, load_foreign
 from manta.hub.foreign.checkpoint import check_weight, headers
 from manta.hub.foreign.layout import MAX_SIZE
 from manta.runtime import atomic_folder, read_json, resolve_device
+from manta.text import Tokenizer
 
 FORMAT = 1
 """Version of the folder's layout."""

@@ -26,18 +26,18 @@ class MemoryEncoder(nn.Module):
         self.trunk = Trunk(dim, depth, operator, heads=heads)
 
     def forward(
-        self, prompt: Float[Tensor, "b p d"], mask: Bool[Tensor, "b p"], kind: Tensor, *, encode: bool = True
+        self, states: Float[Tensor, "b p d"], mask: Bool[Tensor, "b p"], kind: Tensor, *, encode: bool = True
     ) -> tuple[Float[Tensor, "b m d"], Bool[Tensor, "b m"]]:
         """The memory, m = p + 1, and which of its elements are real.
 
         Args:
-            prompt: embedded prompt; p may be 0.
-            mask: True at real elements of the prompt.
+            states: what is to be remembered, such as an embedded prompt; p may be 0.
+            mask: True at its real elements.
             kind: which heading element each row has, int64 "b".
             encode: False leaves the elements as they are, which costs no call of the net.
         """
         heading = self.heading(kind)[:, None]
-        x = torch.cat([heading, prompt.to(heading.dtype)], 1)
+        x = torch.cat([heading, states.to(heading.dtype)], 1)
         mask = torch.cat([torch.ones_like(mask[:, :1]) if mask.shape[1] else mask.new_ones(len(kind), 1), mask], 1)
         if not encode:
             return self.trunk.norm(x), mask

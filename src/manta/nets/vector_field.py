@@ -86,7 +86,7 @@ class VectorField(nn.Module):
         self,
         state: Float[Tensor, "b m c"],
         t: Float[Tensor, "#b"] | Float[Tensor, "b m"],
-        words: Float[Tensor, "b n d"],
+        given: Float[Tensor, "b n d"],
         before: Float[Tensor, "b n d"] | None = None,
         *,
         cond: Condition,
@@ -97,22 +97,22 @@ class VectorField(nn.Module):
         Args:
             state: the present state.
             t: time of each row or latent, or one for all rows, 0 = noise, 1 = data.
-            words: embeddings of `cond.settled`.
-            before: those of the word before each place; given if and only if built with `shifted`.
+            given: what is settled at each place, embedded: `cond.settled`.
+            before: the same of the place before each; there if and only if built with `shifted`.
             cond: prompt and canvas.
             self_cond: the policy's own last estimate; None and zeros mean the same.
         """
-        assert (before is None) == (self.own is None), "words before go with a net built with shifted=True"
-        b, n, _ = words.shape
+        assert (before is None) == (self.own is None), "what is before goes with a net built with shifted=True"
+        b, n, _ = given.shape
         fed_back = torch.zeros_like(state) if self_cond is None else self_cond
         if self.own is not None and before is not None:
-            words = before + self.own(words)
-        x = words + self.spread(torch.cat([state, fed_back], -1)).reshape(b, n, self.dim).to(words.dtype)
+            given = before + self.own(given)
+        x = given + self.spread(torch.cat([state, fed_back], -1)).reshape(b, n, self.dim).to(given.dtype)
         times = t.repeat_interleave(self.rate, 1) if t.ndim == 2 else t[:, None].expand(b, n)
         modulation = self.modulation(self.time(t))
         if t.ndim == 2:
             modulation = modulation.repeat_interleave(self.rate, 1)
-        context = OperatorContext(torch.arange(n, device=words.device), cond.mask, times)
+        context = OperatorContext(torch.arange(n, device=given.device), cond.mask, times)
         return self.trunk(x, context, memory=cond.memory, modulation=modulation)
 
     def estimate(self, hidden: Float[Tensor, "b n d"]) -> Float[Tensor, "b m c"]:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from manta.config import to_dict
-from manta.data import CorpusReport
 from manta.recipes.budget import undertrained
 from manta.recipes.recipe import Recipe
+from manta.text import CorpusReport
 
 
 def model_card(

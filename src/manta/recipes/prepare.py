@@ -10,7 +10,13 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-from manta.data import (
+from manta.errors import CheckpointError, ConfigError, DataError
+from manta.families.autoregressive import AutoregressiveLM
+from manta.families.events import Request, finished
+from manta.recipes.budget import Watch
+from manta.recipes.recipe import Recipe, seconds
+from manta.runtime import atomic_write
+from manta.text import (
     CONSENSUS,
     HUMAN,
     Corpus,
@@ -23,12 +29,6 @@ from manta.data import (
     read,
     task_of,
 )
-from manta.errors import CheckpointError, ConfigError, DataError
-from manta.families.autoregressive import AutoregressiveLM
-from manta.families.events import Request, finished
-from manta.recipes.budget import Watch
-from manta.recipes.recipe import Recipe, seconds
-from manta.runtime import atomic_write
 
 TARGETS_SHARE = 0.1
 """Share of a time budget that the teacher may spend on answering prompts."""

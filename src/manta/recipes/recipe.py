@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from manta.config import Unset
-from manta.data import part_of, task_of
 from manta.errors import ConfigError
 from manta.families import FAMILIES, FamilyName
 from manta.families.autoregressive import AutoregressiveConfig
@@ -16,6 +15,7 @@ from manta.families.model import MantaConfig
 from manta.families.objectives import ObjectiveConfig
 from manta.families.prompted import with_heads
 from manta.masked import MaskedObjectiveConfig
+from manta.text import part_of, task_of
 from manta.training import TrainConfig
 
 Shape = TypeVar("Shape", MantaConfig, MaskedConfig, AutoregressiveConfig)

@@ -15,7 +15,6 @@ from typing import Any
 
 from manta import __version__
 from manta.config import to_dict
-from manta.data import read
 from manta.errors import CheckpointError, TrainingError, UsageError
 from manta.families import FAMILIES
 from manta.hub import is_saved, refuse_strangers, save_model
@@ -53,6 +52,7 @@ from manta.runtime import (
     resolve_device,
 )
 from manta.signals import Interrupted, on_signals
+from manta.text import read
 from manta.training import (
     Progress,
     RunLog,

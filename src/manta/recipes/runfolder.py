@@ -10,12 +10,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from manta.config import from_dict, to_dict
-from manta.data.corpus import FILES
-from manta.data.files import expanded
-from manta.data.sources import SCHEMES
 from manta.errors import CheckpointError, ConfigError, DataError, UsageError
 from manta.recipes.recipe import Recipe
 from manta.runtime import atomic_write, sweep
+from manta.text.corpus import FILES
+from manta.text.files import expanded
+from manta.text.sources import SCHEMES
 
 RECIPE = "recipe.json"
 PLAN = "plan.json"

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from manta.data import Corpus, Loader, Tokenizer
 from manta.families import FAMILIES
 from manta.families.autoregressive import AutoregressiveLM, AutoregressiveModel
 from manta.families.trained import Taught, Teaching
@@ -16,6 +15,7 @@ from manta.hub.folder import LanguageModel
 from manta.recipes.budget import Watch
 from manta.recipes.prepare import corpus_of, write_medoids, write_teacher_targets
 from manta.recipes.recipe import Recipe
+from manta.text import Corpus, Loader, Tokenizer
 from manta.training.loop import Objective
 
 

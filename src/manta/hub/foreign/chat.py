@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from manta.data.foreign import ForeignTokenizer
 from manta.errors import ModelError
 from manta.runtime import read_json
+from manta.text.foreign import ForeignTokenizer
 
 MOST_BYTES = 4 << 20
 """Of the largest template."""

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float32, Int64, Shaped
 from torch import Tensor, nn
 
-from manta.data.foreign import ForeignTokenizer
 from manta.errors import ModelError, RequestError, UsageError
 from manta.families.asked import check_options
 from manta.families.canvas import Piece, check_length, filled, pieces_of
@@ -28,6 +27,7 @@ from manta.hub.foreign.denoisers import RowDenoiser, SpanOfRow
 from manta.hub.foreign.layout import Layout, read_json
 from manta.masked import Canvas, DecoderConfig
 from manta.runtime import make_generator, resolve_device
+from manta.text.foreign import ForeignTokenizer
 
 Kind = Literal["llada", "Dream", "mdlm"]
 KINDS: tuple[Kind, ...] = ("llada", "Dream", "mdlm")

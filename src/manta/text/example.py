@@ -1,0 +1,36 @@
+"""The unit every reader yields and every corpus is built from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+HUMAN = 0
+"""Tag of an untouched human target."""
+CONSENSUS = 1
+"""Tag of a consensus target (`manta.text.consensus`)."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One text, with the prompt it answers where there is one.
+
+    Args:
+        text: what the model learns to write; any Unicode string.
+        prompt: what the text answers; None for plain prose, and what an empty one or one of white space becomes.
+        tag: 0 for an untouched human target, 1 for a consensus target.
+        extra: keys of an input record that are not ours; passed through, never read.
+    """
+
+    text: str
+    prompt: str | None = None
+    tag: int = HUMAN
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.prompt is not None and not self.prompt.strip():
+            object.__setattr__(self, "prompt", None)
+
+    @property
+    def key(self) -> str:
+        """What decides the split: the prompt where there is one, else the text."""
+        return self.text if self.prompt is None else self.prompt

@@ -1,0 +1,150 @@
+"""The tokenizer of a checkpoint that others published: read as it is, never trained."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers as hf
+
+from manta.errors import DataError, ModelError
+from manta.runtime import read_json
+from manta.text.tokenizers import MAX_ID, Ids, backend_of, ids_of, panics
+
+MOST_BYTES = 512 << 20
+"""Of the largest file of a tokenizer."""
+
+
+class ForeignTokenizer:
+    """Text to the token ids of a published model and back.
+
+    It keeps to what its files say: whatever they normalise is normalised, nothing is put before or after a text, and a
+    round trip is only as exact as they are. Not to be confused with `Tokenizer`, whose special ids are manta's own.
+
+    Args:
+        description: text of a `tokenizer.json`.
+        most: ids that the model has a row for.
+
+    Raises:
+        ModelError: the text does not describe a tokenizer.
+    """
+
+    def __init__(self, description: str, *, most: int = MAX_ID) -> None:
+        try:
+            parsed = json.loads(description)
+        except (ValueError, RecursionError) as error:
+            raise ModelError(str(error)) from None
+        ids_of(parsed, most)
+        # Whether the names of specials are read is a state of the backend, so each way has a backend of its own.
+        self._names, self._plain = _backend(parsed), _backend(parsed)
+        self._plain.encode_special_tokens = True
+        self.vocab_size = 1 + max(self._names.get_vocab(with_added_tokens=True).values(), default=-1)
+        """One more than the largest id."""
+        self.longest = 4 * max(map(len, self._names.get_vocab(with_added_tokens=True)), default=1)
+        """Characters that a token stands for at most, about: normalising may shorten a text, four times at most in what
+        is published."""
+
+    @classmethod
+    def load(cls, folder: Path, *, split: str | None = None, most: int = MAX_ID) -> "ForeignTokenizer | None":
+        """Reads the tokenizer of a model folder.
+
+        Args:
+            folder: with a `tokenizer.json`; or with `vocab.json`, `merges.txt` and the added tokens in
+                `tokenizer_config.json`, when `split` is given.
+            split: the regular expression that cuts a text into words before byte-level BPE, which the second kind of
+                folder does not store.
+            most: ids that the model has a row for.
+
+        Returns:
+            None where the folder has no tokenizer of either kind.
+
+        Raises:
+            ModelError: a file is damaged; the message says which.
+        """
+        file = folder / "tokenizer.json"
+        if file.exists():
+            description = read_json(file, most=MOST_BYTES)
+            try:
+                return cls(json.dumps(description), most=most)
+            except ModelError as error:
+                raise ModelError(f"{file} is not a tokenizer file of this model ({error}); copy it again") from None
+        if split is None or not (folder / "vocab.json").exists():
+            return None
+        return cls(_byte_level(folder, split, most).to_str(), most=most)
+
+    def encode(self, text: str, *, special_names: bool = False) -> list[int]:
+        """The token ids of a text.
+
+        Args:
+            text: any Unicode string.
+            special_names: read the name of a special token as that token, as a filled chat template needs; without it
+                the name is plain text, so that a user's text cannot hold a mask or an end.
+
+        Raises:
+            DataError: the text holds half a surrogate pair.
+        """
+        try:
+            with panics():
+                return (self._names if special_names else self._plain).encode(text, add_special_tokens=False).ids
+        except (TypeError, UnicodeEncodeError) as error:
+            raise DataError("a text holds half a surrogate pair, which is no Unicode text; write it whole") from error
+
+    def decode(self, ids: Ids, *, special_names: bool = False) -> str:
+        """The text of token ids.
+
+        Args:
+            ids: integers of one row.
+            special_names: keep the names of special tokens; without it they are dropped.
+        """
+        with panics():
+            return self._names.decode([int(i) for i in ids], skip_special_tokens=not special_names)
+
+    def id_of(self, name: str) -> int | None:
+        """The id of a token by its name, such as `<|endoftext|>`; None where there is none."""
+        return self._names.token_to_id(name)
+
+
+def _backend(description: Any) -> hf.Tokenizer:
+    backend = backend_of(description)
+    backend.no_padding()
+    backend.no_truncation()
+    return backend
+
+
+def _byte_level(folder: Path, split: str, most: int) -> hf.Tokenizer:
+    """Byte-level BPE over NFC text, from the files that GPT-2 and Qwen2 tokenizers keep."""
+    files = folder / "vocab.json", folder / "merges.txt"
+    ids_of({"model": {"vocab": read_json(files[0], most=MOST_BYTES)}}, most)
+    if not files[1].is_file():
+        raise ModelError(f"{files[1]} is missing or no plain file; copy it again")
+    try:
+        with panics():
+            backend = hf.Tokenizer(hf.models.BPE.from_file(*map(str, files)))
+    except Exception as error:
+        raise ModelError(f"{files[0]} or {files[1].name} is missing or damaged ({error}); copy them again") from None
+    words = hf.pre_tokenizers.Split(hf.Regex(split), "isolated")
+    letters = hf.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.normalizer = hf.normalizers.NFC()  # pyright: ignore[reportAttributeAccessIssue]
+    backend.pre_tokenizer = hf.pre_tokenizers.Sequence([words, letters])  # pyright: ignore[reportAttributeAccessIssue]
+    backend.decoder = hf.decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    file = folder / "tokenizer_config.json"
+    for index, token in _added(file):
+        backend.add_tokens([token])
+        if backend.token_to_id(token.content) != index:
+            raise ModelError(f"{file} gives {token.content} the id {index}, which does not follow on {files[0].name}")
+    return backend
+
+
+def _added(file: Path) -> Sequence[tuple[int, hf.AddedToken]]:
+    """Ids and tokens that were added to a vocabulary, in the order of their ids."""
+    if not file.exists():
+        return []
+    try:
+        listed: dict[str, dict[str, Any]] = read_json(file)["added_tokens_decoder"]
+        flags = ("lstrip", "normalized", "rstrip", "single_word", "special")
+        return [
+            (index, hf.AddedToken(token["content"], **{flag: bool(token.get(flag, False)) for flag in flags}))
+            for index, token in sorted((int(key), token) for key, token in listed.items())
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{file} does not list the added tokens ({error!r}); copy it again") from error
