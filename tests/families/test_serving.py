@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import torch
 
 from manta.errors import RequestError, UsageError
 from manta.families.events import GenerateOptions, Request, finished
@@ -68,6 +69,27 @@ def test_a_batch_holds_a_text_or_more(size):
         next(iter(make_ar().generate([Request()], batch_size=size)))
 
 
-def test_an_observer_is_not_passed_over_in_silence():
+class Counting(Observer):
+    """Counts what it is told, and makes one word certain."""
+
+    def __init__(self, word: int) -> None:
+        self.word, self.told = word, 0
+
+    def logits(self, logits, settled):
+        self.told += 1
+        assert logits.shape[:2] == settled.shape
+        return logits.index_fill(-1, torch.tensor([self.word]), 1e4)
+
+
+@pytest.mark.parametrize("make", [make_lm, make_masked, make_ar])
+def test_an_observer_sees_every_family_and_what_it_says_is_written(make):
+    lm, watch = make(), Counting(300)
+    [done] = [event for event in lm.generate([Request(prompt="the cat")], observer=watch) if event.kind == "done"]
+    assert watch.told > 0 and set(done.tokens) == {300}
+
+
+def test_an_observer_is_not_passed_over_in_silence(monkeypatch):
+    lm = make_ar()
+    monkeypatch.setattr(lm, "observed", False)
     with pytest.raises(UsageError, match="tells no observer"):
-        next(iter(make_ar().generate([Request()], observer=Observer())))
+        next(iter(lm.generate([Request()], observer=Observer())))
