@@ -44,10 +44,19 @@ def make_generator(seed: int) -> torch.Generator:
     Raises:
         UsageError: for a seed out of range.
     """
-    if not 0 <= seed <= MAX_SEED:
-        raise UsageError(f"a seed lies between 0 and {MAX_SEED}, received {seed}")
+    check_seed(seed)
     high, low = divmod(seed, 2**32)
     return torch.Generator().manual_seed(low ^ (high * 0x9E3779B1) % 2**32)
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that no generator can be made of.
+
+    Raises:
+        UsageError: for a seed out of range, 0 … 2⁶³−1.
+    """
+    if not 0 <= seed <= MAX_SEED:
+        raise UsageError(f"a seed lies between 0 and {MAX_SEED}, received {seed}")
 
 
 def resolve_device(name: str | None = None) -> torch.device:

@@ -1,5 +1,7 @@
 """Requests have options of their own, each text is what it is alone, and one that cannot be served fails alone."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -45,12 +47,15 @@ def test_a_request_that_cannot_be_served_fails_alone_and_before_the_others_are_w
         Request(prompt="rain fell over quiet hills " * 5),
         Request(prompt="the cat", options=foreign),
         Request(prompt="some old river", seed=2),
+        Request(prompt="the cat", seed=-1),
+        Request(prompt="the cat", seed=2**63),
     ]
     events = list(lm.generate(requests))
-    lost, written = events[:2], events[2:]
-    assert [(event.kind, event.index, event.text) for event in lost] == [("failed", 1, ""), ("failed", 2, "")]
+    lost, written = events[:4], events[4:]
+    assert [(event.kind, event.index, event.text) for event in lost] == [("failed", i, "") for i in (1, 2, 4, 5)]
     assert isinstance(lost[0].error, RequestError) and "reads at most 12" in str(lost[0].error)
     assert isinstance(lost[1].error, UsageError) and "means nothing to" in str(lost[1].error)
+    assert all(isinstance(event.error, UsageError) and "a seed lies between" in str(event.error) for event in lost[2:])
     texts = {event.index: event.text for event in written if event.kind == "done"}
     assert texts == {0: lm.write("the cat", seed=1), 3: lm.write("some old river", seed=2)}
     with pytest.raises(RequestError, match="reads at most 12"):
@@ -93,3 +98,38 @@ def test_an_observer_is_not_passed_over_in_silence(monkeypatch):
     monkeypatch.setattr(lm, "observed", False)
     with pytest.raises(UsageError, match="tells no observer"):
         next(iter(lm.generate([Request()], observer=Observer())))
+
+
+WRONG = """
+from manta.errors import UsageError
+from manta.families.events import Request
+from manta.families.observer import Observer
+from manta.families.serving import RequestWriter
+
+class Nothing(RequestWriter):
+    family, observed = "ar", True
+    check = read = write_rows = lambda self, *_: None
+
+one = [Request()]
+for wrong in (
+    lambda: list(Nothing().generate(["the cat"])),
+    lambda: list(Nothing().generate(one, {"temperature": 1.0})),
+    lambda: list(Nothing().generate(one, observer=Observer)),
+    lambda: Request(options={"temperature": 1.0}),
+):
+    try:
+        wrong()
+    except UsageError as error:
+        print(error)
+"""
+
+
+def test_what_is_no_request_no_options_and_no_observer_is_named():
+    # In a process of its own, as users meet it: here annotations are checked before.
+    told = subprocess.run([sys.executable, "-c", WRONG], capture_output=True, text=True, check=True).stdout
+    assert [line.partition(" should")[0] for line in told.splitlines()] == [
+        "requests",
+        "options",
+        "observer",
+        "options",
+    ]

@@ -23,7 +23,7 @@ class Request:
     infill: str | None = None
     """A text with blanks `___` to fill; None to write freely."""
     seed: int = 0
-    """All randomness of this text; the same seed gives the same text, alone or in any batch."""
+    """All randomness of this text, 0 … 2⁶³−1; the same seed gives the same text, alone or in any batch."""
     options: GenerateOptions | None = None
     """How to write this text; None: as the call says of all."""
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -34,6 +34,18 @@ class Request:
             _check_text(getattr(self, name), name)
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):
             raise UsageError(f"seed should be an integer, received {_shown(self.seed)}")
+        checked_options(self.options)
+
+
+def checked_options(options: Any) -> GenerateOptions | None:
+    """Options that are some, or None.
+
+    Raises:
+        UsageError: something else is given for them, such as a dict.
+    """
+    if options is not None and not isinstance(options, GenerateOptions):
+        raise UsageError(f"options should be GenerateOptions, such as read_options makes, received {_shown(options)}")
+    return options
 
 
 EventKind = Literal["draft", "done", "failed"]

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from manta.errors import MantaError, RequestError, UsageError
-from manta.families.events import BATCH, Event, GenerateOptions, Request, Writer, counted
+from manta.families.events import BATCH, Event, GenerateOptions, Request, Writer, checked_options, counted
 from manta.families.observer import Observer
+from manta.runtime import check_seed
 
 
 class RequestWriter(Writer):
@@ -62,19 +63,29 @@ class RequestWriter(Writer):
             batch_size: most texts written at once.
 
         Raises:
-            UsageError: `options` do not fit each other or the model.
+            UsageError: `options` do not fit each other or the model, or something else is given for requests, options
+                or observer.
         """
-        batch_size, options = counted(batch_size, "batch_size", 1), options or GenerateOptions()
+        batch_size, options = counted(batch_size, "batch_size", 1), checked_options(options) or GenerateOptions()
+        if observer is not None and not isinstance(observer, Observer):
+            raise UsageError(
+                f"observer should be an Observer, received {type(observer).__name__}; make a subclass of it"
+            )
         if observer is not None and not self.observed:
             raise UsageError(f"a {self.family} model tells no observer what it writes; leave `observer` out")
         self.check(options)
         rows: dict[int, Any] = {}
         alike: dict[GenerateOptions, list[int]] = {}
         for index, request in enumerate(requests):
+            if not isinstance(request, Request):
+                raise UsageError(
+                    f"requests should hold Requests, received {type(request).__name__}; `write` takes texts"
+                )
             how = options if request.options is None else request.options
             try:
                 if how is not options:
                     self.check(how)
+                check_seed(request.seed)
                 rows[index] = self.read(request, how)
             except (RequestError, UsageError) as error:
                 yield failed(index, error)
