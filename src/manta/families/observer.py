@@ -34,15 +34,19 @@ class Observer:
     """Sees a batch as it is written, one network call after the other; what it returns is what goes on.
 
     Each method leaves everything as it is until a subclass says otherwise. `page` is the family's own: it holds the
-    words, and may be changed in place.
+    words, and may be changed in place. A Manta-LM calls all of them, `before` and `moved` where a step of its flow is
+    made; a masked model calls `logits` and `settled`; an autoregressive one, which has no page, `logits` alone.
     """
 
     def field(self, field: Field, page: Any, cond: Any) -> Field:
-        """The policy that a flow will follow on a page, and what it is conditioned on; it may be wrapped."""
+        """The policy that a flow will follow on a page, and what it is conditioned on; it may be wrapped.
+
+        What wraps it hands on the `aux` of its estimates, which the words are read from.
+        """
         return field
 
     def before(self, k: int, page: Any, state: Tensor | None) -> Tensor | None:
-        """Before call k, counted from 0: the state of a flow, None of a family without."""
+        """Before step k of a flow, counted from 0 in each round: its state."""
         return state
 
     def logits(self, logits: Float[Tensor, "b n v"], settled: Int64[Tensor, "b n"]) -> Float[Tensor, "b n v"]:
