@@ -110,7 +110,7 @@ def test_decoders_and_caches_are_compared():
     assert all(row["calls"] <= 5 for row in rows)
     for asked in ((("deferred",), ("none",)), ((), ("dual",))):
         with pytest.raises(UsageError, match="of masked models"):
-            settings_of(make("ar"), *asked)
+            settings_of(make("ar"), *asked)  # pyright: ignore[reportArgumentType]
     with pytest.raises(UsageError, match="at most 24 tokens"):
         list(writing_rates(lm, (25,), (1,), settings, repeats=1))
     with pytest.raises(UsageError, match="unknown decoder"):

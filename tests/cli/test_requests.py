@@ -92,3 +92,10 @@ def test_a_line_that_cannot_be_served_fails_alone(folders, capsys, tmp_path, as_
     assert [row["prompt"] for row in found] == [row["prompt"] for row in rows]
     assert [("text" in row, "error" in row) for row in found] == [(True, False), (False, True)] * 2
     assert "reads at most" in found[1]["error"]
+
+
+@pytest.mark.parametrize("slip", ["option", "Options", "optoins"])
+def test_a_slip_of_the_options_key_is_refused(folders, tmp_path, capsys, slip):
+    file = rows_of(tmp_path / "in.jsonl", [{"prompt": "x", slip: {"temperature": 1.0}}])
+    assert main(["generate", folders["ar"], "--input", file]) == 1
+    assert f"has no field `options` but `{slip}`" in capsys.readouterr().err

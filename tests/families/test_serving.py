@@ -133,3 +133,12 @@ def test_what_is_no_request_no_options_and_no_observer_is_named():
         "observer",
         "options",
     ]
+
+
+def test_a_wrapped_field_hands_on_what_words_are_read_from():
+    class Bare(Observer):
+        def field(self, field, page, cond):
+            return lambda state, t, **given: state
+
+    with pytest.raises(UsageError, match="hand on the `aux`"):
+        list(make_lm().generate([Request(prompt="the cat")], observer=Bare()))

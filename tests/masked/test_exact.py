@@ -161,7 +161,7 @@ def test_ends_wait_unless_words_and_places_are_drawn(monkeypatch, config, temper
         asked.append(settings["ends_last"])
         return iter(())
 
-    monkeypatch.setattr("manta.families.masked.decode", spy)
+    monkeypatch.setattr("manta.families.decoding.decode", spy)
     settings = {"mask_id": MASK, "generators": generators(1), "width": 3, "end_id": END, "max_calls": 3}
     for ends_last in (True, False):
         options = GenerateOptions(temperature=temperature)

@@ -162,6 +162,7 @@ def _check_line(row: dict[str, Any], at: str) -> None:
         files.check_key(row, name, at)
         if row.get(name) is not None:
             files.check_text(row[name], name, at)
+    files.check_key(row, "options", at, dict)
     _check_asked(row.get("options"), at)
     seed = row.get("seed")
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from manta.config import Unset
 from manta.errors import RequestError, UsageError
@@ -192,7 +192,7 @@ def decode(
     trunk: Trunk = model.trunk
     head: Head = model.head
     if states.device.type == "cpu" and states.dtype is torch.float32:
-        trunk, head = columnwise(nn.ModuleList([trunk, head]))  # pyright: ignore[reportAssignmentType]
+        trunk = columnwise(trunk)
     projected = trunk.project(states, repeated_rows(memory.mask))
     context = OperatorContext(torch.arange(max_tokens, device=states.device))
     cache = trunk.new_cache()

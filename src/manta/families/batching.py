@@ -85,3 +85,26 @@ def rowwise(net: Callable[[Tensor], Tensor], rows: Float[Tensor, "b d"]) -> Floa
         rows: one a request.
     """
     return net(rows) if torch.is_grad_enabled() else net(repeated_rows(rows))[: len(rows)]
+
+
+def fresh_noise(
+    generators: Sequence[torch.Generator], cells: int, like: Float[Tensor, "b m c"]
+) -> Float[Tensor, "b m c"]:
+    """Noise in the shape of `like`, drawn on a canvas of fixed size for each request."""
+    draws = torch.stack([torch.randn(cells, like.shape[-1], generator=g) for g in generators])
+    return padded_draws(draws, like.shape[1]).to(like)
+
+
+def drawn_words(
+    logits: Float[Tensor, "b n v"], temperature: float, generators: Sequence[torch.Generator], width: int
+) -> Int64[Tensor, "b n"]:
+    """The likeliest tokens, or draws from softmax(logits/temperature) by the Gumbel trick in float64."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    _, n, v = logits.shape
+    uniform = torch.stack([torch.rand(width, v, generator=g, dtype=torch.float64) for g in generators])
+    uniform = padded_draws(uniform, n)
+    gumbel = -torch.log(-torch.log(uniform.clamp(1e-300, 1 - 1e-16)))
+    # Below the greatest logit, so that no temperature is too low for a number.
+    below = logits.double() - logits.amax(-1, keepdim=True)
+    return (below / temperature + gumbel.to(logits.device)).argmax(-1)

@@ -20,7 +20,7 @@ from torch import Tensor
 from manta.config import from_dict, to_dict
 from manta.errors import ConfigError, UsageError
 from manta.families.asked import check_options
-from manta.families.batching import padded_draws, padded_prompts
+from manta.families.batching import drawn_words, fresh_noise, padded_draws, padded_prompts
 from manta.families.canvas import Prompts, Template, prompt_tokens, template_of, whole_texts
 from manta.families.events import Event, GenerateOptions, Request
 from manta.families.model import MantaConfig, MantaModel
@@ -335,7 +335,7 @@ class MantaLM(TrainedWriter[MantaModel]):
         moves = [policy.stay(beginning.state, stays)]
         if flow:
             grid = self.density.grid(steps) * (1 - beginning.t) + beginning.t
-            noise = partial(_fresh_noise, beginning.generators, self.model.max_cells)
+            noise = partial(fresh_noise, beginning.generators, self.model.max_cells)
             settings = {"step": SOLVERS[options.solver], "noise": noise}
             moves.insert(0, policy.flow(beginning.state, grid, plan.self_cond, observer, **settings))
         # Actions made by the end of each step; a step of Heun's but the last takes two.
@@ -379,7 +379,7 @@ class MantaLM(TrainedWriter[MantaModel]):
         logits = logits.clone()
         logits[..., MASK] = -torch.inf
         width = self.model.max_cells * self.model.space.rate  # draws are made for the largest canvas
-        choice = _sample(logits, options.temperature, generators, width)
+        choice = drawn_words(logits, options.temperature, generators, width)
         return choice, F.softmax(logits, -1).gather(-1, choice[..., None])[..., 0]
 
     def _lengths(
@@ -468,6 +468,8 @@ class _Policy:
             seen = observer.before(k, self.page, state)
             assert seen is not None, "a flow has a state"
             reached = next(solve(self.field, seen, span, self_cond=self_cond, **settings))
+            if not isinstance(reached.aux, Words):
+                raise UsageError("an observer that wraps the field has to hand on the `aux` of its estimates")
             self.reached, self.words = reached, reached.aux
             state, self_cond = reached.state, reached.clean
             observer.moved(reached)
@@ -484,22 +486,3 @@ class _Policy:
             self.words = estimate.aux
             self_cond = estimate.clean if reached is not None else None
             yield t, estimate.nfe
-
-
-def _fresh_noise(generators: Sequence[torch.Generator], cells: int, like: Tensor) -> Tensor:
-    """Noise in the shape of `like`, drawn on a canvas of fixed size for each request."""
-    draws = torch.stack([torch.randn(cells, like.shape[-1], generator=g) for g in generators])
-    return padded_draws(draws, like.shape[1]).to(like)
-
-
-def _sample(logits: Tensor, temperature: float, generators: Sequence[torch.Generator], width: int) -> Tensor:
-    """The likeliest tokens, or draws from softmax(logits/temperature) by the Gumbel trick in float64."""
-    if temperature == 0:
-        return logits.argmax(-1)
-    _, n, v = logits.shape
-    uniform = torch.stack([torch.rand(width, v, generator=g, dtype=torch.float64) for g in generators])
-    uniform = padded_draws(uniform, n)
-    gumbel = -torch.log(-torch.log(uniform.clamp(1e-300, 1 - 1e-16)))
-    # Below the greatest logit, so that no temperature is too low for a number.
-    below = logits.double() - logits.amax(-1, keepdim=True)
-    return (below / temperature + gumbel.to(logits.device)).argmax(-1)

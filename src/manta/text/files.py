@@ -409,21 +409,22 @@ def check_text(value: Any, name: str, where: str) -> None:
         raise DataError(f"{where}: `{name}` holds a NUL at character {nul}, which is no text; leave it out")
 
 
-def check_key(record: Mapping[str, Any], name: str, where: str) -> None:
+def check_key(record: Mapping[str, Any], name: str, where: str, kind: type = str) -> None:
     """Refuses a record without a field that has one whose name looks like a slip of it, such as `promt`.
 
     Args:
         record: with any fields.
-        name: of a text that may be left out, `prompt` or `infill`.
+        name: of a field that may be left out, such as `prompt`.
         where: where the record stands.
+        kind: what it would hold.
 
     Raises:
-        DataError: as said; without this the text would be learned, or written, without it.
+        DataError: as said; without this the record would be read as if it had none.
     """
-    texts = {key.strip().lower(): key for key, value in record.items() if isinstance(value, str)}
-    if name not in record and (close := difflib.get_close_matches(name, texts, n=1, cutoff=0.82)):
+    alike = {key.strip().lower(): key for key, value in record.items() if isinstance(value, kind)}
+    if name not in record and (close := difflib.get_close_matches(name, alike, n=1, cutoff=0.82)):
         raise DataError(
-            f"{where} has no field `{name}` but `{texts[close[0]]}`; rename it to `{name}`, or to something unlike it "
+            f"{where} has no field `{name}` but `{alike[close[0]]}`; rename it to `{name}`, or to something unlike it "
             "if it is none"
         )
 
