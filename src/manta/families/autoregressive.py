@@ -19,7 +19,7 @@ from manta.config import Unset
 from manta.errors import RequestError, UsageError
 from manta.families.asked import check_options
 from manta.families.batching import padded_prompts, repeated_rows
-from manta.families.canvas import prompt_tokens, whole_texts
+from manta.families.canvas import Prompts, Template, prompt_tokens
 from manta.families.events import Event, GenerateOptions, Request
 from manta.families.model import OperatorChoice
 from manta.families.observer import Beginning, Observer
@@ -282,21 +282,12 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
                 text = self.tokenizer.decode(words).strip()
                 yield Event("done", index, text, tuple(words), 1.0, float("nan"), nfe)
 
-    @torch.no_grad()
-    def begin(self, requests: Sequence[Request], options: GenerateOptions) -> Beginning:
-        """Encode prompts; every text has the room of the longest.
-
-        Args:
-            requests: without a text to fill.
-            options: none counts.
-
-        Raises:
-            RequestError: for a prompt that does not fit, or a text to fill.
-        """
-        device, config = self.model.embedding.weight.device, self.model.config
-        batch = whole_texts(requests, self.tokenizer, config.max_prompt, device)
-        memory = self.model.memory(batch.tokens, batch.lengths, torch.zeros_like(batch.lengths))
-        tokens = torch.full((len(requests), config.max_text), MASK, device=device)
+    def _beginning(
+        self, batch: Prompts, templates: Sequence[Template | None], options: GenerateOptions, *, encode: bool
+    ) -> Beginning:
+        """Every text has the room of the longest."""
+        memory = self.model.memory(batch.tokens, batch.lengths, torch.zeros_like(batch.lengths), encode=encode)
+        tokens = torch.full((len(templates), self.capacity), MASK, device=self.device)
         return Beginning(memory, tokens, torch.ones_like(tokens, dtype=torch.bool), batch.generators)
 
     @torch.no_grad()

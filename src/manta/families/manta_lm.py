@@ -21,7 +21,7 @@ from manta.config import from_dict, to_dict
 from manta.errors import ConfigError, UsageError
 from manta.families.asked import check_options
 from manta.families.batching import drawn_words, fresh_noise, padded_draws, padded_prompts
-from manta.families.canvas import Prompts, Template, prompt_tokens, template_of, whole_texts
+from manta.families.canvas import Prompts, Template, prompt_tokens, template_of
 from manta.families.events import Event, GenerateOptions, Request
 from manta.families.model import MantaConfig, MantaModel
 from manta.families.objectives import EmbeddingMatching, OwnStates, PolicyMatching
@@ -239,20 +239,6 @@ class MantaLM(TrainedWriter[MantaModel]):
             beginning = self._beginning(batch, given, options, encode=_encoding_calls(options) > 0)
             for written in self._write(beginning, options, split, observer):
                 yield from self._events(written, given, begin)
-
-    @torch.no_grad()
-    def begin(self, requests: Sequence[Request], options: GenerateOptions) -> Beginning:
-        """Encode prompts, decide lengths and draw the initial noise as `generate` does, for `follow`.
-
-        Args:
-            requests: without a text to fill.
-            options: the style counts.
-
-        Raises:
-            RequestError: for a prompt that does not fit, or a text to fill.
-        """
-        batch = whole_texts(requests, self.tokenizer, self.model.config.max_prompt, self.device)
-        return self._beginning(batch, [None] * len(requests), options, encode=True)
 
     def _beginning(
         self, batch: Prompts, templates: Sequence[Template | None], options: GenerateOptions, *, encode: bool

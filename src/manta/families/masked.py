@@ -13,7 +13,7 @@ from torch import Tensor
 from manta.config import Unset, from_dict, to_dict
 from manta.families.asked import check_options
 from manta.families.batching import padded_prompts, padded_width
-from manta.families.canvas import Prompts, Template, prompt_tokens, template_of, whole_texts
+from manta.families.canvas import Prompts, Template, prompt_tokens, template_of
 from manta.families.decoding import Decoding, batches, canvas_events, chosen_decoder, write_canvas
 from manta.families.events import Event, GenerateOptions, Request
 from manta.families.model import OperatorChoice
@@ -289,20 +289,6 @@ class MaskedLM(TrainedWriter[MaskedModel]):
             batch = Prompts(*padded_prompts(prompts, self.device), generators)
             for events in self._write(batch, given, options, observer):
                 yield from (replace(event, index=chosen[event.index]) for event in events)
-
-    @torch.no_grad()
-    def begin(self, requests: Sequence[Request], options: GenerateOptions) -> Beginning:
-        """Encode prompts and decide lengths as `generate` does, for `follow`.
-
-        Args:
-            requests: without a text to fill.
-            options: the style counts.
-
-        Raises:
-            RequestError: for a prompt that does not fit, or a text to fill.
-        """
-        batch = whole_texts(requests, self.tokenizer, self.model.config.max_prompt, self.device)
-        return self._beginning(batch, [None] * len(requests), options, encode=True)
 
     @torch.no_grad()
     def follow(self, beginning: Beginning, num_steps: int, options: GenerateOptions, observer: Observer) -> None:

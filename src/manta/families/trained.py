@@ -11,7 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from manta.errors import UsageError
+from manta.families.canvas import Prompts, Template, whole_texts
+from manta.families.events import GenerateOptions, Request
 from manta.families.objectives import ObjectiveConfig
+from manta.families.observer import Beginning
 from manta.families.prompted import PromptedModel
 from manta.families.serving import RequestWriter
 from manta.masked import MaskedObjectiveConfig
@@ -124,6 +127,26 @@ class TrainedWriter(RequestWriter, Generic[Net]):
     def extras(self) -> dict[str, Any]:
         """What `config.json` holds of the model beside its shape."""
         return {}
+
+    @torch.no_grad()
+    def begin(self, requests: Sequence[Request], options: GenerateOptions) -> Beginning:
+        """Encode prompts, decide lengths and draw what comes first as `generate` does, for the family's `follow`.
+
+        Args:
+            requests: without a text to fill.
+            options: the style counts, where the family has any.
+
+        Raises:
+            RequestError: for a prompt that does not fit, or a text to fill.
+        """
+        batch = whole_texts(requests, self.tokenizer, self.model.config.max_prompt, self.device)
+        return self._beginning(batch, [None] * len(requests), options, encode=True)
+
+    @abstractmethod
+    def _beginning(
+        self, batch: Prompts, templates: Sequence[Template | None], options: GenerateOptions, *, encode: bool
+    ) -> Beginning:
+        """Where a batch begins; `encode` runs the prompt's encoder."""
 
     @staticmethod
     def trunk_of(net: Net) -> nn.Module:
