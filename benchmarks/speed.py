@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manta.autoregressive import Chooser, decode
 from manta.bench import generate, gpt2_like, has_transformers, interleaved, machine, randomised
-from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveModel, decode
+from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveModel, CachedReader
 from manta.families.decoding import write_canvas
 from manta.families.events import GenerateOptions
 from manta.families.masked import CachedDenoiser, MaskedConfig, MaskedModel
@@ -49,7 +50,20 @@ def bare_memory(model: PromptedModel, batch: int) -> Memory:
 @torch.no_grad()
 def left_to_right(model: AutoregressiveModel, batch: int, length: int) -> Tensor:
     """Greedy tokens, "b length"; the model has no end."""
-    return torch.stack(list(decode(model, bare_memory(model, batch), max_tokens=length)), 1)
+    reader = CachedReader(model, bare_memory(model, batch), length + 8)
+    rows: list[list[int]] = [[] for _ in range(batch)]
+    for step in decode(
+        reader,
+        Chooser(),
+        [()] * batch,
+        begin=model.begin,
+        end=model.end,
+        max_tokens=length,
+        multiple=reader.multiple,
+    ):
+        for row, words in zip(rows, step.words, strict=True):
+            row += words
+    return torch.tensor(rows)
 
 
 @torch.no_grad()

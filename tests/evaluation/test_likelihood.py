@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from manta.errors import ModelError, RequestError, UsageError
 from manta.evaluation import evaluation_set, likelihood, load_judge
 from manta.evaluation.likelihood import to_batch
-from manta.families.autoregressive import log_likelihood, shifted
+from manta.families.autoregressive import log_likelihood
 from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
 from manta.hub import load_causal, save_model
 from manta.text import MASK, NULL
@@ -120,7 +120,7 @@ def test_a_judge_of_ours_gives_exact_likelihoods_whatever_the_batch(tmp_path):
     for i, text in enumerate(texts):
         row = lm.tokenizer.encode(text)
         batch = to_batch([()], [row])
-        given, target, _ = shifted(lm.model, batch)
+        given, target, _ = lm.model.shifted(batch)
         with torch.no_grad():
             memory = lm.model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
             end = -float(lm.model(given, memory)[0, len(row)].log_softmax(-1)[target[0, len(row)]])
@@ -140,7 +140,7 @@ def test_a_judge_of_ours_reads_long_texts_in_windows_that_overlap_by_half(tmp_pa
     for begin in range(0, len(row), 3):
         window, known = row[begin : begin + 6], 3 if begin else 0
         batch = to_batch([()], [window])
-        given, target, _ = shifted(lm.model, batch)
+        given, target, _ = lm.model.shifted(batch)
         with torch.no_grad():
             memory = lm.model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
             nats = -lm.model(given, memory)[0].log_softmax(-1).gather(1, target[0, :, None])[:, 0]

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
+from manta.autoregressive import Chooser, decode
 from manta.errors import RequestError, UsageError
 from manta.families.autoregressive import (
     AutoregressiveConfig,
     AutoregressiveLM,
     AutoregressiveModel,
-    decode,
+    CachedReader,
     log_likelihood,
-    truncate,
 )
 from manta.families.events import GenerateOptions, Request, finished
 from manta.operators import KINDS, FourierConfig, OperatorContext, WindowedConfig
@@ -35,15 +35,19 @@ def test_cached_decoding_is_greedy_decoding_by_the_whole_model(kind, places):
     model = make_ar(absolute_places=places, operator=KINDS[kind]()).model
     prompt, lengths = torch.randint(4, 300, (3, 5)), torch.tensor([5, 2, 0])
     memory = model.memory(prompt, lengths, torch.zeros(3, dtype=torch.long))
-    cached = torch.stack(list(decode(model, memory, max_tokens=9)), 1)
+    cached = [[], [], []]
+    reader = CachedReader(model, memory, 13)
+    for step in decode(
+        reader, Chooser(), [()] * 3, begin=model.begin, end=model.end, max_tokens=9, multiple=reader.multiple
+    ):
+        for row, words in zip(cached, step.words, strict=True):
+            row += words
     tokens = torch.full((3, 1), model.begin)
     with torch.no_grad():
-        for _ in range(cached.shape[1]):
+        for _ in range(9):
             tokens = torch.cat([tokens, model(tokens, memory)[:, -1:].argmax(-1)], 1)
-    for ours, slow in zip(cached.tolist(), tokens[:, 1:].tolist(), strict=True):
-        end = slow.index(model.end) if model.end in slow else len(slow)
-        assert ours[:end] == slow[:end]
-        assert all(token == model.end for token in ours[end:])
+    for ours, slow in zip(cached, tokens[:, 1:].tolist(), strict=True):
+        assert ours == (slow[: slow.index(model.end) + 1] if model.end in slow else slow)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -81,15 +85,6 @@ def test_the_likelihood_is_that_of_the_tokens_one_after_the_other():
         assert found[row].item() == pytest.approx(nats, abs=1e-3)
 
 
-def test_truncation_keeps_the_likeliest_words():
-    logits = torch.tensor([[0.5, 0.2, 0.15, 0.1, 0.05]]).log()
-    assert truncate(logits, top_k=2).isfinite().tolist() == [[True, True, False, False, False]]
-    assert truncate(logits, top_p=0.71).isfinite().tolist() == [[True, True, True, False, False]]
-    assert truncate(logits, top_p=0.5).isfinite().tolist() == [[True, False, False, False, False]]
-    assert truncate(logits, top_p=1e-6).isfinite().sum() == 1
-    torch.testing.assert_close(truncate(logits, top_k=5, top_p=1.0), logits)
-
-
 @pytest.mark.parametrize(
     "settings", [{"temperature": 1.0}, {"temperature": 0.7, "top_k": 5}, {"temperature": 1.0, "top_p": 0.5}]
 )
@@ -98,7 +93,7 @@ def test_a_sampled_text_depends_on_its_seed_alone(settings):
     requests = [Request(prompt=p, seed=i) for i, p in enumerate(["the cat", "rain fell", None])]
 
     def texts(chosen, **more):
-        events = lm.generate(chosen, GenerateOptions(**settings), **more)
+        events = finished(lm.generate(chosen, GenerateOptions(**settings), **more))
         return [event.tokens for event in sorted(events, key=lambda e: e.index)]
 
     together = texts(requests)
@@ -112,10 +107,5 @@ def test_what_a_left_to_right_model_cannot_do_is_refused():
         list(finished(lm.generate([Request(infill="a ___")])))
     with pytest.raises(RequestError, match="reads at most 12"):
         list(finished(lm.generate([Request(prompt="rain fell over quiet hills " * 5)])))
-    memory = lm.model.memory(
-        torch.zeros(2, 0, dtype=torch.long), torch.zeros(2, dtype=torch.long), torch.zeros(2).long()
-    )
-    with pytest.raises(UsageError, match="2 generators"):
-        list(decode(lm.model, memory, max_tokens=3, temperature=1.0))
     with pytest.raises(UsageError, match="top_p"):
         GenerateOptions(top_p=0.0)

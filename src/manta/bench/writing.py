@@ -41,7 +41,7 @@ def settings_of(lm: Writer, decoders: Sequence[str] = (), caches: Sequence[Cache
     for name in decoders:
         if name not in DECODERS:
             raise UsageError(f"unknown decoder {name!r}; choose among {', '.join(DECODERS)}")
-    if not follows(lm.family, "decoder"):
+    if not follows(lm.family, "cache"):
         if decoders or any(cache != "none" for cache in caches):
             raise UsageError(f"decoders and caches are of masked models; leave them out for the family {lm.family}")
         return [Setting()]

@@ -135,7 +135,7 @@ def _writing(model: str, options: BenchOptions, parts: Sequence[str]) -> tuple[l
     if "writing" in parts:
         _tell(f"writing with {name}")
         asked: Any = (options.decoders, options.caches)
-        if not follows(lm.family, "decoder") and asked != ((), ("none",)):
+        if not follows(lm.family, "cache") and asked != ((), ("none",)):
             print(f"manta: decoders and caches are of masked models; {name} has none to compare", file=sys.stderr)
             asked = ()
         settings = settings_of(lm, *asked)

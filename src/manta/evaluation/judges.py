@@ -18,7 +18,7 @@ from torch import Tensor
 from manta.errors import ModelError, UsageError
 from manta.evaluation.likelihood import ROWS, to_batch
 from manta.evaluation.writing import Contestant
-from manta.families.autoregressive import AutoregressiveLM, shifted
+from manta.families.autoregressive import AutoregressiveLM
 from manta.hub import load, load_causal, model_config
 from manta.runtime import check_likelihood
 from manta.text import part_of
@@ -199,7 +199,7 @@ class _Autoregressive:
         for begin in range(0, len(windows), ROWS):
             some = windows[begin : begin + ROWS]
             batch = to_batch([()] * len(some), [window.tokens for window in some], device)
-            given, target, _ = shifted(model, batch)
+            given, target, _ = model.shifted(batch)
             memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
             place = torch.arange(target.shape[1], device=device)[None]
             known = torch.tensor([window.known for window in some], device=device)[:, None]

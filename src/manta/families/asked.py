@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 from manta.errors import UsageError
 from manta.families import FAMILIES
@@ -16,6 +17,20 @@ def follows(family: str, option: str) -> bool:
         option: field of `GenerateOptions`.
     """
     return family not in FAMILIES or option in [known.name for known in fields(FAMILIES[family].options)]
+
+
+def accepts(family: str, option: str, value: Any) -> bool:
+    """Whether an option may have a value for a family that follows it.
+
+    Args:
+        family: name of a family.
+        option: field of `GenerateOptions`.
+        value: of it.
+    """
+    if family not in FAMILIES:
+        return True
+    among = [known.metadata.get("among") for known in fields(FAMILIES[family].options) if known.name == option]
+    return not among or among[0] is None or value in among[0]
 
 
 def followers(option: str) -> tuple[str, ...]:
@@ -33,7 +48,9 @@ def applicable(options: GenerateOptions, family: str) -> tuple[GenerateOptions, 
     Returns:
         The options with the others at their defaults, and the names of those that were given and are left out.
     """
-    left_out = tuple(name for name in given(options) if not follows(family, name))
+    left_out = tuple(
+        name for name, value in given(options).items() if not (follows(family, name) and accepts(family, name, value))
+    )
     defaults = {known.name: known.default for known in fields(options)}
     return replace(options, **{name: defaults[name] for name in left_out}), left_out
 
@@ -48,11 +65,18 @@ def check_options(options: GenerateOptions, family: str) -> None:
     Raises:
         UsageError: naming the option, who follows it and what to do.
     """
-    for name in given(options):
+    for name, value in given(options).items():
         if not follows(family, name):
             raise UsageError(
                 f"{spelled(name)} means nothing to {FAMILIES[family].words}; it is for {listed(followers(name))}; "
                 "leave it out" + (", and bound the text with `max_tokens`" if name == "num_steps" else "")
+            )
+        if not accepts(family, name, value):
+            fitting = [other for other in FAMILIES if follows(other, name) and accepts(other, name, value)]
+            others = tuple(dict.fromkeys(FAMILIES[other].words for other in fitting))
+            raise UsageError(
+                f"the {value} {name} means nothing to {FAMILIES[family].words}; it is for {listed(others)}; leave it "
+                "out"
             )
     if options.temperature == 0 and (options.top_k is not None or options.top_p < 1):
         cut = spelled("top_p" if options.top_k is None else "top_k")

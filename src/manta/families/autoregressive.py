@@ -5,7 +5,7 @@ trained one can serve as a teacher and as the policy's first weights.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -15,23 +15,42 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from manta.autoregressive import (
+    Chooser,
+    Drafter,
+    NgramDrafter,
+    Round,
+    Told,
+    Watch,
+    checked_ngrams,
+    count_ngrams,
+    decode,
+)
 from manta.config import Unset
-from manta.errors import RequestError, UsageError
+from manta.errors import ConfigError, RequestError, UsageError
 from manta.families.asked import check_options
-from manta.families.batching import padded_prompts, repeated_rows
+from manta.families.batching import ROWS, padded_prompts, padded_width, repeated_rows
 from manta.families.canvas import Prompts, Template, prompt_tokens
-from manta.families.events import Event, GenerateOptions, Request
+from manta.families.drafters import DraftLoss, RecurrentDrafter
+from manta.families.events import Event, EventKind, GenerateOptions, Request
 from manta.families.model import OperatorChoice
 from manta.families.observer import Beginning, Observer
+from manta.families.options import spelled
 from manta.families.prompted import Memory, PromptedModel, check_shape, with_heads
 from manta.families.trained import LogLikelihood, Taught, Teaching, TrainedWriter
-from manta.nets.head import Head
 from manta.nets.layout import columnwise
 from manta.nets.trunk import Trunk
 from manta.operators import AttentionConfig, OperatorContext
-from manta.runtime import check_likelihood, check_logits, make_generator
-from manta.text import BOS, EOS, MASK, Batch
+from manta.runtime import check_likelihood, make_generator
+from manta.text import BOS, EOS, MASK, Batch, Corpus, Tokenizer
 from manta.types import Loss
+
+NUM_DRAFTS = 7
+"""Words drafted a call where nothing else is asked for: with the last word eight places, a whole number of `ROWS`."""
+DRAFTER_SHARE = 0.25
+"""Time of the drafter's stage, beside 1 of the model's."""
+SHOWN = 8
+"""Most texts written at once whose drafts are told: to decode those of many would slow their writing down."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +78,14 @@ class AutoregressiveConfig:
     as a recipe says, and without one no."""
     operator: OperatorChoice = field(default_factory=AttentionConfig)
     """How a position acts on later ones."""
+    draft_horizon: int = 0
+    """Words ahead that a drafter of its own is taught, in a last stage, so that several are written a call; 0: no such
+    stage, and words are drafted from a table of the training texts."""
 
     def __post_init__(self) -> None:
         check_shape(self.dim, self.heads, self.depth)
+        if self.draft_horizon < 0:
+            raise ConfigError(f"draft_horizon should be 0 or more, received {self.draft_horizon}")
 
 
 class AutoregressiveModel(PromptedModel):
@@ -85,6 +109,11 @@ class AutoregressiveModel(PromptedModel):
         )
         self.config = config = replace(config, operator=with_heads(config.operator, config.heads))
         self.trunk = Trunk(config.dim, config.depth, config.operator, heads=config.heads, cross=True, causal=True)
+        self.drafter = (
+            RecurrentDrafter(config.dim, config.heads, config.draft_horizon, self.embedding)
+            if config.draft_horizon
+            else None
+        )
 
     def forward(self, tokens: Int64[Tensor, "b n"], memory: Memory) -> Float[Tensor, "b n v"]:
         """Logits of the token after each of `tokens`, the first of which is `begin`."""
@@ -95,16 +124,15 @@ class AutoregressiveModel(PromptedModel):
         context = OperatorContext(torch.arange(tokens.shape[1], device=tokens.device))
         return self.trunk(self.embed(tokens), context, memory=self.trunk.project(memory.states, memory.mask))
 
-
-def shifted(model: AutoregressiveModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """What is given, what is to be told, and where: "b n+1" each, the closing token included."""
-    b, n = batch.text.shape
-    place = torch.arange(n + 1, device=batch.text.device)[None]
-    lengths = batch.text_lengths[:, None]
-    closing = batch.text.new_full((b, 1), model.end)
-    target = torch.where(place < lengths, torch.cat([batch.text, closing], 1), model.end)
-    given = torch.cat([batch.text.new_full((b, 1), model.begin), target[:, :-1]], 1)
-    return given, target, place <= lengths
+    def shifted(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """What is given, what is to be told, and where: "b n+1" each, the closing token included."""
+        b, n = batch.text.shape
+        place = torch.arange(n + 1, device=batch.text.device)[None]
+        lengths = batch.text_lengths[:, None]
+        closing = batch.text.new_full((b, 1), self.end)
+        target = torch.where(place < lengths, torch.cat([batch.text, closing], 1), self.end)
+        given = torch.cat([batch.text.new_full((b, 1), self.begin), target[:, :-1]], 1)
+        return given, target, place <= lengths
 
 
 class NextToken:
@@ -112,7 +140,7 @@ class NextToken:
 
     def __call__(self, model: AutoregressiveModel, batch: Batch, generator: torch.Generator) -> Loss:
         """Loss with part nats (a token)."""
-        given, target, asked = shifted(model, batch)
+        given, target, asked = model.shifted(batch)
         memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
         logits = model(given, memory)
         nats = F.cross_entropy(logits[asked].float(), target[asked])
@@ -122,7 +150,7 @@ class NextToken:
 @torch.no_grad()
 def log_likelihood(model: AutoregressiveModel, batch: Batch) -> Float[Tensor, "b"]:
     """Exact log-likelihood of each text given its prompt, in nats, the closing token included."""
-    given, target, asked = shifted(model, batch)
+    given, target, asked = model.shifted(batch)
     memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
     nats = F.cross_entropy(model(given, memory).float().transpose(1, 2), target, reduction="none")
     # A running sum is the same however far the batch is padded.
@@ -131,98 +159,40 @@ def log_likelihood(model: AutoregressiveModel, batch: Batch) -> Float[Tensor, "b
     return -total
 
 
-def truncate(logits: Float[Tensor, "b v"], *, top_k: int | None = None, top_p: float = 1.0) -> Float[Tensor, "b v"]:
-    """Set the logits of words that must not be sampled to −inf.
+class CachedReader:
+    """A model behind its cache: reads some places of every row, see `autoregressive.Reader`.
 
-    Args:
-        logits: after division by the temperature.
-        top_k: keep the k likeliest words; None keeps all.
-        top_p: keep the fewest likeliest words whose probabilities add up to at least this, in (0, 1]
-            (nucleus sampling, Holtzman et al., arXiv 1904.09751).
-    """
-    if top_k is not None and top_k < logits.shape[-1]:
-        logits = logits.masked_fill(logits < logits.topk(top_k, -1).values[..., -1:], -torch.inf)
-    if top_p < 1:
-        ranked, order = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
-        dropped = ranked.cumsum(-1) - ranked >= top_p
-        logits = logits.masked_fill(torch.zeros_like(dropped).scatter(-1, order, dropped), -torch.inf)
-    return logits
-
-
-Watch = Callable[[Tensor, Sequence[Tensor]], Tensor]
-"""`watch(logits "b v", written) -> logits`: the next word's logits, and the words before it, "b" each."""
-
-
-@torch.inference_mode()
-def decode(
-    model: AutoregressiveModel,
-    memory: Memory,
-    *,
-    max_tokens: int,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    top_p: float = 1.0,
-    generators: Sequence[torch.Generator] = (),
-    given: Int64[Tensor, "b n"] | None = None,
-    watch: Watch | None = None,
-) -> Iterator[Int64[Tensor, "b"]]:
-    """Decode token by token, each step computing one position; yields the next token of every row.
-
-    Rows that have ended keep yielding `model.end`. Stops when all have. A row's tokens do not depend on the others
-    (`families.batching`): fewer than four rows are computed as four.
+    On CPU what it tells of a place is the same to the last bit however many places and rows are read beside it, if the
+    model's operator answers alone. Other operators are read a place a call, all rows at the same place.
 
     Args:
         model: the model.
-        memory: encoded prompts.
-        max_tokens: most tokens to decode.
-        temperature: 0 takes the most likely token; above, samples from softmax(logits/temperature).
-        top_k, top_p: see `truncate`.
-        generators: one a row, needed when sampling.
-        given: words that are kept, the mask token where the model writes; at least `max_tokens` wide.
-        watch: sees the logits of the next word and the words before it, and may change them.
-
-    Raises:
-        UsageError: when sampling without a generator for every row.
-        ModelError: logits that no word can be chosen from.
+        memory: encoded prompts, of a padded width.
+        room: places that are read at most, those that fill a call up included.
     """
-    b = len(memory.states)
-    if temperature > 0 and len(generators) != b:
-        raise UsageError(f"sampling {b} rows needs {b} generators, received {len(generators)}")
-    states = repeated_rows(memory.states)
-    trunk: Trunk = model.trunk
-    head: Head = model.head
-    if states.device.type == "cpu" and states.dtype is torch.float32:
-        trunk = columnwise(trunk)
-    projected = trunk.project(states, repeated_rows(memory.mask))
-    context = OperatorContext(torch.arange(max_tokens, device=states.device))
-    cache = trunk.new_cache()
-    token = torch.full((len(states),), model.begin, device=states.device)
-    ended = torch.zeros(b, dtype=torch.bool, device=states.device)
-    written: list[Tensor] = []
-    for place in range(max_tokens):
-        x, span = model.embed(token[:, None], place), context.span(place, place + 1)
-        hidden = trunk(x, span, memory=projected, cache=cache)
-        logits = head(hidden)[:b, 0].float()
-        check_logits(logits, 2 + place)
-        if watch is not None:
-            logits = watch(logits, written)
-        if temperature == 0:
-            token = logits.argmax(-1)
-        else:
-            # Below the greatest logit, so that no temperature is too low for a number.
-            below = (logits.double() - logits.amax(-1, keepdim=True)) / temperature
-            chance = truncate(below.float(), top_k=top_k, top_p=top_p).softmax(-1).cpu()
-            drawn = [torch.multinomial(row, 1, generator=g) for row, g in zip(chance, generators, strict=True)]
-            token = torch.cat(drawn).to(logits.device)
-        if given is not None:
-            token = torch.where(given[:, place] == MASK, token, given[:, place])
-        token = token.masked_fill(ended, model.end)
-        ended = ended | (token == model.end)
-        written.append(token)
-        yield token
-        if bool(ended.all()):
-            return
-        token = repeated_rows(token)
+
+    def __init__(self, model: AutoregressiveModel, memory: Memory, room: int) -> None:
+        trunk: Trunk = model.trunk
+        self.model, self.rows = model, len(memory.states)
+        on_cpu = memory.states.device.type == "cpu"
+        self.multiple = ROWS if on_cpu and trunk.answers_alone else 1
+        """Rows times places of a call are a multiple of it."""
+        self.trunk = columnwise(trunk) if on_cpu and memory.states.dtype is torch.float32 else trunk
+        if self.multiple == 1:
+            memory = Memory(repeated_rows(memory.states), repeated_rows(memory.mask))
+        places = torch.arange(padded_width(room), device=memory.states.device)
+        self.context = OperatorContext(places, alone=on_cpu and trunk.answers_alone)
+        self.memory, self.cache = self.trunk.project(memory.states, memory.mask), self.trunk.new_cache()
+
+    def __call__(self, tokens: Sequence[Sequence[int]], starts: Sequence[int]) -> Told:
+        """See `autoregressive.Reader`."""
+        rows = torch.tensor(tokens, device=self.context.positions.device)
+        if self.multiple == 1:
+            rows, starts = repeated_rows(rows), [*starts, *[starts[-1]] * (-len(starts) % ROWS)]
+        x = self.model.embed(rows, starts[0] if len(set(starts)) == 1 else starts)
+        span = self.context.spans(starts, rows.shape[1])
+        hidden = self.trunk(x, span, memory=self.memory, cache=self.cache)
+        return Told(self.model.head(hidden)[: self.rows], hidden[: self.rows])
 
 
 class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
@@ -231,6 +201,7 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
     Args:
         model: the net.
         tokenizer: the tokens it was trained on.
+        table: drafts words for the verified decoder, where the net has no drafter of its own.
     """
 
     family = "ar"
@@ -239,10 +210,40 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
     estimator = "chain rule"
     config_class, net_class = AutoregressiveConfig, AutoregressiveModel
 
+    def __init__(self, model: AutoregressiveModel, tokenizer: Tokenizer, table: NgramDrafter | None = None) -> None:
+        super().__init__(model, tokenizer)
+        self.table = table
+
+    @property
+    def drafter(self) -> Drafter | None:
+        """Who guesses words ahead."""
+        return self.table if self.model.drafter is None else self.model.drafter
+
     @classmethod
     def stages(cls, net: AutoregressiveModel, teaching: Teaching, measured: dict[str, Any]) -> list[Taught]:
-        """One stage, of a model that may teach others."""
-        return [Taught("teacher", 1.0, NextToken())]
+        """One stage, of a model that may teach others, and its drafter's if it has one."""
+        taught = [Taught("teacher", 1.0, NextToken())]
+        if net.drafter is not None:
+            taught.append(Taught("drafter", DRAFTER_SHARE, DraftLoss(), part="drafter", answers=True))
+        return taught
+
+    def learn_from(self, corpus: Corpus) -> None:
+        """Keep a table of the training texts, to draft from."""
+        if self.model.drafter is None:
+            texts = (corpus.text(row).tolist() for row in range(len(corpus)))
+            size = self.model.config.vocab_size
+            self.table = NgramDrafter(count_ngrams(texts, vocab_size=size, begin=BOS, end=EOS), size, BOS)
+
+    @classmethod
+    def stored(
+        cls, net: AutoregressiveModel, tokenizer: Tokenizer, extras: Mapping[str, Any], parts: Mapping[str, Tensor]
+    ) -> "AutoregressiveLM":
+        """With the table that its folder holds, if it holds one."""
+        return cls(net, tokenizer, NgramDrafter(checked_ngrams(parts), net.config.vocab_size, BOS) if parts else None)
+
+    def parts(self) -> dict[str, Tensor]:
+        """The table."""
+        return {} if self.table is None else dict(self.table.table)
 
     def log_likelihood(
         self, batch: Batch, generators: Sequence[torch.Generator] = (), num_samples: int = 128
@@ -262,6 +263,22 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
     def check(self, options: GenerateOptions) -> None:
         """Refuse options that such a model does not follow, or that do not fit each other; see `RequestWriter`."""
         check_options(options, self.family)
+        if options.decoder == "verified" and self.drafter is None:
+            raise UsageError(
+                "the verified decoder needs a drafter, and this model has none; make one with manta train --drafter, "
+                "or leave `decoder` out: the text is the same"
+            )
+        if options.decoder == "verified" and not self.model.trunk.answers_alone:
+            raise UsageError(
+                f"the verified decoder needs attention, and this model's operator is {self.model.config.operator.kind};"
+                " leave `decoder` out"
+            )
+        if options.num_drafts is not None and not self._drafts(options):
+            raise UsageError(f"{spelled('num_drafts')} is for the verified decoder; leave it out")
+
+    def _drafts(self, options: GenerateOptions) -> bool:
+        """Whether words are drafted, which never changes a text."""
+        return self.drafter is not None and self.model.trunk.answers_alone and options.decoder != "sequential"
 
     def read(self, request: Request, options: GenerateOptions) -> tuple[list[int], int]:
         """Tokens of the prompt, and the seed; a text to fill cannot be served left to right. See `RequestWriter`."""
@@ -272,15 +289,54 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
     def write_rows(
         self, rows: Sequence[tuple[list[int], int]], options: GenerateOptions, batch_size: int, observer: Observer
     ) -> Iterator[Event]:
-        """Left to right, one network call a token, prompts of like lengths side by side; see `RequestWriter`."""
+        """Left to right, prompts of like lengths side by side; see `RequestWriter`.
+
+        A network call tells one word, or those of a draft that it bears out. Who watches is told word by word.
+        """
         order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
         for begin in range(0, len(order), batch_size):
             chosen = order[begin : begin + batch_size]
-            generators = [make_generator(rows[i][1]) for i in chosen]
-            texts = self._decode([rows[i][0] for i in chosen], generators, options, observer)
-            for index, (words, nfe) in zip(chosen, texts, strict=True):
-                text = self.tokenizer.decode(words).strip()
-                yield Event("done", index, text, tuple(words), 1.0, float("nan"), nfe)
+            texts = [_Text() for _ in chosen]
+            for step in self._steps([rows[i] for i in chosen], options, observer):
+                for row, text in enumerate(texts):
+                    text.add(step, row)
+                    if step.words[row] and len(chosen) <= SHOWN and text.words[-1] != self.model.end:
+                        yield text.event("draft", chosen[row], self)
+            for index, text in zip(chosen, texts, strict=True):
+                yield text.event("done", index, self)
+
+    def _steps(
+        self, rows: Sequence[tuple[list[int], int]], options: GenerateOptions, observer: Observer
+    ) -> Iterator[Round]:
+        """What each call commits of texts written side by side."""
+        prompts = [prompt for prompt, _ in rows]
+        choose = Chooser(
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            generators=[make_generator(seed) for _, seed in rows] if options.temperature > 0 else (),
+        )
+        watch = _watched_by(observer)
+        drafter = self.drafter if watch is None and self._drafts(options) else None
+        prompt, lengths = padded_prompts(prompts, self.device)
+        memory = self.model.memory(prompt, lengths, torch.zeros_like(lengths))
+        if drafter is not None:
+            drafter.begin(memory)
+        num_drafts = 0 if drafter is None else options.num_drafts or NUM_DRAFTS
+        max_tokens = min(self.capacity, options.max_tokens or sys.maxsize)
+        reader = CachedReader(self.model, memory, max_tokens + num_drafts + ROWS)
+        return decode(
+            reader,
+            choose,
+            prompts,
+            begin=self.model.begin,
+            end=self.model.end,
+            max_tokens=max_tokens,
+            drafter=drafter,
+            num_drafts=num_drafts,
+            multiple=reader.multiple,
+            watch=watch,
+        )
 
     def _beginning(
         self, batch: Prompts, templates: Sequence[Template | None], options: GenerateOptions, *, encode: bool
@@ -304,36 +360,46 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
         Returns:
             The texts, `end` behind each, as wide as the longest.
         """
-        given = beginning.tokens
-        steps = decode(
-            self.model, beginning.memory, max_tokens=given.shape[1], given=given, watch=_watched_by(observer)
-        )
-        return torch.stack(list(steps), 1)
-
-    def _decode(
-        self,
-        prompts: list[list[int]],
-        generators: list[torch.Generator],
-        options: GenerateOptions,
-        observer: Observer,
-    ) -> list[tuple[list[int], int]]:
-        """Each row's tokens and network calls: the prompt's, one a token and, unless the text was cut, the end's."""
-        device = self.model.embedding.weight.device
-        prompt, lengths = padded_prompts(prompts, device)
-        memory = self.model.memory(prompt, lengths, torch.zeros_like(lengths))
-        steps = decode(
-            self.model,
-            memory,
-            max_tokens=min(self.model.config.max_text, options.max_tokens or sys.maxsize),
-            temperature=options.temperature,
-            top_k=options.top_k,
-            top_p=options.top_p,
-            generators=generators,
+        given = [[None if token == MASK else token for token in row] for row in beginning.tokens.tolist()]
+        reader = CachedReader(self.model, beginning.memory, len(given[0]) + ROWS)
+        rows: list[list[int]] = [[] for _ in given]
+        for step in decode(
+            reader,
+            Chooser(),
+            [()] * len(given),
+            begin=self.model.begin,
+            end=self.model.end,
+            max_tokens=len(given[0]),
+            multiple=reader.multiple,
+            given=given,
             watch=_watched_by(observer),
-        )
-        rows = torch.stack(list(steps), 1).tolist()
-        ends = [row.index(self.model.end) if self.model.end in row else None for row in rows]
-        return [(row[:end], 1 + (len(row) if end is None else end + 1)) for row, end in zip(rows, ends, strict=True)]
+        ):
+            for row, words in zip(rows, step.words, strict=True):
+                row += words
+        longest = max(map(len, rows))
+        return torch.tensor([row + [self.model.end] * (longest - len(row)) for row in rows], device=self.device)
+
+
+class _Text:
+    """What is told of one text while it is written."""
+
+    def __init__(self) -> None:
+        self.words: list[int] = []
+        self.chances: list[float] = []
+        self.nfe, self.processed = 1, 0
+
+    def add(self, step: Round, row: int) -> None:
+        """What a call has committed of it."""
+        self.words += step.words[row]
+        self.chances += step.chances[row]
+        self.nfe += bool(step.words[row])
+        self.processed += step.processed[row]
+
+    def event(self, kind: EventKind, index: int, lm: AutoregressiveLM) -> Event:
+        """The text so far, without what ends it."""
+        words = self.words[:-1] if self.words[-1] == lm.model.end else self.words
+        text, sure = lm.tokenizer.decode(words).strip(), sum(self.chances) / len(self.chances)
+        return Event(kind, index, text, tuple(words), 1.0, sure, self.nfe, self.processed)
 
 
 def _watched_by(observer: Observer) -> Watch | None:
@@ -341,11 +407,11 @@ def _watched_by(observer: Observer) -> Watch | None:
     if type(observer) is Observer:
         return None
 
-    def watch(logits: Tensor, written: Sequence[Tensor]) -> Tensor:
+    def watch(logits: Tensor, written: Sequence[Sequence[int]]) -> Tensor:
         with torch.inference_mode(False):  # whoever watches may ask for a gradient
-            told = logits.clone()[:, None]
-            settled = torch.stack([word.clone() for word in written] + [torch.full_like(told[:, 0, 0], MASK).long()], 1)
-            nothing = torch.zeros_like(told).expand(-1, len(written), -1)
-            return observer.logits(torch.cat([nothing, told], 1), settled)[:, -1]
+            told, longest = logits.clone()[:, None], max(map(len, written))
+            rows = [[*words, *[MASK] * (longest + 1 - len(words))] for words in written]
+            nothing = torch.zeros_like(told).expand(-1, longest, -1)
+            return observer.logits(torch.cat([nothing, told], 1), torch.tensor(rows, device=logits.device))[:, -1]
 
     return watch

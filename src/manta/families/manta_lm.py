@@ -145,7 +145,9 @@ class MantaLM(TrainedWriter[MantaModel]):
         return cls(net, tokenizer, measured["density"])
 
     @classmethod
-    def stored(cls, net: MantaModel, tokenizer: Tokenizer, extras: Mapping[str, Any]) -> "MantaLM":
+    def stored(
+        cls, net: MantaModel, tokenizer: Tokenizer, extras: Mapping[str, Any], parts: Mapping[str, Tensor]
+    ) -> "MantaLM":
         """With its own splits and its density of times."""
         state = load_json_tensors(extras["time_density"])
         if any(isinstance(value, Tensor) and not bool(value.isfinite().all()) for value in state.values()):

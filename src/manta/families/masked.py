@@ -245,7 +245,9 @@ class MaskedLM(TrainedWriter[MaskedModel]):
         return [Taught("masked", teaching.policy + teaching.own, objective)]
 
     @classmethod
-    def stored(cls, net: MaskedModel, tokenizer: Tokenizer, extras: Mapping[str, Any]) -> "MaskedLM":
+    def stored(
+        cls, net: MaskedModel, tokenizer: Tokenizer, extras: Mapping[str, Any], parts: Mapping[str, Tensor]
+    ) -> "MaskedLM":
         """With its own decoder, if the folder tells one."""
         own = extras.get("decoder")
         return cls(net, tokenizer, from_dict(Decoding, {"decoder": own}).decoder if own else None)

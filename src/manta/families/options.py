@@ -6,13 +6,15 @@ metadata the least value that it takes. To add an option is to add a field to th
 
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
-from typing import Any, Final, Literal, get_type_hints
+from typing import Any, Final, Literal, get_args, get_type_hints
 
 from manta.config import convert, from_dict, nearest
 from manta.errors import UsageError
 
 Style = Literal["consensus", "diverse"]
-DecoderName = Literal["", "deferred", "block", "threshold", "confidence", "remask", "first_hitting"]
+MaskedDecoder = Literal["", "deferred", "block", "threshold", "confidence", "remask", "first_hitting"]
+CausalDecoder = Literal["", "sequential", "verified"]
+DecoderName = Literal[MaskedDecoder, CausalDecoder]
 CacheKind = Literal["none", "prefix", "dual"]
 
 MOST: Final = 1_000_000
@@ -22,6 +24,11 @@ MOST: Final = 1_000_000
 def option(default: Any, *, least: int) -> Any:
     """A field that is a number of at least `least`."""
     return field(default=default, metadata={"least": least})
+
+
+def choice(default: Any, among: Any) -> Any:
+    """A field whose values are those that a `Literal` names, as its family understands them."""
+    return field(default=default, metadata={"among": get_args(among)})
 
 
 def spelled(name: str) -> str:
@@ -102,7 +109,7 @@ class MantaOptions(Budgeted, Styled):
 class Decoded(Budgeted):
     """Of families whose words are committed by a masked decoder."""
 
-    decoder: DecoderName = ""
+    decoder: DecoderName = choice("", MaskedDecoder)
     """How words are committed; without it, the model's own way, else deferred commitment."""
     confidence: Literal["probability", "margin", "entropy"] = "probability"
     """How sure the model is of a position."""
@@ -138,6 +145,11 @@ class AutoregressiveOptions(Bounded):
     """Sample from the k likeliest words; without it, from all."""
     top_p: float = 1.0
     """Sample from the fewest words that make up this probability, in (0, 1]."""
+    decoder: DecoderName = choice("", CausalDecoder)
+    """A word a call, or words drafted ahead and checked in one call, which gives the same text in fewer; without it,
+    verified where the model has a drafter."""
+    num_drafts: int | None = option(None, least=1)
+    """Most words drafted a call (verified)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -148,6 +160,10 @@ class AutoregressiveOptions(Bounded):
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions(MantaOptions, MaskedOptions, PublishedOptions, AutoregressiveOptions):
     """How to write, whatever the family: the options of all of them. A model refuses those that are not its own."""
+
+    decoder: DecoderName = ""
+    """How words are committed; without it, the model's own way. Masked models: deferred, block, threshold, confidence,
+    remask or first_hitting; left to right: sequential or verified, which gives the same text in fewer calls."""
 
 
 def given(options: GenerateOptions) -> dict[str, Any]:

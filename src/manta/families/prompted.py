@@ -1,5 +1,6 @@
 """What all families share: a token table that is also read by, an encoded prompt, and a guess of the length."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -98,15 +99,19 @@ class PromptedModel(nn.Module):
             None if num_lengths is None else nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, num_lengths))
         )
 
-    def embed(self, tokens: Int64[Tensor, "b n"], start: int = 0) -> Float[Tensor, "b n d"]:
+    def embed(self, tokens: Int64[Tensor, "b n"], start: int | Sequence[int] = 0) -> Float[Tensor, "b n d"]:
         """Embedded tokens, with their places where the model has them.
 
         Args:
             tokens: of a prompt or a text.
-            start: place of the first.
+            start: place of the first, of all rows or of each.
         """
         x = self.embedding(tokens)
-        return x if self.places is None else x + self._places(start, tokens.shape[1])
+        if self.places is None:
+            return x
+        if isinstance(start, int):
+            return x + self._places(start, tokens.shape[1])
+        return x + torch.stack([self._places(first, tokens.shape[1]) for first in start])
 
     def embed_weights(self, weights: Float[Tensor, "b n v"]) -> Float[Tensor, "b n d"]:
         """Expected embeddings: tokens given as weights over the vocabulary, so that a gradient can reach them."""

@@ -18,7 +18,7 @@ from manta.families.observer import Beginning
 from manta.families.prompted import PromptedModel
 from manta.families.serving import RequestWriter
 from manta.masked import MaskedObjectiveConfig
-from manta.text import Batch, Tokenizer
+from manta.text import Batch, Corpus, Tokenizer
 from manta.types import Loss
 
 Net = TypeVar("Net", bound=PromptedModel)
@@ -60,6 +60,10 @@ class Taught:
     objective: Callable[[Any, Batch, torch.Generator], Loss]
     pace: float = 1.0
     """Factor of the learning rate."""
+    part: str = ""
+    """The only part of the net that is trained; all of it without one."""
+    answers: bool = False
+    """Learns from the net's own answers to prompts beside the texts."""
 
 
 class TrainedWriter(RequestWriter, Generic[Net]):
@@ -88,6 +92,9 @@ class TrainedWriter(RequestWriter, Generic[Net]):
         """Most tokens of a text."""
         return self.model.config.max_text
 
+    def learn_from(self, corpus: Corpus) -> None:
+        """Keep what the finished model needs of the texts it was trained on."""
+
     @classmethod
     @abstractmethod
     def stages(cls, net: Net, teaching: Teaching, measured: dict[str, Any]) -> list[Taught]:
@@ -111,13 +118,16 @@ class TrainedWriter(RequestWriter, Generic[Net]):
         return cls(net, tokenizer)
 
     @classmethod
-    def stored(cls, net: Net, tokenizer: Tokenizer, extras: Mapping[str, Any]) -> "TrainedWriter[Net]":
+    def stored(
+        cls, net: Net, tokenizer: Tokenizer, extras: Mapping[str, Any], parts: Mapping[str, Tensor]
+    ) -> "TrainedWriter[Net]":
         """The model that a folder holds.
 
         Args:
             net: with its weights.
             tokenizer: of the folder.
             extras: contents of its `config.json`, with what `extras` returned.
+            parts: contents of its `parts.safetensors`, what `parts` returned; empty if there is none.
 
         Raises:
             ConfigError: they do not describe such a model.
@@ -126,6 +136,10 @@ class TrainedWriter(RequestWriter, Generic[Net]):
 
     def extras(self) -> dict[str, Any]:
         """What `config.json` holds of the model beside its shape."""
+        return {}
+
+    def parts(self) -> dict[str, Tensor]:
+        """Tensors stored beside the net's weights, in `parts.safetensors`."""
         return {}
 
     @torch.no_grad()

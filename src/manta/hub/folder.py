@@ -25,6 +25,9 @@ from manta.text import Tokenizer
 FORMAT = 1
 """Version of the folder's layout."""
 
+PARTS = "parts.safetensors"
+"""What a family keeps beside its weights, such as a drafter."""
+
 LanguageModel = TrainedWriter[Any]
 """A model of any family that manta trains."""
 
@@ -59,6 +62,8 @@ def save_model(
     with atomic_folder(folder) as new:
         lm.tokenizer.save(new / "tokenizer.json")
         (new / "model.safetensors").write_bytes(_stored_weights(lm, dtype))
+        if parts := lm.parts():
+            (new / PARTS).write_bytes(save({name: _stored(value, dtype) for name, value in parts.items()}))
         (new / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
         (new / "README.md").write_text(card, encoding="utf-8")
 
@@ -96,11 +101,23 @@ def refuse_strangers(folder: Path) -> None:
 
 
 def _stored_weights(lm: LanguageModel, dtype: torch.dtype) -> bytes:
-    weights = {
-        k: v.detach().to("cpu", dtype if v.ndim >= 2 else torch.float32).contiguous()
-        for k, v in lm.model.state_dict().items()
-    }
-    return save(weights)
+    return save({name: _stored(value, dtype) for name, value in lm.model.state_dict().items()})
+
+
+def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
+    kept = value.dtype if not value.is_floating_point() else dtype if value.ndim >= 2 else torch.float32
+    return value.detach().to("cpu", kept).contiguous()
+
+
+def _read_parts(file: Path) -> dict[str, Tensor]:
+    """What a family keeps beside its weights; nothing if there is no such file."""
+    if not file.exists():
+        return {}
+    headers(file)  # which refuses what is no plain file of tensors
+    parts = load_file(file)
+    for name, value in parts.items():
+        check_weight(name, value, file)
+    return parts
 
 
 def load(path: str | Path | None = None, *, device: str | None = None) -> LanguageModel | ForeignModel:
@@ -147,7 +164,7 @@ def _read_model(config: dict[str, Any], file: Path, tokenizer: Tokenizer, where:
         raise ModelError(f"{file.parent} holds a model of the unknown family {shortened(family)}; update manta")
     writer = FAMILIES[family].load()
     net = _built(writer.net_class, from_dict(writer.config_class, config["model"], "model"), tokenizer, file)
-    return writer.stored(net.to(where), tokenizer, config)
+    return writer.stored(net.to(where), tokenizer, config, _read_parts(file.with_name(PARTS)))
 
 
 def _built(net_class: Callable[[Any], PromptedModel], shape: Any, tokenizer: Tokenizer, file: Path) -> PromptedModel:
@@ -232,7 +249,7 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     patterns = ["config.json", "tokenizer.json", "model.safetensors", "README.md"]
-    patterns += ["model.safetensors.index.json", "model-*.safetensors"]
+    patterns += [PARTS, "model.safetensors.index.json", "model-*.safetensors"]
     patterns += ["vocab.json", "merges.txt", "tokenizer_config.json", "generation_config.json", "processor_config.json"]
     patterns += ["chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja"]
     try:

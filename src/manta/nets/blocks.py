@@ -122,7 +122,7 @@ class Block(nn.Module):
         received = self.operator(_modulated_norm(x, shift_operator, scale_operator), context, cache)
         x = _residual(x, received, gate_operator)
         if self.cross is not None and memory is not None:
-            x = _residual(x, self.cross(rms_normalise(x), memory, memory_mask), None)
+            x = _residual(x, self.cross(rms_normalise(x), memory, memory_mask, alone=context.alone), None)
         return _residual(x, self.mlp(_modulated_norm(x, shift_mlp, scale_mlp)), gate_mlp)
 
 

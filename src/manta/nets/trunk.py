@@ -51,6 +51,11 @@ class Trunk(nn.Module):
         """Whether spans can be computed from what is kept of the rest."""
         return all(block.operator.cacheable for block in self.blocks)  # pyright: ignore
 
+    @property
+    def answers_alone(self) -> bool:
+        """Whether an element of a span gets what it would get alone, see ``OperatorContext.alone``."""
+        return all(block.operator.answers_alone for block in self.blocks)  # pyright: ignore
+
     def new_cache(self) -> tuple[Cache, ...]:
         """An empty cache a block, for one batch of rows.
 

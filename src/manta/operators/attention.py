@@ -17,6 +17,8 @@ from manta.operators.normalise import rms_normalise
 from manta.operators.rotary import BASE, RotaryTables, rotary_tables, rotate
 
 EXPLICIT_MAX_LENGTH = 256
+ALIKE = 16
+"""Sums over a multiple of so many elements are not changed, on CPU, by zeros at the end: whole vector registers."""
 ANY_SHAPE = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 # Scores are bounded by gain·sqrt(head_dim), so this weighs exactly nothing, and unlike −inf it keeps a row whose keys
@@ -65,6 +67,8 @@ class SelfAttention(Operator):
     Source: Vaswani et al., arXiv 1706.03762; query-key normalisation: Dehghani et al., arXiv 2302.05442.
     """
 
+    answers_alone = True
+
     def __init__(self, dim: int, heads: int, *, causal: bool = False, rotary_base: float = BASE) -> None:
         super().__init__()
         self.head_dim = head_width(dim, heads)
@@ -87,22 +91,27 @@ class SelfAttention(Operator):
         v = v.squeeze(0)
         if cache is not None:
             k, v = cache.renew("keys and values", torch.stack([k, v]), context, self._seen(context)).unbind(0)
-        y = attend(q, k, v, score_scale(self.gain, self.head_dim), self._bias(context))
+        scale, bias = score_scale(self.gain, self.head_dim), self._bias(context)
+        y = attend_each(q, k, v, scale, bias) if context.alone else attend(q, k, v, scale, bias)
         return self.out(y.transpose(1, 2).reshape(b, n, d))
 
     def _tables(self, context: OperatorContext) -> RotaryTables:
         """The turn of each element of the span."""
 
         def of_row() -> RotaryTables:
-            cos, sin = rotary_tables(context.positions, self.head_dim, self.rotary_base)
-            return RotaryTables(cos.unsqueeze(-3), sin.unsqueeze(-3))
+            return rotary_tables(context.positions, self.head_dim, self.rotary_base)
 
-        tables = context.of_row(("rotary", self.head_dim, self.rotary_base), of_row)
-        return RotaryTables(*(table[..., context.start : context.stop, :] for table in tables))
+        def of_span() -> RotaryTables:
+            cos, sin = context.of_row(("rotary", self.head_dim, self.rotary_base), of_row)
+            return RotaryTables(context.here(cos).unsqueeze(-3), context.here(sin).unsqueeze(-3))
+
+        return context.of_span(("rotary", self.head_dim, self.rotary_base), of_span)
 
     def _seen(self, context: OperatorContext) -> int:
         """How many of the row's first elements a span looks at."""
-        return context.stop if self.causal else context.length
+        if not self.causal:
+            return context.length
+        return min(context.length, -(-context.stop // ALIKE) * ALIKE) if context.alone else context.stop
 
     def _bias(self, context: OperatorContext) -> Float[Tensor, "*broadcast m"] | None:
         """What visibility adds to the scores, or None where all is seen."""
@@ -120,13 +129,14 @@ class SelfAttention(Operator):
         """How far an element sees, in elements, and whether only backward."""
         return math.inf, self.causal
 
-    def _pairs(self, context: OperatorContext) -> Bool[Tensor, "k m"] | None:
-        """The part of visibility that is the same for every row."""
+    def _pairs(self, context: OperatorContext) -> Bool[Tensor, "*rows k m"] | None:
+        """The part of visibility that does not depend on what is real: the same for all rows of one span."""
         radius, causal = self._reach()
-        if radius == math.inf and (not causal or context.start + 1 == context.stop):
+        if radius == math.inf and (not causal or (context.start + 1 == context.stop and not context.alone)):
             return None
         index = torch.arange(self._seen(context), device=context.positions.device)
-        lag = index[context.start : context.stop, None] - index
+        here = index[context.start : context.stop] if context.at is None else context.at[:, None]
+        lag = here[..., None] - index
         seen = lag <= radius
         return seen & (lag >= 0 if causal else lag >= -radius)
 
@@ -157,7 +167,7 @@ def attend(
         bias: added to the scores, broadcast against "b h n m".
     """
     if _is_lone(q, k, v):
-        return _attend_alone(q, k, v, scale, bias)
+        return attend_each(q, k, v, scale, bias)
     if not _prefers_explicit(q, k, v):
         mask = None if bias is None else bias.to(q.dtype)
         return fused_attention(q * scale.to(q.dtype), k, v, mask, scale=1.0)
@@ -194,10 +204,22 @@ def fused_attention(
         return F.scaled_dot_product_attention(q, k, v, **given)
 
 
-def _attend_alone(q: Tensor, k: Tensor, v: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    scores = (q * k).sum(-1, dtype=torch.promote_types(q.dtype, torch.float32))[..., None, :] * scale
+def attend_each(
+    q: Float[Tensor, "b h n c"],
+    k: Float[Tensor, "b h m c"],
+    v: Float[Tensor, "b h m c"],
+    scale: Float[Tensor, "h 1 1"],
+    bias: Float[Tensor, "*broadcast"] | None = None,
+) -> Float[Tensor, "b h n c"]:
+    """`attend` without products, for a few queries: what each receives is the same, to the last bit, as alone.
+
+    Neither the other queries and rows nor masked keys at the end change it, as long as the number of keys is a multiple
+    of `ALIKE`. Takes memory for n·m·c numbers a head.
+    """
+    wide = torch.promote_types(q.dtype, torch.float32)
+    scores = (q.unsqueeze(-2) * k.unsqueeze(-3)).sum(-1, dtype=wide) * scale
     weights = (scores if bias is None else scores + bias).softmax(-1)
-    return (weights.mT.to(v.dtype) * v).sum(-2, keepdim=True)
+    return (weights.unsqueeze(-1).to(v.dtype) * v.unsqueeze(-3)).sum(-2)
 
 
 def _is_lone(q: Tensor, k: Tensor, v: Tensor) -> bool:

@@ -1,12 +1,12 @@
 """What an operator is told besides the state, what it keeps between calls, and the contract every operator keeps."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Int64, Num, Shaped
 from torch import Tensor, nn
 
 Fact = TypeVar("Fact")
@@ -37,6 +37,11 @@ class OperatorContext:
     """First element that the state holds."""
     end: int | None = None
     """The one after its last; None: the row's end."""
+    at: Int64[Tensor, "b k"] | None = None
+    """Elements that the state holds where rows hold different ones; None: those from `start` on."""
+    alone: bool = False
+    """Ask that what an element of a span receives be, bit for bit, what it would if it were the only one, and whatever
+    stands behind it: of operators that keep spans, on CPU, for causal decoding."""
     _of_row: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
     _of_span: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -56,7 +61,22 @@ class OperatorContext:
 
     def span(self, start: int, stop: int) -> "OperatorContext":
         """The same row, of which a state holds the elements from `start` up to, not including, `stop`."""
-        return replace(self, start=start, end=stop, _of_span={})
+        return replace(self, start=start, end=stop, at=None, _of_span={})
+
+    def spans(self, starts: Sequence[int], count: int) -> "OperatorContext":
+        """The same rows, of which a state holds `count` elements from each row's own start on."""
+        if len(set(starts)) == 1:
+            return self.span(starts[0], starts[0] + count)
+        ahead = torch.arange(count, device=self.positions.device)
+        at = torch.tensor(starts, device=self.positions.device)[:, None] + ahead
+        return replace(self, start=min(starts), end=max(starts) + count, at=at, _of_span={})
+
+    def here(self, table: Shaped[Tensor, "*rows n c"]) -> Shaped[Tensor, "*spans k c"]:
+        """What a table says of the elements that the state holds."""
+        if self.at is None:
+            return table[..., self.start : self.stop, :]
+        assert table.ndim == 2, "rows with spans of their own share one table"
+        return table[self.at]
 
     def of_row(self, name: Hashable, compute: Callable[[], Fact]) -> Fact:
         """What follows from the row alone, computed when it is first asked for.
@@ -93,19 +113,22 @@ class Cache:
 
         Args:
             name: of what is kept.
-            rows: of the span.
+            rows: of the span; "… b h k c" where rows have spans of their own.
             context: says which span it is.
             seen: number of elements that the operator reads.
         """
         kept = self._kept.get(name)
         if kept is None or kept.shape[-2] < seen:
             held = 0 if kept is None else kept.shape[-2]
-            room = max(seen, min(context.length, max(2 * held, LEAST_ROOM)))
+            room = max(seen, context.stop, min(context.length, max(2 * held, LEAST_ROOM)))
             grown = rows.new_zeros(*rows.shape[:-2], room, rows.shape[-1])
             if kept is not None:
                 grown[..., :held, :] = kept
             kept = self._kept[name] = grown
-        kept[..., context.start : context.stop, :] = rows
+        if context.at is None:
+            kept[..., context.start : context.stop, :] = rows
+        else:
+            kept.scatter_(-2, context.at[:, None, :, None].expand_as(rows), rows)
         return kept[..., :seen, :]
 
 
@@ -117,10 +140,12 @@ class Operator(nn.Module, ABC):
     Attributes:
         causal: True when the output at i is independent, bit for bit, of every element after i.
         cacheable: True when a span can be computed from what a `Cache` keeps of the other elements.
+        answers_alone: True when it does what `OperatorContext.alone` asks, and rows may have spans of their own.
     """
 
     causal: bool
     cacheable: ClassVar[bool] = True
+    answers_alone: ClassVar[bool] = False
 
     @abstractmethod
     def forward(

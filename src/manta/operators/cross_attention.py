@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from manta.operators.attention import attend, head_width, mask_bias, score_scale
+from manta.operators.attention import attend, attend_each, head_width, mask_bias, score_scale
 from manta.operators.normalise import rms_normalise
 
 
@@ -68,6 +68,8 @@ class CrossAttention(nn.Module):
         x: Float[Tensor, "sb n d"],
         memory: Float[Tensor, "b m d"] | ProjectedMemory,
         mask: Bool[Tensor, "b m"] | None = None,
+        *,
+        alone: bool = False,
     ) -> Float[Tensor, "sb n d"]:
         """What each element of the state reads from its row's memory; exactly zero where nothing can be read.
 
@@ -75,6 +77,7 @@ class CrossAttention(nn.Module):
             x: the state. It may have s times as many rows as the memory: s consecutive rows then read one memory row.
             memory: elements, or their projection by ``project``.
             mask: True where an element of the memory is real; only with an unprojected memory.
+            alone: see ``OperatorContext.alone``; the memory's width should be a multiple of ``ALIKE``.
         """
         if not isinstance(memory, ProjectedMemory):
             memory = self.project(memory, mask)
@@ -83,7 +86,8 @@ class CrossAttention(nn.Module):
         b = memory.key.shape[0]
         assert x.shape[0] % b == 0, f"{x.shape[0]} rows of state cannot share {b} rows of memory"
         q = rms_normalise(self.query(x).view(b, -1, self.heads, self.head_dim).transpose(1, 2).contiguous())
-        y = attend(q, memory.key, memory.value, score_scale(self.gain, self.head_dim), memory.bias)
+        read = attend_each if alone else attend
+        y = read(q, memory.key, memory.value, score_scale(self.gain, self.head_dim), memory.bias)
         return self.out(y.transpose(1, 2).reshape(x.shape))
 
     def flops(self, n: int, m: int, d: int, *, projected: bool = False) -> int:

@@ -122,6 +122,8 @@ def guided_by(recipe: Recipe) -> Recipe:
         raise ConfigError(
             f"an autoregressive model learns from the texts alone; set consensus = 'none', not {recipe.consensus!r}"
         )
+    if recipe.family != "ar" and recipe.teacher.draft_horizon:
+        raise ConfigError("a teacher does not draft; leave teacher.draft_horizon out, or train with --family ar")
     free = recipe.family == "manta" and task_of(recipe.data) is None
     if recipe.consensus != "auto":
         if recipe.consensus != "none" and not any(e.prompt for e in examples(recipe)):

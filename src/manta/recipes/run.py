@@ -208,6 +208,7 @@ class TrainingRun:
                 resumed = (tensors, state) if state and index == first and not state.get("completed") else None
                 yield from self._run_stage(index, resumed)
         self.language_model = self.parts.language_model(self.specs[-1].name)
+        self.language_model.learn_from(self.parts.corpus)
         if first == len(self.specs) and is_saved(self.out / "model", self.language_model):
             yield Note(f"this run is finished; its model is in {self.out / 'model'}")
             return
@@ -293,8 +294,7 @@ class TrainingRun:
             self._before = state["plan"].get(state["stage"], 0) if state else 0
             self._paces.clear()
             paces = {spec.name: self._pace(spec) for spec in self.specs[first:]}
-            answers = self.recipe.consensus == "teacher" and first == 0
-            refuse_too_little(budget, self.clock.now(), paces, TARGETS_SHARE if answers else 0.0)
+            refuse_too_little(budget, self.clock.now(), paces, TARGETS_SHARE if self._is_asked(first) else 0.0)
 
     def _steps_of(self, index: int, done: int = 0) -> int:
         """Steps of a stage: decided as it begins and stored, so that a resumed run keeps them.
@@ -317,7 +317,7 @@ class TrainingRun:
             budget = seconds(self.recipe.time_budget)
             paces = [self._pace(other) for other in self.specs[index:]]
             left = SAFETY * (budget - self.clock.now())
-            if spec.name == "teacher" and self.recipe.consensus == "teacher":
+            if self._is_asked(index):
                 left -= TARGETS_SHARE * budget
             shares = [other.share for other in self.specs[index:]]
             if done:
@@ -326,6 +326,11 @@ class TrainingRun:
             self.plan[spec.name] = max(LEAST_STEPS, steps)
         self.folder.write_plan(self.plan)
         return self.plan[spec.name]
+
+    def _is_asked(self, index: int) -> bool:
+        """Whether the model of a stage is to answer prompts for the stages after it."""
+        answered = self.recipe.consensus == "teacher" or any(spec.answers for spec in self.specs)
+        return index == 0 and self.specs[0].name == "teacher" and answered
 
     def _free(self, spec: StageSpec) -> None:
         """Let a stage train its own parts and nothing else."""
@@ -431,9 +436,11 @@ class TrainingRun:
             raise
         finally:
             self._in_steps = False
-        if spec.name == "teacher" and len(self.specs) > 1:
+        if spec.name == "teacher" and self.recipe.family != "ar":
             self.log.flush()
-            self._save(self.out / "teacher", self.parts.language_model(spec.name))
+            teacher = self.parts.language_model(spec.name)
+            teacher.learn_from(self.parts.corpus)
+            self._save(self.out / "teacher", teacher)
         self._checkpoint(before + stage.num_steps, {}, {"stage": spec.name, "completed": True})
         if self._stop:
             raise Interrupted(self._stop)

@@ -37,6 +37,8 @@ class StageSpec:
     """Factor of the learning rate."""
     begin: Callable[[], None] = lambda: None
     """Called once before the first step."""
+    answers: bool = False
+    """The data are a teacher's answers, or the model's own, which take time to write."""
 
 
 @dataclass
@@ -56,7 +58,7 @@ class Parts:
 
     def language_model(self, stage: str) -> LanguageModel:
         """What a stage trains, as a model that writes."""
-        if stage == "teacher":
+        if stage == "teacher" or self.recipe.family == "ar":
             return AutoregressiveLM(self.teacher, self.tokenizer)
         return self.writer.after(self.modules["model"], self.tokenizer, self.measured)
 
@@ -75,11 +77,19 @@ class Parts:
         if self.consensus is None:
             if self.recipe.consensus == "none":
                 return self.corpus
-            if self.recipe.consensus == "medoid":
-                file = write_medoids(self.recipe, self.folder, self.watch)
-            else:
-                teacher = AutoregressiveLM(self.teacher, self.tokenizer)
-                file = write_teacher_targets(self.recipe, self.folder, teacher, self.watch)
+            if self.recipe.consensus == "teacher":
+                return self.answers()
+            file = write_medoids(self.recipe, self.folder, self.watch)
+            self.consensus, _ = corpus_of(self.recipe, self.folder, self.tokenizer, file, self.watch)
+        return self.consensus
+
+    def answers(self) -> Corpus:
+        """The corpus with the teacher's answers to its prompts, if it has any, made when first asked for."""
+        if self.consensus is None:
+            if not self.corpus.report.prompts:
+                return self.corpus
+            teacher = AutoregressiveLM(self.teacher, self.tokenizer)
+            file = write_teacher_targets(self.recipe, self.folder, teacher, self.watch)
             self.consensus, _ = corpus_of(self.recipe, self.folder, self.tokenizer, file, self.watch)
         return self.consensus
 
@@ -87,7 +97,7 @@ class Parts:
         """Endless batches of a corpus."""
         recipe, net = self.recipe, dict(self.modules.items()).get("model")
         rate = 1 if net is None else self.writer.rate_of(net)
-        share = recipe.consensus_share if recipe.consensus != "none" and corpus is self.consensus else None
+        share = recipe.consensus_share if corpus is self.consensus else None
         return Loader(corpus, batch_tokens=recipe.batch_tokens or 0, multiple=rate, seed=seed, tag_share=share)
 
 
@@ -105,14 +115,20 @@ def stage_specs(parts: Parts) -> list[StageSpec]:
     writer, shape = parts.writer, FAMILIES[recipe.family].shape
     net = writer.net_class(getattr(recipe, shape)).to(parts.device)
     parts.modules["teacher" if shape == "teacher" else "model"] = net
-    ours = [_spec(taught, net, parts.targets) for taught in writer.stages(net, teaching, parts.measured)]
+    ours = [
+        _spec(taught, net, parts.answers if taught.answers else parts.targets)
+        for taught in writer.stages(net, teaching, parts.measured)
+    ]
     if recipe.warm_start:
         ours[0] = replace(ours[0], begin=lambda: warm_start(parts))
     return [*specs, *ours]
 
 
 def _spec(taught: Taught, model: nn.Module, corpus: Callable[[], Corpus]) -> StageSpec:
-    return StageSpec(taught.name, taught.share, model, (model,), taught.objective, corpus, taught.pace)
+    trained = model.get_submodule(taught.part)
+    return StageSpec(
+        taught.name, taught.share, model, (trained,), taught.objective, corpus, taught.pace, answers=taught.answers
+    )
 
 
 def warm_start(parts: Parts) -> None:

@@ -1,0 +1,122 @@
+"""Drafts by a small recurrent net that begins from what the model's last word was read from."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from manta.autoregressive import Drafter, Drafting
+from manta.nets.blocks import SwiGLU
+from manta.nets.head import Head
+from manta.operators.cross_attention import CrossAttention, ProjectedMemory
+from manta.operators.normalise import rms_normalise
+from manta.text import Batch
+from manta.types import Loss
+
+
+class RecurrentDrafter(Drafter):
+    """A recurrent cell that reads the prompt, over the model's own token table.
+
+    ``s_0 = h``,  the hidden vector that the last committed word w_0 was read from
+    ``s ← s_{j-1} + W [norm(s_{j-1}), e(w_{j-1})]``
+    ``s ← s + cross_attention(norm(s), prompt)``
+    ``s_j = s + swiglu(norm(s))``
+    ``logits_j = <norm(P s_j), e>``,  w_j chosen with the noise of its place
+
+    Each draft sees the words drafted before it, without which a plan of several words does not hold together. The cell
+    has no operator over the text, so its cost a word does not grow, and it is no network call.
+
+    Args:
+        dim: width of the model.
+        heads: heads of the reading of the prompt.
+        horizon: words ahead that it is taught, at least 1.
+        table: the model's token embeddings, not part of the drafter's own weights.
+
+    Source: recurrent drafter: Zhang et al., arXiv 2403.09919; hidden states of the model as its input: Li et al.,
+        "EAGLE", arXiv 2401.15077. That the cell reads the prompt is ours.
+    """
+
+    def __init__(self, dim: int, heads: int, horizon: int, table: nn.Embedding) -> None:
+        super().__init__()
+        self.horizon = horizon
+        self._shared = (table,)
+        self.head = Head(table)
+        self.take = nn.Linear(2 * dim, dim, bias=False)
+        nn.init.zeros_(self.take.weight)
+        self.cross = CrossAttention(dim, heads)
+        self.mlp = SwiGLU(dim)
+        self.project = nn.Linear(dim, dim, bias=False)
+        nn.init.eye_(self.project.weight)
+        self._memory: ProjectedMemory | None = None
+
+    def begin(self, memory: Any) -> None:
+        """See `Drafter`; memory has `states` and `mask`."""
+        self._memory = self.cross.project(memory.states, memory.mask)
+
+    def draft(self, told: Drafting) -> list[list[int]]:
+        """See `Drafter`; nothing before the first call, when there is no hidden vector to begin from."""
+        assert self._memory is not None, "begin was not called"
+        if told.hidden is None or not any(told.counts):
+            return [[] for _ in told.written]
+        state, starts = told.hidden[:, None], [len(words) for words in told.written]
+        word = torch.tensor([[words[-1]] for words in told.written], device=state.device)
+        found = []
+        for ahead in range(max(told.counts)):
+            state, logits = self.step(state, word, self._memory)
+            word = told.choose.words(logits.float(), [start + ahead for start in starts])
+            found.append(word)
+        rows = torch.cat(found, 1).tolist()
+        return [row[:count] for row, count in zip(rows, told.counts, strict=True)]
+
+    def step(
+        self, state: Float[Tensor, "b n d"], words: Int64[Tensor, "b n"], memory: ProjectedMemory
+    ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n v"]]:
+        """One word on, at n places that do not see each other."""
+        (table,) = self._shared
+        state = state + self.take(torch.cat([rms_normalise(state), table(words)], -1))
+        state = state + self.cross(rms_normalise(state), memory)
+        state = state + self.mlp(rms_normalise(state))
+        return state, self.head(rms_normalise(self.project(state)))
+
+
+class DraftLoss:
+    """What a drafter is taught: the words that a text goes on with, from places drawn in it.
+
+    ``Σ_j decay^j · CE(logits_j, w_{i+j}) / Σ_j decay^j``  over drawn places i and j = 1 … horizon, every word before
+    the one asked for given. The model is frozen and read once for each text.
+
+    Args:
+        places: drawn in each text.
+        decay: weight of each further word.
+    """
+
+    def __init__(self, places: int = 8, decay: float = 0.8) -> None:
+        self.places, self.decay = places, decay
+
+    def __call__(self, model: Any, batch: Batch, generator: torch.Generator) -> Loss:
+        """Loss with the nats of the first and of the last word ahead."""
+        drafter: RecurrentDrafter = model.drafter
+        with torch.no_grad():
+            given, words, real = model.shifted(batch)
+            memory = model.memory(batch.prompt, batch.prompt_lengths, torch.zeros_like(batch.tag))
+            hidden = model.hidden(given, memory)
+        horizon = drafter.horizon
+        drawn = torch.rand(len(words), self.places, generator=generator).to(words.device)
+        place = (drawn * real.sum(1, keepdim=True)).long()
+        words, real = F.pad(words, (0, horizon + 1)), F.pad(real, (0, horizon + 1))
+        state = hidden.gather(1, place[..., None].expand(-1, -1, hidden.shape[-1]))
+        read = drafter.cross.project(memory.states, memory.mask)
+        total, weight, parts, count = hidden.new_zeros(()), 0.0, {}, 0
+        for ahead in range(1, horizon + 1):
+            state, logits = drafter.step(state, words.gather(1, place + ahead - 1), read)
+            asked = real.gather(1, place + ahead)
+            if not bool(asked.any()):
+                break
+            nats = F.cross_entropy(logits[asked].float(), words.gather(1, place + ahead)[asked])
+            if ahead in (1, horizon):
+                parts[f"nats_{ahead}"] = nats.detach()
+            share = self.decay ** (ahead - 1)
+            total, weight, count = total + share * nats, weight + share, count + int(asked.sum())
+        return Loss(total / max(weight, 1.0), parts, count)

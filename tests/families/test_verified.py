@@ -1,0 +1,219 @@
+"""The verified decoder writes exactly the sequential text, alone and in any batch, in any precision."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from manta.autoregressive import NgramDrafter, count_ngrams
+from manta.errors import ConfigError, UsageError
+from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel, CachedReader
+from manta.families.drafters import DraftLoss
+from manta.families.events import GenerateOptions, Request, finished
+from manta.families.observer import Observer
+from manta.hub import load, save_model
+from manta.operators import FourierConfig, WindowedConfig
+from manta.text import BOS, EOS
+
+from .test_autoregressive import make_ar
+from .test_objectives import make_batch
+
+PROMPTS = ["the cat", "rain fell", None, "rain fell over hills", "quiet", "the cat sat", None]
+REQUESTS = [Request(prompt=prompt, seed=seed) for seed, prompt in enumerate(PROMPTS)]
+WAYS = [{}, {"temperature": 1.0}, {"temperature": 0.8, "top_k": 9}, {"temperature": 1.2, "top_p": 0.7}]
+
+
+def written(lm: AutoregressiveLM, batch_size: int = 64, requests=REQUESTS, **options):
+    events = finished(lm.generate(requests, GenerateOptions(**options), batch_size=batch_size))
+    return sorted(events, key=lambda event: event.index)
+
+
+def with_table(lm: AutoregressiveLM) -> AutoregressiveLM:
+    """A model whose table was counted in its own texts, so that some drafts are right and some are not."""
+    texts = [list(event.tokens) for event in written(lm, decoder="sequential")]
+    texts += [list(event.tokens) for event in written(lm, decoder="sequential", temperature=1.0)]
+    size = lm.model.config.vocab_size
+    lm.table = NgramDrafter(count_ngrams(texts * 2, vocab_size=size, begin=BOS, end=EOS), size, BOS)
+    return lm
+
+
+def make(drafter: str, **config) -> AutoregressiveLM:
+    config = {"max_text": 24, **config}
+    return make_ar(draft_horizon=4, **config) if drafter == "recurrent" else with_table(make_ar(**config))
+
+
+@pytest.mark.parametrize("drafter", ["table", "recurrent"])
+@pytest.mark.parametrize("options", WAYS)
+def test_the_text_is_the_sequential_one(drafter, options):
+    lm = make(drafter)
+    plain = [event.tokens for event in written(lm, decoder="sequential", **options)]
+    assert plain == [event.tokens for event in written(lm, 1, decoder="sequential", **options)]
+    for batch_size, num_drafts in ((64, 7), (3, 2), (1, 3)):
+        found = written(lm, batch_size, decoder="verified", num_drafts=num_drafts, **options)
+        assert [event.tokens for event in found] == plain
+
+
+@pytest.mark.parametrize("drafter", ["table", "recurrent"])
+def test_the_text_is_the_sequential_one_in_bfloat16(drafter):
+    lm = make(drafter, max_text=9)
+    lm.model.to(torch.bfloat16)
+    plain = [event.tokens for event in written(lm, requests=REQUESTS[:3], decoder="sequential")]
+    for batch_size in (3, 1):
+        found = written(lm, batch_size, REQUESTS[:3], decoder="verified", num_drafts=3)
+        assert [event.tokens for event in found] == plain
+
+
+def test_right_drafts_save_calls_and_every_place_is_counted():
+    lm = make("table")
+    slow, quick = written(lm, 1, decoder="sequential"), written(lm, 1, decoder="verified", num_drafts=7)
+    for before, after in zip(slow, quick, strict=True):
+        ended = len(before.tokens) < 24
+        assert before.nfe == 1 + len(before.tokens) + ended
+        assert after.nfe < before.nfe
+        assert after.processed % 4 == 0
+        assert after.processed >= len(after.tokens)
+        assert 0 < after.confidence <= 1
+        assert after.confidence == pytest.approx(before.confidence, abs=1e-6)
+
+
+def test_places_of_their_own_are_told_too():
+    lm = make("table", absolute_places=True)
+    plain = [event.tokens for event in written(lm, decoder="sequential")]
+    assert [event.tokens for event in written(lm, 3, decoder="verified")] == plain
+
+
+def test_a_window_answers_alone_too():
+    lm = make("table", operator=WindowedConfig(radius=3))
+    plain = [event.tokens for event in written(lm, decoder="sequential")]
+    assert [event.tokens for event in written(lm, 3, decoder="verified")] == plain
+
+
+def test_words_are_drafted_unless_that_is_refused_or_somebody_watches():
+    class Watcher(Observer):
+        calls = 0
+
+        def logits(self, logits, settled):
+            self.calls += 1
+            return logits
+
+    lm, watcher = make("table"), Watcher()
+    assert written(lm, 1)[0].nfe < written(lm, 1, decoder="sequential")[0].nfe
+    [event] = finished(lm.generate(REQUESTS[:1], observer=watcher))
+    assert event.nfe == written(lm, 1, decoder="sequential")[0].nfe
+    assert watcher.calls == event.nfe - 1
+
+
+def test_what_cannot_be_verified_is_refused():
+    plain, fourier = make_ar(), make_ar(operator=FourierConfig())
+    with pytest.raises(UsageError, match="needs a drafter"):
+        written(plain, decoder="verified")
+    with pytest.raises(UsageError, match="needs attention, and this model's operator is fourier"):
+        written(with_table(fourier), decoder="verified")
+    assert written(fourier)[0].tokens == written(fourier, decoder="sequential")[0].tokens
+    with pytest.raises(UsageError, match="num_drafts"):
+        written(make("table"), decoder="sequential", num_drafts=3)
+    with pytest.raises(UsageError, match="deferred decoder means nothing to autoregressive models; it is for masked"):
+        written(plain, decoder="deferred")
+    with pytest.raises(ConfigError, match="draft_horizon"):
+        AutoregressiveConfig(draft_horizon=-1)
+
+
+def test_drafts_of_a_text_are_told_as_it_is_committed():
+    lm = make("table")
+    events = [event for event in lm.generate(REQUESTS[:1])]
+    drafts = [event.tokens for event in events if event.kind == "draft"]
+    [done] = [event for event in events if event.kind == "done"]
+    assert drafts
+    assert all(done.tokens[: len(words)] == words for words in drafts)
+    assert [len(words) for words in drafts] == sorted(len(words) for words in drafts)
+
+
+@pytest.mark.parametrize("drafter", ["table", "recurrent"])
+def test_a_folder_keeps_the_drafter(drafter, tmp_path):
+    lm = make(drafter)
+    lm.model.to(torch.bfloat16).float()  # as stored
+    save_model(tmp_path / "m", lm, recipe={}, card="")
+    again = load(tmp_path / "m", device="cpu")
+    assert isinstance(again, AutoregressiveLM)
+    ours, theirs = (written(x, 1, decoder="verified") for x in (lm, again))
+    assert [(event.tokens, event.nfe) for event in ours] == [(event.tokens, event.nfe) for event in theirs]
+    assert (tmp_path / "m" / "parts.safetensors").exists() == (drafter == "table")
+
+
+def test_what_is_read_of_a_place_does_not_depend_on_what_is_read_beside_it():
+    lm = make_ar(max_text=90)
+    model = lm.model
+    tokens = torch.randint(4, 300, (5, 80)).tolist()
+    prompt = torch.randint(4, 300, (5, 15))
+    memory = model.memory(prompt, torch.tensor([15, 3, 0, 7, 9]), torch.zeros(5, dtype=torch.long))
+    with torch.no_grad():
+        alone = CachedReader(model, memory.rows(torch.tensor([1])), 96)
+        one = [alone([tokens[1][place : place + 4]], [place]) for place in range(76)]
+        together = CachedReader(model, memory, 96)
+        for start in (0, 4, 12, 20, 36, 52, 68):
+            starts = [max(0, start - 4 * row) for row in range(5)]
+            starts[1] = start
+            told = together([tokens[row][begin : begin + 8] for row, begin in enumerate(starts)], starts)
+            for ahead in range(8):
+                if start + ahead < len(one):
+                    assert torch.equal(told.logits[1, ahead], one[start + ahead].logits[0, 0])
+
+
+def test_the_draft_loss_is_what_it_says():
+    """One text, one place, two words ahead: by hand."""
+    model = make_ar(draft_horizon=2).model
+    batch, generator = make_batch([1], vocab=300), torch.Generator().manual_seed(0)
+    loss = DraftLoss(places=3, decay=0.5)(model, batch, generator)
+    given, words, _ = model.shifted(batch)
+    drafter = model.drafter
+    assert drafter is not None
+    with torch.no_grad():
+        memory = model.memory(batch.prompt, batch.prompt_lengths, torch.zeros(1, dtype=torch.long))
+        hidden, read = model.hidden(given, memory), drafter.cross.project(memory.states, memory.mask)
+        _, logits = drafter.step(hidden[:, :1], words[:, :1], read)
+    nats = -logits.float().log_softmax(-1)[0, 0, model.end]
+    # Of the word and the end, only the word has a word after it; two ahead there is none.
+    assert loss.total.item() == pytest.approx(nats.item(), abs=1e-5)
+    assert float(loss.parts["nats_1"]) == pytest.approx(nats.item(), abs=1e-5)
+    loss.total.backward()
+    assert all(p.grad is None for name, p in model.named_parameters() if not name.startswith("drafter"))
+    assert drafter.take.weight.grad is not None
+
+
+def test_a_drafter_learns_to_follow_its_model():
+    lm = make_ar(draft_horizon=3, max_text=20)
+    model, drafter = lm.model, lm.model.drafter
+    assert drafter is not None
+    model.requires_grad_(False)
+    drafter.requires_grad_(True)
+    texts = [list(event.tokens) for event in written(lm, decoder="sequential")]
+    batch = make_batch([len(text) for text in texts], vocab=300)
+    for row, text in enumerate(texts):
+        batch.text[row, : len(text)] = torch.tensor(text)
+    prompts = [lm.tokenizer.encode(prompt or "") for prompt in PROMPTS]
+    width = max(map(len, prompts))
+    prompt = torch.tensor([tokens + [0] * (width - len(tokens)) for tokens in prompts])
+    batch = type(batch)(
+        prompt=prompt,
+        text=batch.text,
+        tag=batch.tag,
+        index=batch.index,
+        prompt_lengths=torch.tensor([len(tokens) for tokens in prompts]),
+        text_lengths=batch.text_lengths,
+    )
+    before = sum(event.nfe for event in written(lm, 1, num_drafts=3))
+    optimizer, generator = torch.optim.Adam(drafter.parameters(), 3e-3), torch.Generator().manual_seed(0)
+    for _ in range(150):
+        optimizer.zero_grad()
+        DraftLoss(places=8)(model, batch, generator).total.backward()
+        optimizer.step()
+    after = sum(event.nfe for event in written(lm, 1, num_drafts=3))
+    assert after < 0.6 * before
+
+
+def test_the_shape_says_whether_there_is_a_drafter():
+    shape: dict[str, Any] = {"vocab_size": 64, "dim": 16, "heads": 2, "depth": 1}
+    assert AutoregressiveModel(AutoregressiveConfig(**shape)).drafter is None
+    net = AutoregressiveModel(AutoregressiveConfig(**shape, draft_horizon=5))
+    assert net.drafter is not None
+    assert not any("head" in name.split(".")[1] for name in net.state_dict() if name.startswith("drafter."))
