@@ -13,7 +13,7 @@ from manta.families.autoregressive import (
     truncate,
 )
 from manta.families.events import GenerateOptions, Request, finished
-from manta.operators import KINDS, FourierConfig, OperatorContext, WindowedConfig
+from manta.operators import KINDS, AttentionConfig, OperatorContext, WindowedConfig
 from manta.text import Tokenizer
 
 from .conftest import WORDS, random_weights
@@ -62,9 +62,10 @@ def test_logits_of_a_cached_step_are_those_of_the_whole_model(kind):
 
 
 def test_an_operator_takes_its_models_heads_unless_they_are_set():
-    assert make_ar().model.config.operator.heads == 2  # pyright: ignore[reportAttributeAccessIssue]
-    assert make_ar(operator=WindowedConfig(heads=4)).model.config.operator == WindowedConfig(heads=4)
-    assert make_ar(operator=FourierConfig()).model.config.operator == FourierConfig()
+    for operator, heads in ((AttentionConfig(), 2), (WindowedConfig(), 2), (WindowedConfig(heads=4), 4)):
+        model = make_ar(operator=operator).model
+        assert model.config.operator == operator
+        assert {block.operator.heads for block in model.trunk.blocks} == {heads}  # pyright: ignore
 
 
 def test_the_likelihood_is_that_of_the_tokens_one_after_the_other():

@@ -7,7 +7,7 @@ trained one can serve as a teacher and as the policy's first weights.
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from manta.config import Unset
 from manta.errors import RequestError, UsageError
 from manta.families.asked import check_options
 from manta.families.batching import padded_prompts, repeated_rows
@@ -23,7 +22,7 @@ from manta.families.canvas import Prompts, Template, prompt_tokens
 from manta.families.events import Event, GenerateOptions, Request
 from manta.families.model import OperatorChoice
 from manta.families.observer import Beginning, Observer
-from manta.families.prompted import Memory, PromptedModel, check_shape, with_heads
+from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resolved
 from manta.families.trained import LogLikelihood, Taught, Teaching, TrainedWriter
 from manta.nets.head import Head
 from manta.nets.layout import columnwise
@@ -35,33 +34,13 @@ from manta.types import Loss
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoregressiveConfig:
+class AutoregressiveConfig(PromptedConfig):
     """Shape of an autoregressive model."""
 
     family: Literal["ar"] = "ar"
     """Which family this is."""
-    vocab_size: int = Unset(1024)
-    """Tokens of the tokenizer."""
-    dim: int = 0
-    """Width; 0: a recipe's size says it."""
-    heads: int = 0
-    """Attention heads; 0: a recipe's size says it."""
-    prompt_depth: int = Unset(2)
-    """Blocks of the prompt's encoder."""
-    depth: int = 0
-    """Causal blocks; 0: a recipe's size says it."""
-    max_prompt: int = Unset(128)
-    """Most tokens of a prompt."""
-    max_text: int = Unset(128)
-    """Most tokens of a text."""
-    absolute_places: bool | None = None
-    """Tell prompt and text the absolute place of each token: for texts that answer their prompt place by place; None:
-    as a recipe says, and without one no."""
     operator: OperatorChoice = field(default_factory=AttentionConfig)
     """How a position acts on later ones."""
-
-    def __post_init__(self) -> None:
-        check_shape(self.dim, self.heads, self.depth)
 
 
 class AutoregressiveModel(PromptedModel):
@@ -74,17 +53,13 @@ class AutoregressiveModel(PromptedModel):
     begin, end = BOS, EOS
 
     def __init__(self, config: AutoregressiveConfig) -> None:
-        check_shape(config.dim, config.heads, config.depth, built=True)
+        shape = resolved(config)
         super().__init__(
-            vocab_size=config.vocab_size,
-            dim=config.dim,
-            heads=config.heads,
-            prompt_depth=config.prompt_depth,
+            shape,
             num_lengths=None,
-            num_places=max(config.max_prompt, config.max_text) + 1 if config.absolute_places else 0,
+            num_places=max(shape.max_prompt, shape.max_text) + 1 if shape.absolute_places else 0,
         )
-        self.config = config = replace(config, operator=with_heads(config.operator, config.heads))
-        self.trunk = Trunk(config.dim, config.depth, config.operator, heads=config.heads, cross=True, causal=True)
+        self.trunk = Trunk(shape.dim, shape.depth, shape.operator, heads=shape.heads, cross=True, causal=True)
 
     def forward(self, tokens: Int64[Tensor, "b n"], memory: Memory) -> Float[Tensor, "b n v"]:
         """Logits of the token after each of `tokens`, the first of which is `begin`."""

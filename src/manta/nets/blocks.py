@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from manta.operators.context import Cache, Operator, OperatorContext
+from manta.operators.context import HEADS, Cache, Operator, OperatorContext
 from manta.operators.cross_attention import CrossAttention, ProjectedMemory
 from manta.operators.normalise import rms_normalise
 
@@ -81,7 +81,7 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, dim: int, operator: Operator, *, cross: bool = False, modulation: bool = False, heads: int = 4
+        self, dim: int, operator: Operator, *, cross: bool = False, modulation: bool = False, heads: int = HEADS
     ) -> None:
         super().__init__()
         self.operator = operator

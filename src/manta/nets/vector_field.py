@@ -50,7 +50,7 @@ class VectorField(nn.Module):
         dim: width of the net.
         depth: blocks.
         operator: the global integral operator of each block.
-        heads: heads of the reading of memory.
+        heads: heads, for the trunk.
         rate: r, tokens that share one latent.
         estimates: build `estimate`; a space in which the words determine the clean state does without.
         shifted: each place reads the word before it as an autoregressive model does, and its own through a linear map

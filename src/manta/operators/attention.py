@@ -10,9 +10,8 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from manta.config import Unset
 from manta.errors import ConfigError
-from manta.operators.context import Cache, Operator, OperatorContext
+from manta.operators.context import HEADS, Cache, Operator, OperatorContext
 from manta.operators.normalise import rms_normalise
 from manta.operators.rotary import BASE, RotaryTables, rotary_tables, rotate
 
@@ -31,18 +30,19 @@ class AttentionConfig:
     kind: Literal["attention"] = "attention"
     """Which operator this is."""
 
-    heads: int = Unset(4)
-    """Number of heads; divides the width, and leaves each head an even one."""
+    heads: int | None = None
+    """Number of heads; divides the width, and leaves each head an even one. None: the model's."""
 
     rotary_base: float = BASE
     """Base of the rotary angles; larger turns slower, for longer rows."""
 
     def __post_init__(self) -> None:
-        check_positive("heads", self.heads)
+        check_heads(self.heads)
 
-    def build(self, dim: int, causal: bool = False) -> "SelfAttention":
-        """A freshly initialised operator for states of width ``dim``; its output starts at zero."""
-        return SelfAttention(dim, self.heads, causal=causal, rotary_base=self.rotary_base)
+    def build(self, dim: int, *, heads: int = HEADS, causal: bool = False) -> "SelfAttention":
+        """A freshly initialised operator, see ``OperatorConfig``; its output starts at zero."""
+        heads = heads if self.heads is None else self.heads
+        return SelfAttention(dim, heads, causal=causal, rotary_base=self.rotary_base)
 
 
 class SelfAttention(Operator):
@@ -235,6 +235,16 @@ def head_width(dim: int, heads: int) -> int:
             f"a width of {dim} does not split into {heads} heads of even width; choose a width divisible by {2 * heads}"
         )
     return dim // heads
+
+
+def check_heads(heads: int | None) -> None:
+    """Refuse a number of heads below one; None leaves it to the model.
+
+    Raises:
+        ConfigError: as said.
+    """
+    if heads is not None:
+        check_positive("heads", heads)
 
 
 def check_positive(name: str, value: int) -> None:

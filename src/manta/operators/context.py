@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 Fact = TypeVar("Fact")
 
+HEADS = 4
+"""Heads of an operator that neither its configuration nor its model tells any."""
+
 LEAST_ROOM = 64
 """Elements for which a cache of a growing row has room from the start; it doubles when they are full."""
 
@@ -151,8 +154,13 @@ class Operator(nn.Module, ABC):
 class OperatorConfig(Protocol):
     """The frozen dataclass that describes an operator and builds it."""
 
-    def build(self, dim: int, causal: bool = False) -> Operator:
-        """A freshly initialised operator for states of width ``dim``.
+    def build(self, dim: int, *, heads: int = HEADS, causal: bool = False) -> Operator:
+        """A freshly initialised operator.
+
+        Args:
+            dim: width of the states.
+            heads: of the model, for an operator that has heads and whose configuration does not set them.
+            causal: let each element receive from itself and earlier ones only.
 
         Raises:
             ConfigError: for a width that does not fit, or a causal operator where there is none of the kind.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from manta.errors import ConfigError
 from manta.operators.attention import check_positive
-from manta.operators.context import Cache, Operator, OperatorContext
+from manta.operators.context import HEADS, Cache, Operator, OperatorContext
 
 TIME_FEATURES = 4
 
@@ -37,8 +37,8 @@ class FourierConfig:
         if not self.period > 0:
             raise ConfigError(f"period must be more than 0, received {self.period}")
 
-    def build(self, dim: int, causal: bool = False) -> "SpectralConvolution":
-        """A freshly initialised operator for states of width ``dim``; its output starts at zero."""
+    def build(self, dim: int, *, heads: int = HEADS, causal: bool = False) -> "SpectralConvolution":
+        """A freshly initialised operator, see ``OperatorConfig``, without heads; its output starts at zero."""
         return SpectralConvolution(dim, self.modes, self.groups, causal=causal, period=self.period)
 
 

@@ -74,7 +74,7 @@ class LatentSpace(Space):
     Args:
         config: shape.
         dim: width of the encoder.
-        heads: heads of its reading of memory.
+        heads: heads of the encoder.
     """
 
     encoder_calls = 1
