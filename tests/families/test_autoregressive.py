@@ -13,7 +13,7 @@ from manta.families.autoregressive import (
     truncate,
 )
 from manta.families.events import GenerateOptions, Request, finished
-from manta.operators import KINDS, AttentionConfig, OperatorContext, WindowedConfig
+from manta.operators import KINDS, AttentionConfig, OperatorContext, WindowedConfig, line
 from manta.text import Tokenizer
 
 from .conftest import WORDS, random_weights
@@ -51,7 +51,7 @@ def test_logits_of_a_cached_step_are_those_of_the_whole_model(kind):
     model = make_ar(operator=KINDS[kind](), max_text=90).model
     tokens, zeros = torch.randint(4, 300, (4, 90)), torch.zeros(4, dtype=torch.long)
     memory = model.memory(torch.zeros(4, 0, dtype=torch.long), zeros, zeros)
-    context, cache = OperatorContext(torch.arange(90)), model.trunk.new_cache()
+    context, cache = OperatorContext(line(90)), model.trunk.new_cache()
     read = model.trunk.project(memory.states, memory.mask)
     with torch.no_grad():
         whole = model.hidden(tokens, memory)

@@ -27,7 +27,7 @@ from manta.families.trained import LogLikelihood, Taught, Teaching, TrainedWrite
 from manta.nets.head import Head
 from manta.nets.layout import columnwise
 from manta.nets.trunk import Trunk
-from manta.operators import AttentionConfig, OperatorContext
+from manta.operators import AttentionConfig, OperatorContext, line
 from manta.runtime import check_likelihood, check_logits, make_generator
 from manta.text import BOS, EOS, MASK, Batch
 from manta.types import Loss
@@ -67,7 +67,7 @@ class AutoregressiveModel(PromptedModel):
 
     def hidden(self, tokens: Int64[Tensor, "b n"], memory: Memory) -> Float[Tensor, "b n d"]:
         """What the logits are read from, of the same arguments."""
-        context = OperatorContext(torch.arange(tokens.shape[1], device=tokens.device))
+        context = OperatorContext(line(tokens.shape[1], tokens.device))
         return self.trunk(self.embed(tokens), context, memory=self.trunk.project(memory.states, memory.mask))
 
 
@@ -169,7 +169,7 @@ def decode(
     if states.device.type == "cpu" and states.dtype is torch.float32:
         trunk = columnwise(trunk)
     projected = trunk.project(states, repeated_rows(memory.mask))
-    context = OperatorContext(torch.arange(max_tokens, device=states.device))
+    context = OperatorContext(line(max_tokens, states.device))
     cache = trunk.new_cache()
     token = torch.full((len(states),), model.begin, device=states.device)
     ended = torch.zeros(b, dtype=torch.bool, device=states.device)

@@ -30,7 +30,7 @@ from manta.masked import (
     masked_cross_entropy,
 )
 from manta.nets.trunk import Trunk
-from manta.operators import AttentionConfig, OperatorContext
+from manta.operators import AttentionConfig, OperatorContext, line
 from manta.operators.cross_attention import ProjectedMemory
 from manta.runtime import check_likelihood, check_logits, make_generator
 from manta.text import MASK, NULL, Batch, Tokenizer
@@ -78,7 +78,7 @@ class MaskedModel(PromptedModel):
             mask: True on each row's canvas.
             memory: the prompt, from `trunk.project`.
         """
-        context = OperatorContext(torch.arange(tokens.shape[1], device=tokens.device), mask)
+        context = OperatorContext(line(tokens.shape[1], tokens.device), mask)
         hidden = self.trunk(self.embed(tokens), context, memory=memory)
         return self.head(hidden)
 
@@ -95,7 +95,7 @@ class CachedDenoiser:
     def __init__(self, model: MaskedModel, mask: Bool[Tensor, "b n"], memory: Memory) -> None:
         self.model = model
         self.memory = model.trunk.project(memory.states, memory.mask)
-        self.context = OperatorContext(torch.arange(mask.shape[1], device=mask.device), mask)
+        self.context = OperatorContext(line(mask.shape[1], mask.device), mask)
         self.cache = model.trunk.new_cache()
 
     def __call__(self, tokens: Int64[Tensor, "b n"], start: int, stop: int) -> Float[Tensor, "b k v"]:

@@ -104,7 +104,7 @@ class Block(nn.Module):
 
         Args:
             x: the state.
-            context: positions, mask and time for the operator, and the span.
+            context: coordinates, mask and time for the operator, and the span.
             memory: what to read, or its projection by this block's ``cross.project``; given if and only if the block
                 was built with ``cross``. Several consecutive rows of the state may share one of the memory.
             memory_mask: True where the memory is real; only with an unprojected memory.

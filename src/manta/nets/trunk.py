@@ -75,7 +75,7 @@ class Trunk(nn.Module):
 
         Args:
             x: the state.
-            context: positions, mask and time, and the span.
+            context: coordinates, mask and time, and the span.
             memory: one projection a block, from `project`; only with `cross`.
             modulation: shared modulation; only with `modulation`.
             cache: from `new_cache`; needed for a span that is not the row.

@@ -94,7 +94,7 @@ class SelfAttention(Operator):
         """The turn of each element of the span."""
 
         def of_row() -> RotaryTables:
-            cos, sin = rotary_tables(context.positions, self.head_dim, self.rotary_base)
+            cos, sin = rotary_tables(context.coordinates, self.head_dim, self.rotary_base)
             return RotaryTables(cos.unsqueeze(-3), sin.unsqueeze(-3))
 
         tables = context.of_row(("rotary", self.head_dim, self.rotary_base), of_row)
@@ -117,18 +117,23 @@ class SelfAttention(Operator):
         return context.of_span(("bias", *self._reach()), of_span)
 
     def _reach(self) -> tuple[int | float, bool]:
-        """How far an element sees, in elements, and whether only backward."""
+        """How far an element sees along every axis, and whether only backward in its row."""
         return math.inf, self.causal
 
-    def _pairs(self, context: OperatorContext) -> Bool[Tensor, "k m"] | None:
-        """The part of visibility that is the same for every row."""
+    def _pairs(self, context: OperatorContext) -> Bool[Tensor, "*rows k m"] | None:
+        """The part of visibility that follows from where elements are, "b 1 k m" where rows differ in that."""
         radius, causal = self._reach()
-        if radius == math.inf and (not causal or context.start + 1 == context.stop):
-            return None
-        index = torch.arange(self._seen(context), device=context.positions.device)
-        lag = index[context.start : context.stop, None] - index
-        seen = lag <= radius
-        return seen & (lag >= 0 if causal else lag >= -radius)
+        here, there = slice(context.start, context.stop), slice(self._seen(context))
+        pairs = None
+        if causal and context.start + 1 < context.stop:
+            index = torch.arange(context.length, device=context.coordinates.device)
+            pairs = index[here, None] >= index[there]
+        if radius < math.inf:
+            place = context.coordinates
+            near = (place[..., here, None, :] - place[..., None, there, :]).abs().amax(-1) <= radius
+            near = near if near.ndim == 2 else near[:, None]
+            pairs = near if pairs is None else near & pairs
+        return pairs
 
     def flops(self, n: int, d: int) -> int:
         """Projections, scores and weighted sum; masked pairs are computed too, so they count."""

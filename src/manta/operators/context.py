@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Int64, Num
 from torch import Tensor, nn
 
 Fact = TypeVar("Fact")
@@ -26,14 +26,15 @@ class OperatorContext:
     long. What follows from a context is worked out once for all operators that are given it.
 
     Args:
-        positions: coordinate of each element, "n" when all rows agree and "b n" otherwise; fractions are allowed.
+        coordinates: where each element is along a axes, 1 for a text and 2 for an image: "n a" when all rows agree and
+            "b n a" otherwise; fractions are allowed. See `line`.
         mask: "b n", True where an element is real. None: all are. Nothing a real element receives may depend on the
             others, and what an operator returns for those is finite but without meaning.
         time: "b n", flow time in [0, 1] of each element (0 = noise, 1 = data), for operators whose kernel depends on
             it.
     """
 
-    positions: Num[Tensor, "*rows n"]
+    coordinates: Num[Tensor, "*rows n a"]
     mask: Bool[Tensor, "b n"] | None = None
     time: Float[Tensor, "b n"] | None = None
     start: int = 0
@@ -44,13 +45,19 @@ class OperatorContext:
     _of_span: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        assert self.coordinates.ndim >= 2, f"coordinates are n a or b n a, received {tuple(self.coordinates.shape)}"
         assert self.mask is None or self.mask.dtype is torch.bool, f"a mask is boolean, received {self.mask.dtype}"
         assert 0 <= self.start < self.stop <= max(1, self.length), f"no span of {self.length}: {self.start}, {self.end}"
 
     @property
     def length(self) -> int:
         """Elements of the row."""
-        return self.positions.shape[-1]
+        return self.coordinates.shape[-2]
+
+    @property
+    def axes(self) -> int:
+        """Axes along which the elements lie."""
+        return self.coordinates.shape[-1]
 
     @property
     def stop(self) -> int:
@@ -77,6 +84,16 @@ class OperatorContext:
         if name not in self._of_span:
             self._of_span[name] = compute()
         return self._of_span[name]
+
+
+def line(length: int, device: torch.device | None = None) -> Int64[Tensor, "{length} 1"]:
+    """Coordinates of elements that stand one after the other, 0 … length − 1, along a single axis.
+
+    Args:
+        length: elements.
+        device: where to put them.
+    """
+    return torch.arange(length, device=device)[:, None]
 
 
 class Cache:

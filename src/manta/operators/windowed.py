@@ -19,7 +19,7 @@ class WindowedConfig:
     """Number of heads; divides the width, and leaves each head an even one. None: the model's."""
 
     radius: int = 2
-    """Farthest element that can be seen on either side, in elements."""
+    """Farthest place that can be seen on either side, along every axis, in units of position."""
 
     rotary_base: float = BASE
     """Base of the rotary angles."""
@@ -35,13 +35,13 @@ class WindowedConfig:
 
 
 class WindowedAttention(SelfAttention):
-    """Self-attention with ``κ = 0`` wherever ``|i − j| > radius``, i and j being indices in the row.
+    """Self-attention with ``κ = 0`` wherever ``|i − j| > radius`` along any axis, i and j being coordinates.
 
     It exists to be compared with the global operators at equal parameters, so it computes all pairs and masks the far
     ones; it saves no time.
 
     Args:
-        radius: farthest element that can be seen on either side.
+        radius: farthest place that can be seen on either side, in units of position.
 
     Other arguments and errors are those of ``SelfAttention``.
     """
