@@ -15,7 +15,7 @@ from manta.families.manta_lm import MantaLM
 from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
 from manta.hub import ForeignModel, load, shipped
 from manta.masked import DECODERS
-from manta.operators import KINDS, OperatorContext
+from manta.operators import KINDS, OperatorContext, line
 from manta.operators.attention import attend
 from manta.recipes import Recipe, TrainingRun
 from manta.text import Tokenizer
@@ -131,8 +131,8 @@ def test_operators_give_what_they_give_on_the_cpu(kind, causal):
     torch.manual_seed(0)
     operator = KINDS[kind]().build(64, causal=causal)
     x, mask = torch.randn(3, 40, 64), torch.arange(40) < torch.tensor([40, 17, 3])[:, None]
-    there = operator(x, OperatorContext(torch.arange(40.0), mask))
-    here = operator.cuda()(x.cuda(), OperatorContext(torch.arange(40.0).cuda(), mask.cuda()))
+    there = operator(x, OperatorContext(line(40), mask))
+    here = operator.cuda()(x.cuda(), OperatorContext(line(40).cuda(), mask.cuda()))
     torch.testing.assert_close(here.cpu()[mask], there[mask], rtol=1e-3, atol=1e-4)
 
 

@@ -25,14 +25,6 @@ from manta.errors import ConfigError
 T = TypeVar("T")
 
 
-class Unset(int):
-    """A default that was not set by anyone: a number like any other, which what derives values may still replace.
-
-    A default and the same number set by hand are equal, and only the second must stay. It is kept from a dataclass to
-    its dictionary and back; a file, or an override, sets a number.
-    """
-
-
 def to_dict(cfg: Any) -> dict[str, Any]:
     """Turn a dataclass into plain dictionaries, lists and scalars, ready for JSON.
 
@@ -76,6 +68,17 @@ def from_dict(cls: type[T], mapping: Any, where: str = "") -> T:
         return cls(**values)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}" if where else str(error)) from None
+
+
+def filled(cfg: T, derived: Mapping[str, Any]) -> T:
+    """Return a copy in which what no one has set has a value.
+
+    Args:
+        cfg: an instance of a dataclass, where None is what was not set.
+        derived: value by field; what was set stays, whatever its value.
+    """
+    values = {name: value for name, value in derived.items() if getattr(cfg, name) is None}
+    return dataclasses.replace(cfg, **values)  # pyright: ignore[reportArgumentType, reportCallIssue, reportReturnType]
 
 
 def load_toml(cls: type[T], path: str | Path) -> T:
@@ -271,8 +274,6 @@ def convert(annotation: Any, value: Any, where: str) -> Any:
         return float(value)
     if annotation is Path and isinstance(value, str | Path):
         return Path(value)
-    if annotation is int and type(value) is Unset:
-        return value
     if annotation is Any or (annotation in (bool, int, str, type(None)) and type(value) is annotation):
         return value
     raise _mismatch(annotation, value, where)
@@ -335,7 +336,7 @@ def _override(mapping: dict[str, Any], cfg: Any, path: Sequence[str], text: str,
 
 def _first_reading(annotation: Any, text: str, where: str) -> Any:
     members = _without_none(annotation)
-    if len(members) == 1:
+    if len(members) == 1 and members[0] not in (bool, int):  # its error says more than that it is none of the union
         return parse_value(members[0], text, where)
     for member in members:
         try:

@@ -13,7 +13,7 @@ from manta.families.autoregressive import (
     log_likelihood,
 )
 from manta.families.events import GenerateOptions, Request, finished
-from manta.operators import KINDS, FourierConfig, OperatorContext, WindowedConfig
+from manta.operators import KINDS, AttentionConfig, OperatorContext, WindowedConfig, line
 from manta.text import Tokenizer
 
 from .conftest import WORDS, random_weights
@@ -55,7 +55,7 @@ def test_logits_of_a_cached_step_are_those_of_the_whole_model(kind):
     model = make_ar(operator=KINDS[kind](), max_text=90).model
     tokens, zeros = torch.randint(4, 300, (4, 90)), torch.zeros(4, dtype=torch.long)
     memory = model.memory(torch.zeros(4, 0, dtype=torch.long), zeros, zeros)
-    context, cache = OperatorContext(torch.arange(90)), model.trunk.new_cache()
+    context, cache = OperatorContext(line(90)), model.trunk.new_cache()
     read = model.trunk.project(memory.states, memory.mask)
     with torch.no_grad():
         whole = model.hidden(tokens, memory)
@@ -66,9 +66,10 @@ def test_logits_of_a_cached_step_are_those_of_the_whole_model(kind):
 
 
 def test_an_operator_takes_its_models_heads_unless_they_are_set():
-    assert make_ar().model.config.operator.heads == 2  # pyright: ignore[reportAttributeAccessIssue]
-    assert make_ar(operator=WindowedConfig(heads=4)).model.config.operator == WindowedConfig(heads=4)
-    assert make_ar(operator=FourierConfig()).model.config.operator == FourierConfig()
+    for operator, heads in ((AttentionConfig(), 2), (WindowedConfig(), 2), (WindowedConfig(heads=4), 4)):
+        model = make_ar(operator=operator).model
+        assert model.config.operator == operator
+        assert {block.operator.heads for block in model.trunk.blocks} == {heads}  # pyright: ignore
 
 
 def test_the_likelihood_is_that_of_the_tokens_one_after_the_other():

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 
 from manta.families.model import MantaConfig, MantaModel
-from manta.operators import AttentionConfig
 from manta.recipes.stages import inherit
 from manta.text import BOS, MASK
 
@@ -49,8 +48,8 @@ def test_an_unshifted_place_reads_its_own_word():
 def test_a_fresh_policy_with_a_teachers_weights_is_given_what_the_teacher_is_given():
     """The words enter at the places where the autoregressive model has them; its blocks are taken over by name."""
     teacher = make_ar().model
-    shape: dict[str, Any] = {"vocab_size": teacher.config.vocab_size, "operator": AttentionConfig(heads=2)}
-    model = MantaModel(MantaConfig(dim=32, heads=2, prompt_depth=1, depth=1, **shape)).eval()
+    shape: dict[str, Any] = {"vocab_size": teacher.config.vocab_size, "prompt_depth": 1, "depth": 1}
+    model = MantaModel(MantaConfig(dim=32, heads=2, **shape)).eval()
     model.embedding.load_state_dict(teacher.embedding.state_dict())
     inherit(teacher.trunk, model.field.trunk)
     text = torch.tensor([[7, 8, 9, 10]])

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from manta.nets.blocks import Block, RMSNorm, SwiGLU
-from manta.operators import KINDS, OperatorContext
+from manta.operators import KINDS, OperatorContext, line
 
 DIM = 16
 
@@ -23,7 +23,7 @@ def sample(b: int = 2, n: int = 5, m: int = 3, per_element: bool = False):
     generator = torch.Generator().manual_seed(1)
     shapes = [(b, n, DIM), (b, m, DIM), (b, n if per_element else 1, 6 * DIM)]
     x, memory, modulation = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
-    return x, {"memory": memory, "modulation": 0.3 * modulation}, OperatorContext(torch.arange(n).double())
+    return x, {"memory": memory, "modulation": 0.3 * modulation}, OperatorContext(line(n).double())
 
 
 def unit(x: torch.Tensor) -> torch.Tensor:
@@ -76,11 +76,11 @@ def test_a_row_alone_equals_the_row_in_a_padded_batch(kind):
     x, inputs, _ = sample(2, 6)
     mask = torch.arange(6) < torch.tensor([[4], [6]])
     memory_mask = torch.arange(3) < torch.tensor([[2], [3]])
-    positions = torch.arange(6).double()
-    together = block(x, OperatorContext(positions, mask), memory_mask=memory_mask, **inputs)
+    coordinates = line(6).double()
+    together = block(x, OperatorContext(coordinates, mask), memory_mask=memory_mask, **inputs)
     alone = block(
         x[:1, :4],
-        OperatorContext(positions[:4]),
+        OperatorContext(coordinates[:4]),
         memory=inputs["memory"][:1, :2],
         modulation=inputs["modulation"][:1],
     )

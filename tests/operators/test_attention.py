@@ -66,22 +66,24 @@ def test_no_key_gives_zero_and_zero_gradients():
         assert torch.count_nonzero(grad) == 0
 
 
-@pytest.mark.parametrize("shift", [0.25, 17.0])
+@pytest.mark.parametrize("shift", [(0.25,), (17.0,), (0.25, 0.0), (-3.5, 17.0)])
 def test_output_depends_on_relative_positions_only(shift):
     torch.manual_seed(0)
     operator = SelfAttention(8, 2).double()
     torch.nn.init.normal_(operator.out.weight)
-    x, positions = torch.randn(2, 5, 8, dtype=torch.float64), torch.rand(5, dtype=torch.float64) * 9
-    base, moved = (operator(x, OperatorContext(p)) for p in (positions, positions + shift))
+    x, positions = torch.randn(2, 5, 8, dtype=torch.float64), torch.rand(5, len(shift), dtype=torch.float64) * 9
+    base, moved = (operator(x, OperatorContext(p)) for p in (positions, positions + torch.tensor(shift)))
     torch.testing.assert_close(base, moved, rtol=1e-9, atol=1e-11)
-    assert not torch.allclose(base, operator(x, OperatorContext(positions * 1.5)))
+    for axis in range(len(shift)):
+        stretched = torch.where(torch.arange(len(shift)) == axis, positions * 1.5, positions)
+        assert not torch.allclose(base, operator(x, OperatorContext(stretched))), "every axis counts"
 
 
 def test_permuting_elements_with_their_positions_permutes_the_output():
     torch.manual_seed(0)
     operator = SelfAttention(8, 2).double()
     torch.nn.init.normal_(operator.out.weight)
-    x, positions, order = torch.randn(1, 6, 8, dtype=torch.float64), torch.rand(6).double(), torch.randperm(6)
+    x, positions, order = torch.randn(1, 6, 8, dtype=torch.float64), torch.rand(6, 1).double(), torch.randperm(6)
     torch.testing.assert_close(
         operator(x, OperatorContext(positions))[:, order], operator(x[:, order], OperatorContext(positions[order]))
     )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from manta.errors import ConfigError
-from manta.operators import KINDS, Cache, Operator, OperatorContext
+from manta.operators import KINDS, Cache, Operator, OperatorContext, line
 from manta.operators.reference import reference
 
 DIM = 8
@@ -19,7 +19,12 @@ CONFIGS = {
     "attention_fourier": {"heads": 2, "modes": 3, "groups": 2, "period": 16.0},
     "windowed": {"heads": 2, "radius": 1},
 }
+AXES = {"attention": (1, 2), "fourier": (1,), "attention_fourier": (1,), "windowed": (1, 2)}
+"""Numbers of axes that an operator can follow."""
 every_kind = pytest.mark.parametrize("kind", KINDS)
+every_kind_along_its_axes = pytest.mark.parametrize(
+    ("kind", "axes"), [(kind, axes) for kind in KINDS for axes in AXES[kind]]
+)
 either_way = pytest.mark.parametrize("causal", [False, True])
 
 
@@ -32,14 +37,15 @@ def build(kind: str, causal: bool, *, dtype: torch.dtype = torch.float64) -> Ope
     return operator
 
 
-def sample(b: int, n: int, lengths: list[int] | None = None, *, seed: int = 0, shared: bool = False):
-    """A state and a context with fractional positions, a right-padded mask and a time for each element."""
+def sample(b: int, n: int, lengths: list[int] | None = None, *, seed: int = 0, shared: bool = False, axes: int = 1):
+    """A state and a context with fractional coordinates, a right-padded mask and a time for each element."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(b, n, DIM, generator=generator, dtype=torch.float64)
-    positions = torch.rand(n if shared else (b, n), generator=generator, dtype=torch.float64).cumsum(-1) * 2
+    rows = (n, axes) if shared else (b, n, axes)
+    coordinates = torch.rand(rows, generator=generator, dtype=torch.float64).cumsum(-2) * 2
     time = torch.rand(b, n, generator=generator, dtype=torch.float64)
     mask = None if lengths is None else torch.arange(n) < torch.tensor(lengths)[:, None]
-    return x, OperatorContext(positions, mask, time)
+    return x, OperatorContext(coordinates, mask, time)
 
 
 def real(output: torch.Tensor, context: OperatorContext) -> torch.Tensor:
@@ -53,13 +59,13 @@ def gradients(function: Callable[..., torch.Tensor], operator: Operator, x: torc
     return output, torch.autograd.grad((output * weights).sum(), [x, *operator.parameters()])
 
 
-@every_kind
+@every_kind_along_its_axes
 @either_way
 @pytest.mark.parametrize("lengths", [None, [5, 3, 1]])
 @pytest.mark.parametrize("shared", [False, True])
-def test_output_and_gradients_equal_the_slow_reference(kind, causal, lengths, shared):
+def test_output_and_gradients_equal_the_slow_reference(kind, causal, lengths, shared, axes):
     operator = build(kind, causal)
-    x, context = sample(3, 5, lengths, shared=shared)
+    x, context = sample(3, 5, lengths, shared=shared, axes=axes)
     fast = gradients(operator, operator, x, context)
     slow = gradients(lambda x, context: reference(operator, x, context), operator, x, context)
     torch.testing.assert_close(fast, slow, rtol=1e-8, atol=1e-10)
@@ -74,7 +80,7 @@ def test_output_and_gradients_equal_the_slow_reference(kind, causal, lengths, sh
 def test_any_shape_equals_the_reference(kind, causal, b, n, seed, masked, timed):
     operator = build(kind, causal)
     x, context = sample(b, n, [(seed + row) % n + 1 for row in range(b)] if masked else None, seed=seed)
-    context = OperatorContext(context.positions, context.mask, context.time if timed else None)
+    context = OperatorContext(context.coordinates, context.mask, context.time if timed else None)
     with torch.no_grad():
         output = operator(x, context)
         assert output.shape == x.shape
@@ -92,7 +98,7 @@ def test_a_row_alone_equals_the_row_in_a_padded_batch(kind, causal):
         together = operator(x, context)
         for row, length in enumerate(lengths):
             part = slice(row, row + 1), slice(0, length)
-            alone = operator(x[part], OperatorContext(context.positions[part], None, context.time[part]))
+            alone = operator(x[part], OperatorContext(context.coordinates[part], None, context.time[part]))
             torch.testing.assert_close(together[part], alone, rtol=1e-10, atol=1e-12)
 
 
@@ -120,8 +126,8 @@ def test_causal_is_exact_to_the_bit(kind, dtype, training):
         other_x = torch.where(later[:, None], torch.randn_like(x) * 3, x)
         other_time = torch.where(later, 1 - time, time)
         with torch.set_grad_enabled(training):
-            before = operator(x, OperatorContext(context.positions, None, time))
-            after = operator(other_x, OperatorContext(context.positions, None, other_time))
+            before = operator(x, OperatorContext(context.coordinates, None, time))
+            after = operator(other_x, OperatorContext(context.coordinates, None, other_time))
         assert torch.equal(before[:, : i + 1], after[:, : i + 1])
         assert not torch.equal(before[:, i + 1 :], after[:, i + 1 :])
 
@@ -159,28 +165,39 @@ def test_a_span_that_has_changed_is_computed_as_in_the_row_that_has_changed(kind
 
 
 def test_a_cache_grows_and_keeps_what_it_has():
-    context, cache = OperatorContext(torch.arange(300)), Cache()
+    context, cache = OperatorContext(line(300)), Cache()
     rows = torch.randn(2, 300, 3)
     for place in range(300):
         found = cache.renew("rows", rows[:, place : place + 1], context.span(place, place + 1), place + 1)
         assert torch.equal(found, rows[:, : place + 1])
 
 
-def influence(operator: Operator, n: int) -> torch.Tensor:
+def influence(operator: Operator, x: torch.Tensor, context: OperatorContext) -> torch.Tensor:
     """True at (i, j) where the output at i depends on the input at j."""
-    x, context = sample(1, n)
     jacobian = torch.autograd.functional.jacobian(lambda x: operator(x, context), x)
     assert isinstance(jacobian, torch.Tensor)
     return jacobian[0, :, :, 0].abs().amax((1, 3)) > 0
 
 
-@every_kind
-def test_support_is_global_except_for_the_windowed_control(kind):
+@every_kind_along_its_axes
+def test_support_is_global_except_for_the_windowed_control(kind, axes):
     n = 12
-    distance = (torch.arange(n)[:, None] - torch.arange(n)).abs()
-    expected = distance <= CONFIGS[kind]["radius"] if kind == "windowed" else torch.ones(n, n, dtype=torch.bool)
-    assert torch.equal(influence(build(kind, False), n), expected)
-    assert torch.equal(influence(build(kind, True), n), expected.tril())
+    grid = line(n) if axes == 1 else torch.cartesian_prod(torch.arange(3), torch.arange(4))
+    x, context = sample(1, n)
+    context = OperatorContext(grid, None, context.time)
+    places = grid.tolist()
+    apart = [[max(abs(a - b) for a, b in zip(i, j, strict=True)) for j in places] for i in places]
+    near = torch.tensor(apart) <= CONFIGS[kind].get("radius", 0)
+    expected = near if kind == "windowed" else torch.ones(n, n, dtype=torch.bool)
+    assert torch.equal(influence(build(kind, False), x, context), expected)
+    assert torch.equal(influence(build(kind, True), x, context), expected.tril())
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if AXES[kind] == (1,)])
+@either_way
+def test_what_follows_one_axis_refuses_two(kind, causal):
+    with pytest.raises(ConfigError, match="follows one axis, received 2"):
+        build(kind, causal)(*sample(1, 4, axes=2))
 
 
 @every_kind

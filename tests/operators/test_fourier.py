@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from manta.operators import OperatorContext, SpectralConvolution
+from manta.operators import OperatorContext, SpectralConvolution, line
 from manta.operators.fourier import TIME_FEATURES
 
 
@@ -16,7 +16,7 @@ def identity_projections(operator: SpectralConvolution) -> SpectralConvolution:
 
 
 def context(n: int, time: torch.Tensor | None = None) -> OperatorContext:
-    return OperatorContext(torch.arange(n).double(), None, time)
+    return OperatorContext(line(n).double(), None, time)
 
 
 def test_the_constant_mode_is_the_mean():

@@ -14,7 +14,7 @@ WATCH = Watch(Clock())
 
 
 def test_a_structured_task_has_a_token_a_symbol(tmp_path):
-    recipe = Recipe(data="builtin:sudoku4", num_examples=50)
+    recipe = resolve(Recipe(data="builtin:sudoku4", num_examples=50))
     tokenizer = tokenizer_of(recipe, tmp_path, WATCH)
     assert tokenizer.symbols == "01234"
     assert Tokenizer.load(tmp_path / "tokenizer.json").fingerprint() == tokenizer.fingerprint()
@@ -32,7 +32,7 @@ def test_a_resolved_recipe_holds_every_example_of_its_task(name, tmp_path):
 
 
 def test_a_model_too_short_for_its_task(tmp_path):
-    recipe = Recipe(data="builtin:sudoku9", num_examples=5)
+    recipe = resolve(Recipe(data="builtin:sudoku9", num_examples=5, max_prompt=64))
     with pytest.raises(ConfigError, match="81 tokens a prompt and 81 a text, and the recipe has max_prompt=64"):
         tokenizer_of(recipe, tmp_path, WATCH)
 
@@ -71,7 +71,7 @@ def test_weather_prompts_recombine():
 def test_a_changed_generator_rebuilds_the_corpus(tmp_path, monkeypatch):
     from manta.text import weather
 
-    recipe = Recipe(data="builtin:weather", num_examples=30, vocab_size=512)
+    recipe = resolve(Recipe(data="builtin:weather", num_examples=30, vocab_size=512))
     tokenizer = tokenizer_of(recipe, tmp_path, WATCH)
     first = corpus_of(recipe, tmp_path, tokenizer, None, WATCH)[0].text(0).tolist()
     manifest = tmp_path / "corpus" / "manifest.json"

@@ -5,15 +5,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
-from manta.config import Unset, apply_overrides, from_dict, to_dict
+from manta.config import apply_overrides, from_dict, to_dict
 from manta.errors import ConfigError
-from manta.families.autoregressive import AutoregressiveConfig
-from manta.families.masked import MaskedConfig
-from manta.families.model import MantaConfig
+from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveModel
+from manta.families.masked import MaskedConfig, MaskedModel
+from manta.families.model import MantaConfig, MantaModel
+from manta.families.prompted import DEFAULTS
 from manta.operators import AttentionConfig, AttentionFourierConfig, WindowedConfig
 from manta.recipes.recipe import SIZES, Recipe, resolve
-from manta.spaces import LatentSpaceConfig
 
 
 @pytest.mark.parametrize(
@@ -59,18 +60,58 @@ def test_masked_models_are_told_places_and_so_is_the_teacher_they_start_from():
 @pytest.mark.parametrize("operator", [AttentionConfig, AttentionFourierConfig, WindowedConfig])
 def test_all_nets_of_a_size_have_its_heads(size, operator):
     recipe = Recipe(size=size, model=MantaConfig(operator=operator()), masked=MaskedConfig(operator=operator()))
-    found, heads = resolve(recipe), SIZES[size][1]
-    assert isinstance(found.model.space, LatentSpaceConfig)
-    nets = [found.model.operator, found.masked.operator, found.model.space.operator, found.teacher, found.model]
-    assert {net.heads for net in nets} == {heads}  # pyright: ignore[reportAttributeAccessIssue]
-    taught = resolve(replace(recipe, family="ar", teacher=AutoregressiveConfig(operator=operator()))).teacher
-    assert taught.operator == operator(heads=heads)
-    by_hand = resolve(replace(recipe, model=MantaConfig(operator=operator(heads=4))))
-    assert by_hand.model.operator.heads == 4  # pyright: ignore[reportAttributeAccessIssue]
+    found, heads = resolve(replace(recipe, teacher=AutoregressiveConfig(operator=operator()))), SIZES[size][1]
+    assert found.model.operator == operator(), "said once, in the model's shape"
+    with torch.device("meta"):
+        nets = [MantaModel(found.model), MaskedModel(found.masked), AutoregressiveModel(found.teacher)]
+        by_hand = MantaModel(replace(found.model, operator=operator(heads=2)))
+    assert {heads_of(net) for net in nets} == {frozenset({heads})}
+    assert heads_of(by_hand.field) == {2, heads}, "its operators' own, and those that read the prompt"
+
+
+def heads_of(net):
+    """The numbers of heads of all its operators."""
+    return frozenset(module.heads for module in net.modules() if hasattr(module, "heads"))
+
+
+def test_a_net_takes_what_nothing_has_set_from_the_defaults():
+    with torch.device("meta"):
+        nets = [MantaModel(MantaConfig(heads=2)), MaskedModel(MaskedConfig(heads=2))]
+    for net in nets:
+        found = to_dict(net.config)
+        assert {name: found[name] for name in DEFAULTS} == {**DEFAULTS, "heads": 2}
+        assert all(weight.shape[-1] == 128 for name, weight in net.named_parameters() if "embedding" in name)
+    with pytest.raises(ConfigError, match="dim should be a multiple of 2·heads = 8, received 36"):
+        MaskedModel(MaskedConfig(dim=36))
 
 
 def test_a_resolved_recipe_is_its_own_resolution_after_a_file():
     found = resolve(Recipe(size="large", num_steps=10))
     again = from_dict(Recipe, json.loads(json.dumps(to_dict(found))))
     assert resolve(again) == again == found
-    assert not isinstance(again.model.max_text, Unset)
+
+
+@pytest.mark.parametrize(
+    "entry", ["dim=192", "heads=12", "depth=9", "vocab_size=2048", "prompt_depth=3", "max_prompt=200", "max_text=200"]
+)
+def test_none_on_the_command_line_leaves_a_number_to_be_derived(entry):
+    plain = Recipe(size="nano")
+    by_hand = apply_overrides(plain, [f"model.{entry}"])
+    again = apply_overrides(by_hand, [f"model.{entry.split('=')[0]}=none"])
+    assert again == plain and resolve(again) == resolve(plain) != resolve(by_hand)
+
+
+@pytest.mark.parametrize("word", ["x", "1.5", ""])
+def test_what_is_no_number_is_refused_by_name(word):
+    with pytest.raises(ConfigError, match=r"model\.depth should be an integer or none, received"):
+        apply_overrides(Recipe(), [f"model.depth={word}"])
+
+
+@pytest.mark.parametrize("name", ["dim", "heads", "depth"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_no_net_has_nothing_of_a_kind(name, value):
+    for net in ("model", "masked", "teacher"):
+        with pytest.raises(ConfigError, match=f"{net}: {name} should be at least ., received {value}"):
+            apply_overrides(Recipe(), [f"{net}.{name}={value}"])
+    with pytest.raises(ConfigError, match="heads must be at least 1, received 0"):
+        AttentionConfig(heads=0)

@@ -289,8 +289,9 @@ def test_a_puzzle_s_pupil_starts_with_its_teacher_s_places(tmp_path, family):
 @pytest.mark.parametrize("size", SIZES)
 def test_a_teacher_and_its_pupil_have_the_same_blocks_at_every_size(size):
     found = resolve(Recipe(size=size))
-    assert found.model.operator == AttentionConfig(heads=found.teacher.heads)
-    assert (found.model.dim, found.model.depth) == (found.teacher.dim, found.teacher.depth)
+    assert found.model.operator == found.teacher.operator == AttentionConfig()
+    for name in ("dim", "heads", "depth", "prompt_depth"):
+        assert getattr(found.model, name) == getattr(found.teacher, name) is not None
 
 
 @pytest.mark.parametrize(("budget", "size"), [("3m", "nano"), ("15m", "tiny"), ("2h", "small"), (None, "small")])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from manta.bench.timing import Row, interleaved
-from manta.operators import KINDS, Operator, OperatorContext
+from manta.operators import KINDS, Operator, OperatorContext, line
 from manta.runtime import make_generator
 
 M = TypeVar("M", bound=nn.Module)
@@ -36,9 +36,8 @@ def operator_costs(
     rows = []
     for length in lengths:
         state = torch.randn(batch, length, dim, generator=make_generator(length)).to(device)
-        context = OperatorContext(
-            torch.arange(length, device=device), time=torch.full((batch, length), 0.5, device=device)
-        )
+        time = torch.full((batch, length), 0.5, device=device)
+        context = OperatorContext(line(length, time.device), time=time)
         calls: Mapping[str, Callable[[], object]] = {
             kind: partial(_forward, operator, state, context) for kind, operator in operators.items()
         }

@@ -97,7 +97,7 @@ def _examine_data(options: DoctorOptions) -> tuple[dict[str, Any], list[Finding]
     print("reading the data twice: tokenizer, then figures", file=sys.stderr)
     tokenizer = tokenizer_for(recipe.data, recipe.vocab_size, recipe.num_examples, split=recipe.split)
     rows = read(recipe.data, recipe.split, recipe.num_examples)
-    found = describe(rows, tokenizer, recipe.max_prompt, recipe.max_text)
+    found = describe(rows, tokenizer, *recipe.lengths)
     held_out = _held_out(recipe.data)
     figures = {"split": recipe.split, **{f"{split}_examples": count for split, count in held_out.items()}}
     figures |= asdict(found)

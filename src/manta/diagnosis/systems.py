@@ -35,7 +35,7 @@ from manta.families.tracing import (
     trace_masked,
 )
 from manta.masked import Canvas
-from manta.operators import OperatorContext
+from manta.operators import OperatorContext, line
 from manta.runtime import MAX_SEED, make_generator
 from manta.text import MASK, NULL
 
@@ -319,7 +319,7 @@ class MaskedSystem(System):
         """Steps of the decoder as they were made, and the weights before them."""
         model = self.lm.model
         projected = model.trunk.project(self.beginning.memory.states, self.beginning.memory.mask)
-        context = OperatorContext(torch.arange(self.mask.shape[1], device=self.mask.device), self.mask)
+        context = OperatorContext(line(self.mask.shape[1], self.mask.device), self.mask)
         unset = F.one_hot(torch.tensor(MASK), self.vocab_size).to(self.mask.device)
 
         def policy(state: Tensor) -> Tensor:
@@ -377,7 +377,7 @@ class AutoregressiveSystem(System):
         width, ended = tokens.shape[1], F.one_hot(torch.tensor(model.end), self.vocab_size).float().to(tokens.device)
         steps = []
         for place in range(width):
-            context = OperatorContext(torch.arange(place + 1, device=tokens.device))
+            context = OperatorContext(line(place + 1, tokens.device))
             written = self.mask[:, place, None]
 
             def policy(state: Tensor, place: int = place, context: OperatorContext = context) -> Tensor:

@@ -7,7 +7,7 @@ trained one can serve as a teacher and as the policy's first weights.
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -26,7 +26,6 @@ from manta.autoregressive import (
     count_ngrams,
     decode,
 )
-from manta.config import Unset
 from manta.errors import ConfigError, RequestError, UsageError
 from manta.families.asked import check_options
 from manta.families.batching import ROWS, padded_prompts, padded_width, repeated_rows
@@ -36,11 +35,11 @@ from manta.families.events import Event, EventKind, GenerateOptions, Request
 from manta.families.model import OperatorChoice
 from manta.families.observer import Beginning, Observer
 from manta.families.options import spelled
-from manta.families.prompted import Memory, PromptedModel, check_shape, with_heads
+from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resolved
 from manta.families.trained import LogLikelihood, Taught, Teaching, TrainedWriter
 from manta.nets.layout import columnwise
 from manta.nets.trunk import Trunk
-from manta.operators import AttentionConfig, OperatorContext
+from manta.operators import AttentionConfig, OperatorContext, line
 from manta.runtime import check_likelihood, make_generator
 from manta.text import BOS, EOS, MASK, Batch, Corpus, Tokenizer
 from manta.types import Loss
@@ -54,28 +53,11 @@ SHOWN = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoregressiveConfig:
+class AutoregressiveConfig(PromptedConfig):
     """Shape of an autoregressive model."""
 
     family: Literal["ar"] = "ar"
     """Which family this is."""
-    vocab_size: int = Unset(1024)
-    """Tokens of the tokenizer."""
-    dim: int = 0
-    """Width; 0: a recipe's size says it."""
-    heads: int = 0
-    """Attention heads; 0: a recipe's size says it."""
-    prompt_depth: int = Unset(2)
-    """Blocks of the prompt's encoder."""
-    depth: int = 0
-    """Causal blocks; 0: a recipe's size says it."""
-    max_prompt: int = Unset(128)
-    """Most tokens of a prompt."""
-    max_text: int = Unset(128)
-    """Most tokens of a text."""
-    absolute_places: bool | None = None
-    """Tell prompt and text the absolute place of each token: for texts that answer their prompt place by place; None:
-    as a recipe says, and without one no."""
     operator: OperatorChoice = field(default_factory=AttentionConfig)
     """How a position acts on later ones."""
     draft_horizon: int = 0
@@ -83,7 +65,7 @@ class AutoregressiveConfig:
     stage, and words are drafted from a table of the training texts."""
 
     def __post_init__(self) -> None:
-        check_shape(self.dim, self.heads, self.depth)
+        super().__post_init__()
         if self.draft_horizon < 0:
             raise ConfigError(f"draft_horizon should be 0 or more, received {self.draft_horizon}")
 
@@ -98,20 +80,16 @@ class AutoregressiveModel(PromptedModel):
     begin, end = BOS, EOS
 
     def __init__(self, config: AutoregressiveConfig) -> None:
-        check_shape(config.dim, config.heads, config.depth, built=True)
+        shape = resolved(config)
         super().__init__(
-            vocab_size=config.vocab_size,
-            dim=config.dim,
-            heads=config.heads,
-            prompt_depth=config.prompt_depth,
+            shape,
             num_lengths=None,
-            num_places=max(config.max_prompt, config.max_text) + 1 if config.absolute_places else 0,
+            num_places=max(shape.max_prompt, shape.max_text) + 1 if shape.absolute_places else 0,
         )
-        self.config = config = replace(config, operator=with_heads(config.operator, config.heads))
-        self.trunk = Trunk(config.dim, config.depth, config.operator, heads=config.heads, cross=True, causal=True)
+        self.trunk = Trunk(shape.dim, shape.depth, shape.operator, heads=shape.heads, cross=True, causal=True)
         self.drafter = (
-            RecurrentDrafter(config.dim, config.heads, config.draft_horizon, self.embedding)
-            if config.draft_horizon
+            RecurrentDrafter(shape.dim, shape.heads, shape.draft_horizon, self.embedding)
+            if shape.draft_horizon
             else None
         )
 
@@ -121,7 +99,7 @@ class AutoregressiveModel(PromptedModel):
 
     def hidden(self, tokens: Int64[Tensor, "b n"], memory: Memory) -> Float[Tensor, "b n d"]:
         """What the logits are read from, of the same arguments."""
-        context = OperatorContext(torch.arange(tokens.shape[1], device=tokens.device))
+        context = OperatorContext(line(tokens.shape[1], tokens.device))
         return self.trunk(self.embed(tokens), context, memory=self.trunk.project(memory.states, memory.mask))
 
     def shifted(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -180,13 +158,13 @@ class CachedReader:
         self.trunk = columnwise(trunk) if on_cpu and memory.states.dtype is torch.float32 else trunk
         if self.multiple == 1:
             memory = Memory(repeated_rows(memory.states), repeated_rows(memory.mask))
-        places = torch.arange(padded_width(room), device=memory.states.device)
+        places = line(padded_width(room), memory.states.device)
         self.context = OperatorContext(places, alone=on_cpu and trunk.answers_alone)
         self.memory, self.cache = self.trunk.project(memory.states, memory.mask), self.trunk.new_cache()
 
     def __call__(self, tokens: Sequence[Sequence[int]], starts: Sequence[int]) -> Told:
         """See `autoregressive.Reader`."""
-        rows = torch.tensor(tokens, device=self.context.positions.device)
+        rows = torch.tensor(tokens, device=self.context.coordinates.device)
         if self.multiple == 1:
             rows, starts = repeated_rows(rows), [*starts, *[starts[-1]] * (-len(starts) % ROWS)]
         x = self.model.embed(rows, starts[0] if len(set(starts)) == 1 else starts)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from manta.config import Unset, from_dict, to_dict
+from manta.config import from_dict, to_dict
 from manta.families.asked import check_options
 from manta.families.batching import padded_prompts, padded_width
 from manta.families.canvas import Prompts, Template, prompt_tokens, template_of
@@ -19,7 +19,7 @@ from manta.families.events import Event, GenerateOptions, Request
 from manta.families.model import OperatorChoice
 from manta.families.objectives import ObjectiveConfig, lay_out, length_cost, read_prompt
 from manta.families.observer import Beginning, Observer
-from manta.families.prompted import Memory, PromptedModel, check_shape
+from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resolved
 from manta.families.trained import LogLikelihood, Taught, Teaching, TrainedWriter
 from manta.masked import (
     Canvas,
@@ -30,7 +30,7 @@ from manta.masked import (
     masked_cross_entropy,
 )
 from manta.nets.trunk import Trunk
-from manta.operators import AttentionConfig, OperatorContext
+from manta.operators import AttentionConfig, OperatorContext, line
 from manta.operators.cross_attention import ProjectedMemory
 from manta.runtime import check_likelihood, check_logits, make_generator
 from manta.text import MASK, NULL, Batch, Tokenizer
@@ -41,34 +41,13 @@ LENGTH_QUANTILE = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedConfig:
+class MaskedConfig(PromptedConfig):
     """Shape of a masked-diffusion model."""
 
     family: Literal["masked"] = "masked"
     """Which family this is."""
-    vocab_size: int = Unset(1024)
-    """Tokens of the tokenizer."""
-    dim: int = 0
-    """Width; 0: a recipe's size says it."""
-    heads: int = 0
-    """Attention heads; 0: a recipe's size says it."""
-    prompt_depth: int = Unset(2)
-    """Blocks of the prompt's encoder."""
-    depth: int = 0
-    """Blocks; 0: a recipe's size says it."""
-    max_prompt: int = Unset(128)
-    """Most tokens of a prompt."""
-    max_text: int = Unset(128)
-    """Most tokens of a text."""
-    absolute_places: bool | None = None
-    """Tell prompt and text the absolute place of each token; None: as a recipe says, and without one no. Without it the
-    positions of an unwritten canvas cannot be told apart: attention between equal tokens gives each of them the same,
-    however it is turned, so the first words of a text are all the same one."""
     operator: OperatorChoice = field(default_factory=AttentionConfig)
     """How positions act on each other."""
-
-    def __post_init__(self) -> None:
-        check_shape(self.dim, self.heads, self.depth)
 
 
 class MaskedModel(PromptedModel):
@@ -79,19 +58,15 @@ class MaskedModel(PromptedModel):
     """
 
     def __init__(self, config: MaskedConfig) -> None:
-        check_shape(config.dim, config.heads, config.depth, built=True)
-        self.max_cells = config.max_text + 1
+        shape = resolved(config)
+        self.max_cells = shape.max_text + 1
         """Most words of a canvas: the longest text and a closing null."""
         super().__init__(
-            vocab_size=config.vocab_size,
-            dim=config.dim,
-            heads=config.heads,
-            prompt_depth=config.prompt_depth,
+            shape,
             num_lengths=self.max_cells,
-            num_places=max(config.max_prompt, self.max_cells) if config.absolute_places else 0,
+            num_places=max(shape.max_prompt, self.max_cells) if shape.absolute_places else 0,
         )
-        self.config = config
-        self.trunk = Trunk(config.dim, config.depth, config.operator, heads=config.heads, cross=True)
+        self.trunk = Trunk(shape.dim, shape.depth, shape.operator, heads=shape.heads, cross=True)
 
     def forward(
         self, tokens: Int64[Tensor, "b n"], mask: Bool[Tensor, "b n"], memory: tuple[ProjectedMemory, ...]
@@ -103,7 +78,7 @@ class MaskedModel(PromptedModel):
             mask: True on each row's canvas.
             memory: the prompt, from `trunk.project`.
         """
-        context = OperatorContext(torch.arange(tokens.shape[1], device=tokens.device), mask)
+        context = OperatorContext(line(tokens.shape[1], tokens.device), mask)
         hidden = self.trunk(self.embed(tokens), context, memory=memory)
         return self.head(hidden)
 
@@ -120,7 +95,7 @@ class CachedDenoiser:
     def __init__(self, model: MaskedModel, mask: Bool[Tensor, "b n"], memory: Memory) -> None:
         self.model = model
         self.memory = model.trunk.project(memory.states, memory.mask)
-        self.context = OperatorContext(torch.arange(mask.shape[1], device=mask.device), mask)
+        self.context = OperatorContext(line(mask.shape[1], mask.device), mask)
         self.cache = model.trunk.new_cache()
 
     def __call__(self, tokens: Int64[Tensor, "b n"], start: int, stop: int) -> Float[Tensor, "b k v"]:

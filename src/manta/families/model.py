@@ -7,9 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from manta.config import Unset
-from manta.errors import ConfigError
-from manta.families.prompted import Memory, PromptedModel, check_shape
+from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resolved
 from manta.flow.time_density import TimeDensityConfig
 from manta.nets.vector_field import Condition, VectorField
 from manta.operators import AttentionConfig, AttentionFourierConfig, FourierConfig, WindowedConfig
@@ -22,28 +20,11 @@ SpaceChoice = LatentSpaceConfig | EmbeddingSpaceConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class MantaConfig:
+class MantaConfig(PromptedConfig):
     """Shape of a Manta-LM."""
 
     family: Literal["manta"] = "manta"
     """Which family this is."""
-    vocab_size: int = Unset(1024)
-    """Tokens of the tokenizer."""
-    dim: int = 0
-    """Width of every net; 0: a recipe's size says it."""
-    heads: int = 0
-    """Attention heads; 0: a recipe's size says it."""
-    prompt_depth: int = Unset(2)
-    """Blocks of the prompt's encoder."""
-    depth: int = 0
-    """Blocks of the policy; 0: a recipe's size says it."""
-    max_prompt: int = Unset(128)
-    """Most tokens of a prompt."""
-    max_text: int = Unset(128)
-    """Most tokens of a text."""
-    absolute_places: bool | None = None
-    """Tell prompt and text the absolute place of each token: for texts that answer their prompt place by place; None:
-    as a recipe says, and without one no."""
     shifted: bool = True
     """Each place reads the word before it too, which lets a teacher's weights mean the same in the policy."""
     operator: OperatorChoice = field(default_factory=AttentionConfig)
@@ -52,11 +33,6 @@ class MantaConfig:
     """Where the state lives."""
     time: TimeDensityConfig = field(default_factory=TimeDensityConfig)
     """Density of training times; its quantiles are the sampling grid."""
-
-    def __post_init__(self) -> None:
-        check_shape(self.dim, self.heads, self.depth)
-        if min(self.prompt_depth, self.max_text) < 1 or min(self.depth, self.max_prompt) < 0:
-            raise ConfigError("prompt_depth and max_text should be at least 1, depth and max_prompt at least 0")
 
 
 class MantaModel(PromptedModel):
@@ -67,29 +43,25 @@ class MantaModel(PromptedModel):
     """
 
     def __init__(self, config: MantaConfig) -> None:
-        check_shape(config.dim, config.heads, config.depth, built=True)
-        rate = config.space.rate
-        self.max_cells = config.max_text // rate + 1
+        shape = resolved(config)
+        rate = shape.space.rate
+        self.max_cells = shape.max_text // rate + 1
         """Most latents of a text: room for the longest text and one closing null token."""
         super().__init__(
-            vocab_size=config.vocab_size,
-            dim=config.dim,
-            heads=config.heads,
-            prompt_depth=config.prompt_depth,
+            shape,
             num_lengths=self.max_cells,
-            num_places=max(config.max_prompt, self.max_cells * rate) if config.absolute_places else 0,
+            num_places=max(shape.max_prompt, self.max_cells * rate) if shape.absolute_places else 0,
         )
-        self.config = config
-        self.space: Space = config.space.build(config.vocab_size, config.dim, config.heads)
+        self.space: Space = shape.space.build(shape.vocab_size, shape.dim, shape.heads)
         self.field = VectorField(
             channels=self.space.channels,
-            dim=config.dim,
-            depth=config.depth,
-            operator=config.operator,
-            heads=config.heads,
+            dim=shape.dim,
+            depth=shape.depth,
+            operator=shape.operator,
+            heads=shape.heads,
             rate=self.space.rate,
             estimates=self.space.estimates,
-            shifted=config.shifted,
+            shifted=shape.shifted,
         )
 
     def condition(

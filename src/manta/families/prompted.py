@@ -1,22 +1,20 @@
 """What all families share: a token table that is also read by, an encoded prompt, and a guess of the length."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from manta.config import Unset
+from manta.config import filled
 from manta.errors import ConfigError
 from manta.families.batching import rowwise
 from manta.nets.head import Head
 from manta.nets.memory import MemoryEncoder
 from manta.operators import AttentionConfig
-
-Operator = TypeVar("Operator", bound=Any)
 
 TAGS = 3
 """Kinds of text asked for: human, consensus, and none (the null condition, without a prompt)."""
@@ -36,62 +34,92 @@ class Memory:
         return Memory(self.states[rows], self.mask[rows])
 
 
-def check_shape(dim: int, heads: int, depth: int, *, built: bool = False) -> None:
-    """Refuse shapes that no net can have; what is not set, 0, passes until a net is built.
+@dataclass(frozen=True, kw_only=True)
+class PromptedConfig:
+    """What the shapes of all families tell; None is what no one has set: a recipe derives it, or `resolved`."""
+
+    family: str
+    """Which family this is."""
+    vocab_size: int | None = None
+    """Tokens of the tokenizer; None: as the recipe says."""
+    dim: int | None = None
+    """Width of every net; None: the recipe's size says it."""
+    heads: int | None = None
+    """Attention heads, also of operators that are not told their own; None: the recipe's size says it."""
+    prompt_depth: int | None = None
+    """Blocks of the prompt's encoder; None: 2, and in a teacher as many as its pupil has."""
+    depth: int | None = None
+    """Blocks that write the text; None: the recipe's size says it."""
+    max_prompt: int | None = None
+    """Most tokens of a prompt; None: as the recipe says."""
+    max_text: int | None = None
+    """Most tokens of a text; None: as the recipe says."""
+    absolute_places: bool | None = None
+    """Tell prompt and text the absolute place of each token: for texts that answer their prompt place by place, and for
+    masked models: without it the positions of an unwritten canvas cannot be told apart, since attention between equal
+    tokens gives each of them the same, however it is turned, so the first words of a text are all the same one. None:
+    as the recipe says, and without one no."""
+
+    def __post_init__(self) -> None:
+        least = {"vocab_size": 1, "dim": 8, "heads": 1, "prompt_depth": 1, "depth": 1, "max_prompt": 0, "max_text": 1}
+        for name, lowest in least.items():
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise ConfigError(
+                    f"{name} should be at least {lowest}, received {value}; left out, or none, it is derived"
+                )
+        if self.dim is not None and self.heads is not None and self.dim % (2 * self.heads):
+            raise ConfigError(f"dim should be a multiple of 2·heads = {2 * self.heads}, received {self.dim}")
+
+
+DEFAULTS: Mapping[str, Any] = {
+    "vocab_size": 1024,
+    "dim": 128,
+    "heads": 4,
+    "prompt_depth": 2,
+    "depth": 4,
+    "max_prompt": 128,
+    "max_text": 128,
+    "absolute_places": False,
+}
+"""What a net takes for what neither its configuration nor a recipe has set."""
+
+
+def resolved(config: PromptedConfig) -> Any:
+    """A shape in which everything is set: what no one has set is taken from `DEFAULTS`.
 
     Args:
-        dim: width.
-        heads: attention heads.
-        depth: blocks.
-        built: a net is made of them now.
+        config: of any family.
+
+    Returns:
+        A configuration of the same class, none of whose fields is None.
 
     Raises:
-        ConfigError: as said.
+        ConfigError: what was set does not fit what was not.
     """
-    if min(dim, heads, depth) < 0:
-        raise ConfigError(f"dim, heads and depth should be at least 1, received {dim}, {heads} and {depth}")
-    if 0 < dim < 8 or (dim and heads and dim % (2 * heads)):
-        whole = f", a multiple of 2·heads = {2 * heads}" if heads else ""
-        raise ConfigError(f"dim should be at least 8{whole}, received {dim}")
-    if built and not min(dim, heads, depth):
-        raise ConfigError("dim, heads or depth is not set; a recipe takes them from its size")
-
-
-def with_heads(operator: Operator, heads: int) -> Operator:
-    """An operator's configuration with its model's heads, unless it has none or they were set by hand.
-
-    Args:
-        operator: of any kind.
-        heads: of the model.
-    """
-    return replace(operator, heads=heads) if isinstance(getattr(operator, "heads", None), Unset) else operator
+    return filled(config, DEFAULTS)
 
 
 class PromptedModel(nn.Module):
     """Token table, prompt encoder and, if asked for, places and a length head.
 
     Args:
-        vocab_size: tokens.
-        dim: width.
-        heads: attention heads.
-        prompt_depth: blocks of the prompt's encoder.
+        config: shape, as `resolved` gives it.
         num_lengths: lengths a text can have, counted from 1; None builds no head.
         num_places: tells prompt and text the absolute place of each of so many tokens, for texts that answer their
             prompt place by place, such as puzzles; 0 leaves places relative.
     """
 
     config: Any
-    """Shape, of the family's own class."""
+    """Shape, of the family's own class, in which everything is set."""
 
-    def __init__(
-        self, *, vocab_size: int, dim: int, heads: int, prompt_depth: int, num_lengths: int | None, num_places: int = 0
-    ) -> None:
+    def __init__(self, config: Any, *, num_lengths: int | None, num_places: int = 0) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(vocab_size, dim)
+        self.config, dim = config, config.dim
+        self.embedding = nn.Embedding(config.vocab_size, dim)
         nn.init.normal_(self.embedding.weight, std=0.1)
         self.head = Head(self.embedding)
-        operator = AttentionConfig(heads=heads)
-        self.memory_encoder = MemoryEncoder(dim, prompt_depth, operator, heads=heads, kinds=TAGS)
+        self.memory_encoder = MemoryEncoder(dim, config.prompt_depth, AttentionConfig(), heads=config.heads, kinds=TAGS)
         self.places = nn.Embedding(num_places, dim) if num_places else None
         if self.places is not None:
             nn.init.normal_(self.places.weight, std=0.1)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from manta.operators.context import Cache, Operator, OperatorContext
+from manta.operators.context import HEADS, Cache, Operator, OperatorContext
 from manta.operators.cross_attention import CrossAttention, ProjectedMemory
 from manta.operators.normalise import rms_normalise
 
@@ -81,7 +81,7 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, dim: int, operator: Operator, *, cross: bool = False, modulation: bool = False, heads: int = 4
+        self, dim: int, operator: Operator, *, cross: bool = False, modulation: bool = False, heads: int = HEADS
     ) -> None:
         super().__init__()
         self.operator = operator
@@ -104,7 +104,7 @@ class Block(nn.Module):
 
         Args:
             x: the state.
-            context: positions, mask and time for the operator, and the span.
+            context: coordinates, mask and time for the operator, and the span.
             memory: what to read, or its projection by this block's ``cross.project``; given if and only if the block
                 was built with ``cross``. Several consecutive rows of the state may share one of the memory.
             memory_mask: True where the memory is real; only with an unprojected memory.

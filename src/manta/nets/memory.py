@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from manta.nets.trunk import Trunk
-from manta.operators.context import OperatorConfig, OperatorContext
+from manta.operators.context import OperatorConfig, OperatorContext, line
 
 
 class MemoryEncoder(nn.Module):
@@ -41,4 +41,4 @@ class MemoryEncoder(nn.Module):
         mask = torch.cat([torch.ones_like(mask[:, :1]) if mask.shape[1] else mask.new_ones(len(kind), 1), mask], 1)
         if not encode:
             return self.trunk.norm(x), mask
-        return self.trunk(x, OperatorContext(torch.arange(x.shape[1], device=x.device), mask)), mask
+        return self.trunk(x, OperatorContext(line(x.shape[1], x.device), mask)), mask

@@ -16,7 +16,7 @@ class Trunk(nn.Module):
         dim: width of the residual stream.
         depth: number of blocks, ≥ 1.
         operator: how elements act on each other.
-        heads: heads of the reading of memory.
+        heads: of the reading of memory, and of an operator whose configuration does not set its own.
         cross: every block reads a memory.
         modulation: every block takes the shared modulation of the time.
         causal: build causal operators.
@@ -35,7 +35,7 @@ class Trunk(nn.Module):
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            Block(dim, operator.build(dim, causal), cross=cross, modulation=modulation, heads=heads)
+            Block(dim, operator.build(dim, heads=heads, causal=causal), cross=cross, modulation=modulation, heads=heads)
             for _ in range(depth)
         )
         self.norm = RMSNorm(dim)
@@ -80,7 +80,7 @@ class Trunk(nn.Module):
 
         Args:
             x: the state.
-            context: positions, mask and time, and the span.
+            context: coordinates, mask and time, and the span.
             memory: one projection a block, from `project`; only with `cross`.
             modulation: shared modulation; only with `modulation`.
             cache: from `new_cache`; needed for a span that is not the row.

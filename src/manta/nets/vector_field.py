@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from manta.nets.conditioning import SharedModulation, TimeEmbedding
 from manta.nets.trunk import Trunk
-from manta.operators.context import OperatorConfig, OperatorContext
+from manta.operators.context import OperatorConfig, OperatorContext, line
 from manta.operators.cross_attention import ProjectedMemory
 
 
@@ -50,7 +50,7 @@ class VectorField(nn.Module):
         dim: width of the net.
         depth: blocks.
         operator: the global integral operator of each block.
-        heads: heads of the reading of memory.
+        heads: heads, for the trunk.
         rate: r, tokens that share one latent.
         estimates: build `estimate`; a space in which the words determine the clean state does without.
         shifted: each place reads the word before it as an autoregressive model does, and its own through a linear map
@@ -112,7 +112,7 @@ class VectorField(nn.Module):
         modulation = self.modulation(self.time(t))
         if t.ndim == 2:
             modulation = modulation.repeat_interleave(self.rate, 1)
-        context = OperatorContext(torch.arange(n, device=given.device), cond.mask, times)
+        context = OperatorContext(line(n, given.device), cond.mask, times)
         return self.trunk(x, context, memory=cond.memory, modulation=modulation)
 
     def estimate(self, hidden: Float[Tensor, "b n d"]) -> Float[Tensor, "b m c"]:

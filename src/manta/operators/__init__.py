@@ -2,7 +2,7 @@
 
 from manta.operators.attention import AttentionConfig, SelfAttention
 from manta.operators.combined import AttentionFourier, AttentionFourierConfig
-from manta.operators.context import Cache, Operator, OperatorConfig, OperatorContext
+from manta.operators.context import Cache, Operator, OperatorConfig, OperatorContext, line
 from manta.operators.cross_attention import CrossAttention, ProjectedMemory
 from manta.operators.fourier import FourierConfig, SpectralConvolution
 from manta.operators.windowed import WindowedAttention, WindowedConfig
@@ -30,4 +30,5 @@ __all__ = [
     "SpectralConvolution",
     "WindowedAttention",
     "WindowedConfig",
+    "line",
 ]

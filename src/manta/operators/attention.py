@@ -10,9 +10,8 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from manta.config import Unset
 from manta.errors import ConfigError
-from manta.operators.context import Cache, Operator, OperatorContext
+from manta.operators.context import HEADS, Cache, Operator, OperatorContext
 from manta.operators.normalise import rms_normalise
 from manta.operators.rotary import BASE, RotaryTables, rotary_tables, rotate
 
@@ -33,18 +32,19 @@ class AttentionConfig:
     kind: Literal["attention"] = "attention"
     """Which operator this is."""
 
-    heads: int = Unset(4)
-    """Number of heads; divides the width, and leaves each head an even one."""
+    heads: int | None = None
+    """Number of heads; divides the width, and leaves each head an even one. None: the model's."""
 
     rotary_base: float = BASE
     """Base of the rotary angles; larger turns slower, for longer rows."""
 
     def __post_init__(self) -> None:
-        check_positive("heads", self.heads)
+        check_heads(self.heads)
 
-    def build(self, dim: int, causal: bool = False) -> "SelfAttention":
-        """A freshly initialised operator for states of width ``dim``; its output starts at zero."""
-        return SelfAttention(dim, self.heads, causal=causal, rotary_base=self.rotary_base)
+    def build(self, dim: int, *, heads: int = HEADS, causal: bool = False) -> "SelfAttention":
+        """A freshly initialised operator, see ``OperatorConfig``; its output starts at zero."""
+        heads = heads if self.heads is None else self.heads
+        return SelfAttention(dim, heads, causal=causal, rotary_base=self.rotary_base)
 
 
 class SelfAttention(Operator):
@@ -99,7 +99,7 @@ class SelfAttention(Operator):
         """The turn of each element of the span."""
 
         def of_row() -> RotaryTables:
-            return rotary_tables(context.positions, self.head_dim, self.rotary_base)
+            return rotary_tables(context.coordinates, self.head_dim, self.rotary_base)
 
         def of_span() -> RotaryTables:
             cos, sin = context.of_row(("rotary", self.head_dim, self.rotary_base), of_row)
@@ -126,19 +126,24 @@ class SelfAttention(Operator):
         return context.of_span(("bias", *self._reach()), of_span)
 
     def _reach(self) -> tuple[int | float, bool]:
-        """How far an element sees, in elements, and whether only backward."""
+        """How far an element sees along every axis, and whether only backward in its row."""
         return math.inf, self.causal
 
     def _pairs(self, context: OperatorContext) -> Bool[Tensor, "*rows k m"] | None:
-        """The part of visibility that does not depend on what is real: the same for all rows of one span."""
+        """The part of visibility that follows from where elements are, "b 1 k m" where rows differ in that."""
         radius, causal = self._reach()
-        if radius == math.inf and (not causal or (context.start + 1 == context.stop and not context.alone)):
-            return None
-        index = torch.arange(self._seen(context), device=context.positions.device)
-        here = index[context.start : context.stop] if context.at is None else context.at[:, None]
-        lag = here[..., None] - index
-        seen = lag <= radius
-        return seen & (lag >= 0 if causal else lag >= -radius)
+        there = slice(self._seen(context))
+        pairs = None
+        if causal and (context.alone or context.start + 1 < context.stop):
+            index = torch.arange(context.length, device=context.coordinates.device)
+            here = index[context.start : context.stop] if context.at is None else context.at[:, None]
+            pairs = here[..., None] >= index[there]
+        if radius < math.inf:
+            place = context.coordinates
+            near = (context.here(place)[..., None, :] - place[..., None, there, :]).abs().amax(-1) <= radius
+            near = near if near.ndim == 2 else near[:, None]
+            pairs = near if pairs is None else near & pairs
+        return pairs
 
     def flops(self, n: int, d: int) -> int:
         """Projections, scores and weighted sum; masked pairs are computed too, so they count."""
@@ -257,6 +262,16 @@ def head_width(dim: int, heads: int) -> int:
             f"a width of {dim} does not split into {heads} heads of even width; choose a width divisible by {2 * heads}"
         )
     return dim // heads
+
+
+def check_heads(heads: int | None) -> None:
+    """Refuse a number of heads below one; None leaves it to the model.
+
+    Raises:
+        ConfigError: as said.
+    """
+    if heads is not None:
+        check_positive("heads", heads)
 
 
 def check_positive(name: str, value: int) -> None:

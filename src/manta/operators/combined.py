@@ -6,9 +6,8 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from manta.config import Unset
-from manta.operators.attention import AttentionConfig, SelfAttention, check_positive
-from manta.operators.context import Cache, Operator, OperatorContext
+from manta.operators.attention import AttentionConfig, SelfAttention, check_heads
+from manta.operators.context import HEADS, Cache, Operator, OperatorContext
 from manta.operators.fourier import FourierConfig, SpectralConvolution
 from manta.operators.rotary import BASE
 
@@ -20,8 +19,8 @@ class AttentionFourierConfig:
     kind: Literal["attention_fourier"] = "attention_fourier"
     """Which operator this is."""
 
-    heads: int = Unset(4)
-    """Attention heads; divides the width, and leaves each head an even one."""
+    heads: int | None = None
+    """Attention heads; divides the width, and leaves each head an even one. None: the model's."""
 
     modes: int = 16
     """Fourier modes, the constant one included."""
@@ -36,16 +35,18 @@ class AttentionFourierConfig:
     """Longest lag the Fourier kernel resolves when causal, in units of position."""
 
     def __post_init__(self) -> None:
-        check_positive("heads", self.heads)
+        check_heads(self.heads)
         self._fourier()
 
     def _fourier(self) -> FourierConfig:
         return FourierConfig(modes=self.modes, groups=self.groups, period=self.period)
 
-    def build(self, dim: int, causal: bool = False) -> "AttentionFourier":
-        """A freshly initialised operator for states of width ``dim``; its output starts at zero."""
-        attention = AttentionConfig(heads=self.heads, rotary_base=self.rotary_base).build(dim, causal)
-        return AttentionFourier(attention, self._fourier().build(dim, causal))
+    def build(self, dim: int, *, heads: int = HEADS, causal: bool = False) -> "AttentionFourier":
+        """A freshly initialised operator, see ``OperatorConfig``; its output starts at zero."""
+        attention = AttentionConfig(heads=self.heads, rotary_base=self.rotary_base)
+        return AttentionFourier(
+            attention.build(dim, heads=heads, causal=causal), self._fourier().build(dim, causal=causal)
+        )
 
 
 class AttentionFourier(Operator):

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 Fact = TypeVar("Fact")
 
+HEADS = 4
+"""Heads of an operator that neither its configuration nor its model tells any."""
+
 LEAST_ROOM = 64
 """Elements for which a cache of a growing row has room from the start; it doubles when they are full."""
 
@@ -23,14 +26,15 @@ class OperatorContext:
     long. What follows from a context is worked out once for all operators that are given it.
 
     Args:
-        positions: coordinate of each element, "n" when all rows agree and "b n" otherwise; fractions are allowed.
+        coordinates: where each element is along a axes, 1 for a text and 2 for an image: "n a" when all rows agree and
+            "b n a" otherwise; fractions are allowed. See `line`.
         mask: "b n", True where an element is real. None: all are. Nothing a real element receives may depend on the
             others, and what an operator returns for those is finite but without meaning.
         time: "b n", flow time in [0, 1] of each element (0 = noise, 1 = data), for operators whose kernel depends on
             it.
     """
 
-    positions: Num[Tensor, "*rows n"]
+    coordinates: Num[Tensor, "*rows n a"]
     mask: Bool[Tensor, "b n"] | None = None
     time: Float[Tensor, "b n"] | None = None
     start: int = 0
@@ -46,13 +50,19 @@ class OperatorContext:
     _of_span: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        assert self.coordinates.ndim >= 2, f"coordinates are n a or b n a, received {tuple(self.coordinates.shape)}"
         assert self.mask is None or self.mask.dtype is torch.bool, f"a mask is boolean, received {self.mask.dtype}"
         assert 0 <= self.start < self.stop <= max(1, self.length), f"no span of {self.length}: {self.start}, {self.end}"
 
     @property
     def length(self) -> int:
         """Elements of the row."""
-        return self.positions.shape[-1]
+        return self.coordinates.shape[-2]
+
+    @property
+    def axes(self) -> int:
+        """Axes along which the elements lie."""
+        return self.coordinates.shape[-1]
 
     @property
     def stop(self) -> int:
@@ -67,8 +77,8 @@ class OperatorContext:
         """The same rows, of which a state holds `count` elements from each row's own start on."""
         if len(set(starts)) == 1:
             return self.span(starts[0], starts[0] + count)
-        ahead = torch.arange(count, device=self.positions.device)
-        at = torch.tensor(starts, device=self.positions.device)[:, None] + ahead
+        ahead = torch.arange(count, device=self.coordinates.device)
+        at = torch.tensor(starts, device=self.coordinates.device)[:, None] + ahead
         return replace(self, start=min(starts), end=max(starts) + count, at=at, _of_span={})
 
     def here(self, table: Shaped[Tensor, "*rows n c"]) -> Shaped[Tensor, "*spans k c"]:
@@ -94,6 +104,16 @@ class OperatorContext:
         if name not in self._of_span:
             self._of_span[name] = compute()
         return self._of_span[name]
+
+
+def line(length: int, device: torch.device | None = None) -> Int64[Tensor, "{length} 1"]:
+    """Coordinates of elements that stand one after the other, 0 … length − 1, along a single axis.
+
+    Args:
+        length: elements.
+        device: where to put them.
+    """
+    return torch.arange(length, device=device)[:, None]
 
 
 class Cache:
@@ -176,8 +196,13 @@ class Operator(nn.Module, ABC):
 class OperatorConfig(Protocol):
     """The frozen dataclass that describes an operator and builds it."""
 
-    def build(self, dim: int, causal: bool = False) -> Operator:
-        """A freshly initialised operator for states of width ``dim``.
+    def build(self, dim: int, *, heads: int = HEADS, causal: bool = False) -> Operator:
+        """A freshly initialised operator.
+
+        Args:
+            dim: width of the states.
+            heads: of the model, for an operator that has heads and whose configuration does not set them.
+            causal: let each element receive from itself and earlier ones only.
 
         Raises:
             ConfigError: for a width that does not fit, or a causal operator where there is none of the kind.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from manta.errors import ConfigError
 from manta.operators.attention import check_positive
-from manta.operators.context import Cache, Operator, OperatorContext
+from manta.operators.context import HEADS, Cache, Operator, OperatorContext
 
 TIME_FEATURES = 4
 
@@ -37,8 +37,8 @@ class FourierConfig:
         if not self.period > 0:
             raise ConfigError(f"period must be more than 0, received {self.period}")
 
-    def build(self, dim: int, causal: bool = False) -> "SpectralConvolution":
-        """A freshly initialised operator for states of width ``dim``; its output starts at zero."""
+    def build(self, dim: int, *, heads: int = HEADS, causal: bool = False) -> "SpectralConvolution":
+        """A freshly initialised operator, see ``OperatorConfig``, without heads; its output starts at zero."""
         return SpectralConvolution(dim, self.modes, self.groups, causal=causal, period=self.period)
 
 
@@ -53,8 +53,8 @@ class SpectralConvolution(Operator):
     mode and channel group; ``h_m(t) = Σ_k c_km cos(π k t)`` starts at zero and is left out when no time is given. Modes
     at or above the row's Nyquist limit (m ≥ n) are dropped.
 
-    The causal form cannot know the length, so it takes ``u = position / period``, sums over j ≤ i and divides by their
-    number; it builds the n × n kernel where the other only builds the 2·modes coefficients.
+    Rows have a single axis. The causal form cannot know the length, so it takes ``u = coordinate / period``, sums over
+    j ≤ i and divides by their number; it builds the n × n kernel where the other only builds the 2·modes coefficients.
 
     Args:
         dim: width of the state.
@@ -86,7 +86,13 @@ class SpectralConvolution(Operator):
     def forward(
         self, x: Float[Tensor, "b k d"], context: OperatorContext, cache: Cache | None = None
     ) -> Float[Tensor, "b k d"]:
-        """The convolution of each row's real elements; zero at the others. What is convolved, ``W_v x``, is kept."""
+        """The convolution of each row's real elements; zero at the others. What is convolved, ``W_v x``, is kept.
+
+        Raises:
+            ConfigError: the elements lie along several axes.
+        """
+        if context.axes > 1:
+            raise ConfigError(f"a Fourier convolution follows one axis, received {context.axes}; choose attention")
         v = self.value(x)
         if cache is not None:
             v = cache.renew("convolved", v, context, context.stop if self.causal else context.length)
@@ -114,7 +120,7 @@ class SpectralConvolution(Operator):
 
     def _causal(self, v: Tensor, real: Tensor, context: OperatorContext) -> Tensor:
         def of_row() -> tuple[Tensor, Tensor]:
-            coordinate = (context.positions.to(real.dtype) / self.period)[..., None]
+            coordinate = context.coordinates.to(real.dtype) / self.period
             basis = fourier_basis(coordinate if coordinate.ndim == 3 else coordinate[None], self.modes)
             return basis, real.cumsum(1).clamp(min=1)[:, None, :, None]
 
@@ -160,7 +166,7 @@ def product(left: Float[Tensor, "*#rows n m"], right: Float[Tensor, "*#rows m c"
 def _real(context: OperatorContext, dtype: torch.dtype) -> Float[Tensor, "#b n"]:
     """One at real elements, zero at others."""
     if context.mask is None:
-        return torch.ones(1, context.length, dtype=dtype, device=context.positions.device)
+        return torch.ones(1, context.length, dtype=dtype, device=context.coordinates.device)
     return context.mask.to(dtype)
 
 

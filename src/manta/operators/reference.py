@@ -66,23 +66,23 @@ def _scattered(row_of: Callable, operator: Operator, x: Tensor, context: Operato
     output = torch.zeros_like(x[row])
     if not real:
         return output
-    positions = context.positions.expand(x.shape[0], n)[row][real].to(x.dtype)
+    coordinates = context.coordinates.expand(x.shape[0], n, context.axes)[row][real].to(x.dtype)
     times = None if context.time is None else context.time[row][real]
-    return output.index_put((torch.tensor(real),), row_of(operator, x[row][real], positions, times, real))
+    return output.index_put((torch.tensor(real),), row_of(operator, x[row][real], coordinates, times))
 
 
-def _attention_row(operator: SelfAttention, x: Tensor, positions: Tensor, _: Tensor | None, index: list[int]) -> Tensor:
+def _attention_row(operator: SelfAttention, x: Tensor, coordinates: Tensor, _: Tensor | None) -> Tensor:
     query, key, value = (_heads(part, operator.heads) for part in operator.qkv(x).chunk(3, -1))
     radius = operator.radius if isinstance(operator, WindowedAttention) else math.inf
     elements = []
     for i in range(len(x)):
         last = i if operator.causal else len(x) - 1
-        seen = [j for j in range(last + 1) if abs(index[i] - index[j]) <= radius]
+        seen = [j for j in range(last + 1) if max(abs(coordinates[i] - coordinates[j])) <= radius]
         heads = []
         for h in range(operator.heads):
-            turned = _turned(_unit(query[h, i]), positions[i], operator.rotary_base)
+            turned = _turned(_unit(query[h, i]), coordinates[i], operator.rotary_base)
             scores = [
-                operator.gain[h] * _similarity(turned, _turned(_unit(key[h, j]), positions[j], operator.rotary_base))
+                operator.gain[h] * _similarity(turned, _turned(_unit(key[h, j]), coordinates[j], operator.rotary_base))
                 for j in seen
             ]
             heads.append(_softmax_sum(scores, [value[h, j] for j in seen], query[h, i]))
@@ -90,9 +90,7 @@ def _attention_row(operator: SelfAttention, x: Tensor, positions: Tensor, _: Ten
     return operator.out(torch.stack(elements))
 
 
-def _fourier_row(
-    operator: SpectralConvolution, x: Tensor, positions: Tensor, times: Tensor | None, _: list[int]
-) -> Tensor:
+def _fourier_row(operator: SpectralConvolution, x: Tensor, coordinates: Tensor, times: Tensor | None) -> Tensor:
     n = len(x)
     value = operator.value(x).unflatten(-1, (operator.groups, -1))
     cosine, sine = operator.spectrum
@@ -102,7 +100,7 @@ def _fourier_row(
         received = torch.zeros_like(value[i])
         senders = range(i + 1) if operator.causal else range(n)
         for j in senders:
-            lag = (positions[i] - positions[j]) / operator.period if operator.causal else (i - j) / n
+            lag = (coordinates[i, 0] - coordinates[j, 0]) / operator.period if operator.causal else (i - j) / n
             kernel = torch.zeros_like(cosine[0])
             for m in modes:
                 angle = torch.as_tensor(math.pi * m * lag, dtype=x.dtype)
@@ -126,11 +124,11 @@ def _unit(x: Tensor) -> Tensor:
     return x / ((x * x).sum() / len(x) + EPS).sqrt()
 
 
-def _turned(x: Tensor, position: Tensor, base: float) -> Tensor:
+def _turned(x: Tensor, place: Tensor, base: float) -> Tensor:
     half = len(x) // 2
     turned = [torch.zeros(())] * len(x)
     for k in range(half):
-        angle = position * base ** (-2 * k / len(x))
+        angle = place[k % len(place)] * base ** (-2 * k / len(x))
         turned[k] = x[k] * angle.cos() - x[k + half] * angle.sin()
         turned[k + half] = x[k] * angle.sin() + x[k + half] * angle.cos()
     return torch.stack(turned)

@@ -1,10 +1,12 @@
-"""Rotary position embedding for real-valued positions."""
+"""Rotary position embedding for real-valued coordinates, along one axis or several."""
 
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor
+
+from manta.errors import ConfigError
 
 BASE = 1000.0
 
@@ -16,27 +18,36 @@ class RotaryTables(NamedTuple):
     sin: Float[Tensor, "*rows n h"]
 
 
-def rotary_tables(positions: Num[Tensor, "*rows n"], head_dim: int, base: float = BASE) -> RotaryTables:
-    """Cosines and sines of the angles by which each position turns a head's channels.
+def rotary_tables(coordinates: Num[Tensor, "*rows n a"], head_dim: int, base: float = BASE) -> RotaryTables:
+    """Cosines and sines of the angles by which each element's place turns a head's channels.
 
-    Channel pair k turns by ``positions · base^(−2k / head_dim)`` radians.
+    Channel pair k turns by ``coordinate · base^(−2k / head_dim)`` radians along axis k mod a. So the pairs are dealt to
+    the axes in turn, and each axis has fast and slow ones.
 
     Args:
-        positions: coordinates, fractions allowed.
+        coordinates: along a axes, fractions allowed.
         head_dim: width of a head, even.
         base: ratio between the fastest and (almost) the slowest turn; 1000 suits rows of up to a few hundred elements.
 
-    Source: Su et al., "RoFormer", arXiv 2104.09864, in the form that pairs channel k with channel k + head_dim/2.
+    Raises:
+        ConfigError: a head has fewer channel pairs than there are axes.
+
+    Source: Su et al., "RoFormer", arXiv 2104.09864, in the form that pairs channel k with channel k + head_dim/2;
+    several axes: Heo et al., "Rotary Position Embedding for Vision Transformer", arXiv 2403.13298.
     """
-    dtype = torch.promote_types(positions.dtype, torch.float32)
-    exponent = torch.arange(0, head_dim, 2, device=positions.device, dtype=dtype) / head_dim
-    angles = positions.to(dtype)[..., None] * base**-exponent
+    pairs, axes = head_dim // 2, coordinates.shape[-1]
+    if pairs < axes:
+        raise ConfigError(f"a head of width {head_dim} cannot turn along {axes} axes; it takes a width of {2 * axes}")
+    dtype = torch.promote_types(coordinates.dtype, torch.float32)
+    exponent = torch.arange(0, head_dim, 2, device=coordinates.device, dtype=dtype) / head_dim
+    axis = torch.arange(pairs, device=coordinates.device) % axes
+    angles = coordinates.to(dtype)[..., axis] * base**-exponent
     cos, sin = angles.cos(), angles.sin()
     return RotaryTables(torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1))
 
 
 def rotate(x: Float[Tensor, "*heads n h"], tables: RotaryTables) -> Float[Tensor, "*heads n h"]:
-    """Turn each channel pair by its position's angle, so that ``<rotate(q, i), rotate(k, j)>`` depends on i − j only.
+    """Turn each channel pair by its place's angle, so that ``<rotate(q, i), rotate(k, j)>`` depends on i − j only.
 
     Args:
         x: queries or keys; ``tables`` must broadcast against it.

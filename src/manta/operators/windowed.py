@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from manta.config import Unset
-from manta.operators.attention import SelfAttention, check_positive
+from manta.operators.attention import SelfAttention, check_heads, check_positive
+from manta.operators.context import HEADS
 from manta.operators.rotary import BASE
 
 
@@ -15,32 +15,33 @@ class WindowedConfig:
     kind: Literal["windowed"] = "windowed"
     """Which operator this is."""
 
-    heads: int = Unset(4)
-    """Number of heads; divides the width, and leaves each head an even one."""
+    heads: int | None = None
+    """Number of heads; divides the width, and leaves each head an even one. None: the model's."""
 
     radius: int = 2
-    """Farthest element that can be seen on either side, in elements."""
+    """Farthest place that can be seen on either side, along every axis, in units of position."""
 
     rotary_base: float = BASE
     """Base of the rotary angles."""
 
     def __post_init__(self) -> None:
-        check_positive("heads", self.heads)
+        check_heads(self.heads)
         check_positive("radius", self.radius)
 
-    def build(self, dim: int, causal: bool = False) -> "WindowedAttention":
-        """A freshly initialised operator for states of width ``dim``; its output starts at zero."""
-        return WindowedAttention(dim, self.heads, self.radius, causal=causal, rotary_base=self.rotary_base)
+    def build(self, dim: int, *, heads: int = HEADS, causal: bool = False) -> "WindowedAttention":
+        """A freshly initialised operator, see ``OperatorConfig``; its output starts at zero."""
+        heads = heads if self.heads is None else self.heads
+        return WindowedAttention(dim, heads, self.radius, causal=causal, rotary_base=self.rotary_base)
 
 
 class WindowedAttention(SelfAttention):
-    """Self-attention with ``κ = 0`` wherever ``|i − j| > radius``, i and j being indices in the row.
+    """Self-attention with ``κ = 0`` wherever ``|i − j| > radius`` along any axis, i and j being coordinates.
 
     It exists to be compared with the global operators at equal parameters, so it computes all pairs and masks the far
     ones; it saves no time.
 
     Args:
-        radius: farthest element that can be seen on either side.
+        radius: farthest place that can be seen on either side, in units of position.
 
     Other arguments and errors are those of ``SelfAttention``.
     """

@@ -52,10 +52,11 @@ def tokenizer_of(recipe: Recipe, run: Path, watch: Watch) -> Tokenizer:
     """
     file = run / "tokenizer.json"
     task = task_of(recipe.data)
-    if task and (recipe.max_prompt < task.prompt_length or recipe.max_text < task.text_length):
+    max_prompt, max_text = recipe.lengths
+    if task and (max_prompt < task.prompt_length or max_text < task.text_length):
         raise ConfigError(
             f"{recipe.data} takes {task.prompt_length} tokens a prompt and {task.text_length} a text, and the recipe "
-            f"has max_prompt={recipe.max_prompt} and max_text={recipe.max_text}; raise them"
+            f"has max_prompt={max_prompt} and max_text={max_text}; raise them"
         )
     if not file.exists():
         if task is not None:
@@ -73,12 +74,13 @@ def corpus_of(
     """The run's corpus: the human texts, and consensus targets from a file beside them."""
     folder = run / ("corpus" if targets is None else "corpus-consensus")
     source = source_of(recipe) + ("" if targets is None else f"+{targets.name}")
+    max_prompt, max_text = recipe.lengths
     report = build(
         watch.over(_with_targets(examples(recipe), targets), folder.name),
         tokenizer,
         folder,
-        max_prompt=recipe.max_prompt,
-        max_text=recipe.max_text,
+        max_prompt=max_prompt,
+        max_text=max_text,
         source=source,
     )
     return Corpus.open(folder, tokenizer=tokenizer), report

@@ -2,24 +2,20 @@
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from manta.config import Unset
+from manta.config import filled
 from manta.errors import ConfigError
 from manta.families import FAMILIES, FamilyName
 from manta.families.autoregressive import AutoregressiveConfig
 from manta.families.masked import MaskedConfig
 from manta.families.model import MantaConfig
 from manta.families.objectives import ObjectiveConfig
-from manta.families.prompted import with_heads
+from manta.families.prompted import resolved
 from manta.masked import MaskedObjectiveConfig
 from manta.text import part_of, task_of
 from manta.training import TrainConfig
-
-Shape = TypeVar("Shape", MantaConfig, MaskedConfig, AutoregressiveConfig)
-Config = TypeVar("Config", bound=Any)
 
 SIZES = {
     # width, heads, blocks of the policy, tokens of a batch
@@ -30,6 +26,9 @@ SIZES = {
     "large": (768, 12, 12, 32_000),
 }
 """The size dial; about 1.1M, 2.1M, 3.6M, 40M and 250M parameters."""
+
+LENGTHS = {"max_prompt": 64, "max_text": 96}
+"""Longest prompt and text in tokens, where neither the recipe nor a structured task says it."""
 
 LEARNING_RATE = 0.384
 """Learning rate times width: a step moves what a wider matrix puts out by more."""
@@ -76,10 +75,11 @@ class Recipe:
     """The size dial; sets width, heads and depth of `model`, `masked` and `teacher`. `auto` follows the time budget."""
     vocab_size: int = 1024
     """Tokens of the tokenizer, 512 to 32768."""
-    max_prompt: int = Unset(64)
-    """Longest prompt in tokens; longer pairs are dropped and counted."""
-    max_text: int = Unset(96)
-    """Longest text in tokens; longer prose becomes windows, longer pairs are dropped and counted."""
+    max_prompt: int | None = None
+    """Longest prompt in tokens; longer pairs are dropped and counted. None: 64, or what a structured task takes."""
+    max_text: int | None = None
+    """Longest text in tokens; longer prose becomes windows, longer pairs are dropped and counted. None: 96, or what a
+    structured task takes."""
     consensus: Literal["auto", "none", "medoid", "teacher"] = "auto"
     """Consensus targets beside the human ones: the medoid of a prompt's texts, or what a teacher writes. `auto` takes a
     teacher for a Manta-LM on prompts and texts, unless a rule tells the one right text."""
@@ -136,6 +136,12 @@ class Recipe:
         if self.batch_tokens is not None and self.batch_tokens < 64:
             raise ConfigError(f"batch_tokens should be at least 64, received {self.batch_tokens}")
 
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Longest prompt and longest text of a resolved recipe, in tokens."""
+        assert self.max_prompt is not None and self.max_text is not None, "the recipe is not resolved"
+        return self.max_prompt, self.max_text
+
 
 def seconds(duration: str) -> float:
     """Read a duration: a number with `s`, `m` or `h`.
@@ -152,9 +158,9 @@ def seconds(duration: str) -> float:
 def resolve(recipe: Recipe) -> Recipe:
     """Derive all that follows from the dials: shapes, batches and learning rate from size, limits and vocabulary.
 
-    What was set by hand stays, whatever its value; `Unset`, None and a width, heads or depth of 0 are not set. Limits
-    of length and the vocabulary are set once for all nets, in the recipe itself, a teacher that is left alone takes its
-    pupil's shape, and every operator that is left alone its model's heads.
+    What was set by hand stays, whatever its value; None is what no one has set. Limits of length and the vocabulary are
+    set once for all nets, in the recipe itself, a teacher that is left alone takes its pupil's shape, and an operator
+    that is left alone has its model's heads.
 
     Raises:
         ConfigError: a model's own `max_text` or `max_prompt` leaves no room for the longest text or prompt.
@@ -163,60 +169,40 @@ def resolve(recipe: Recipe) -> Recipe:
         recipe = replace(recipe, time_budget="30m")
     if (task := task_of(recipe.data)) is not None:  # a puzzle's solution answers it place by place
         lengths = {"max_prompt": task.prompt_length, "max_text": task.text_length}
-        recipe = _filled(recipe, {"absolute_places": True, **lengths})
+        recipe = filled(recipe, {"absolute_places": True, **lengths})
     if recipe.family == "masked":
-        recipe = _filled(recipe, {"absolute_places": True})
+        recipe = filled(recipe, {"absolute_places": True})
+    recipe = filled(recipe, {"absolute_places": False, **LENGTHS})
     if recipe.size == "auto":
         minutes = math.inf if recipe.time_budget is None else seconds(recipe.time_budget) / 60
         recipe = replace(recipe, size=next(size for limit, size in AUTO_SIZE if minutes <= limit))
     dim, heads, depth, batch_tokens = SIZES[recipe.size]
     rate = getattr(recipe.model.space, "rate", 1)
-    max_text = -(-recipe.max_text // rate) * rate
+    max_prompt, max_text = recipe.lengths
+    max_text = -(-max_text // rate) * rate
     derived = {
         "dim": dim,
         "heads": heads,
         "depth": depth,
         "vocab_size": recipe.vocab_size,
-        "max_prompt": recipe.max_prompt,
+        "max_prompt": max_prompt,
         "max_text": max_text,
-        "absolute_places": bool(recipe.absolute_places),
+        "absolute_places": recipe.absolute_places,
     }
-    model = _headed(_filled(recipe.model, derived))
+    model = resolved(filled(recipe.model, derived))
     # A teacher gives its weights to the model it teaches, so it takes the model's shape.
-    taught = model if recipe.family == "manta" else _headed(_filled(recipe.masked, derived))
+    taught = model if recipe.family == "manta" else resolved(filled(recipe.masked, derived))
     derived |= {name: getattr(taught, name) for name in ("dim", "heads", "depth", "prompt_depth")}
-    teacher = _headed(_filled(recipe.teacher, derived))
-    masked = _headed(_filled(recipe.masked, derived))
+    teacher = resolved(filled(recipe.teacher, derived))
+    masked = resolved(filled(recipe.masked, derived))
     shapes: dict[str, Any] = {"model": model, "masked": masked, "teacher": teacher}
     width = shapes[FAMILIES[recipe.family].shape].dim
-    train = _filled(recipe.train, {"learning_rate": LEARNING_RATE / width})
+    train = filled(recipe.train, {"learning_rate": LEARNING_RATE / width})
     for name, shape in shapes.items():
-        if shape.max_text < max_text or shape.max_prompt < recipe.max_prompt:
+        if shape.max_text < max_text or shape.max_prompt < max_prompt:
             raise ConfigError(
                 f"{name}.max_text={shape.max_text} and {name}.max_prompt={shape.max_prompt} are less than the data "
-                f"has, {max_text} and {recipe.max_prompt}; set max_text and max_prompt of the recipe instead"
+                f"has, {max_text} and {max_prompt}; set max_text and max_prompt of the recipe instead"
             )
-    limits = {"max_text": max_text, "max_prompt": int(recipe.max_prompt)}
-    limits |= {"absolute_places": bool(recipe.absolute_places)}
-    return replace(recipe, train=train, batch_tokens=recipe.batch_tokens or batch_tokens, **shapes, **limits)
-
-
-def _headed(config: Shape) -> Shape:
-    """Give the operators that were left alone the heads of their model, so that a teacher's blocks fit."""
-    config = replace(config, operator=with_heads(config.operator, config.heads))
-    space: Any = getattr(config, "space", None)
-    if hasattr(space, "operator"):
-        space = replace(space, operator=with_heads(space.operator, config.heads))
-        config = replace(config, space=space)
-    return config
-
-
-def _filled(config: Config, derived: Mapping[str, Any]) -> Config:
-    """Set the fields that no one has set."""
-    return replace(config, **{name: value for name, value in derived.items() if not _is_set(config, name)})
-
-
-def _is_set(config: Any, name: str) -> bool:
-    value = getattr(config, name)
-    unset = value is None or isinstance(value, Unset) or (name in ("dim", "heads", "depth") and value == 0)
-    return not unset
+    recipe = filled(recipe, {"batch_tokens": batch_tokens})
+    return replace(recipe, train=train, max_text=max_text, **shapes)

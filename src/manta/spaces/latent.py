@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from manta.errors import ConfigError
 from manta.nets.trunk import Trunk
 from manta.operators.attention import AttentionConfig
-from manta.operators.context import OperatorContext
+from manta.operators.context import OperatorContext, line
 from manta.operators.cross_attention import ProjectedMemory
 from manta.spaces.space import Space, Words
 from manta.types import Estimate
@@ -74,7 +74,7 @@ class LatentSpace(Space):
     Args:
         config: shape.
         dim: width of the encoder.
-        heads: heads of its reading of memory.
+        heads: heads of the encoder.
     """
 
     encoder_calls = 1
@@ -107,7 +107,7 @@ class LatentSpace(Space):
             table: token embeddings.
         """
         b, n = tokens.shape
-        context = OperatorContext(torch.arange(n, device=tokens.device), mask)
+        context = OperatorContext(line(n, tokens.device), mask)
         hidden = self.encoder(F.embedding(tokens, table), context, memory=memory)
         mean, log_std = self.merge(hidden.reshape(b, n // self.rate, self.rate * self.dim)).float().chunk(2, -1)
         std = (log_std.clamp(-6, 1).exp().square() + self.config.noise_floor**2).sqrt()

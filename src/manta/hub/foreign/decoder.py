@@ -172,7 +172,7 @@ class DecoderNet(nn.Module):
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)
         shape = self.shape
-        tables = rotary_tables(positions, shape.dim // shape.heads, shape.rotary_base)
+        tables = rotary_tables(positions[..., None], shape.dim // shape.heads, shape.rotary_base)
         if positions.ndim == 2:
             tables = RotaryTables(tables.cos[:, None], tables.sin[:, None])
         x = self.embedding(tokens)

@@ -15,6 +15,7 @@ from manta.hub.foreign.checkpoint import published_names
 from manta.hub.foreign.decoder import attend_to_all
 from manta.hub.foreign.layout import Layout, check_sizes, check_token, parse
 from manta.operators.attention import head_width
+from manta.operators.context import line
 from manta.operators.rotary import RotaryTables, rotary_tables
 
 ROTARY_BASE = 10000.0
@@ -149,8 +150,8 @@ class DitNet(nn.Module):
             tokens: the mask token where a word is hidden.
             mask: True where a token is real, False at padding, whose logits have no meaning; None: all are.
         """
-        positions = torch.arange(tokens.shape[1], device=tokens.device)
-        tables = rotary_tables(positions, self.config.hidden_dim // self.config.n_heads, ROTARY_BASE)
+        places = line(tokens.shape[1], tokens.device)
+        tables = rotary_tables(places, self.config.hidden_dim // self.config.n_heads, ROTARY_BASE)
         x = self.embedding(tokens)
         # Features of a noise level: cosines, then sines, of it in many frequencies. Here it is 0.
         features = torch.cat([x.new_ones(FREQUENCIES // 2), x.new_zeros(FREQUENCIES // 2)])
