@@ -18,7 +18,7 @@ from manta.text import BOS, EOS
 from .test_autoregressive import make_ar
 from .test_objectives import make_batch
 
-PROMPTS = ["the cat", "rain fell", None, "rain fell over hills", "quiet", "the cat sat", None]
+PROMPTS = ["the cat", "rain fell over hills", None, "quiet"]
 REQUESTS = [Request(prompt=prompt, seed=seed) for seed, prompt in enumerate(PROMPTS)]
 WAYS = [{}, {"temperature": 1.0}, {"temperature": 0.8, "top_k": 9}, {"temperature": 1.2, "top_p": 0.7}]
 
@@ -38,7 +38,7 @@ def with_table(lm: AutoregressiveLM) -> AutoregressiveLM:
 
 
 def make(drafter: str, **config) -> AutoregressiveLM:
-    config = {"max_text": 24, **config}
+    config = {"max_text": 16, **config}
     return make_ar(draft_horizon=4, **config) if drafter == "recurrent" else with_table(make_ar(**config))
 
 
@@ -67,7 +67,7 @@ def test_right_drafts_save_calls_and_every_place_is_counted():
     lm = make("table")
     slow, quick = written(lm, 1, decoder="sequential"), written(lm, 1, decoder="verified", num_drafts=7)
     for before, after in zip(slow, quick, strict=True):
-        ended = len(before.tokens) < 24
+        ended = len(before.tokens) < 16
         assert before.nfe == 1 + len(before.tokens) + ended
         assert after.nfe < before.nfe
         assert after.processed % 4 == 0
@@ -181,7 +181,7 @@ def test_the_draft_loss_is_what_it_says():
 
 
 def test_a_drafter_learns_to_follow_its_model():
-    lm = make_ar(draft_horizon=3, max_text=20)
+    lm = make_ar(draft_horizon=3, max_text=16)
     model, drafter = lm.model, lm.model.drafter
     assert drafter is not None
     model.requires_grad_(False)

@@ -33,6 +33,9 @@ class TrainOptions:
     one gives the stages that are not finished more steps."""
     num_steps: int | None = None
     """Steps of all stages together, instead of a time budget."""
+    drafter: Path | None = None
+    """An autoregressive model to teach to draft, on the data it was trained on: the run's model is a copy of it that
+    writes the same texts in fewer calls."""
     family: FamilyName | None = None
     """Which family: `masked` is masked diffusion, `ar` left to right; `manta` without it."""
     size: Literal["auto", "nano", "tiny", "small", "base", "large"] | None = None
@@ -109,6 +112,8 @@ def _recipe(options: TrainOptions, own=None):
         given["time_budget"] = None
     if "time_budget" in given and "num_steps" not in given:
         given["num_steps"] = None
+    if options.drafter is not None:
+        given["drafter_of"] = str(options.drafter)
     recipe = from_dict(Recipe, {**to_dict(recipe), **given})
     overrides = ("train.tensorboard=true", *options.overrides) if options.tensorboard else options.overrides
     return apply_overrides(recipe, overrides)

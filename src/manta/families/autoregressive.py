@@ -45,7 +45,9 @@ from manta.text import BOS, EOS, MASK, Batch, Corpus, Tokenizer
 from manta.types import Loss
 
 NUM_DRAFTS = 7
-"""Words drafted a call where nothing else is asked for: with the last word eight places, a whole number of `ROWS`."""
+"""Most words drafted a call where nothing else is asked for: with the last word eight places, a multiple of `ROWS`."""
+PLACES = 32
+"""Places of a call, of all rows together, up to which drafting saves time on CPU: few cost hardly more than one."""
 DRAFTER_SHARE = 0.25
 """Time of the drafter's stage, beside 1 of the model's."""
 SHOWN = 8
@@ -255,8 +257,18 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
             raise UsageError(f"{spelled('num_drafts')} is for the verified decoder; leave it out")
 
     def _drafts(self, options: GenerateOptions) -> bool:
-        """Whether words are drafted, which never changes a text."""
+        """Whether words may be drafted, which never changes a text."""
         return self.drafter is not None and self.model.trunk.answers_alone and options.decoder != "sequential"
+
+    def _num_drafts(self, options: GenerateOptions, rows: int) -> int:
+        """Most words drafted a call: as asked, else as many as save time."""
+        if not self._drafts(options):
+            return 0
+        if options.num_drafts is not None:
+            return options.num_drafts
+        if options.decoder == "verified" or self.device.type != "cpu":
+            return NUM_DRAFTS
+        return min(NUM_DRAFTS, max(0, PLACES // rows - 1))
 
     def read(self, request: Request, options: GenerateOptions) -> tuple[list[int], int]:
         """Tokens of the prompt, and the seed; a text to fill cannot be served left to right. See `RequestWriter`."""
@@ -295,12 +307,12 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
             generators=[make_generator(seed) for _, seed in rows] if options.temperature > 0 else (),
         )
         watch = _watched_by(observer)
-        drafter = self.drafter if watch is None and self._drafts(options) else None
+        num_drafts = 0 if watch is not None else self._num_drafts(options, len(rows))
+        drafter = self.drafter if num_drafts else None
         prompt, lengths = padded_prompts(prompts, self.device)
         memory = self.model.memory(prompt, lengths, torch.zeros_like(lengths))
         if drafter is not None:
             drafter.begin(memory)
-        num_drafts = 0 if drafter is None else options.num_drafts or NUM_DRAFTS
         max_tokens = min(self.capacity, options.max_tokens or sys.maxsize)
         reader = CachedReader(self.model, memory, max_tokens + num_drafts + ROWS)
         return decode(

@@ -39,6 +39,7 @@ def model_card(
 
 
 def portable(recipe: Recipe) -> Recipe:
-    """The recipe as a model carries it away: of a path to data only the last part, which tells no folder's name."""
+    """The recipe as a model carries it away: of a path only the last part, which tells no folder's name."""
     kind, colon, place = recipe.data.rpartition(":")
-    return replace(recipe, data=kind + colon + Path(place).name)
+    drafter_of = recipe.drafter_of and Path(recipe.drafter_of).name
+    return replace(recipe, data=kind + colon + Path(place).name, drafter_of=drafter_of)

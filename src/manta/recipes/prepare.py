@@ -14,6 +14,7 @@ from manta.errors import CheckpointError, ConfigError, DataError
 from manta.families.autoregressive import AutoregressiveLM
 from manta.families.events import Request, finished
 from manta.recipes.budget import Watch
+from manta.recipes.drafting import drafting_model
 from manta.recipes.recipe import Recipe, seconds
 from manta.runtime import atomic_write
 from manta.text import (
@@ -59,7 +60,9 @@ def tokenizer_of(recipe: Recipe, run: Path, watch: Watch) -> Tokenizer:
             f"has max_prompt={max_prompt} and max_text={max_text}; raise them"
         )
     if not file.exists():
-        if task is not None:
+        if recipe.drafter_of is not None:
+            tokenizer = drafting_model(recipe).tokenizer
+        elif task is not None:
             tokenizer = Tokenizer.of_symbols(task.symbols)
         else:
             rows = watch.over(examples(recipe), "the tokenizer's texts")

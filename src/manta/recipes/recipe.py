@@ -93,6 +93,9 @@ class Recipe:
     warm_start: bool | None = None
     """Start prompt encoder and policy from the teacher's weights; a teacher is trained for it where consensus targets
     need none. None: for a Manta-LM, unless it learns a structured task, and wherever there is a teacher anyway."""
+    drafter_of: str | None = None
+    """Folder of an autoregressive model that is taught to draft words, and nothing else: a copy of it that writes the
+    same texts in fewer calls."""
     batch_tokens: int | None = None
     """Tokens of a batch, prompt and text with padding; None takes what fits the size."""
     time_budget: str | None = None

@@ -13,6 +13,7 @@ from manta.families.autoregressive import AutoregressiveLM, AutoregressiveModel
 from manta.families.trained import Taught, Teaching
 from manta.hub.folder import LanguageModel
 from manta.recipes.budget import Watch
+from manta.recipes.drafting import drafting_model, take_over
 from manta.recipes.prepare import corpus_of, write_medoids, write_teacher_targets
 from manta.recipes.recipe import Recipe
 from manta.text import Corpus, Loader, Tokenizer
@@ -119,6 +120,9 @@ def stage_specs(parts: Parts) -> list[StageSpec]:
         _spec(taught, net, parts.answers if taught.answers else parts.targets)
         for taught in writer.stages(net, teaching, parts.measured)
     ]
+    if recipe.drafter_of is not None:
+        take_over(drafting_model(recipe), net)
+        return [spec for spec in ours if spec.answers]
     if recipe.warm_start:
         ours[0] = replace(ours[0], begin=lambda: warm_start(parts))
     return [*specs, *ours]

@@ -1,0 +1,72 @@
+"""A drafter for a model that has been trained, whose shape, tokenizer and weights are taken over and stay as they are."""
+
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import cast
+
+from torch import nn
+
+from manta.config import to_dict
+from manta.errors import ModelError
+from manta.families.autoregressive import AutoregressiveLM
+from manta.hub import load
+from manta.recipes.recipe import Recipe
+
+HORIZON = 8
+"""Words ahead that a drafter is taught, where the recipe does not say it."""
+
+
+def for_drafter(recipe: Recipe) -> Recipe:
+    """The recipe of a run that teaches `recipe.drafter_of` to draft: that model's shape and limits.
+
+    Raises:
+        ModelError: the folder is none of an autoregressive model whose drafts could be verified.
+    """
+    lm = drafting_model(recipe)
+    shape = lm.model.config
+    horizon = recipe.teacher.draft_horizon or shape.draft_horizon or HORIZON
+    return replace(
+        recipe,
+        family="ar",
+        drafter_of=str(Path(str(recipe.drafter_of)).absolute()),
+        vocab_size=max(512, min(32768, shape.vocab_size)),
+        max_prompt=shape.max_prompt,
+        max_text=shape.max_text,
+        absolute_places=shape.absolute_places,
+        teacher=replace(shape, draft_horizon=horizon),
+    )
+
+
+def drafting_model(recipe: Recipe) -> AutoregressiveLM:
+    """The model that is to draft.
+
+    Raises:
+        ModelError: see `for_drafter`.
+    """
+    lm = load(recipe.drafter_of, device="cpu")
+    if lm.family != "ar":
+        raise ModelError(
+            f"{recipe.drafter_of} is of the family {lm.family}; words are drafted for autoregressive models (ar)"
+        )
+    lm = cast(AutoregressiveLM, lm)
+    if not lm.model.trunk.answers_alone:
+        raise ModelError(
+            f"{recipe.drafter_of} has the operator {lm.model.config.operator.kind}; drafts are verified for attention"
+        )
+    return lm
+
+
+def digest(lm: AutoregressiveLM) -> str:
+    """What tells a model from every other: its shape and weights."""
+    found = sha256(repr(to_dict(lm.model.config)).encode())
+    for name, value in sorted(lm.model.state_dict().items()):
+        found.update(name.encode() + value.numpy().tobytes())
+    return found.hexdigest()
+
+
+def take_over(lm: AutoregressiveLM, net: nn.Module) -> None:
+    """Give a net the weights of a model, except for its drafter."""
+    weights = {name: value for name, value in lm.model.state_dict().items() if not name.startswith("drafter.")}
+    kept = {name: value for name, value in net.state_dict().items() if name.startswith("drafter.")}
+    net.load_state_dict({**kept, **weights})
