@@ -15,6 +15,8 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from cost_tables import bench_table, caches_table, drafts_table, gpu_table, rate_table, speed_table
+
 from manta.metrics.bootstrap import wilson
 
 ROOT = Path(__file__).parent.parent
@@ -310,17 +312,6 @@ def difference_of_shares(first: list[dict[str, Any]], second: list[dict[str, Any
     return 100 * (gap - below), 100 * (gap + above)
 
 
-def caches_table(result: list[dict[str, Any]]) -> str:
-    """One text at a time under every cache: solved, positions computed, seconds."""
-    lines = ["| a text at a time | cache | solved | calls | positions | ms a text |", "|---|---|---|---|---|---|"]
-    for row in result:
-        if row.get("batch") == 1:
-            figures = [f"{100 * row['solved']:.0f}%", f"{row['calls']:.1f}", f"{row['positions']:.0f}"]
-            figures.append(f"{1000 * row['seconds_a_text']:.0f}")
-            lines.append(f"| {row['task']}, {row['decoder']} | {row['cache']} | " + " | ".join(figures) + " |")
-    return "\n".join(lines)
-
-
 def diagnose_table(result: dict[str, Any]) -> str:
     """Every figure of every model, its mean and in brackets its standard deviation over prompts; absent is not 0."""
     models = result["models"]
@@ -427,21 +418,6 @@ def prediction_table(result: dict[str, Any], most: int = 8) -> str:
     return "\n".join(lines)
 
 
-def rate_table(result: dict[str, Any]) -> str:
-    """Training as a share of the machine's matrix rate, and texts a second."""
-    lines = [
-        "| training, stage | share of the matrix rate | text tokens a second | milliseconds a step |",
-        "|---|---|---|---|",
-    ]
-    for row in result["training"]:
-        cells = [f"{row['share_of_matrix_rate']:.0%}", f"{row['text_tokens_per_second']:,}"]
-        lines.append(f"| {row['stage']} | " + " | ".join([*cells, f"{row['milliseconds_per_step']:.0f}"]) + " |")
-    lines += ["", "| writing, batch | calls | texts a second (least, median, most) |", "|---|---|---|"]
-    for row in result["generation"]:
-        lines.append(f"| {row['batch']} | {row['num_steps']} | {', '.join(map(str, row['texts_per_second']))} |")
-    return "\n".join([*lines, "", f"Peak memory {result['peak_memory_mib']:,} MiB."])
-
-
 def families_table(result: dict[str, Any]) -> str:
     """Families of equal data, steps and parameters on E2E test, at 1 to 64 calls."""
     budgets = sorted({row["budget"] for model in result["models"] for row in model["rows"] if row["budget"]})
@@ -469,84 +445,6 @@ def families_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-BENCHED = {
-    "src/manta/models/e2e": "the model that ships",
-    "runs/e2e-teacher": "its teacher",
-    "runs/spaces/masked-0": "masked",
-}
-"""Models of bench.json, as the command named them."""
-
-
-def bench_table(result: dict[str, Any]) -> str:
-    """What `manta bench` says of writing, starting and operators."""
-    lengths = sorted({row["length"] for row in result["writing"]})
-    heads = [f"{length} tokens, batch {batch}" for length in lengths for batch in (1, 16)]
-    lines = ["| tokens a second | calls | " + " | ".join(heads) + " |", "|---|---|" + "---|" * len(heads)]
-    for model, decoder in dict.fromkeys((row["model"], row["decoder"]) for row in result["writing"]):
-        rows = [row for row in result["writing"] if (row["model"], row["decoder"]) == (model, decoder)]
-        rates = {(row["length"], row["batch"]): f"{row['tokens_per_second']:,.0f}" for row in rows}
-        calls = f"{rows[0]['calls']:.0f}" if rows[0]["family"] != "ar" else "one a token"
-        cells = [rates[length, batch] for length in lengths for batch in (1, 16)]
-        lines.append(f"| {BENCHED[model]}{', ' + decoder if decoder else ''} | {calls} | " + " | ".join(cells) + " |")
-    outside = result["outside"][: 2 * len(lengths)]
-    cells = [
-        f"{row['tokens_per_second']:,.0f}" for row in sorted(outside, key=lambda row: (row["length"], row["batch"]))
-    ]
-    size = f"{outside[0]['parameters'] / 1e6:.1f}M parameters"
-    lines.append(f"| `transformers`' GPT-2, {size} | one a token | " + " | ".join(cells) + " |")
-    lines += ["", "| operator | grows with length to the power of: seconds | operations |", "|---|---|---|"]
-    for row in result["growth_of_operators"]:
-        lines.append(f"| {row['operator']} | {row['exponent_of_seconds']:.2f} | {row['exponent_of_operations']:.2f} |")
-    start = next(row for row in result["start"] if BENCHED.get(row["what"]) == "the model that ships")
-    lines.append(
-        f"\nCold start of the model that ships {start['seconds']:.1f} s, of which importing "
-        f"{start['import_seconds']:.1f} s; {start['peak_memory_mib']} MiB."
-    )
-    return "\n".join(lines)
-
-
-def gpu_table(result: dict[str, Any]) -> str:
-    """Seconds of eight calls and of a call a token on a GPU."""
-    names = {"manta": "Manta-LM", "masked": "masked", "ar": "left to right"}
-    rows = [row for row in result["writing"] if row["decoder"] in ("", None, "confidence")]
-    lengths, batches = (sorted({row[name] for row in rows}) for name in ("length", "batch"))
-    heads = [f"{length} tokens, batch {batch}" for length in lengths for batch in batches]
-    lines = [f"| {result['machine']['gpu']}: milliseconds | calls | " + " | ".join(heads) + " |"]
-    lines.append("|---|---|" + "---|" * len(heads))
-    for family, name in names.items():
-        found = {(row["length"], row["batch"]): row for row in rows if row["family"] == family}
-        taken = [found[length, batch] for length in lengths for batch in batches]
-        calls = "one a token" if family == "ar" else f"{taken[0]['calls']:.0f}"
-        cells = [f"{1000 * row['seconds']:.0f} ± {500 * row['seconds'] * row['spread']:.0f}" for row in taken]
-        lines.append(f"| {name} | {calls} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def speed_table(result: dict[str, Any]) -> str:
-    """Seconds against length: left to right beside GPT-2, and the caches of a masked model."""
-    lines = [
-        "| left to right: length | batch | seconds | over GPT-2 of equal shape | over GPT-2 of equal parameters |",
-        "|---|---|---|---|---|",
-    ]
-    for row in result["autoregressive"]:
-        ratios = [row[f"ratio_to_{name}"] for name in ("gpt2", "gpt2_of_equal_parameters")]
-        seconds = sorted(row["seconds_ours"])[len(row["seconds_ours"]) // 2]
-        cells = [f"{middle:.2f} ({least:.2f} to {most:.2f})" for middle, least, most in ratios]
-        lines.append(f"| {row['length']} | {row['batch']} | {seconds:.2f} | " + " | ".join(cells) + " |")
-    lengths = sorted({row["length"] for row in result["masked"]})
-    lines += ["", "| masked: seconds over no cache | " + " | ".join(f"{n} words" for n in lengths) + " |"]
-    lines.append("|---|" + "---|" * len(lengths))
-    for name in dict.fromkeys(row["cache"] for row in result["masked"]):
-        found = {row["length"]: row for row in result["masked"] if row["cache"] == name}
-        cells = []
-        for length in lengths:
-            row = found.get(length)
-            same = "" if row is None else f" (agrees {row['agreement_with_none']:.0%})"
-            cells.append("–" if row is None else f"{row['ratio_to_none']:.2f}{same}")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def spread(values: list[float]) -> str:
     """Mean over training seeds, and the least and the most of them."""
     ends = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
@@ -569,6 +467,7 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "bench": (("bench.json", bench_table),),
     "gpu": (("bench_gpu.json", gpu_table),),
     "rate": (("rate.json", rate_table),),
+    "drafts": (("drafts.json", drafts_table),),
     "feedback": (("feedback.json", feedback_table),),
     "prediction": (("prediction.json", prediction_table),),
     "tasks": (("tasks.json", tasks_table),),

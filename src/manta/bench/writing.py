@@ -14,19 +14,23 @@ from manta.families.options import CacheKind
 from manta.hub import ForeignModel, LanguageModel
 from manta.masked import DECODERS
 
+CAUSAL = ("sequential", "verified")
+"""Decoders of models that write left to right; they write the same text."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """How a model is asked to write."""
 
     decoder: str = ""
-    """Of masked models; empty: the model's own."""
+    """Of masked models and those that write left to right; empty: the model's own."""
     cache: CacheKind = "none"
     """Of masked models; all others than `none` serve one text at a time."""
 
 
 def settings_of(lm: Writer, decoders: Sequence[str] = (), caches: Sequence[CacheKind] = ("none",)) -> list[Setting]:
-    """What is compared for a model: every decoder with every cache of a masked model, one setting of any other.
+    """What is compared for a model: every decoder with every cache of a masked model, writing with and without drafts
+    left to right, one setting of any other.
 
     A decoder that looks at the whole text in every call has nothing to keep, and is compared without a cache.
 
@@ -39,12 +43,18 @@ def settings_of(lm: Writer, decoders: Sequence[str] = (), caches: Sequence[Cache
         UsageError: for an unknown decoder, or one, or a cache, of a model that has none.
     """
     for name in decoders:
-        if name not in DECODERS:
-            raise UsageError(f"unknown decoder {name!r}; choose among {', '.join(DECODERS)}")
+        if name not in (*DECODERS, *CAUSAL):
+            raise UsageError(f"unknown decoder {name!r}; choose among {', '.join((*DECODERS, *CAUSAL))}")
     if not follows(lm.family, "cache"):
-        if decoders or any(cache != "none" for cache in caches):
-            raise UsageError(f"decoders and caches are of masked models; leave them out for the family {lm.family}")
-        return [Setting()]
+        known = CAUSAL if getattr(lm, "drafter", None) is not None else ()
+        if set(decoders) - set(known) or any(cache != "none" for cache in caches):
+            raise UsageError(
+                "caches and decoders are of masked models, sequential and verified of those with a drafter that write "
+                f"left to right; leave them out for this one of the family {lm.family}"
+            )
+        return [Setting(decoder=name) for name in decoders or known] or [Setting()]
+    if wrong := sorted(set(decoders) - set(DECODERS)):
+        raise UsageError(f"the decoder {wrong[0]} is for models that write left to right; leave it out")
     return [
         Setting(decoder=name, cache=cache)
         for name in decoders or DECODERS

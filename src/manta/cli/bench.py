@@ -136,7 +136,7 @@ def _writing(model: str, options: BenchOptions, parts: Sequence[str]) -> tuple[l
         _tell(f"writing with {name}")
         asked: Any = (options.decoders, options.caches)
         if not follows(lm.family, "cache") and asked != ((), ("none",)):
-            print(f"manta: decoders and caches are of masked models; {name} has none to compare", file=sys.stderr)
+            print(f"manta: decoders and caches are of masked models; {name} has none of them", file=sys.stderr)
             asked = ()
         settings = settings_of(lm, *asked)
         given = {"num_steps": options.num_steps, "prompt": options.prompt, "repeats": options.repeats}

@@ -1,4 +1,4 @@
-"""A drafter for a model that has been trained, whose shape, tokenizer and weights are taken over and stay as they are."""
+"""A drafter for a trained model, whose shape, tokenizer and weights are taken over and stay as they are."""
 
 from dataclasses import replace
 from hashlib import sha256

@@ -1,0 +1,125 @@
+"""Tables of what writing and training cost; `benchmarks/tables.py` puts them into the pages."""
+
+from typing import Any
+
+
+def rate_table(result: dict[str, Any]) -> str:
+    """Training as a share of the machine's matrix rate, and texts a second."""
+    lines = [
+        "| training, stage | share of the matrix rate | text tokens a second | milliseconds a step |",
+        "|---|---|---|---|",
+    ]
+    for row in result["training"]:
+        cells = [f"{row['share_of_matrix_rate']:.0%}", f"{row['text_tokens_per_second']:,}"]
+        lines.append(f"| {row['stage']} | " + " | ".join([*cells, f"{row['milliseconds_per_step']:.0f}"]) + " |")
+    lines += ["", "| writing, batch | calls | texts a second (least, median, most) |", "|---|---|---|"]
+    for row in result["generation"]:
+        lines.append(f"| {row['batch']} | {row['num_steps']} | {', '.join(map(str, row['texts_per_second']))} |")
+    return "\n".join([*lines, "", f"Peak memory {result['peak_memory_mib']:,} MiB."])
+
+
+def caches_table(result: list[dict[str, Any]]) -> str:
+    """One text at a time under every cache: solved, positions computed, seconds."""
+    lines = ["| a text at a time | cache | solved | calls | positions | ms a text |", "|---|---|---|---|---|---|"]
+    for row in result:
+        if row.get("batch") == 1:
+            figures = [f"{100 * row['solved']:.0f}%", f"{row['calls']:.1f}", f"{row['positions']:.0f}"]
+            figures.append(f"{1000 * row['seconds_a_text']:.0f}")
+            lines.append(f"| {row['task']}, {row['decoder']} | {row['cache']} | " + " | ".join(figures) + " |")
+    return "\n".join(lines)
+
+
+BENCHED = {
+    "src/manta/models/e2e": "the model that ships",
+    "runs/e2e-teacher": "its teacher",
+    "runs/spaces/masked-0": "masked",
+}
+"""Models of bench.json, as the command named them."""
+
+
+def bench_table(result: dict[str, Any]) -> str:
+    """What `manta bench` says of writing, starting and operators."""
+    lengths = sorted({row["length"] for row in result["writing"]})
+    heads = [f"{length} tokens, batch {batch}" for length in lengths for batch in (1, 16)]
+    lines = ["| tokens a second | calls | " + " | ".join(heads) + " |", "|---|---|" + "---|" * len(heads)]
+    for model, decoder in dict.fromkeys((row["model"], row["decoder"]) for row in result["writing"]):
+        rows = [row for row in result["writing"] if (row["model"], row["decoder"]) == (model, decoder)]
+        rates = {(row["length"], row["batch"]): f"{row['tokens_per_second']:,.0f}" for row in rows}
+        calls = f"{rows[0]['calls']:.0f}" if rows[0]["family"] != "ar" else "one a token"
+        cells = [rates[length, batch] for length in lengths for batch in (1, 16)]
+        lines.append(f"| {BENCHED[model]}{', ' + decoder if decoder else ''} | {calls} | " + " | ".join(cells) + " |")
+    outside = result["outside"][: 2 * len(lengths)]
+    cells = [
+        f"{row['tokens_per_second']:,.0f}" for row in sorted(outside, key=lambda row: (row["length"], row["batch"]))
+    ]
+    size = f"{outside[0]['parameters'] / 1e6:.1f}M parameters"
+    lines.append(f"| `transformers`' GPT-2, {size} | one a token | " + " | ".join(cells) + " |")
+    lines += ["", "| operator | grows with length to the power of: seconds | operations |", "|---|---|---|"]
+    for row in result["growth_of_operators"]:
+        lines.append(f"| {row['operator']} | {row['exponent_of_seconds']:.2f} | {row['exponent_of_operations']:.2f} |")
+    start = next(row for row in result["start"] if BENCHED.get(row["what"]) == "the model that ships")
+    lines.append(
+        f"\nCold start of the model that ships {start['seconds']:.1f} s, of which importing "
+        f"{start['import_seconds']:.1f} s; {start['peak_memory_mib']} MiB."
+    )
+    return "\n".join(lines)
+
+
+def gpu_table(result: dict[str, Any]) -> str:
+    """Seconds of eight calls and of a call a token on a GPU."""
+    names = {"manta": "Manta-LM", "masked": "masked", "ar": "left to right"}
+    rows = [row for row in result["writing"] if row["decoder"] in ("", None, "confidence")]
+    lengths, batches = (sorted({row[name] for row in rows}) for name in ("length", "batch"))
+    heads = [f"{length} tokens, batch {batch}" for length in lengths for batch in batches]
+    lines = [f"| {result['machine']['gpu']}: milliseconds | calls | " + " | ".join(heads) + " |"]
+    lines.append("|---|---|" + "---|" * len(heads))
+    for family, name in names.items():
+        found = {(row["length"], row["batch"]): row for row in rows if row["family"] == family}
+        taken = [found[length, batch] for length in lengths for batch in batches]
+        calls = "one a token" if family == "ar" else f"{taken[0]['calls']:.0f}"
+        cells = [f"{1000 * row['seconds']:.0f} ± {500 * row['seconds'] * row['spread']:.0f}" for row in taken]
+        lines.append(f"| {name} | {calls} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def speed_table(result: dict[str, Any]) -> str:
+    """Seconds against length: left to right beside GPT-2, and the caches of a masked model."""
+    lines = [
+        "| left to right: length | batch | seconds | over GPT-2 of equal shape | over GPT-2 of equal parameters |",
+        "|---|---|---|---|---|",
+    ]
+    for row in result["autoregressive"]:
+        ratios = [row[f"ratio_to_{name}"] for name in ("gpt2", "gpt2_of_equal_parameters")]
+        seconds = sorted(row["seconds_ours"])[len(row["seconds_ours"]) // 2]
+        cells = [f"{middle:.2f} ({least:.2f} to {most:.2f})" for middle, least, most in ratios]
+        lines.append(f"| {row['length']} | {row['batch']} | {seconds:.2f} | " + " | ".join(cells) + " |")
+    lengths = sorted({row["length"] for row in result["masked"]})
+    lines += ["", "| masked: seconds over no cache | " + " | ".join(f"{n} words" for n in lengths) + " |"]
+    lines.append("|---|" + "---|" * len(lengths))
+    for name in dict.fromkeys(row["cache"] for row in result["masked"]):
+        found = {row["length"]: row for row in result["masked"] if row["cache"] == name}
+        cells = []
+        for length in lengths:
+            row = found.get(length)
+            same = "" if row is None else f" (agrees {row['agreement_with_none']:.0%})"
+            cells.append("–" if row is None else f"{row['ratio_to_none']:.2f}{same}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def drafts_table(result: list[dict[str, Any]]) -> str:
+    """Drafts that are checked: calls, words a call, and processor time beside a word a call."""
+    lines = [
+        "| drafter | words | drafted a call | calls a text | words a call | places a text | times as fast |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result:
+        cells = [str(row["num_drafts"]), f"{row['calls']:.1f} (of {row['sequential_calls']:.1f})"]
+        cells += [f"{row['words_a_call']:.2f}", f"{row['places']:.0f}", f"{row['speedup']:.2f}"]
+        lines.append(f"| {row['model']} | {row['way']} | " + " | ".join(cells) + " |")
+    texts = sum(row["texts"] for row in result)
+    equal = [sum(row[name] for row in result) for name in ("equal_alone", "equal_in_batches")]
+    lines.append(
+        f"\nEqual to the sequential text: {equal[0]:,} of {texts:,} alone, {equal[1]:,} in batches of 64."
+    )
+    return "\n".join(lines)
