@@ -119,7 +119,5 @@ def drafts_table(result: list[dict[str, Any]]) -> str:
         lines.append(f"| {row['model']} | {row['way']} | " + " | ".join(cells) + " |")
     texts = sum(row["texts"] for row in result)
     equal = [sum(row[name] for row in result) for name in ("equal_alone", "equal_in_batches")]
-    lines.append(
-        f"\nEqual to the sequential text: {equal[0]:,} of {texts:,} alone, {equal[1]:,} in batches of 64."
-    )
+    lines.append(f"\nEqual to the sequential text: {equal[0]:,} of {texts:,} alone, {equal[1]:,} in batches of 64.")
     return "\n".join(lines)

@@ -34,7 +34,7 @@ LADDER = (
 RUNG = {package: rung for rung, packages in enumerate(LADDER) for package in packages} | {"__init__": 0}
 
 TAKES_CALLABLES = {"flow", "masked", "autoregressive", "control"}
-KNOWS_NO_TEXT = {"operators", "nets", "flow", "control"}
+KNOWS_NO_TEXT = {"operators", "nets", "flow", "control", "training"}
 
 ONLY_IN = {
     "datasets": {"text"},

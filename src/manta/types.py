@@ -17,7 +17,8 @@ class Loss:
     parts: Mapping[str, float | Tensor] = field(default_factory=dict)
     """Named figures for the log, detached scalars."""
     count: int | None = None
-    """Tokens that `total` is the mean over, by which batches of one step are weighed; None: those of the batch."""
+    """Elements, such as tokens, that `total` is the mean over, by which batches of one step are weighed; None: all of
+    the batch."""
 
 
 @dataclass(frozen=True)

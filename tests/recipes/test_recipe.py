@@ -40,7 +40,7 @@ def test_places_and_lengths_set_by_hand_stay_on_a_structured_task():
     found = resolve(recipe)
     assert (found.absolute_places, found.max_prompt, found.max_text) == (False, 64, 96)
     derived = resolve(Recipe(data="builtin:sudoku4"))
-    assert derived.absolute_places and derived.model.absolute_places and derived.max_text < 96
+    assert derived.absolute_places and derived.model.absolute_places and derived.lengths[1] < 96
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63 - 1, 2**70])
@@ -99,6 +99,12 @@ def test_none_on_the_command_line_leaves_a_number_to_be_derived(entry):
     by_hand = apply_overrides(plain, [f"model.{entry}"])
     again = apply_overrides(by_hand, [f"model.{entry.split('=')[0]}=none"])
     assert again == plain and resolve(again) == resolve(plain) != resolve(by_hand)
+
+
+@pytest.mark.parametrize("net", ["model", "masked", "teacher"])
+def test_a_width_that_does_not_fit_the_derived_heads_is_refused_by_name(net):
+    with pytest.raises(ConfigError, match=f"{net}: dim should be a multiple of 2·heads = 8, received 97"):
+        resolve(apply_overrides(Recipe(size="nano"), [f"{net}.dim=97"]))
 
 
 @pytest.mark.parametrize("word", ["x", "1.5", ""])

@@ -23,7 +23,7 @@ def write(run, start: int, steps: range, sign: float, *, tensorboard: bool = Fal
     log = RunLog(run, start, tensorboard=tensorboard)
     for step in steps:
         log.row(step, row(step, sign * step))
-    log.text(steps[-1], f"a text of step {steps[-1]}")
+    log.samples(steps[-1], [f"a text of step {steps[-1]}"])
     log.flush()
     if stop:
         log.close()

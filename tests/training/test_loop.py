@@ -14,7 +14,7 @@ from manta.types import Loss
 class Ones:
     """Batches of nothing."""
 
-    num_tokens = 3
+    num_elements = 3
 
     def __next__(self):
         return self
@@ -94,7 +94,7 @@ def test_progress_tells_what_a_step_did(monkeypatch):
     weight = stage.model.weight[0, 0].item()  # pyright: ignore
     told = list(train_stage(stage))
     assert [progress.step for progress in told] == list(range(1, 21))
-    assert {(progress.stage, progress.num_steps, progress.tokens) for progress in told} == {("fall", 20, 3)}
+    assert {(progress.stage, progress.num_steps, progress.num_elements) for progress in told} == {("fall", 20, 3)}
     assert told[0].loss == told[0].parts["pull"] == pytest.approx(weight)
     assert told[0].learning_rate == pytest.approx(0.125)
 

@@ -29,7 +29,7 @@ from manta.types import Loss
 class Numbers:
     """Batches of a linear regression, with a position."""
 
-    num_tokens = 4
+    num_elements = 4
 
     def __init__(self) -> None:
         self.position = 0
@@ -121,7 +121,7 @@ def test_two_accumulated_batches_of_unlike_lengths_are_one_batch_of_both():
         batches = Texts([to_batch([[] for _ in rows], rows) for rows in groups])
         stage = Stage("fit", tiny_ar(), NextToken(), batches, 1, config, make_generator(0))
         progress = next(train_stage(stage))
-        found.append((progress.loss, progress.parts["nats"], progress.gradient_norm, progress.tokens))
+        found.append((progress.loss, progress.parts["nats"], progress.gradient_norm, progress.num_elements))
     for other in found[1:]:
         assert other == pytest.approx(found[0], rel=1e-5)
 
@@ -131,14 +131,14 @@ def test_batches_that_do_not_say_what_they_count_are_weighed_by_their_tokens():
         return Loss(model.weight.sum() * batch.scale, {"scale": batch.scale, **batch.rare})
 
     batches = [
-        SimpleNamespace(num_tokens=1, scale=8.0, rare={}),
-        SimpleNamespace(num_tokens=3, scale=4.0, rare={"r": 2}),
+        SimpleNamespace(num_elements=1, scale=8.0, rare={}),
+        SimpleNamespace(num_elements=3, scale=4.0, rare={"r": 2}),
     ]
     config = TrainConfig(optimizer="adamw", learning_rate=0.1, accumulate=2, precision="float32", clip_norm=1e9)
     stage = Stage("fit", nn.Linear(1, 1, bias=False), objective, Texts(batches), 1, config, make_generator(0))
     progress = next(train_stage(stage))
     assert progress.gradient_norm == pytest.approx(5.0)
-    assert progress.parts == {"scale": 5.0, "r": 2.0} and progress.tokens == 4
+    assert progress.parts == {"scale": 5.0, "r": 2.0} and progress.num_elements == 4
 
 
 @pytest.mark.parametrize("decay", ["linear", "cosine"])

@@ -53,7 +53,7 @@ def training_rates(recipe: Recipe, *, pairs: int = 5, device: str | None = None)
             for _ in range(pairs):
                 done = next(progress)
                 seconds.append(done.seconds)
-                tokens.append(done.tokens)
+                tokens.append(done.num_elements)
                 with FlopCounterMode(display=False) as counter:
                     next(progress)
                 flops.append(counter.get_total_flops())

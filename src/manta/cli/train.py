@@ -158,10 +158,10 @@ class _Window:
 
     def line(self, event) -> str:
         if event.stage != self.stage:
-            self.stage, self.loss, self.pace, self.tokens = event.stage, event.loss, event.seconds, event.tokens
+            self.stage, self.loss, self.pace, self.tokens = event.stage, event.loss, event.seconds, event.num_elements
         self.loss += 0.05 * (event.loss - self.loss)
         self.pace += 0.05 * (event.seconds - self.pace)
-        self.tokens += 0.05 * (event.tokens - self.tokens)
+        self.tokens += 0.05 * (event.num_elements - self.tokens)
         left = (event.num_steps - event.step) * self.pace
         parts = " ".join(f"{name} {value:.3g}" for name, value in event.parts.items())
         return (

@@ -19,7 +19,7 @@ def log_row(step: int, progress: Progress, parts: Parts) -> dict[str, Any]:
     """
     row: dict[str, Any] = {"global_step": step, "stage": progress.stage, "step": progress.step}
     row |= {"loss": progress.loss, "lr": progress.learning_rate, "gradient_norm": progress.gradient_norm}
-    row |= {"seconds": progress.seconds, "tokens": progress.tokens, **progress.parts}
+    row |= {"seconds": progress.seconds, "tokens": progress.num_elements, **progress.parts}
     density = parts.measured.get("density")
     if density is not None and progress.step % 50 == 0 and density.calibrated:
         space = parts.recipe.model.space

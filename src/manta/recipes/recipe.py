@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from manta.families.autoregressive import AutoregressiveConfig
 from manta.families.masked import MaskedConfig
 from manta.families.model import MantaConfig
 from manta.families.objectives import ObjectiveConfig
-from manta.families.prompted import resolved
+from manta.families.prompted import PromptedConfig, resolved
 from manta.masked import MaskedObjectiveConfig
 from manta.text import part_of, task_of
 from manta.training import TrainConfig
@@ -192,12 +193,12 @@ def resolve(recipe: Recipe) -> Recipe:
         "max_text": max_text,
         "absolute_places": recipe.absolute_places,
     }
-    model = resolved(filled(recipe.model, derived))
+    model = _shaped("model", recipe.model, derived)
     # A teacher gives its weights to the model it teaches, so it takes the model's shape.
-    taught = model if recipe.family == "manta" else resolved(filled(recipe.masked, derived))
+    taught = model if recipe.family == "manta" else _shaped("masked", recipe.masked, derived)
     derived |= {name: getattr(taught, name) for name in ("dim", "heads", "depth", "prompt_depth")}
-    teacher = resolved(filled(recipe.teacher, derived))
-    masked = resolved(filled(recipe.masked, derived))
+    teacher = _shaped("teacher", recipe.teacher, derived)
+    masked = _shaped("masked", recipe.masked, derived)
     shapes: dict[str, Any] = {"model": model, "masked": masked, "teacher": teacher}
     width = shapes[FAMILIES[recipe.family].shape].dim
     train = filled(recipe.train, {"learning_rate": LEARNING_RATE / width})
@@ -209,3 +210,11 @@ def resolve(recipe: Recipe) -> Recipe:
             )
     recipe = filled(recipe, {"batch_tokens": batch_tokens})
     return replace(recipe, train=train, max_text=max_text, **shapes)
+
+
+def _shaped(name: str, config: PromptedConfig, derived: Mapping[str, Any]) -> Any:
+    """The shape of one of the recipe's nets, in which everything is set; what does not fit is told with its name."""
+    try:
+        return resolved(filled(config, derived))
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None

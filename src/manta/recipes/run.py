@@ -502,5 +502,5 @@ class TrainingRun:
         folder = self.out / "samples"
         folder.mkdir(exist_ok=True)
         atomic_write(folder / f"step-{step}.txt", ("\n".join(lines) + "\n").encode())
-        self.log.text(step, "\n".join(lines))
+        self.log.samples(step, lines)
         yield Note("\n".join("  " + line for line in lines))

@@ -37,8 +37,8 @@ class Batch:
         return len(self.index)
 
     @property
-    def num_tokens(self) -> int:
-        """Text tokens of the batch, padding left out."""
+    def num_elements(self) -> int:
+        """Text tokens of the batch, padding left out: its size in training."""
         return int(self.text_lengths.sum())
 
     def to(self, device: torch.device | str) -> "Batch":

@@ -116,13 +116,13 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
 
 
 def pack_bytes(tensor: Tensor) -> str:
-    """Encode a byte tensor (the state of a `torch.Generator`) as text for JSON."""
+    """Encode a byte tensor (the state of a `torch.Generator`) as a string for JSON."""
     return base64.b64encode(tensor.numpy().tobytes()).decode("ascii")
 
 
-def unpack_bytes(text: str) -> Tensor:
+def unpack_bytes(packed: str) -> Tensor:
     """Invert `pack_bytes`."""
-    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)
+    return torch.frombuffer(bytearray(base64.b64decode(packed)), dtype=torch.uint8)
 
 
 def _numbered(root: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """What a run writes down as it goes: `metrics.jsonl` and, if wanted, the same as TensorBoard events."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +62,10 @@ class RunLog:
                 if isinstance(value, int | float) and name not in ("global_step", "step"):
                     self._board.add_scalar(f"{row['stage']}/{name}", value, step)
 
-    def text(self, step: int, text: str) -> None:
+    def samples(self, step: int, lines: Sequence[str]) -> None:
         """Show live samples, which have files of their own, among the events."""
         if self._board is not None:
-            self._board.add_text("samples", text.replace("\n", "  \n"), step)
+            self._board.add_text("samples", "\n".join(lines).replace("\n", "  \n"), step)
 
     def flush(self) -> None:
         """Bring everything out of this process."""
@@ -105,7 +105,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
         return None
     if not (isinstance(row, dict) and isinstance(row.get("stage"), str) and type(row.get("global_step")) is int):
         return None
-    figures = (row.get(name, 0) for name in ("step", "tokens", "loss", "seconds"))
+    figures = (row.get(name, 0) for name in ("step", "loss", "seconds"))
     return row if all(type(figure) in (int, float) for figure in figures) else None
 
 

@@ -40,7 +40,7 @@ class TrainConfig:
     clip_norm: float = 1.0
     """Largest global norm of the gradient."""
     accumulate: int = 1
-    """Batches whose gradients are averaged into one step, each weighed by the tokens that enter its loss."""
+    """Batches whose gradients are averaged into one step, each weighed by the elements that enter its loss."""
     average_share: float = 0.1
     """Horizon of the weight average as a share of the stage's steps, (0, 1]."""
     precision: str = "auto"
@@ -95,8 +95,8 @@ class Progress:
     num_steps: int
     loss: float
     parts: dict[str, float]
-    tokens: int
-    """Tokens that entered the loss in this step."""
+    num_elements: int
+    """Elements of the batches of this step, in the unit of whoever made them: the tokens of a text."""
     seconds: float
     learning_rate: float
     gradient_norm: float
@@ -109,7 +109,7 @@ class Stage:
         name: names the stage in logs and checkpoints.
         model: passed to the objective; its parameters that require a gradient are trained.
         objective: `(model, batch, generator) → Loss`, run under autocast.
-        batches: endless batches; each has `num_tokens`.
+        batches: endless batches; each has `num_elements`, its size in a unit that is the same for all of a stage.
         num_steps: length of the stage.
         config: how to optimise.
         generator: all randomness of the objective.
@@ -195,7 +195,7 @@ def train_stage(stage: Stage) -> Iterator[Progress]:
         for optimizer in stage.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        total, means, tokens = _accumulate(stage)
+        total, means, num_elements = _accumulate(stage)
         norm = nn.utils.clip_grad_norm_(parameters, stage.config.clip_norm).item()
         if not (math.isfinite(total) and math.isfinite(norm)):
             stage.model.zero_grad()
@@ -206,28 +206,29 @@ def train_stage(stage: Stage) -> Iterator[Progress]:
         stage.average.update(stage.model)
         stage.step += 1
         seconds = time.perf_counter() - start
-        yield Progress(stage.name, stage.step, stage.num_steps, total, means, tokens, seconds, rate, norm)
+        yield Progress(stage.name, stage.step, stage.num_steps, total, means, num_elements, seconds, rate, norm)
     stage.average.copy_to(stage.model)
 
 
 def _accumulate(stage: Stage) -> tuple[float, dict[str, float], int]:
-    """Gradients of the batches of one step; loss, parts and tokens.
+    """Gradients of the batches of one step; loss, parts and elements.
 
-        gradient = Σ_i w_i ∇loss_i / Σ_i w_i,   w_i the tokens that loss_i is the mean over
+        gradient = Σ_i w_i ∇loss_i / Σ_i w_i,   w_i the elements that loss_i is the mean over
 
     so that two batches are what one batch of both would be, however unlike their lengths. A part that a batch does not
     have is averaged over the others.
     """
     alone = stage.config.accumulate == 1
-    tokens, weights, totals = 0, 0.0, 0.0
+    num_elements, weights, totals = 0, 0.0, 0.0
     parts: dict[str, list[tuple[float, float]]] = {}
     for _ in range(stage.config.accumulate):
         batch = next(stage.batches)
         with autocast(stage.device, stage.config.precision):
             loss = stage.objective(stage.model, batch, stage.generator)
-        weight = 1.0 if alone else float(batch.num_tokens if loss.count is None else loss.count)
+        weight = 1.0 if alone else float(batch.num_elements if loss.count is None else loss.count)
         (loss.total if alone else weight * loss.total).backward()
-        totals, weights, tokens = totals + weight * loss.total.item(), weights + weight, tokens + batch.num_tokens
+        totals, weights = totals + weight * loss.total.item(), weights + weight
+        num_elements += batch.num_elements
         for name, value in loss.parts.items():
             parts.setdefault(name, []).append((float(value), weight))
     if not alone:
@@ -235,7 +236,7 @@ def _accumulate(stage: Stage) -> tuple[float, dict[str, float], int]:
             if parameter.grad is not None:
                 parameter.grad.div_(weights)
     means = {name: sum(v * w for v, w in found) / sum(w for _, w in found) for name, found in parts.items()}
-    return totals / weights, means, tokens
+    return totals / weights, means, num_elements
 
 
 def _diagnose(stage: Stage, loss: float, norm: float, rate: float, parts: dict[str, float]) -> str:

@@ -16,7 +16,7 @@ MUON_SLOT = "momentum_buffer"
 
 
 def hidden_matrices(model: nn.Module) -> list[Tensor]:
-    """The trained weights of linear maps; token tables, gains, biases and spectra are none of them."""
+    """The trained weights of linear maps; tables of embeddings, gains, biases and spectra are none of them."""
     return [m.weight for m in model.modules() if isinstance(m, nn.Linear) and m.weight.requires_grad]
 
 
