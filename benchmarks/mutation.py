@@ -10,7 +10,9 @@ and not behaviour, and what only forms a message is no behaviour either: neither
 `strict` left out of calls: one device cannot tell, and lists that agree cannot either.
 
 All tests run once without a fault, and it is noted which of them run which line and how long each takes. A mutant meets
-only the tests that run its statement, the quickest first, until one fails. One that no test runs has survived.
+only the tests that run its statement, the quickest first, until one fails. One that no test runs has survived. Tests
+that take longer than `--longest` are left out. With `--ran FILE` the notes are kept, and a later run that finds them
+goes by them: tests written since then are run as well.
 
 Two libraries were tried. mutmut leaves out every function with a decorator, which here are the loops that write, and
 draws no sample; cosmic-ray rewrites the source in place and starts an interpreter a mutant, and importing torch takes
@@ -30,6 +32,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import coverage
 import pytest
@@ -40,7 +43,7 @@ class Recorder:
     """A plugin of pytest that notes how long each test takes and which lines it runs."""
 
     def __init__(self, files: set[str], out: Path) -> None:
-        self.files, self.out = files, out
+        self.files, self.out, self.begun = files, out, time.time()
         self.seconds: dict[str, float] = {}
         self.users: dict[str, list[str]] = {}
 
@@ -78,6 +81,7 @@ class Recorder:
             lines = data.contexts_by_lineno(str(SOURCE / file)).items()
             ran[file] = {line: [test for who in tests for test in self.users.get(who, [who])] for line, tests in lines}
         self.out.write_text(json.dumps({"seconds": self.seconds, "ran": ran}), encoding="utf-8")
+        os.utime(self.out, (self.begun, self.begun))  # tests that are changed meanwhile are newer
 
 
 class Chosen:
@@ -141,46 +145,59 @@ def warm_up(mutated: set[str]) -> None:
     assert not loaded & {str(SOURCE / file) for file in mutated}
 
 
-def baseline(planted: list[Mutant], said: Path) -> tuple[dict[str, float], dict[str, dict[str, list[str]]]]:
+def baseline(planted: list[Mutant], said: Path, kept: Path | None) -> tuple[dict[str, float], dict[str, Any]]:
     """Processor seconds of each test without a fault; the tests that run a line of a file ("" is an import).
 
     Raises:
         SystemExit: tests fail without a fault.
     """
-    out, files = said.with_suffix(".ran"), {mutant.file for mutant in planted}
-    selections = sorted({test for mutant in planted for test in mutant.tests})
-    _, status = os.waitpid(fork(selections, Recorder(files, out), 3600, said=str(said)), 0)
-    if status:
-        raise SystemExit(f"tests fail without a fault (status {status}); see {said}")
+    out, files = kept or said.with_suffix(".ran"), {mutant.file for mutant in planted}
+    if not out.exists():
+        selections = sorted({test for mutant in planted for test in mutant.tests})
+        _, status = os.waitpid(fork(selections, Recorder(files, out), 7200, said=str(said)), 0)
+        if status:
+            raise SystemExit(f"tests fail without a fault (status {status}); see {said}")
     found = json.loads(out.read_text(encoding="utf-8"))
-    out.unlink()
-    print(f"{len(found['seconds'])} tests take {sum(found['seconds'].values()):.0f} s", file=sys.stderr)
+    if kept is None:
+        out.unlink()
+    print(f"{len(found['seconds'])} tests take {sum(found['seconds'].values()):.0f} s", file=sys.stderr, flush=True)
     return found["seconds"], found["ran"]
 
 
-def choose(mutant: Mutant, seconds: dict[str, float], ran: dict[str, list[str]]) -> list[str]:
+def newer(tests: tuple[str, ...], than: Path | None) -> set[str]:
+    """Files of tests that were changed since then."""
+    paths = [
+        path for test in tests for path in ((ROOT / test).glob("test_*.py") if test[-3:] != ".py" else [ROOT / test])
+    ]
+    return {str(path.relative_to(ROOT)) for path in paths if than and path.stat().st_mtime > than.stat().st_mtime}
+
+
+def choose(mutant: Mutant, seconds: dict[str, float], ran: dict[str, list[str]], longest: float) -> list[str]:
     """The tests of a mutant that run its statement, the quickest file first, and in it the quickest test."""
     runs = {test for line in mutant.lines for test in ran.get(str(line), ())}
     every = not mutant.lines or "" in runs
-    chosen = [test for test in seconds if test.startswith(mutant.tests) and (every or test in runs)]
+    own = (test for test in seconds if test.startswith(mutant.tests) and seconds[test] <= longest)
+    chosen = [test for test in own if every or test in runs]
     files = Counter[str]()
     for test in chosen:
         files[test.split("::")[0]] += seconds[test]  # pyright: ignore[reportArgumentType]
     return sorted(chosen, key=lambda test: (files[test.split("::")[0]], test.split("::")[0], seconds[test]))
 
 
-def attempt(planted: list[Mutant], said: Path, workers: int, minutes: float) -> dict[int, str]:
+def attempt(planted: list[Mutant], said: Path, args: argparse.Namespace) -> dict[int, str]:
     """What became of each mutant there was time for: killed, stopped (it went on without end), survived or not run."""
-    seconds, ran = baseline(planted, said)
-    chosen = [choose(mutant, seconds, ran[mutant.file]) for mutant in planted]
-    found = {index: "not run" for index, tests in enumerate(chosen) if not tests}
+    seconds, ran = baseline(planted, said, args.ran)
+    chosen = [choose(mutant, seconds, ran[mutant.file], args.longest) for mutant in planted]
+    fresh = [newer(mutant.tests, args.ran) for mutant in planted]
+    found = {index: "not run" for index, tests in enumerate(chosen) if not tests and not fresh[index]}
     print(*(f"not run: {planted[index].name}" for index in found), sep="\n", file=sys.stderr, flush=True)
     running, waiting = {}, [index for index in range(len(planted)) if index not in found][::-1]
-    endless, end = (-signal.SIGXCPU, -signal.SIGKILL, -signal.SIGALRM), time.monotonic() + 60 * minutes
+    endless, end = (-signal.SIGXCPU, -signal.SIGKILL, -signal.SIGALRM), time.monotonic() + 60 * args.minutes
     while running or (waiting and time.monotonic() < end):
-        while waiting and len(running) < workers and time.monotonic() < end:
+        while waiting and len(running) < args.workers and time.monotonic() < end:
             tests = chosen[index := waiting.pop()]
-            files, limit = {test.split("::")[0] for test in tests}, 10 + 3 * sum(seconds[test] for test in tests)
+            files = fresh[index] | {test.split("::")[0] for test in tests}
+            limit = (60 if fresh[index] else 10) + 3 * sum(seconds[test] for test in tests)
             running[fork(files, Chosen(tests, set(seconds)), limit, planted[index])] = index
         child, status = os.wait()
         index, code = running.pop(child), os.waitstatus_to_exitcode(status)
@@ -206,6 +223,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--workers", type=int, default=2, help="mutants tried at once")
     parser.add_argument("--minutes", type=float, default=120, help="no new mutant is tried after them")
+    parser.add_argument("--longest", type=float, default=4, help="seconds of the slowest test that is run")
+    parser.add_argument("--ran", type=Path, help="file of which tests run what: read if it exists, else written")
     parser.add_argument("--no-hand", action="store_true", help="leave the mutations made by hand out")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "mutation.json")
     args = parser.parse_args()
@@ -221,7 +240,7 @@ def main() -> None:
     start, said = time.monotonic(), args.out.with_suffix(".log")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     said.write_text("")
-    found = attempt(planted, said, args.workers, args.minutes)
+    found = attempt(planted, said, args)
     said.unlink()
     fates = {planted[index]: fate for index, fate in found.items() if index >= len(hand)}
     alive = sorted(mutant.name for mutant, fate in fates.items() if fate in ("survived", "not run"))

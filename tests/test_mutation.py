@@ -90,15 +90,17 @@ def test_a_mutant_belongs_to_the_whole_statement_and_outside_of_functions_to_an_
 
 
 def test_a_mutant_meets_the_tests_that_run_its_statement_the_quickest_first():
-    seconds = {"tests/a.py::slow": 2.0, "tests/a.py::quick": 1.0, "tests/b.py::quickest": 0.5, "other/c.py::x": 0.1}
-    ran = {"4": ["tests/a.py::slow"], "5": ["tests/a.py::quick", "other/c.py::x"], "10": ["tests/b.py::quickest"]}
+    seconds = {"tests/a.py::middling": 1.4, "tests/a.py::quick": 1.0, "tests/a.py::slow": 1.6}
+    seconds |= {"tests/b.py::quickest": 0.5, "other/c.py::x": 0.1}
+    ran = {"4": ["tests/a.py::slow", "tests/a.py::middling"], "5": ["tests/a.py::quick", "other/c.py::x"]}
+    ran["10"] = ["tests/b.py::quickest"]
     found = {(m.before, m.line): m for m in TOOL["mutants"]("a.py", LINES.encode(), ("tests/a.py", "tests/b.py"))}
 
     def chosen(before, line, ran):
-        return TOOL["choose"](found[before, line], seconds, ran)
+        return TOOL["choose"](found[before, line], seconds, ran, 1.5)
 
-    own = ["tests/b.py::quickest", "tests/a.py::quick", "tests/a.py::slow"]
-    assert chosen("x + 1", 4, ran) == ["tests/a.py::quick", "tests/a.py::slow"]
+    own = ["tests/b.py::quickest", "tests/a.py::quick", "tests/a.py::middling"]
+    assert chosen("x + 1", 4, ran) == ["tests/a.py::quick", "tests/a.py::middling"]
     assert chosen("5", 10, ran) == ["tests/b.py::quickest"]
     assert chosen("6", 14, ran) == []
     assert chosen("1", 1, ran) == chosen("6", 14, {"14": [""]}) == own
@@ -111,9 +113,11 @@ def made():
 def used(x):
     return x + 1
 
-def endless():
-    while True:
-        pass
+def late(x):
+    return x * 2
+
+def idle():
+    return True
 """
 TESTS = """
 import pytest, planted
@@ -132,12 +136,15 @@ def test_third():
     assert planted.used(2) > 1
 """
 RUN = """
-import json, pathlib, runpy, sys
+import argparse, json, pathlib, runpy, sys
 tool, folder = runpy.run_path(sys.argv[1]), pathlib.Path(sys.argv[2])
 tool["fork"].__globals__.update(ROOT=folder, SOURCE=folder)
-planted = list(tool["mutants"]("planted.py", (folder / "planted.py").read_bytes(), ("test_planted.py",)))
-seconds, ran = tool["baseline"](planted, folder / "said.log")
-found = tool["attempt"](planted, folder / "said.log", 1, 5.0)
+tests = ("test_planted.py", "test_later.py")
+planted = list(tool["mutants"]("planted.py", (folder / "planted.py").read_bytes(), tests))
+args = argparse.Namespace(ran=folder / "ran.json", longest=4.0, minutes=5.0, workers=1)
+seconds, ran = tool["baseline"](planted, folder / "said.log", args.ran)
+(folder / "test_later.py").write_text("import planted\\ndef test_later():\\n    assert planted.late(1) == 2\\n")
+found = tool["attempt"](planted, folder / "said.log", args)
 print(json.dumps([seconds, ran, {planted[index].name: fate for index, fate in found.items()}]))
 """
 
@@ -145,6 +152,7 @@ print(json.dumps([seconds, ran, {planted[index].name: fate for index, fate in fo
 def test_faults_meet_the_tests_that_run_them_and_all_that_share_a_fixture(tmp_path):
     (tmp_path / "planted.py").write_text(PLANTED)
     (tmp_path / "test_planted.py").write_text(TESTS)
+    (tmp_path / "test_later.py").touch()
     command = [sys.executable, "-c", RUN, str(ROOT / "benchmarks" / "mutation.py"), str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'benchmarks'}:{tmp_path}", "COVERAGE_CORE": "ctrace"}
     environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # they would import torch
@@ -157,7 +165,9 @@ def test_faults_meet_the_tests_that_run_them_and_all_that_share_a_fixture(tmp_pa
         "planted.py:3  1  →  (2)": "killed",
         "planted.py:6  x + 1  →  (x - 1)": "killed",
         "planted.py:6  1  →  (2)": "killed",
-        "planted.py:9  True  →  (False)": "not run",
+        "planted.py:9  x * 2  →  (x / 2)": "killed",
+        "planted.py:9  2  →  (3)": "killed",
+        "planted.py:12  True  →  (False)": "survived",
     }
 
 

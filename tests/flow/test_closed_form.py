@@ -79,3 +79,10 @@ def test_score_is_the_gradient_of_a_density_that_integrates_to_one() -> None:
     assert float(field.log_density(state, time).exp().sum() * 0.01) == pytest.approx(1, abs=1e-9)
     score = torch.func.grad(lambda x: field.log_density(x, time).sum())(state)
     torch.testing.assert_close(field.score(state, time), score)
+
+
+def test_draws_are_of_the_generator_alone(no_global_draws) -> None:
+    field = mixture_field(*gaussians())
+    with no_global_draws():
+        one, two = (field.sample(7, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(one, two)

@@ -182,3 +182,10 @@ def test_guidance_extrapolates_and_is_off_at_one() -> None:
     for scale in (0.0, 0.5, 3.0):
         estimate = Estimate.of(guided(conditional, null, scale)(state, t, cond=2.0, self_cond=None))
         torch.testing.assert_close(estimate.clean, torch.full((2, 2), 2 * scale))
+
+
+def test_fresh_noise_is_of_the_requests_generators_alone(no_global_draws) -> None:
+    with no_global_draws():
+        made = per_request_noise([torch.Generator().manual_seed(i) for i in (3, 4)])(torch.zeros(2, 5, 3))
+    for row, seed in enumerate((3, 4)):
+        assert torch.equal(made[row], torch.randn(5, 3, generator=torch.Generator().manual_seed(seed)))

@@ -348,3 +348,10 @@ def test_words_are_drawn_from_the_softmax():
     word, _ = WordSampler(0.5, generators(1), 4000)(logits)
     share = torch.bincount(word[0], minlength=3) / 4000
     torch.testing.assert_close(share, (logits[0, 0] / 0.5).softmax(-1), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_words_and_places_are_drawn_from_the_rows_generators_alone(name, no_global_draws):
+    table = Table(8)
+    with no_global_draws():
+        run(ALL[name], torch.full((2, 8), MASK), temperature=1.0, denoiser=table)

@@ -83,3 +83,12 @@ def test_a_damaged_row_is_left_out_and_those_after_it_stay(tmp_path, line):
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([rows[0], line, *rows[2:]]) + b"\n")
     write(tmp_path, 4, range(5, 6), 1.0)
     assert [step for step, _ in losses(tmp_path)] == [1, 3, 4, 5]
+
+
+def test_a_closed_log_has_written_all_and_takes_no_more(tmp_path):
+    log = RunLog(tmp_path, 0)
+    log.row(1, row(1, 1.0))
+    log.close()
+    assert losses(tmp_path) == [(1, 1.0)]
+    with pytest.raises(ValueError, match="closed"):
+        log.row(2, row(2, 2.0))
