@@ -10,12 +10,14 @@ from manta.families.autoregressive import (
     AutoregressiveModel,
     decode,
     log_likelihood,
+    shifted,
     truncate,
 )
 from manta.families.events import GenerateOptions, Request, finished
 from manta.operators import KINDS, FourierConfig, OperatorContext, WindowedConfig
-from manta.text import Tokenizer
+from manta.text import MASK, Tokenizer
 
+from ..bounds import binomial_bounds
 from .conftest import WORDS, random_weights
 from .test_objectives import make_batch
 
@@ -119,3 +121,64 @@ def test_what_a_left_to_right_model_cannot_do_is_refused():
         list(decode(lm.model, memory, max_tokens=3, temperature=1.0))
     with pytest.raises(UsageError, match="top_p"):
         GenerateOptions(top_p=0.0)
+
+
+def test_words_are_drawn_from_the_softmax_at_their_temperature(monkeypatch):
+    """Each row draws by its own generator from softmax(logits/temperature), cut to its top."""
+    model = make_ar().model
+    logits = torch.full((model.embedding.num_embeddings,), -60.0)
+    logits[[20, 21, 22]] = torch.tensor([1.0, 0.0, 2.0])
+    monkeypatch.setattr(model.head, "forward", lambda hidden: logits.expand(*hidden.shape[:2], -1))
+    zeros = torch.zeros(300, dtype=torch.long)
+    memory = model.memory(torch.zeros(300, 0, dtype=torch.long), zeros, zeros)
+    for temperature, top_k, top_p in ((0.5, None, 1.0), (2.0, None, 1.0), (2.0, 2, 1.0), (2.0, None, 0.6)):
+        sources = [torch.Generator().manual_seed(row) for row in range(300)]
+        settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "generators": sources}
+        (first, second) = decode(model, memory, max_tokens=2, **settings)
+        chance = (logits / temperature).softmax(-1)
+        kept = {22, 20} if top_k or top_p < 1 else {20, 21, 22}
+        chance = chance / sum(float(chance[word]) for word in kept)
+        low, high = binomial_bounds(600, float(chance[22]))
+        words = [*first.tolist(), *second.tolist()]
+        assert set(words) == kept and low <= words.count(22) <= high
+
+
+def test_calls_are_the_prompts_one_a_token_and_the_ends():
+    lm = make_ar()
+    with torch.no_grad():
+        lm.model.embedding.weight[lm.model.end] *= 4
+    events = list(lm.generate([Request(prompt=p, seed=i) for i, p in enumerate(("a cat", "rain", None))]))
+    assert {event.index for event in events} == {0, 1, 2}
+    for event in events:
+        assert event.nfe == 1 + len(event.tokens) + (len(event.tokens) < lm.capacity)
+        assert lm.model.end not in event.tokens
+    (cut,) = lm.generate([Request(prompt="a cat")], GenerateOptions(max_tokens=1))
+    assert len(cut.tokens) <= 1 and cut.nfe == 2
+
+
+def test_places_are_told_up_to_the_longest_prompt_or_text_and_the_begin():
+    for prompt, text in ((12, 14), (20, 14)):
+        places = make_ar(absolute_places=True, max_prompt=prompt, max_text=text).model.places
+        assert places is not None and places.num_embeddings == max(prompt, text) + 1
+    assert make_ar().model.places is None
+
+
+def test_what_is_given_is_kept_and_an_end_in_it_ends_the_row():
+    model = make_ar().model
+    zeros = torch.zeros(2, dtype=torch.long)
+    memory = model.memory(torch.zeros(2, 0, dtype=torch.long), zeros, zeros)
+    given = torch.tensor([[300, MASK, 301, MASK], [302, model.end, 303, MASK]])
+    rows = torch.stack(list(decode(model, memory, max_tokens=4, given=given)), 1)
+    free = rows[0].tolist()
+    assert free[0] == 300 and (free[1] == model.end or free[2] == 301)
+    assert rows[1].tolist() == [302, model.end, model.end, model.end][: rows.shape[1]]
+
+
+def test_the_next_token_is_asked_for_up_to_the_end():
+    batch = make_batch([3, 1], vocab=300)
+    model = make_ar().model
+    given, target, asked = shifted(model, batch)
+    text, end = batch.text.tolist(), model.end
+    assert given.tolist() == [[model.begin, *text[0]], [model.begin, text[1][0], end, end]]
+    assert target.tolist() == [[*text[0], end], [text[1][0], end, end, end]]
+    assert asked.tolist() == [[True] * 4, [True, True, False, False]]

@@ -7,9 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from manta.errors import RequestError
-from manta.families.canvas import Piece, filled, parse_template, pieces_of, prompt_tokens
+from manta.families.canvas import Piece, check_length, filled, parse_template, pieces_of, prompt_tokens
 from manta.families.events import GenerateOptions, Request
-from manta.text import Tokenizer
+from manta.text import MASK, NULL, Tokenizer
 
 from .conftest import make_lm, make_masked
 
@@ -116,3 +116,29 @@ def test_a_text_is_cut_at_its_blanks():
         with pytest.raises(RequestError, match="characters"):
             pieces_of(text, 20, 4)
     assert len(pieces_of("___{1}" * 2, 2, 4)) == 3
+
+
+def test_a_message_shows_the_beginning_of_a_long_prompt():
+    with pytest.raises(RequestError) as raised:
+        check_length("a" * 61 + "b", 3, 4)
+    assert str(raised.value).endswith(f"shorten it: {'a' * 60!r}")
+
+
+def test_a_prompt_may_be_as_long_as_the_model_reads():
+    tokenizer = MODELS["masked"].tokenizer
+    tokens = tokenizer.encode("the cat sat")
+    assert prompt_tokens(Request(prompt="the cat sat"), tokenizer, len(tokens)) == tokens
+    with pytest.raises(RequestError, match="reads at most"):
+        prompt_tokens(Request(prompt="the cat sat"), tokenizer, len(tokens) - 1)
+    check_length("x" * 12, 3, 4)
+    with pytest.raises(RequestError, match="has 13 characters, the model reads at most 3 tokens"):
+        check_length("x" * 13, 3, 4)
+
+
+def test_a_canvas_is_whole_latents_with_a_closing_null_and_has_its_room():
+    tokenizer = MODELS["masked"].tokenizer
+    for blank, rate, cells in ((7, 4, 2), (8, 4, 3), (3, 4, 1), (4, 4, 2), (5, 1, 6)):
+        template = parse_template(f"___{{{blank}}}", tokenizer, rate=rate, max_cells=cells)
+        assert template.tokens.tolist() == [MASK] * blank + [NULL] * (cells * rate - blank)
+        with pytest.raises(RequestError):
+            parse_template(f"___{{{blank}}}", tokenizer, rate=rate, max_cells=cells - 1)

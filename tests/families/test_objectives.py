@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manta.errors import ConfigError
 from manta.families.autoregressive import NextToken
 from manta.families.masked import MaskedMatching
 from manta.families.objectives import (
@@ -196,6 +197,21 @@ def test_an_objective_is_a_function_of_its_generator(kind):
         losses.append(objective(lm.model, make_batch([5, 9]), make_generator(seed)).total)
     assert torch.equal(losses[0], losses[1])
     assert not torch.equal(losses[0], losses[2])
+
+
+@pytest.mark.parametrize("share", ["prompt_drop", "blank_share", "extra_cell", "all_hidden", "own_share"])
+def test_shares_out_of_range_are_refused(share):
+    for wrong in (-0.01, 1.01):
+        with pytest.raises(ConfigError, match=rf"objective.{share} should lie in \[0, 1\]"):
+            ObjectiveConfig(**{share: wrong})
+    assert getattr(ObjectiveConfig(**{share: 1.0}), share) == 1 and getattr(ObjectiveConfig(**{share: 0.0}), share) == 0
+
+
+@pytest.mark.parametrize("wrong", [{"levels": 0}, {"max_blank": -1}, {"velocity_weight": -0.1}, {"bare_share": 2.0}])
+def test_counts_and_weights_out_of_range_are_refused(wrong):
+    with pytest.raises(ConfigError, match="objective"):
+        ObjectiveConfig(**wrong)
+    assert ObjectiveConfig(levels=1, max_blank=0, velocity_weight=0.0).levels == 1
 
 
 def objective_of(name: str) -> tuple[Any, Any]:
