@@ -12,7 +12,7 @@ and not behaviour, and what only forms a message is no behaviour either: neither
 All tests run once without a fault, and it is noted which of them run which line and how long each takes. A mutant meets
 only the tests that run its statement, the quickest first, until one fails. One that no test runs has survived. Tests
 that take longer than `--longest` are left out. With `--ran FILE` the notes are kept, and a later run that finds them
-goes by them: tests written since then are run as well.
+adds those of tests that are new.
 
 Two libraries were tried. mutmut leaves out every function with a decorator, which here are the loops that write, and
 draws no sample; cosmic-ray rewrites the source in place and starts an interpreter a mutant, and importing torch takes
@@ -43,7 +43,7 @@ class Recorder:
     """A plugin of pytest that notes how long each test takes and which lines it runs."""
 
     def __init__(self, files: set[str], out: Path) -> None:
-        self.files, self.out, self.begun = files, out, time.time()
+        self.files, self.out = files, out
         self.seconds: dict[str, float] = {}
         self.users: dict[str, list[str]] = {}
 
@@ -81,7 +81,6 @@ class Recorder:
             lines = data.contexts_by_lineno(str(SOURCE / file)).items()
             ran[file] = {line: [test for who in tests for test in self.users.get(who, [who])] for line, tests in lines}
         self.out.write_text(json.dumps({"seconds": self.seconds, "ran": ran}), encoding="utf-8")
-        os.utime(self.out, (self.begun, self.begun))  # tests that are changed meanwhile are newer
 
 
 class Chosen:
@@ -96,7 +95,9 @@ class Chosen:
         items[:] = sorted(kept, key=lambda item: self.places.get(item.nodeid, len(self.places)))
 
 
-def fork(files: Iterable[str], plugin: object, seconds: float, mutant: Mutant | None = None, said: str = "") -> int:
+def fork(
+    files: Iterable[str], plugins: list[object], seconds: float, mutant: Mutant | None = None, said: str = ""
+) -> int:
     """Run tests in a process of their own that imports the mutant; its id. It exits with pytest's status."""
     if child := os.fork():
         return child
@@ -117,7 +118,7 @@ def fork(files: Iterable[str], plugin: object, seconds: float, mutant: Mutant | 
     status = 3
     try:
         quiet = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "--tb=line"]
-        status = int(pytest.main([*quiet, *files], plugins=[plugin]))
+        status = int(pytest.main([*quiet, *files], plugins=plugins))
     finally:
         sys.stdout.flush()
         os._exit(status)
@@ -151,25 +152,28 @@ def baseline(planted: list[Mutant], said: Path, kept: Path | None) -> tuple[dict
     Raises:
         SystemExit: tests fail without a fault.
     """
-    out, files = kept or said.with_suffix(".ran"), {mutant.file for mutant in planted}
-    if not out.exists():
-        selections = sorted({test for mutant in planted for test in mutant.tests})
-        _, status = os.waitpid(fork(selections, Recorder(files, out), 7200, said=str(said)), 0)
-        if status:
+    found, since = {"seconds": {}, "ran": {}}, 0.0
+    if kept is not None and kept.exists():
+        found, since = json.loads(kept.read_text(encoding="utf-8")), kept.stat().st_mtime
+    asked = [ROOT / test for test in sorted({test for mutant in planted for test in mutant.tests})]
+    paths = [path for test in asked for path in ([test] if test.is_file() else sorted(test.rglob("test_*.py")))]
+    if changed := [str(path.relative_to(ROOT)) for path in paths if path.stat().st_mtime > since]:
+        out, begun = said.with_suffix(".ran"), time.time()
+        recorder = Recorder({mutant.file for mutant in planted}, out)
+        _, status = os.waitpid(fork(changed, [recorder, Chosen([], set(found["seconds"]))], 7200, said=str(said)), 0)
+        if os.waitstatus_to_exitcode(status) not in (0, 5):
             raise SystemExit(f"tests fail without a fault (status {status}); see {said}")
-    found = json.loads(out.read_text(encoding="utf-8"))
-    if kept is None:
+        added = json.loads(out.read_text(encoding="utf-8"))
         out.unlink()
+        found["seconds"] |= added["seconds"]
+        for file, lines in added["ran"].items():
+            for line, tests in lines.items():
+                found["ran"].setdefault(file, {}).setdefault(line, []).extend(tests)
+        if kept is not None:
+            kept.write_text(json.dumps(found), encoding="utf-8")
+            os.utime(kept, (begun, begun))  # tests that are changed meanwhile are newer
     print(f"{len(found['seconds'])} tests take {sum(found['seconds'].values()):.0f} s", file=sys.stderr, flush=True)
     return found["seconds"], found["ran"]
-
-
-def newer(tests: tuple[str, ...], than: Path | None) -> set[str]:
-    """Files of tests that were changed since then."""
-    paths = [
-        path for test in tests for path in ((ROOT / test).glob("test_*.py") if test[-3:] != ".py" else [ROOT / test])
-    ]
-    return {str(path.relative_to(ROOT)) for path in paths if than and path.stat().st_mtime > than.stat().st_mtime}
 
 
 def choose(mutant: Mutant, seconds: dict[str, float], ran: dict[str, list[str]], longest: float) -> list[str]:
@@ -188,17 +192,16 @@ def attempt(planted: list[Mutant], said: Path, args: argparse.Namespace) -> dict
     """What became of each mutant there was time for: killed, stopped (it went on without end), survived or not run."""
     seconds, ran = baseline(planted, said, args.ran)
     chosen = [choose(mutant, seconds, ran[mutant.file], args.longest) for mutant in planted]
-    fresh = [newer(mutant.tests, args.ran) for mutant in planted]
-    found = {index: "not run" for index, tests in enumerate(chosen) if not tests and not fresh[index]}
-    print(*(f"not run: {planted[index].name}" for index in found), sep="\n", file=sys.stderr, flush=True)
+    found = {index: "not run" for index, tests in enumerate(chosen) if not tests}
+    for index in found:
+        print(f"not run: {planted[index].name}", file=sys.stderr, flush=True)
     running, waiting = {}, [index for index in range(len(planted)) if index not in found][::-1]
     endless, end = (-signal.SIGXCPU, -signal.SIGKILL, -signal.SIGALRM), time.monotonic() + 60 * args.minutes
     while running or (waiting and time.monotonic() < end):
         while waiting and len(running) < args.workers and time.monotonic() < end:
             tests = chosen[index := waiting.pop()]
-            files = fresh[index] | {test.split("::")[0] for test in tests}
-            limit = (60 if fresh[index] else 10) + 3 * sum(seconds[test] for test in tests)
-            running[fork(files, Chosen(tests, set(seconds)), limit, planted[index])] = index
+            files, limit = {test.split("::")[0] for test in tests}, 10 + 3 * sum(seconds[test] for test in tests)
+            running[fork(files, [Chosen(tests, set(seconds))], limit, planted[index])] = index
         child, status = os.wait()
         index, code = running.pop(child), os.waitstatus_to_exitcode(status)
         found[index] = "survived" if code in (0, 5) else "stopped" if code in endless else "killed"

@@ -145,7 +145,8 @@ args = argparse.Namespace(ran=folder / "ran.json", longest=4.0, minutes=5.0, wor
 seconds, ran = tool["baseline"](planted, folder / "said.log", args.ran)
 (folder / "test_later.py").write_text("import planted\\ndef test_later():\\n    assert planted.late(1) == 2\\n")
 found = tool["attempt"](planted, folder / "said.log", args)
-print(json.dumps([seconds, ran, {planted[index].name: fate for index, fate in found.items()}]))
+later, _ = tool["baseline"](planted, folder / "said.log", args.ran)
+print(json.dumps([seconds, ran, later, {planted[index].name: fate for index, fate in found.items()}]))
 """
 
 
@@ -157,9 +158,10 @@ def test_faults_meet_the_tests_that_run_them_and_all_that_share_a_fixture(tmp_pa
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'benchmarks'}:{tmp_path}", "COVERAGE_CORE": "ctrace"}
     environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # they would import torch
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    seconds, ran, fates = json.loads(done.stdout.splitlines()[-1])
+    seconds, ran, later, fates = json.loads(done.stdout.splitlines()[-1])
     first, second, third = (f"test_planted.py::test_{name}" for name in ("first", "second", "third"))
-    assert set(seconds) == {first, second, third}
+    assert set(seconds) == {first, second, third} == set(later) - {"test_later.py::test_later"}
+    assert all(later[test] == seconds[test] for test in seconds), "what is known is not run again"
     assert (set(ran["planted.py"]["3"]), set(ran["planted.py"]["6"])) == ({first, second}, {second, third})
     assert fates == {
         "planted.py:3  1  →  (2)": "killed",
@@ -167,7 +169,7 @@ def test_faults_meet_the_tests_that_run_them_and_all_that_share_a_fixture(tmp_pa
         "planted.py:6  1  →  (2)": "killed",
         "planted.py:9  x * 2  →  (x / 2)": "killed",
         "planted.py:9  2  →  (3)": "killed",
-        "planted.py:12  True  →  (False)": "survived",
+        "planted.py:12  True  →  (False)": "not run",
     }
 
 
