@@ -86,3 +86,12 @@ def test_draws_are_of_the_generator_alone(no_global_draws) -> None:
     with no_global_draws():
         one, two = (field.sample(7, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(one, two)
+
+
+def test_a_component_of_weight_zero_is_none() -> None:
+    means, stds, _ = gaussians()
+    with_zero = mixture_field(means, stds, torch.tensor([1.0, 2.0, 0.0]))
+    without = mixture_field(means[:2], stds[:2], torch.tensor([1.0, 2.0]))
+    state, t = torch.tensor([[0.3, -0.4]], dtype=torch.float64), torch.tensor([0.6])
+    torch.testing.assert_close(with_zero(state, t), without(state, t))
+    torch.testing.assert_close(with_zero.log_density(state, t), without.log_density(state, t))

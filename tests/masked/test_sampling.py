@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from manta.errors import UsageError
+from manta.errors import ModelError, UsageError
 from manta.masked import WordSampler
 
 CHANCE = torch.tensor([[[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]])
@@ -53,3 +53,10 @@ def test_what_cannot_be_drawn_is_refused(temperature):
     with pytest.raises(UsageError, match="unknown confidence"):
         WordSampler(confidence="hope")
     assert WordSampler(0.0).temperature == 0
+
+
+def test_logits_that_are_no_numbers_are_an_error_of_their_call():
+    sampler = WordSampler()
+    sampler(CHANCE.log())
+    with pytest.raises(ModelError, match="logits of network call 2 are not finite"):
+        sampler(torch.full((1, 2, 3), torch.nan))
