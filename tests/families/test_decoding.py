@@ -118,10 +118,16 @@ def test_a_decoder_is_the_options_else_the_models_own_else_deferred():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"decoder": "remask", "threshold": 0.5}, "the remask decoder has no setting threshold; it is for"),
-        ({"decoder": "deferred", "block_length": 3}, "no setting block_length"),
-        ({"decoder": "confidence", "rounds": 1}, "no setting rounds; it is for deferred"),
-        ({"decoder": "remask", "confidence": "margin"}, "draws its places"),
+        (
+            {"decoder": "remask", "threshold": 0.5},
+            "remask decoder has no setting threshold; it is for deferred, threshold and block;",
+        ),
+        (
+            {"decoder": "deferred", "block_length": 3},
+            "block_length; it is for confidence, threshold and block;",
+        ),
+        ({"decoder": "confidence", "rounds": 1}, "no setting rounds; it is for deferred;"),
+        ({"decoder": "remask", "confidence": "margin"}, "is for deferred, confidence, threshold and block; leave"),
         ({"decoder": "first_hitting", "confidence": "margin"}, "draws its places"),
         ({"decoder": "threshold", "cache": "dual"}, "a cache saves nothing"),
     ],

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from manta.masked import Canvas, ConfidenceConfig, DeferredConfig, RemaskConfig, ThresholdConfig, WordSampler
-from manta.masked.policies import above, block_ends, blocks_of, least, top
+from manta.masked import Canvas, ConfidenceConfig, DeferredConfig, RemaskConfig, ThresholdConfig, WordSampler, decode
+from manta.masked.policies import Threshold, above, block_ends, blocks_of, least, top
 
 MASK = 1
 
@@ -143,3 +143,25 @@ def test_a_block_has_its_share_of_the_calls(row, calls, committed):
     canvas = canvas_of(row, budget=4, calls=calls)
     sure = torch.arange(6, dtype=torch.float64)[None].masked_fill(~canvas.masked, -torch.inf)
     assert int(policy.choose(canvas, canvas.masked, sure, WordSampler()).sum()) == committed
+
+
+@pytest.mark.parametrize(("budget", "calls", "share"), [(None, 1, 0), (3, 1, 2), (3, 2, 3), (3, 3, 5), (9, 1, 1)])
+def test_a_call_has_an_even_share_of_the_words_left_and_none_without_a_budget(budget, calls, share):
+    assert ThresholdConfig().build().share(canvas_of("ooo.oox", budget=budget, calls=calls)).tolist() == [share]
+
+
+def test_a_policy_is_shown_confidences_of_open_places_alone():
+    shown = []
+
+    class Watching(Threshold):
+        def choose(self, canvas, open_, confidence, sampler):
+            shown.append((open_, confidence))
+            return super().choose(canvas, open_, confidence, sampler)
+
+    tokens = torch.tensor([[MASK, 5, MASK, MASK]])
+    logits = torch.arange(24.0).view(1, 4, 6)
+    policy = Watching(ThresholdConfig(threshold=2.0))
+    list(decode(lambda tokens, start, stop: logits.clone(), tokens, policy, mask_id=MASK, sampler=WordSampler()))
+    assert len(shown) == 3
+    for open_, confidence in shown:
+        assert torch.equal(confidence == -torch.inf, ~open_) and confidence[open_].isfinite().all()
