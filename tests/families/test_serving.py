@@ -177,3 +177,18 @@ def test_a_wrapped_field_hands_on_what_words_are_read_from():
 
     with pytest.raises(UsageError, match="hand on the `aux`"):
         list(make_lm().generate([Request(prompt="the cat")], observer=Bare()))
+
+
+@pytest.mark.parametrize(("style", "kind"), [("diverse", 0), ("consensus", 1)])
+@pytest.mark.parametrize("make", [make_lm, make_masked])
+def test_a_style_is_the_kind_of_text_that_was_trained_on(make, style, kind, monkeypatch):
+    lm, kinds = make(), []
+    memory = lm.model.memory
+
+    def remembering(prompt, lengths, kind, **how):
+        kinds.append(kind.tolist())
+        return memory(prompt, lengths, kind, **how)
+
+    monkeypatch.setattr(lm.model, "memory", remembering)
+    list(lm.generate([Request(prompt="the cat"), Request()], GenerateOptions(style=style, num_steps=3)))
+    assert kinds == [[kind, kind]]

@@ -95,3 +95,9 @@ def test_a_component_of_weight_zero_is_none() -> None:
     state, t = torch.tensor([[0.3, -0.4]], dtype=torch.float64), torch.tensor([0.6])
     torch.testing.assert_close(with_zero(state, t), without(state, t))
     torch.testing.assert_close(with_zero.log_density(state, t), without.log_density(state, t))
+
+
+def test_draws_have_double_precision() -> None:
+    field = mixture_field(torch.zeros(1, 2, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
+    clean = field.sample(8, torch.Generator().manual_seed(0))
+    assert not torch.equal(clean.float().double(), clean)
