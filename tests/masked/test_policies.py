@@ -1,9 +1,22 @@
 """What policies decide on small canvases, computed by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from manta.masked import Canvas, ConfidenceConfig, DeferredConfig, RemaskConfig, ThresholdConfig, WordSampler, decode
+from manta.errors import ConfigError
+from manta.masked import (
+    CacheConfig,
+    Canvas,
+    ConfidenceConfig,
+    DeferredConfig,
+    MaskedObjectiveConfig,
+    RemaskConfig,
+    ThresholdConfig,
+    WordSampler,
+    decode,
+)
 from manta.masked.policies import Threshold, above, block_ends, blocks_of, least, top
 
 MASK = 1
@@ -165,3 +178,52 @@ def test_a_policy_is_shown_confidences_of_open_places_alone():
     assert len(shown) == 3
     for open_, confidence in shown:
         assert torch.equal(confidence == -torch.inf, ~open_) and confidence[open_].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("config", "fitting", "wrong"),
+    [
+        (
+            RemaskConfig(),
+            {"num_steps": [1], "eta": [0.0, 1.0], "t_on": [1.0], "t_off": [0.0], "alpha_on": [0.001, 0.999]},
+            {
+                "num_steps": [0],
+                "eta": [-0.01, 1.01],
+                "t_on": [0.05, 1.01],
+                "t_off": [-0.01, 0.55],
+                "alpha_on": [0.0, 1.0],
+                "schedule": ["odd"],
+            },
+        ),
+        (
+            ConfidenceConfig(),
+            {"num_steps": [1], "block_length": [1, None], "order": ["random"]},
+            {"num_steps": [0], "block_length": [0], "order": ["odd"]},
+        ),
+        (
+            ThresholdConfig(),
+            {"factor": [0.001, None], "block_length": [1, None]},
+            {"factor": [0.0, -1.0], "block_length": [0]},
+        ),
+        (
+            DeferredConfig(),
+            {"window_masked": [1], "window_width": [1], "rounds": [0], "share": [0.001, 1.0]},
+            {"window_masked": [0], "window_width": [0], "rounds": [-1], "share": [0.0, 1.01]},
+        ),
+        (CacheConfig(), {"refresh": [0], "delay": [0]}, {"refresh": [-1], "delay": [-1], "kind": ["odd"]}),
+        (
+            MaskedObjectiveConfig(),
+            {"least_share": [0.001, 0.999], "copies": [1, 2]},
+            {"least_share": [0.0, 1.0], "copies": [0]},
+        ),
+    ],
+    ids=lambda given: type(given).__name__,
+)
+def test_settings_out_of_range_are_refused_and_those_at_their_ends_are_not(config, fitting, wrong):
+    for name, values in fitting.items():
+        for value in values:
+            assert getattr(replace(config, **{name: value}), name) == value
+    for name, values in wrong.items():
+        for value in values:
+            with pytest.raises(ConfigError):
+                replace(config, **{name: value})
