@@ -1,145 +1,109 @@
 """Do the tests see? Small faults are planted in chosen modules, one at a time, and the tests of the module must fail.
 
 python benchmarks/mutation.py                                      # hand mutations and a sample of all modules
-python benchmarks/mutation.py flow/solvers.py --sample 40 --out /tmp/solvers.json
+python benchmarks/mutation.py flow/solvers.py masked --sample 40 --out /tmp/some.json
 
-`mutation.toml` names the modules with their tests, mutations made by hand (exact replacements, all of which must be
+`mutation.toml` names the packages with their tests, mutations made by hand (exact replacements, all of which must be
 killed) and equivalent mutants with their reasons. The others are drawn, by a seed, from all that the operators below
 make; the score is the share of them that is killed, equivalent ones left out. Defaults of configurations are settings
 and not behaviour, and what only forms a message is no behaviour either: neither is mutated. Nor are `device` and
 `strict` left out of calls: one device cannot tell, and lists that agree cannot either.
 
-Two libraries were tried. mutmut leaves out every function with a decorator (`torch.no_grad`, `property`), which here
-are the loops that write, and draws no sample; cosmic-ray rewrites the source in place and starts an interpreter a
-mutant, and importing torch takes longer than most tests. Here a process that has torch is forked for each mutant, and
-the mutant exists in the fork's memory only.
+All tests run once without a fault, and it is noted which of them run which line and how long each takes. A mutant meets
+only the tests that run its statement, the quickest first, until one fails. One that no test runs has survived. Tests
+that take longer than `--longest` are left out. With `--ran FILE` the notes are kept, and a later run that finds them
+adds those of tests that are new.
+
+Two libraries were tried. mutmut leaves out every function with a decorator, which here are the loops that write, and
+draws no sample; cosmic-ray rewrites the source in place and starts an interpreter a mutant, and importing torch takes
+longer than most tests. Here a process that has torch is forked for each mutant, which exists in the fork's memory only.
 """
 
 import argparse
-import ast
 import importlib.machinery
 import json
 import os
 import random
 import resource
+import signal
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-SOURCE = ROOT / "src" / "manta"
-SWAPS: dict[type[ast.AST], tuple[type[ast.AST], ...]] = {
-    ast.Lt: (ast.LtE, ast.GtE), ast.LtE: (ast.Lt, ast.Gt), ast.Gt: (ast.GtE, ast.LtE), ast.GtE: (ast.Gt, ast.Lt),
-    ast.Eq: (ast.NotEq,), ast.NotEq: (ast.Eq,), ast.Is: (ast.IsNot,), ast.IsNot: (ast.Is,), ast.In: (ast.NotIn,),
-    ast.NotIn: (ast.In,), ast.And: (ast.Or,), ast.Or: (ast.And,), ast.Add: (ast.Sub,), ast.Sub: (ast.Add,),
-    ast.Mult: (ast.Div,), ast.Div: (ast.Mult,), ast.FloorDiv: (ast.Div,), ast.Mod: (ast.Mult,), ast.Pow: (ast.Mult,),
-    ast.BitAnd: (ast.BitOr,), ast.BitOr: (ast.BitAnd,), ast.BitXor: (ast.BitAnd,),
-}  # fmt: skip
-NAMES = {"min": "max", "any": "all", "argmax": "argmin", "amin": "amax", "clamp_min": "clamp_max", "mean": "sum"}
-NAMES |= {"floor": "ceil", "cos": "sin", "zeros": "ones", "zeros_like": "ones_like", "minimum": "maximum"}
-NAMES |= {other: name for name, other in NAMES.items()}
+import coverage
+import pytest
+from faults import ROOT, SOURCE, Mutant, by_hand, modules, mutants
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """One fault in one module."""
+class Recorder:
+    """A plugin of pytest that notes how long each test takes and which lines it runs."""
 
-    file: str
-    """Below `src/manta`."""
-    line: int
-    before: str
-    after: str
-    source: bytes
-    """The whole module with the fault."""
-    tests: tuple[str, ...]
+    def __init__(self, files: set[str], out: Path) -> None:
+        self.files, self.out = files, out
+        self.seconds: dict[str, float] = {}
+        self.users: dict[str, list[str]] = {}
 
-    @property
-    def name(self) -> str:
-        """What a person reads."""
-        return f"{self.file}:{self.line}  {self.before}  →  {self.after}"
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_load_initial_conftests(self) -> None:
+        include = [str(SOURCE / file) for file in self.files]
+        self.coverage = coverage.Coverage(data_file=None, config_file=False, include=include)
+        self.coverage.start()
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        start = time.process_time()
+        for name in getattr(item, "fixturenames", ()):
+            self.users.setdefault(f"fixture {name}", []).append(item.nodeid)
+        self.coverage.switch_context(item.nodeid)
+        result = yield
+        self.coverage.switch_context("")
+        self.seconds[item.nodeid] = time.process_time() - start
+        return result
 
-def mutants(file: str, source: bytes, tests: tuple[str, ...] = ()) -> Iterator[Mutant]:
-    """All mutants of a module, each an expression or a statement replaced."""
-    begins = [0]
-    for line in source.splitlines(keepends=True):
-        begins.append(begins[-1] + len(line))
-    for node in behaviour(ast.parse(source)):
-        start = begins[node.lineno - 1] + node.col_offset
-        stop = begins[node.end_lineno - 1] + node.end_col_offset
-        for other in variants(node):
-            after = "pass" if isinstance(other, ast.Pass) else f"({ast.unparse(other)})"
-            if isinstance(other, ast.AugAssign):
-                after = after[1:-1]
-            before = " ".join(source[start:stop].decode().split())
-            planted = source[:start] + after.encode() + source[stop:]
-            yield Mutant(file, node.lineno, before, after, planted, tests)
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef, request) -> Iterator[None]:
+        if fixturedef.scope == "function":
+            return (yield)
+        # The first test that asks for it runs its lines, but all that use it depend on them.
+        self.coverage.switch_context(f"fixture {fixturedef.argname}")
+        result = yield
+        self.coverage.switch_context(request._pyfuncitem.nodeid)
+        return result
 
-
-def behaviour(node: ast.AST, inside: ast.AST | None = None) -> Iterator[Any]:
-    """Expressions and statements that say what a module does; not annotations, defaults of settings or messages."""
-    if isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr | ast.arg | ast.Import | ast.ImportFrom):
-        return
-    if isinstance(node, ast.AnnAssign):
-        if node.value is not None and not isinstance(inside, ast.ClassDef):
-            yield from behaviour(node.value)
-        return
-    if isinstance(node, ast.FunctionDef):
-        for child in (*node.args.defaults, *filter(None, node.args.kw_defaults), *node.body):
-            yield from behaviour(child, node)
-        return
-    if isinstance(node, ast.ClassDef):
-        for child in node.body:
-            yield from behaviour(child, node)
-        return
-    if isinstance(node, ast.expr | ast.stmt):
-        yield node
-    for child in ast.iter_child_nodes(node):
-        yield from behaviour(child, node)
+    def pytest_unconfigure(self) -> None:
+        self.coverage.stop()
+        data, ran = self.coverage.get_data(), {}
+        for file in self.files:
+            lines = data.contexts_by_lineno(str(SOURCE / file)).items()
+            ran[file] = {line: [test for who in tests for test in self.users.get(who, [who])] for line, tests in lines}
+        self.out.write_text(json.dumps({"seconds": self.seconds, "ran": ran}), encoding="utf-8")
 
 
-def variants(node: ast.AST) -> Iterator[ast.AST]:
-    """What may stand in place of a node."""
-    match node:
-        case ast.Compare(left, [operator], right):
-            yield from (ast.Compare(left, [other()], right) for other in SWAPS[type(operator)])  # pyright: ignore
-        case ast.BoolOp(operator, values):
-            yield ast.BoolOp(SWAPS[type(operator)][0](), values)  # pyright: ignore
-        case ast.BinOp(left, operator, right):
-            yield from (ast.BinOp(left, other(), right) for other in SWAPS.get(type(operator), ()))  # pyright: ignore
-        case ast.AugAssign(target, operator, value):
-            yield ast.Pass()
-            yield from (ast.AugAssign(target, other(), value) for other in SWAPS.get(type(operator), ()))  # pyright: ignore
-        case ast.UnaryOp(_, operand):
-            yield operand
-        case ast.Constant(bool(value)):
-            yield ast.Constant(not value)
-        case ast.Constant(int(value) | float(value)) if value + 1 != value:
-            yield ast.Constant(value + 1)
-        case ast.IfExp(test, body, orelse):
-            yield ast.IfExp(test, orelse, body)
-        case ast.Call(function, arguments, keywords):
-            for dropped in keywords:
-                if dropped.arg not in (None, "device", "strict"):
-                    yield ast.Call(function, arguments, [kept for kept in keywords if kept is not dropped])
-            if isinstance(function, ast.Name) and function.id in NAMES:
-                yield ast.Call(ast.Name(NAMES[function.id]), arguments, keywords)
-            if isinstance(function, ast.Attribute) and function.attr in NAMES:
-                yield ast.Call(ast.Attribute(function.value, NAMES[function.attr]), arguments, keywords)
-        case ast.Expr(ast.Call()) | ast.Assign([ast.Subscript()]):
-            yield ast.Pass()
+class Chosen:
+    """A plugin of pytest that runs tests in the order of a list; those that the baseline did not know come last."""
+
+    def __init__(self, tests: list[str], known: set[str]) -> None:
+        self.places, self.known = {test: place for place, test in enumerate(tests)}, known
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        kept = [item for item in items if item.nodeid in self.places or item.nodeid not in self.known]
+        items[:] = sorted(kept, key=lambda item: self.places.get(item.nodeid, len(self.places)))
 
 
-def fork(mutant: Mutant | None, tests: tuple[str, ...], seconds: float, said: Path | None = None) -> int:
+def fork(
+    files: Iterable[str], plugins: list[object], seconds: float, mutant: Mutant | None = None, said: str = ""
+) -> int:
     """Run tests in a process of their own that imports the mutant; its id. It exits with pytest's status."""
     if child := os.fork():
         return child
     resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 2))
     resource.setrlimit(resource.RLIMIT_DATA, (8 << 30, 8 << 30))
+    signal.alarm(int(60 + 10 * seconds))  # one that waits without end uses no processor
     for stream in (1, 2):
         os.dup2(os.open(said or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     if mutant is not None:
@@ -153,81 +117,96 @@ def fork(mutant: Mutant | None, tests: tuple[str, ...], seconds: float, said: Pa
     os.chdir(ROOT)
     status = 3
     try:
-        import pytest
-
         quiet = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "--tb=line"]
-        status = int(pytest.main([*quiet, *tests]))
+        status = int(pytest.main([*quiet, *files], plugins=plugins))
     finally:
         sys.stdout.flush()
         os._exit(status)
 
 
-def warm_up() -> None:
+def warm_up(mutated: set[str]) -> None:
     """Import what every test needs, except for what may be mutated."""
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
+    os.environ["COVERAGE_CORE"] = "ctrace"  # the core that can tell tests apart
     sys.path.insert(0, str(ROOT / "src"))
     sys.dont_write_bytecode = False
-    for name in ("beartype", "jaxtyping", "numpy", "pytest", "rich", "safetensors.torch", "tokenizers", "torch.optim"):
+    for name in ("beartype", "numpy", "rich", "safetensors.torch", "tokenizers", "torch.optim"):
         __import__(name)
     import torch
     from hypothesis import settings
+    from jaxtyping import install_import_hook
 
     torch.set_num_threads(1)
     settings.register_profile("mutation", derandomize=True, database=None)
     settings.load_profile("mutation")
+    with install_import_hook("manta", "beartype.beartype"):  # as tests/conftest.py does
+        for name in ("manta.nets", "manta.spaces", "manta.text"):
+            __import__(name)
+    loaded = {str(getattr(module, "__file__", "")) for module in sys.modules.values()}
+    assert not loaded & {str(SOURCE / file) for file in mutated}
 
 
-def baselines(selections: set[tuple[str, ...]], said: Path) -> dict[tuple[str, ...], float]:
-    """Processor seconds of each selection of tests without a fault.
+def baseline(planted: list[Mutant], said: Path, kept: Path | None) -> tuple[dict[str, float], dict[str, Any]]:
+    """Processor seconds of each test without a fault; the tests that run a line of a file ("" is an import).
 
     Raises:
         SystemExit: tests fail without a fault.
     """
-    found = {}
-    for tests in sorted(selections):
-        _, status, used = os.wait4(fork(None, tests, 600, said), 0)
-        if status:
-            raise SystemExit(f"{' '.join(tests)} fails without a fault (status {status}); see {said}")
-        found[tests] = used.ru_utime + used.ru_stime
-        print(f"{found[tests]:6.1f} s  {' '.join(tests)}", file=sys.stderr)
-    return found
+    found, since = {"seconds": {}, "ran": {}}, 0.0
+    if kept is not None and kept.exists():
+        found, since = json.loads(kept.read_text(encoding="utf-8")), kept.stat().st_mtime
+    asked = [ROOT / test for test in sorted({test for mutant in planted for test in mutant.tests})]
+    paths = [path for test in asked for path in ([test] if test.is_file() else sorted(test.rglob("test_*.py")))]
+    if changed := [str(path.relative_to(ROOT)) for path in paths if path.stat().st_mtime > since]:
+        out, begun = said.with_suffix(".ran"), time.time()
+        recorder = Recorder({mutant.file for mutant in planted}, out)
+        _, status = os.waitpid(fork(changed, [recorder, Chosen([], set(found["seconds"]))], 7200, said=str(said)), 0)
+        if os.waitstatus_to_exitcode(status) not in (0, 5):
+            raise SystemExit(f"tests fail without a fault (status {status}); see {said}")
+        added = json.loads(out.read_text(encoding="utf-8"))
+        out.unlink()
+        found["seconds"] |= added["seconds"]
+        for file, lines in added["ran"].items():
+            for line, tests in lines.items():
+                found["ran"].setdefault(file, {}).setdefault(line, []).extend(tests)
+        if kept is not None:
+            kept.write_text(json.dumps(found), encoding="utf-8")
+            os.utime(kept, (begun, begun))  # tests that are changed meanwhile are newer
+    print(f"{len(found['seconds'])} tests take {sum(found['seconds'].values()):.0f} s", file=sys.stderr, flush=True)
+    return found["seconds"], found["ran"]
 
 
-def attempt(planted: list[Mutant], costs: dict[tuple[str, ...], float], workers: int, minutes: float) -> dict[int, str]:
-    """What became of each mutant: killed, stopped (a loop without end) or survived; those there was time for."""
-    running, found, waiting = {}, {}, list(range(len(planted)))[::-1]
-    end = time.monotonic() + 60 * minutes
+def choose(mutant: Mutant, seconds: dict[str, float], ran: dict[str, list[str]], longest: float) -> list[str]:
+    """The tests of a mutant that run its statement, the quickest file first, and in it the quickest test."""
+    runs = {test for line in mutant.lines for test in ran.get(str(line), ())}
+    every = not mutant.lines or "" in runs
+    own = (test for test in seconds if test.startswith(mutant.tests) and seconds[test] <= longest)
+    chosen = [test for test in own if every or test in runs]
+    files = Counter[str]()
+    for test in chosen:
+        files[test.split("::")[0]] += seconds[test]  # pyright: ignore[reportArgumentType]
+    return sorted(chosen, key=lambda test: (files[test.split("::")[0]], test.split("::")[0], seconds[test]))
+
+
+def attempt(planted: list[Mutant], said: Path, args: argparse.Namespace) -> dict[int, str]:
+    """What became of each mutant there was time for: killed, stopped (it went on without end), survived or not run."""
+    seconds, ran = baseline(planted, said, args.ran)
+    chosen = [choose(mutant, seconds, ran[mutant.file], args.longest) for mutant in planted]
+    found = {index: "not run" for index, tests in enumerate(chosen) if not tests}
+    for index in found:
+        print(f"not run: {planted[index].name}", file=sys.stderr, flush=True)
+    running, waiting = {}, [index for index in range(len(planted)) if index not in found][::-1]
+    endless, end = (-signal.SIGXCPU, -signal.SIGKILL, -signal.SIGALRM), time.monotonic() + 60 * args.minutes
     while running or (waiting and time.monotonic() < end):
-        while waiting and len(running) < workers and time.monotonic() < end:
-            index = waiting.pop()
-            tests = planted[index].tests
-            running[fork(planted[index], tests, 10 + 3 * costs[tests])] = index
+        while waiting and len(running) < args.workers and time.monotonic() < end:
+            tests = chosen[index := waiting.pop()]
+            files, limit = {test.split("::")[0] for test in tests}, 10 + 3 * sum(seconds[test] for test in tests)
+            running[fork(files, [Chosen(tests, set(seconds))], limit, planted[index])] = index
         child, status = os.wait()
-        index = running.pop(child)
-        code = os.waitstatus_to_exitcode(status)
-        if code in (4, 5):
-            raise SystemExit(f"pytest found no tests in {planted[index].tests}")
-        found[index] = "survived" if code == 0 else "stopped" if code in (-24, -9) else "killed"
-        if code == 0:
-            print(f"survived: {planted[index].name}", file=sys.stderr, flush=True)
-    return found
-
-
-def by_hand(table: dict[str, Any]) -> list[tuple[str, Mutant]]:
-    """The mutations of the table.
-
-    Raises:
-        SystemExit: what one replaces does not stand in its file exactly once.
-    """
-    found = []
-    for row in table["hand"]:
-        source = (SOURCE / row["file"]).read_text(encoding="utf-8")
-        if source.count(row["search"]) != 1:
-            raise SystemExit(f"{row['name']!r}: its search text stands {source.count(row['search'])} times in the file")
-        planted = source.replace(row["search"], row["replace"]).encode()
-        tests = tuple(row.get("tests") or next(m["tests"] for m in table["modules"] if m["file"] == row["file"]))
-        line = source[: source.index(row["search"])].count("\n") + 1
-        found.append((row["name"], Mutant(row["file"], line, row["search"], row["replace"], planted, tests)))
+        index, code = running.pop(child), os.waitstatus_to_exitcode(status)
+        found[index] = "survived" if code in (0, 5) else "stopped" if code in endless else "killed"
+        if code in (0, 5):
+            print(f"{len(found)}/{len(planted)} survived: {planted[index].name}", file=sys.stderr, flush=True)
     return found
 
 
@@ -240,45 +219,46 @@ def interval(killed: int, tried: int) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("modules", nargs="*", help="files below src/manta; all of the table's if none is named")
+    parser.add_argument(
+        "modules", nargs="*", help="packages or files below src/manta; all of the table's if none is named"
+    )
     parser.add_argument("--sample", type=int, default=300, help="mutants to draw from all modules together")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--workers", type=int, default=2, help="mutants tried at once")
     parser.add_argument("--minutes", type=float, default=120, help="no new mutant is tried after them")
+    parser.add_argument("--longest", type=float, default=4, help="seconds of the slowest test that is run")
+    parser.add_argument("--ran", type=Path, help="file of which tests run what: read if it exists, else written")
     parser.add_argument("--no-hand", action="store_true", help="leave the mutations made by hand out")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "mutation.json")
     args = parser.parse_args()
     table = tomllib.loads((ROOT / "benchmarks" / "mutation.toml").read_text(encoding="utf-8"))
-    chosen = [m for m in table["modules"] if not args.modules or m["file"] in args.modules]
-    every = [x for m in chosen for x in mutants(m["file"], (SOURCE / m["file"]).read_bytes(), tuple(m["tests"]))]
-    alike = {(row["file"], row["before"], row["after"]) for row in table["equivalent"]}
+    files = modules(table, args.modules)
+    every = [x for file, tests in files.items() for x in mutants(file, (SOURCE / file).read_bytes(), tests)]
+    alike = {(row["file"], row["line"], row["before"], row["after"]) for row in table["equivalent"]}
     drawn = random.Random(args.seed).sample(every, min(args.sample, len(every)))
-    sample = [mutant for mutant in drawn if (mutant.file, mutant.before, mutant.after) not in alike]
-    hand = [] if args.no_hand else [(n, m) for n, m in by_hand(table) if not args.modules or m.file in args.modules]
+    sample = [mutant for mutant in drawn if (mutant.file, mutant.text, mutant.before, mutant.after) not in alike]
+    hand = [] if args.no_hand else [(n, m) for n, m in by_hand(table) if not args.modules or m.file in files]
     planted = [mutant for _, mutant in hand] + sample
-    warm_up()
+    warm_up({mutant.file for mutant in planted})
     start, said = time.monotonic(), args.out.with_suffix(".log")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     said.write_text("")
-    costs = baselines({mutant.tests for mutant in planted}, said)
-    found = attempt(planted, costs, args.workers, args.minutes)
+    found = attempt(planted, said, args)
     said.unlink()
-    fates = [found[index] for index in range(len(hand), len(planted)) if index in found]
-    killed = len(fates) - fates.count("survived")
-    modules: dict[str, dict[str, int]] = {m["file"]: {} for m in chosen}
-    for index, fate in found.items():
-        if index >= len(hand):
-            modules[planted[index].file][fate] = modules[planted[index].file].get(fate, 0) + 1
+    fates = {planted[index]: fate for index, fate in found.items() if index >= len(hand)}
+    alive = sorted(mutant.name for mutant, fate in fates.items() if fate in ("survived", "not run"))
+    killed = len(fates) - len(alive)
+    counts = {file: Counter(fate for mutant, fate in fates.items() if mutant.file == file) for file in files}
     result = {
         "seed": args.seed, "mutants": len(every), "drawn": len(drawn), "equivalent": len(drawn) - len(sample),
         "tried": len(fates), "killed": killed, "score": round(killed / max(1, len(fates)), 3),
         "interval": interval(killed, len(fates)) if fates else [], "minutes": round((time.monotonic() - start) / 60, 1),
         "hand": {name: found.get(index, "not tried") for index, (name, _) in enumerate(hand)},
-        "modules": modules,
-        "survivors": sorted(planted[i].name for i, fate in found.items() if fate == "survived" and i >= len(hand)),
+        "modules": {file: dict(sorted(count.items())) for file, count in counts.items() if count},
+        "survivors": alive,
     }  # fmt: skip
     args.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(json.dumps({**result, "survivors": len(result["survivors"]), "modules": len(modules)}))
+    print(json.dumps({**result, "survivors": len(alive), "modules": len(counts)}))
     if missed := [name for name, fate in result["hand"].items() if fate != "killed"]:
         raise SystemExit(f"mutations made by hand that no test saw: {', '.join(missed)}")
 

@@ -1,9 +1,12 @@
 """Public functions of manta check the shapes in their annotations while tests run, and only then."""
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 install_import_hook("manta", "beartype.beartype")
@@ -16,3 +19,16 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no folder {folder}: set MANTA_DATA to the folder that holds e2e-dataset.zip")
     return folder
+
+
+@pytest.fixture
+def no_global_draws() -> Callable[[], AbstractContextManager[None]]:
+    """Within `with no_global_draws():` all randomness has to come from generators that are handed in."""
+
+    @contextmanager
+    def watched() -> Iterator[None]:
+        before = torch.get_rng_state()
+        yield
+        assert torch.equal(torch.get_rng_state(), before), "drawn from torch's global generator"
+
+    return watched

@@ -10,6 +10,8 @@ from torch import Tensor
 from manta.autoregressive import Chooser, Drafter, Drafting, Told, decode, truncate
 from manta.errors import ModelError, UsageError
 
+from ..bounds import binomial_bounds
+
 BEGIN, END, VOCAB = 0, 1, 5
 
 
@@ -159,6 +161,25 @@ def test_given_words_stand_and_those_after_them_follow_from_them():
     words = [word for step in rounds for word in step.words[0]]
     assert words[1:3] == [3, 3]
     assert words[3] == int(model.after([3, 3]).argmax())
+
+
+def test_an_end_among_the_given_words_ends_the_text():
+    rounds = list(decode(Table(1), Chooser(), [()], begin=BEGIN, end=END, max_tokens=4, given=[[2, END, 3, None]]))
+    assert [step.words for step in rounds] == [[[2]], [[END]]]
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"), [(0.5, None, 1.0), (2.0, None, 1.0), (2.0, 2, 1.0), (2.0, None, 0.6)]
+)
+def test_words_are_drawn_from_the_softmax_at_their_temperature(temperature, top_k, top_p):
+    logits = torch.tensor([-60.0, -60.0, 1.0, 0.0, 2.0])
+    choose = Chooser(temperature=temperature, top_k=top_k, top_p=top_p, generators=generators(300))
+    words = choose.words(logits.expand(300, 2, -1), [0] * 300).flatten().tolist()
+    chance = (logits / temperature).softmax(-1)
+    kept = {4, 2} if top_k or top_p < 1 else {2, 3, 4}
+    low, high = binomial_bounds(600, float(chance[4] / chance[list(kept)].sum()))
+    assert set(words) == kept
+    assert low <= words.count(4) <= high
 
 
 def test_who_watches_may_change_the_next_word():

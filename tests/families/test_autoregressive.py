@@ -110,3 +110,33 @@ def test_what_a_left_to_right_model_cannot_do_is_refused():
         list(finished(lm.generate([Request(prompt="rain fell over quiet hills " * 5)])))
     with pytest.raises(UsageError, match="top_p"):
         GenerateOptions(top_p=0.0)
+
+
+def test_calls_are_the_prompts_one_a_token_and_the_ends():
+    lm = make_ar()
+    with torch.no_grad():
+        lm.model.embedding.weight[lm.model.end] *= 4
+    events = list(finished(lm.generate([Request(prompt=p, seed=i) for i, p in enumerate(("a cat", "rain", None))])))
+    assert {event.index for event in events} == {0, 1, 2}
+    for event in events:
+        assert event.nfe == 1 + len(event.tokens) + (len(event.tokens) < lm.capacity)
+        assert lm.model.end not in event.tokens
+    (cut,) = finished(lm.generate([Request(prompt="a cat")], GenerateOptions(max_tokens=1)))
+    assert len(cut.tokens) <= 1 and cut.nfe == 2
+
+
+def test_places_are_told_up_to_the_longest_prompt_or_text_and_the_begin():
+    for prompt, text in ((12, 14), (20, 14)):
+        places = make_ar(absolute_places=True, max_prompt=prompt, max_text=text).model.places
+        assert places is not None and places.num_embeddings == max(prompt, text) + 1
+    assert make_ar().model.places is None
+
+
+def test_the_next_token_is_asked_for_up_to_the_end():
+    batch = make_batch([3, 1], vocab=300)
+    model = make_ar().model
+    given, target, asked = model.shifted(batch)
+    text, end = batch.text.tolist(), model.end
+    assert given.tolist() == [[model.begin, *text[0]], [model.begin, text[1][0], end, end]]
+    assert target.tolist() == [[*text[0], end], [text[1][0], end, end, end]]
+    assert asked.tolist() == [[True] * 4, [True, True, False, False]]

@@ -11,7 +11,17 @@ from torch import Tensor
 
 from manta.evaluation.likelihood import to_batch
 from manta.families.autoregressive import log_likelihood
-from manta.families.batching import ROWS, WIDTH, padded_draws, padded_prompts, padded_width, repeated_rows, rowwise
+from manta.families.batching import (
+    ROWS,
+    WIDTH,
+    drawn_words,
+    fresh_noise,
+    padded_draws,
+    padded_prompts,
+    padded_width,
+    repeated_rows,
+    rowwise,
+)
 from manta.families.events import GenerateOptions, Request, Writer, finished
 from manta.families.masked import bound, length_nats
 from manta.hub.foreign.decoder import DecoderNet, DecoderShape
@@ -177,3 +187,40 @@ def test_shapes_are_padded_to_what_the_rule_asks_for():
     assert padded_draws(draws, 4).shape == (2, 4, 3) and padded_draws(draws, 7)[:, 5:].sum() == 0
     rows: Tensor = repeated_rows(torch.arange(5.0)[:, None])
     assert rows[:, 0].tolist() == [0, 1, 2, 3, 4, 4, 4, 4]
+
+
+def test_words_are_drawn_by_the_gumbel_trick_in_float64_for_the_largest_canvas():
+    logits = torch.tensor([[0.0, 1.0, -1.0, 0.5]]).expand(2, 3, 4) * torch.arange(1, 4)[None, :, None]
+    found = drawn_words(logits, 0.7, [make_generator(seed) for seed in (3, 4)], 5)
+    for row, seed in enumerate((3, 4)):
+        uniform = torch.rand(5, 4, generator=make_generator(seed), dtype=torch.float64)[:3]
+        expected = (logits[row].double() / 0.7 - torch.log(-torch.log(uniform))).argmax(-1)
+        assert found[row].tolist() == expected.tolist()
+    assert drawn_words(logits, 0.0, (), 5).tolist() == [[1, 1, 1]] * 2
+
+
+def test_draws_at_the_ends_of_their_range_are_numbers(monkeypatch):
+    """A uniform draw of 0 is the worst word there is, and the next below 1 the best."""
+    draws = torch.tensor([[0.0, 1 - 2**-53, 0.0, 0.0]], dtype=torch.float64)
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: draws)
+    for temperature in (0.5, 100.0):
+        assert drawn_words(torch.zeros(1, 1, 4), temperature, [make_generator(0)], 1).tolist() == [[1]]
+
+
+def test_fresh_noise_is_drawn_on_the_largest_canvas():
+    like = torch.zeros(2, 4, 3)
+    found = fresh_noise([make_generator(seed) for seed in (3, 4)], 6, like)
+    for row, seed in enumerate((3, 4)):
+        assert torch.equal(found[row], torch.randn(6, 3, generator=make_generator(seed))[:4])
+    longer = fresh_noise([make_generator(3)], 2, like[:1])
+    assert torch.equal(longer[0, :2], torch.randn(2, 3, generator=make_generator(3))) and not longer[0, 2:].any()
+
+
+def test_rows_stay_as_they_are_where_a_gradient_is_asked_for():
+    seen = []
+    rows = torch.ones(5, 2)
+    rowwise(lambda given: seen.append(len(given)) or given, rows)
+    with torch.no_grad():
+        assert len(rowwise(lambda given: seen.append(len(given)) or given, rows)) == 5
+    assert seen == [5, 8]
+    assert repeated_rows(rows[:4]) is not None and len(repeated_rows(rows[:4])) == 4

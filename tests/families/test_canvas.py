@@ -7,9 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from manta.errors import RequestError
-from manta.families.canvas import parse_template, prompt_tokens
+from manta.families.canvas import Piece, check_length, filled, parse_template, pieces_of, prompt_tokens
 from manta.families.events import GenerateOptions, Request
-from manta.text import Tokenizer
+from manta.text import MASK, NULL, Tokenizer
 
 from .conftest import make_lm, make_masked
 
@@ -92,3 +92,53 @@ def test_a_prompt_of_white_space_is_none():
 def test_a_blank_of_an_absurd_size_is_refused(size):
     with pytest.raises(RequestError, match="a blank takes 1 to 25 tokens"):
         parse_template(f"a ___{{{size}}}", MODELS["masked"].tokenizer, rate=1, max_cells=25)
+
+
+def test_the_words_of_a_blank_begin_the_text_only_where_nothing_stands_before_them():
+    def decode(words: list[int], start: bool) -> str:
+        return f" {words}{'^' if start else ''}"
+
+    pieces = (Piece("a ", 2), Piece("", 1), Piece("b", 1), Piece("", 0))
+    assert filled(pieces, [5, 6, 7, 8], decode) == "a [5, 6] [7]b [8] []"
+    assert filled((Piece("", 1), Piece("", 2), Piece("c", 0)), [5, 6, 7], decode) == " [5]^ [6, 7]c []"
+    assert filled((Piece(" ", 1), Piece("", 0)), [5], decode) == " [5] []"
+
+
+def test_a_text_is_cut_at_its_blanks():
+    assert pieces_of("a ___ b___{3}", 20, 4) == (Piece("a ", 8), Piece(" b", 3), Piece("", 0))
+    assert pieces_of("____{20}", 20, 4) == (Piece("", 20), Piece("", 0))
+    for text, message in (("x ___{0}", "1 to 20"), ("x ___{21}", "1 to 20"), ("x", "no blank")):
+        with pytest.raises(RequestError, match=message):
+            pieces_of(text, 20, 4)
+    assert pieces_of("x" * 80 + "___{1}", 20, 4)[0].text == "x" * 80
+    assert pieces_of("___{1}" + "x" * 80, 20, 4)[1].text == "x" * 80
+    for text in ("x" * 81 + "___{1}", "___{1}" + "x" * 81, "___{1} " * 21):
+        with pytest.raises(RequestError, match="characters"):
+            pieces_of(text, 20, 4)
+    assert len(pieces_of("___{1}" * 2, 2, 4)) == 3
+
+
+def test_a_message_shows_the_beginning_of_a_long_prompt():
+    with pytest.raises(RequestError) as raised:
+        check_length("a" * 61 + "b", 3, 4)
+    assert str(raised.value).endswith(f"shorten it: {'a' * 60!r}")
+
+
+def test_a_prompt_may_be_as_long_as_the_model_reads():
+    tokenizer = MODELS["masked"].tokenizer
+    tokens = tokenizer.encode("the cat sat")
+    assert prompt_tokens(Request(prompt="the cat sat"), tokenizer, len(tokens)) == tokens
+    with pytest.raises(RequestError, match="reads at most"):
+        prompt_tokens(Request(prompt="the cat sat"), tokenizer, len(tokens) - 1)
+    check_length("x" * 12, 3, 4)
+    with pytest.raises(RequestError, match="has 13 characters, the model reads at most 3 tokens"):
+        check_length("x" * 13, 3, 4)
+
+
+def test_a_canvas_is_whole_latents_with_a_closing_null_and_has_its_room():
+    tokenizer = MODELS["masked"].tokenizer
+    for blank, rate, cells in ((7, 4, 2), (8, 4, 3), (3, 4, 1), (4, 4, 2), (5, 1, 6)):
+        template = parse_template(f"___{{{blank}}}", tokenizer, rate=rate, max_cells=cells)
+        assert template.tokens.tolist() == [MASK] * blank + [NULL] * (cells * rate - blank)
+        with pytest.raises(RequestError):
+            parse_template(f"___{{{blank}}}", tokenizer, rate=rate, max_cells=cells - 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from manta.errors import UsageError
-from manta.families.events import Event, GenerateOptions, Writer
+from manta.families.events import Event, GenerateOptions, Writer, counted
 
 SOURCE = Path(__file__).parent.parent.parent / "src"
 
@@ -125,3 +125,17 @@ def test_objects_show_what_they_are_in_a_line(latent_lm):
     assert repr(Event("done", 0, "a", (1,) * 500, 1.0, 0.5, 4)) == (
         "Event(kind='done', index=0, text='a', t=1.0, confidence=0.5, nfe=4, processed=0, error=None)"
     )
+
+
+def test_a_message_shows_what_it_was_given_up_to_sixty_characters():
+    for size, shown in ((58, "'" + "x" * 58 + "' (str)"), (59, "'" + "x" * 56 + "… (str)")):
+        with pytest.raises(UsageError, match="an integer of at least 2") as raised:
+            counted("x" * size, "number", 2)
+        assert str(raised.value).endswith(f"received {shown}")
+
+
+def test_a_count_is_an_integer_of_at_least_so_much():
+    assert counted(2, "number", 2) == 2
+    for wrong in (1, 2.0, True, None):
+        with pytest.raises(UsageError, match="number should be an integer of at least 2"):
+            counted(wrong, "number", 2)

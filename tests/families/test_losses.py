@@ -487,3 +487,20 @@ def test_the_controller_moves_the_weight_by_its_law():
     slow = RateController(10.0, weight=0.1, gain=0.5)
     slow.observe(1e6)
     assert slow.weight == pytest.approx(0.1 * math.exp(0.5))
+
+
+def test_the_encoder_loses_words_while_it_is_taught_and_none_where_it_serves(monkeypatch):
+    toy, batch, drops = Toy("latent", monkeypatch), make_batch(TEXTS), []
+    space = toy.model.space
+    assert isinstance(space, LatentSpace)
+
+    def encoding(model, canvas, memory, generator, drop=0.0):
+        drops.append(drop)
+        return encode(model, canvas, memory, generator, drop=drop)
+
+    monkeypatch.setattr("manta.families.objectives.encode", encoding)
+    monkeypatch.setattr(space, "config", replace(space.config, token_drop=0.3))
+    policy = PolicyMatching(config(), toy.lm.density, RateController(5.0))
+    policy(toy.model, batch, make_generator(2))
+    OwnStates(config(own_share=1.0), policy)(toy.model, batch, make_generator(2))
+    assert drops == [0.3, 0.0]

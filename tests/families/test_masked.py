@@ -22,6 +22,7 @@ from manta.operators import KINDS, SelfAttention
 from manta.runtime import make_generator
 from manta.text import MASK, NULL, Tokenizer
 
+from ..bounds import binomial_bounds
 from .conftest import WORDS, random_weights
 from .test_objectives import make_batch
 
@@ -137,6 +138,30 @@ def test_infill_keeps_what_is_given_and_fills_only_the_blanks(lm, template):
     tokens = torch.tensor(done.tokens)
     assert torch.equal(tokens[given.known], given.tokens[given.known])
     assert MASK not in done.tokens
+
+
+def with_lengths(lm: MaskedLM, monkeypatch: pytest.MonkeyPatch, chances: list[float]) -> None:
+    chance = torch.zeros(lm.model.max_cells).index_copy(0, torch.arange(len(chances)), torch.tensor(chances))
+    monkeypatch.setattr(lm.model, "length_logits", lambda memory: chance.log().expand(len(memory.states), -1))
+
+
+@pytest.mark.parametrize(
+    ("chances", "length"), [([0.5, 0.2, 0.2, 0.1], 3), ([0.85, 0.15], 1), ([0.0] * 24 + [1.0], 25)]
+)
+def test_a_consensus_takes_the_upper_quantile_of_the_lengths(lm, monkeypatch, chances, length):
+    with_lengths(lm, monkeypatch, chances)
+    (*_, done) = lm.generate([Request(prompt="the cat")], GenerateOptions(num_steps=1, style="consensus"))
+    assert len(done.tokens) == length
+
+
+def test_a_diverse_text_draws_its_length_and_a_text_to_fill_brings_its_own(lm, monkeypatch):
+    with_lengths(lm, monkeypatch, [0.0, 0.6, 0.0, 0.4])
+    requests = [Request(seed=seed) for seed in range(200)] + [Request(infill="the ___{3} sat")]
+    lengths = [len(row) for _, row in sorted(texts(lm, requests, num_steps=1).items())]
+    low, high = binomial_bounds(200, 0.6)
+    assert set(lengths[:200]) == {2, 4} and low <= lengths[:200].count(2) <= high
+    given = parse_template("the ___{3} sat", lm.tokenizer, rate=1, max_cells=25)
+    assert lengths[200] == len(given.tokens)
 
 
 def test_settings_reach_the_decoder_and_wrong_ones_are_named(lm):

@@ -3,11 +3,14 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 
+from manta.errors import ConfigError
 from manta.families.model import MantaConfig, MantaModel
 from manta.recipes.stages import inherit
 from manta.text import BOS, MASK
+from manta.types import Estimate
 
 from .conftest import make_ar, make_lm
 
@@ -57,3 +60,31 @@ def test_a_fresh_policy_with_a_teachers_weights_is_given_what_the_teacher_is_giv
     torch.testing.assert_close(entering(model, text), teacher.embed(given).detach(), atol=1e-6, rtol=1e-5)
     ours, theirs = model.field.trunk.state_dict(), teacher.trunk.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("wrong", [{"prompt_depth": 0}, {"max_text": 0}, {"max_prompt": -1}, {"depth": -1}])
+def test_shapes_out_of_range_are_refused(wrong):
+    with pytest.raises(ConfigError, match="at least"):
+        MantaConfig(**{"dim": 32, "heads": 2, **wrong})
+    assert MantaConfig(dim=32, heads=2, prompt_depth=1, max_text=1, max_prompt=0, depth=0).max_text == 1
+
+
+@pytest.mark.parametrize(("prompt", "text", "places"), [(12, 24, 28), (40, 24, 40)])
+def test_places_are_told_up_to_the_longest_prompt_or_canvas(prompt, text, places):
+    shape = replace(make_lm("latent").model.config, max_prompt=prompt, max_text=text, absolute_places=True)
+    model = MantaModel(shape)
+    assert model.max_cells == 7, "room for a closing null"
+    assert model.places is not None and model.places.num_embeddings == places
+
+
+def test_words_that_are_settled_on_the_canvas_make_their_states_known(monkeypatch):
+    model, told = make_lm("embedding").model, []
+    monkeypatch.setattr(model, "act", lambda state, t, **given: told.append((state, t)) or Estimate(state))
+    settled, mask = torch.tensor([[7, MASK, 9, 9]]), torch.tensor([[True, True, True, False]])
+    memory = model.memory(torch.zeros(1, 0, dtype=torch.long), torch.zeros(1).long(), torch.zeros(1).long())
+    cond = model.condition(memory, mask, settled)
+    model.act_beside(torch.zeros(1, 4, model.space.channels), torch.full((1,), 0.25), cond=cond)
+    ((state, t),) = told
+    assert t.tolist() == [[1.0, 0.25, 1.0, 0.25]]
+    assert state[0, 0].any() and state[0, 2].any() and not state[0, 1].any() and not state[0, 3].any()
+    assert (model.condition(memory, mask).settled == MASK).all(), "without words none is settled"

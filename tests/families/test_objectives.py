@@ -1,6 +1,7 @@
 """What Manta-LM is taught: canvases keep their texts, losses fall on hidden positions, gradients flow right."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manta.errors import ConfigError
+from manta.families.autoregressive import NextToken
+from manta.families.masked import MaskedMatching
 from manta.families.objectives import (
     EmbeddingMatching,
     ObjectiveConfig,
@@ -19,11 +23,12 @@ from manta.families.objectives import (
     length_cost,
 )
 from manta.families.prompted import NO_PROMPT
+from manta.masked import MaskedObjectiveConfig
 from manta.runtime import make_generator
 from manta.spaces import EmbeddingSpace, RateController
 from manta.text import MASK, NULL, Batch
 
-from .conftest import make_lm
+from .conftest import make_ar, make_lm, make_masked
 
 
 def make_batch(lengths: list[int], prompt: int = 5, vocab: int = 200) -> Batch:
@@ -192,6 +197,44 @@ def test_an_objective_is_a_function_of_its_generator(kind):
         losses.append(objective(lm.model, make_batch([5, 9]), make_generator(seed)).total)
     assert torch.equal(losses[0], losses[1])
     assert not torch.equal(losses[0], losses[2])
+
+
+@pytest.mark.parametrize("share", ["prompt_drop", "blank_share", "extra_cell", "all_hidden", "own_share"])
+def test_shares_out_of_range_are_refused(share):
+    plain = ObjectiveConfig()
+    for wrong in (-0.01, 1.01):
+        with pytest.raises(ConfigError, match=rf"objective.{share} should lie in \[0, 1\]"):
+            replace(plain, **{share: wrong})
+    for end in (0.0, 1.0):
+        assert getattr(replace(plain, **{share: end}), share) == end
+
+
+@pytest.mark.parametrize("wrong", [{"levels": 0}, {"max_blank": -1}, {"velocity_weight": -0.1}, {"bare_share": 2.0}])
+def test_counts_and_weights_out_of_range_are_refused(wrong):
+    with pytest.raises(ConfigError, match="objective"):
+        ObjectiveConfig(**wrong)
+    assert ObjectiveConfig(levels=1, max_blank=0, velocity_weight=0.0).levels == 1
+
+
+def objective_of(name: str) -> tuple[Any, Any]:
+    """A model, and what it is taught."""
+    config = ObjectiveConfig(own_share=1.0, bare_share=0.5)
+    lm = {"embedding": lambda: make_lm("embedding"), "masked": make_masked, "ar": make_ar}.get(name, make_lm)()
+    made = {
+        "policy": lambda: latent_objective(lm, config),
+        "own": lambda: OwnStates(config, latent_objective(lm, config)),
+        "embedding": lambda: EmbeddingMatching(config, lm.density),
+        "masked": lambda: MaskedMatching(config, MaskedObjectiveConfig()),
+        "ar": NextToken,
+    }
+    return lm.model, made[name]()
+
+
+@pytest.mark.parametrize("name", ["policy", "own", "embedding", "masked", "ar"])
+def test_an_objective_draws_from_its_generator_alone(name, no_global_draws):
+    model, objective = objective_of(name)
+    with no_global_draws():
+        objective(model, make_batch([5, 9, 20]), make_generator(3))
 
 
 def test_the_policy_sees_the_words_left_and_is_asked_for_the_hidden_ones_only(monkeypatch):

@@ -8,10 +8,11 @@ import torch
 
 from manta.errors import ModelError, UsageError
 from manta.families import FAMILIES
-from manta.families.asked import applicable, follows
+from manta.families.asked import applicable, follows, listed
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel, log_likelihood
 from manta.families.events import GenerateOptions
 from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel, bound
+from manta.families.options import MOST
 from manta.hub.foreign import KINDS
 from manta.text import HUMAN, Batch
 
@@ -180,3 +181,15 @@ def test_likelihoods_that_are_not_finite_are_an_error():
             next(iter(model.trunk.parameters())).fill_(torch.nan)
             with pytest.raises(ModelError, match="likelihood of text 0 is not finite"):
                 measure(model)
+
+
+def test_a_number_may_be_as_large_as_is_said_and_no_larger():
+    assert GenerateOptions(num_steps=MOST).num_steps == MOST
+    with pytest.raises(UsageError, match="at most 1,000,000, received 1000001"):
+        GenerateOptions(num_steps=MOST + 1)
+    assert GenerateOptions(guidance_scale=2.0 * MOST).guidance_scale == 2.0 * MOST, "a scale counts nothing"
+    assert (GenerateOptions(temperature=0.0).temperature, GenerateOptions(max_tokens=1).max_tokens) == (0, 1)
+
+
+def test_names_are_listed_in_a_sentence():
+    assert [listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"])] == ["a", "a and b", "a, b and c"]

@@ -10,6 +10,7 @@ import torch
 from manta.errors import RequestError, UsageError
 from manta.families.events import GenerateOptions, Request, finished
 from manta.families.observer import Observer
+from manta.text import MASK
 
 from .conftest import make_ar, make_lm, make_masked
 
@@ -93,6 +94,40 @@ def test_an_observer_sees_every_family_and_what_it_says_is_written(make):
     assert watch.told > 0 and set(done.tokens) == {300}
 
 
+@pytest.mark.parametrize("make", [make_lm, make_masked, make_ar])
+def test_a_text_draws_from_the_generator_of_its_seed_alone(make, no_global_draws):
+    lm = make()
+    requests = [Request(prompt="the cat", seed=5), Request(seed=6)]
+    with no_global_draws():
+        list(lm.generate(requests, GenerateOptions(temperature=1.0)))
+        if lm.family == "manta":
+            list(lm.generate(requests, GenerateOptions(num_steps=6, solver="renoise", rounds=1)))
+        if lm.family == "masked":
+            list(lm.generate(requests, GenerateOptions(num_steps=4, decoder="remask")))
+
+
+def test_a_model_left_to_right_tells_the_words_so_far_and_the_logits_of_the_next():
+    class Told(Observer):
+        calls: list[tuple[torch.Tensor, torch.Tensor]] = []  # noqa: RUF012
+
+        def logits(self, logits, settled):
+            self.calls.append((logits, settled))
+            return logits
+
+    lm, watch = make_ar(), Told()
+    requests = [Request(prompt="the cat"), Request(prompt="some old river")]
+    rows = [event.tokens for event in lm.generate(requests, observer=watch)]
+    assert len(watch.calls) == min(24, 1 + max(map(len, rows))) > 2
+    for k, (logits, settled) in enumerate(watch.calls):
+        assert logits.shape[:2] == settled.shape == (2, k + 1)
+        assert not logits[:, :k].any() and logits[:, k].any()
+        assert (settled[:, k] == MASK).all()
+        for row, words in enumerate(rows):
+            assert settled[row, :k].tolist() == [*words, *[lm.model.end] * k][:k]
+            if k < len(words):
+                assert int(logits[row, k].argmax()) == words[k]
+
+
 def test_an_observer_is_not_passed_over_in_silence(monkeypatch):
     lm = make_ar()
     monkeypatch.setattr(lm, "observed", False)
@@ -142,3 +177,18 @@ def test_a_wrapped_field_hands_on_what_words_are_read_from():
 
     with pytest.raises(UsageError, match="hand on the `aux`"):
         list(make_lm().generate([Request(prompt="the cat")], observer=Bare()))
+
+
+@pytest.mark.parametrize(("style", "kind"), [("diverse", 0), ("consensus", 1)])
+@pytest.mark.parametrize("make", [make_lm, make_masked])
+def test_a_style_is_the_kind_of_text_that_was_trained_on(make, style, kind, monkeypatch):
+    lm, kinds = make(), []
+    memory = lm.model.memory
+
+    def remembering(prompt, lengths, kind, **how):
+        kinds.append(kind.tolist())
+        return memory(prompt, lengths, kind, **how)
+
+    monkeypatch.setattr(lm.model, "memory", remembering)
+    list(lm.generate([Request(prompt="the cat"), Request()], GenerateOptions(style=style, num_steps=3)))
+    assert kinds == [[kind, kind]]

@@ -1,11 +1,15 @@
 """A trace writes what `generate` writes, and its record can be followed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from manta.errors import RequestError
 from manta.families.events import GenerateOptions, Request
-from manta.families.tracing import trace_autoregressive, trace_flow, trace_masked
+from manta.families.observer import Beginning
+from manta.families.prompted import Memory
+from manta.families.tracing import Trace, trace_autoregressive, trace_flow, trace_masked
 from manta.text import MASK
 
 from .conftest import make_ar, make_lm, make_masked
@@ -62,6 +66,61 @@ def test_beliefs_are_distributions_that_end_at_the_text():
         torch.testing.assert_close(belief.sum(-1), torch.ones(belief.shape[:2]))
     assert torch.equal(beliefs[-1].argmax(-1), trace.tokens)
     assert float(beliefs[1][..., MASK].max()) == 0
+
+
+def test_a_trace_tells_what_stood_and_what_was_said_after_each_call():
+    """Two places and three tokens beside the mask token, which is never a word."""
+    nothing = torch.zeros(1, 2, 300)
+    first, second = nothing.clone(), nothing.clone()
+    first[0, 0, 7] = first[0, 1, 8] = second[0, 0, 9] = second[0, 1, 9] = 50.0
+    first[..., MASK] = 99.0
+    settled = torch.tensor([[[MASK, MASK]], [[MASK, 8]], [[7, 8]]])
+    start = Beginning(Memory(torch.zeros(1, 1, 4), torch.ones(1, 1, dtype=torch.bool)), settled[0], settled[0] > -1, ())
+    trace = Trace(start, start.mask, settled, (first, second))
+    assert trace.tokens.tolist() == [[7, 8]]
+    assert trace.drafts().tolist() == [[[MASK, MASK]], [[7, 8]], [[7, 8]]]
+    beliefs = [belief[0].argmax(-1).tolist() for belief in trace.beliefs(300)]
+    assert beliefs == [[MASK, MASK], [7, 8], [7, 8]]
+    unspoken = replace(trace, logits=())
+    assert unspoken.drafts().tolist() == settled.tolist()
+    assert [belief[0].argmax(-1).tolist() for belief in unspoken.beliefs(300)] == settled[:, 0].tolist()
+
+
+def test_an_autoregressive_trace_shows_a_word_more_after_each_call():
+    lm = make_ar()
+    trace = trace_autoregressive(lm, lm.begin(REQUESTS, GenerateOptions()))
+    assert len(trace.settled) == trace.tokens.shape[1] + 1
+    for k, settled in enumerate(trace.settled):
+        assert torch.equal(settled[:, :k], trace.tokens[:, :k]) and bool((settled[:, k:] == MASK).all())
+    for row, where in zip(trace.tokens.tolist(), trace.mask.tolist(), strict=True):
+        length = row.index(lm.model.end) + 1 if lm.model.end in row else len(row)
+        assert where == [place < length for place in range(len(row))], "the end is one of the text's places"
+
+
+def test_a_flows_trace_has_its_times_and_states():
+    lm = make_lm()
+    start = lm.begin(REQUESTS, GenerateOptions(num_steps=5))
+    trace = trace_flow(lm, start, 4)
+    assert trace.grid is not None and trace.states is not None and start.state is not None
+    torch.testing.assert_close(trace.grid, lm.density.grid(4).double())
+    assert torch.equal(trace.states[0], start.state)
+    assert len(trace.cleans) == len(trace.logits) == 4 and len(trace.settled) == 5
+    torch.testing.assert_close(trace.states[4], trace.cleans[3])
+
+
+def test_a_masked_models_canvas_may_be_changed_after_a_call():
+    lm, options, calls = make_masked(), GenerateOptions(num_steps=4, decoder="confidence"), []
+    start = lm.begin(REQUESTS, options)
+
+    def after(k, canvas):
+        calls.append(k)
+        if k == 2:
+            canvas.tokens[~canvas.masked & start.mask] = 300
+
+    trace = trace_masked(lm, start, 3, options, after=after)
+    assert calls == [1, 2, 3]
+    stood = (trace.settled[1] != MASK) & start.mask
+    assert bool(stood.any()) and bool((trace.tokens[stood] == 300).all())
 
 
 def test_hooks_change_what_is_written():

@@ -384,3 +384,9 @@ def test_a_split_says_how_a_budget_is_spent():
     with pytest.raises(UsageError, match=r"leaves the flow 3"):
         lm.split(GenerateOptions(num_steps=4, flow_steps=4))
     assert lm.split(GenerateOptions(num_steps=4, flow_steps=3)).flow == 3
+
+
+def test_a_fresh_page_has_seen_nothing():
+    page = Page(torch.full((1, 4), MASK), torch.ones(1, 4, dtype=torch.bool), rate=2)
+    assert (page.t, page.nfe, page.written, page.done, page.num_cells) == (0.0, 0, False, False, 2)
+    assert page.asked.all() and not page.confidence.any()

@@ -79,3 +79,25 @@ def test_score_is_the_gradient_of_a_density_that_integrates_to_one() -> None:
     assert float(field.log_density(state, time).exp().sum() * 0.01) == pytest.approx(1, abs=1e-9)
     score = torch.func.grad(lambda x: field.log_density(x, time).sum())(state)
     torch.testing.assert_close(field.score(state, time), score)
+
+
+def test_draws_are_of_the_generator_alone(no_global_draws) -> None:
+    field = mixture_field(*gaussians())
+    with no_global_draws():
+        one, two = (field.sample(7, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(one, two)
+
+
+def test_a_component_of_weight_zero_is_none() -> None:
+    means, stds, _ = gaussians()
+    with_zero = mixture_field(means, stds, torch.tensor([1.0, 2.0, 0.0]))
+    without = mixture_field(means[:2], stds[:2], torch.tensor([1.0, 2.0]))
+    state, t = torch.tensor([[0.3, -0.4]], dtype=torch.float64), torch.tensor([0.6])
+    torch.testing.assert_close(with_zero(state, t), without(state, t))
+    torch.testing.assert_close(with_zero.log_density(state, t), without.log_density(state, t))
+
+
+def test_draws_have_double_precision() -> None:
+    field = mixture_field(torch.zeros(1, 2, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
+    clean = field.sample(8, torch.Generator().manual_seed(0))
+    assert not torch.equal(clean.float().double(), clean)

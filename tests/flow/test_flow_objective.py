@@ -216,3 +216,27 @@ def test_the_posterior_target_is_the_conditional_mean_of_the_draw() -> None:
         line = draws.mean() + slope * (state - state.mean())
         torch.testing.assert_close(target, line, atol=0.02, rtol=0)
     assert torch.allclose(target, draws), "at t = 1 the target is the draw itself"
+
+
+@pytest.mark.parametrize("self_cond", [0.0, 1.0])
+def test_an_objective_draws_from_its_generator_alone(self_cond, no_global_draws) -> None:
+    settings = {"start_share": 0.3, "end_share": 0.2, "self_cond_probability": self_cond, "self_cond_noise": 0.1}
+    tokens, embedding = torch.tensor([[1, 2], [0, 1], [2, 2]]), torch.eye(3)
+    with no_global_draws():
+        velocity_matching(lambda state, t, **_: 0.5 * state, torch.ones(5, 2, 2), **common(**settings))
+        terminal_cross_entropy(lambda state, t, **_: state, tokens, embedding, **common(**settings))
+
+
+def test_the_density_hears_the_cross_entropy_of_each_row_unless_it_is_measured_only() -> None:
+    heard, arguments = [], common(self_cond_probability=0.0)
+    arguments["time_density"].observe = lambda t, loss: heard.append(loss)
+    tokens, logits = torch.tensor([[0, 1], [2, 0]]), torch.tensor([3.0, 1.0, 0.0])
+
+    def field(state, t, **_):
+        return logits.expand(2, 2, 3)
+
+    terminal_cross_entropy(field, tokens, torch.eye(3), **arguments)
+    nats = logits.logsumexp(0) - logits
+    assert heard[0].tolist() == pytest.approx([float(nats[0] + nats[1]) / 2, float(nats[2] + nats[0]) / 2])
+    terminal_cross_entropy(field, tokens, torch.eye(3), observe=False, **arguments)
+    assert len(heard) == 1

@@ -11,6 +11,7 @@ from manta.masked import (
     DECODERS,
     BlockConfig,
     CacheConfig,
+    Canvas,
     ConfidenceConfig,
     DeferredConfig,
     FirstHittingConfig,
@@ -19,6 +20,7 @@ from manta.masked import (
     WordSampler,
     decode,
 )
+from manta.masked.decode import _Span
 
 MASK, END, VOCAB = 1, 0, 12
 
@@ -348,3 +350,36 @@ def test_words_are_drawn_from_the_softmax():
     word, _ = WordSampler(0.5, generators(1), 4000)(logits)
     share = torch.bincount(word[0], minlength=3) / 4000
     torch.testing.assert_close(share, (logits[0, 0] / 0.5).softmax(-1), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_words_and_places_are_drawn_from_the_rows_generators_alone(name, no_global_draws):
+    table = Table(8)
+    with no_global_draws():
+        run(ALL[name], torch.full((2, 8), MASK), temperature=1.0, denoiser=table)
+
+
+WHOLE = (0, 10)
+
+
+@pytest.mark.parametrize(
+    ("kind", "refresh", "on_move", "calls", "spans"),
+    [
+        # Each call: masked words, and where its window begins and ends.
+        ("dual", 99, False, [(10, 0, 3), (9, 1, 4), (8, 4, 6), (6, 5, 9)], [WHOLE, (0, 5), (0, 7), (3, 10)]),
+        ("prefix", 99, False, [(10, 0, 3), (9, 1, 4), (8, 4, 6), (6, 5, 9)], [WHOLE, (0, 10), (0, 10), (3, 10)]),
+        ("dual", 99, True, [(10, 0, 3), (9, 0, 3), (8, 3, 6), (7, 3, 6)], [WHOLE, (0, 4), WHOLE, (2, 7)]),
+        ("dual", 99, False, [(10, 4, 6), (10, 4, 6), (9, 4, 6)], [WHOLE, WHOLE, (3, 7)]),
+        ("dual", 99, False, [(9, 4, 6), (8, 4, 6), (10, 4, 6)], [WHOLE, (3, 7), WHOLE]),
+        ("dual", 2, False, [(10, 4, 6), (9, 4, 6), (8, 4, 6), (7, 4, 6)], [WHOLE, (3, 7), WHOLE, (3, 7)]),
+        ("none", 99, False, [(10, 4, 6), (9, 4, 6)], [WHOLE, WHOLE]),
+    ],
+)
+def test_everything_is_computed_when_it_is_due_and_else_the_window(kind, refresh, on_move, calls, spans):
+    span = _Span(CacheConfig(kind=kind, refresh=refresh, delay=1), on_move)
+    found = []
+    for count, left, right in calls:
+        masked = torch.arange(10)[None] < count
+        canvas = Canvas(masked.long(), torch.ones(1, 10).bool(), masked, torch.zeros(1, 10, dtype=torch.float64))
+        found.append(span.of(canvas, torch.tensor([left]), torch.tensor([right])))
+    assert found == spans

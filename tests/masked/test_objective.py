@@ -158,3 +158,17 @@ def test_what_cannot_be_is_refused():
         likelihood_bound(independent(CHANCE), tokens, tokens > 0, mask_id=MASK, generators=[], width=2, num_samples=1)
     with pytest.raises(UsageError, match="generators"):
         likelihood_bound(independent(CHANCE), tokens, tokens > 0, mask_id=MASK, generators=[], width=2)
+
+
+@pytest.mark.parametrize("kind", MASKERS)
+def test_shares_and_places_are_drawn_from_the_generator_alone(kind, no_global_draws):
+    tokens = torch.tensor([[2, 3, 4, 2], [5, 2, 2, 3]])
+    settings = {"mask_id": MASK, "config": MaskedObjectiveConfig(masker=kind)}
+    with no_global_draws():
+        masked_cross_entropy(
+            independent(CHANCE), tokens, tokens > 0, generator=torch.Generator().manual_seed(0), **settings
+        )
+        sources = [torch.Generator().manual_seed(row) for row in range(2)]
+        likelihood_bound(
+            independent(CHANCE), tokens, tokens > 0, mask_id=MASK, generators=sources, width=4, num_samples=2
+        )

@@ -148,3 +148,12 @@ def test_runs_have_the_length_they_are_told_or_what_their_share_asks_for(share, 
     begins = hidden[:, 1:] & ~hidden[:, :-1]
     assert float(hidden[:, 1:].sum() / begins.sum()) == pytest.approx(length, rel=0.06)
     assert float(hidden[:, 0].float().mean()) == pytest.approx(share, abs=0.1)
+
+
+def test_a_run_goes_on_from_its_first_word_as_from_any_other():
+    tokens = torch.full((4000, 3), 2)
+    hidden = masker("span")(tokens, tokens > 0, torch.full((4000,), 0.3), torch.Generator().manual_seed(0))
+    for place in (0, 1):
+        begun = hidden[:, place]
+        assert float(hidden[begun, place + 1].float().mean()) == pytest.approx(1 - 1 / 4, abs=0.05)
+        assert float(hidden[~begun, place + 1].float().mean()) == pytest.approx(0.3 / 0.7 / 4, abs=0.03)

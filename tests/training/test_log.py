@@ -8,6 +8,7 @@ import pytest
 
 from manta.errors import ConfigError
 from manta.training import RunLog
+from manta.training.log import read_log
 
 
 def row(step: int, loss: float) -> dict:
@@ -83,3 +84,30 @@ def test_a_damaged_row_is_left_out_and_those_after_it_stay(tmp_path, line):
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([rows[0], line, *rows[2:]]) + b"\n")
     write(tmp_path, 4, range(5, 6), 1.0)
     assert [step for step, _ in losses(tmp_path)] == [1, 3, 4, 5]
+
+
+def test_a_closed_log_has_written_all_and_takes_no_more(tmp_path):
+    log = RunLog(tmp_path, 0)
+    log.row(1, row(1, 1.0))
+    log.close()
+    assert losses(tmp_path) == [(1, 1.0)]
+    with pytest.raises(ValueError, match="closed"):
+        log.row(2, row(2, 2.0))
+
+
+def test_events_have_every_figure_but_the_steps_and_the_names(tmp_path):
+    pytest.importorskip("tensorboard")
+    log = RunLog(tmp_path, 0, tensorboard=True)
+    log.row(3, {"global_step": 3, "stage": "own", "step": 2, "loss": 0.5, "note": "x", "rate": 1})
+    log.close()
+    shown = events(tmp_path)
+    assert {tag: [step for step, _ in found] for tag, found in shown.items()} == {"own/loss": [3], "own/rate": [3]}
+
+
+def test_a_log_tells_its_rows_and_how_many_lines_are_none(tmp_path):
+    assert read_log(tmp_path) == ([], 0)
+    write(tmp_path, 0, range(1, 4), 1.0)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"global_step": true, "stage": "own"}\n{"global_step": 4, "stage": "own", "loss": "x"}\n{"glo')
+    rows, damaged = read_log(tmp_path)
+    assert [row["global_step"] for row in rows] == [1, 2, 3] and damaged == 3

@@ -34,3 +34,23 @@ def test_a_terminal_shows_a_bar_a_stage(capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert out == ""
     assert all(words in err for words in ("name[Blue Spice]", "teacher", "policy", "3/3", "loss 1.500"))
+
+
+def test_lines_come_at_their_distance_and_at_the_end_of_a_stage(capsys, monkeypatch):
+    """Steps of 4 seconds: a line at 12 and 24 (more than 10 after the one before), and at the last step."""
+    monkeypatch.setenv("TTY_COMPATIBLE", "0")
+    clock = iter(range(0, 1000, 4))
+    now = [0]
+
+    def perf_counter():
+        return now[0]
+
+    def steps():
+        for step in range(1, 9):
+            now[0] = next(clock) + 4
+            yield Progress("policy", step, 8, 1.5, {}, 10, 0.1, 1e-3, 1.0)
+
+    monkeypatch.setattr("manta.training.progress.time.perf_counter", perf_counter)
+    show_progress(steps(), True)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"policy {step}/8  loss 1.500" for step in (3, 6, 8)]

@@ -1,0 +1,69 @@
+"""What all families share: which shapes they refuse, places, expected embeddings, the length of a text."""
+
+import pytest
+import torch
+
+from manta.errors import ConfigError
+from manta.families.prompted import check_shape
+
+from .conftest import make_ar, make_lm, make_masked
+
+
+@pytest.mark.parametrize("shape", [(8, 0, 0), (8, 4, 1), (0, 0, 0), (0, 3, 0), (12, 3, 1), (64, 8, 2)])
+def test_shapes_that_a_net_can_have_pass_and_what_is_not_set_until_it_is_built(shape):
+    check_shape(*shape)
+    if min(shape):
+        check_shape(*shape, built=True)
+    else:
+        with pytest.raises(ConfigError, match="not set"):
+            check_shape(*shape, built=True)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((-1, 2, 1), "at least 1, received -1, 2 and 1"),
+        ((8, -1, 1), "at least 1"),
+        ((8, 2, -1), "at least 1"),
+        ((7, 0, 0), "at least 8, received 7"),
+        ((1, 1, 1), "at least 8, a multiple of 2·heads = 2, received 1"),
+        ((12, 4, 1), "a multiple of 2·heads = 8, received 12"),
+        ((9, 3, 1), "a multiple of 2·heads = 6, received 9"),
+    ],
+)
+def test_shapes_that_no_net_can_have_are_refused(shape, message):
+    with pytest.raises(ConfigError, match=message):
+        check_shape(*shape)
+
+
+@pytest.mark.parametrize("places", [False, True])
+def test_weights_of_one_token_are_that_token(places):
+    model = make_ar(absolute_places=places).model
+    tokens = torch.tensor([[5, 9, 300], [7, 7, 8]])
+    weights = torch.nn.functional.one_hot(tokens, model.embedding.num_embeddings).float()
+    torch.testing.assert_close(model.embed_weights(weights), model.embed(tokens))
+    half = 0.5 * weights + 0.5 * weights.flip(1)
+    expected = 0.5 * model.embed(tokens) + 0.5 * model.embed(tokens.flip(1))
+    torch.testing.assert_close(model.embed_weights(half), expected)
+
+
+def test_places_are_added_from_the_start_on_and_padding_has_none():
+    model = make_masked().model
+    assert model.places is not None and model.places.num_embeddings == 25
+    tokens = torch.full((1, 6), 9)
+    plain = model.embedding(tokens)
+    torch.testing.assert_close(model.embed(tokens, 3) - plain, model.places.weight[None, 3:9])
+    late = model.embed(tokens, 22) - plain
+    torch.testing.assert_close(late[:, :3], model.places.weight[None, 22:25])
+    assert not late[:, 3:].any()
+    assert make_lm().model.places is None
+
+
+def test_the_length_is_read_from_the_mean_of_the_memory_in_its_mask():
+    model = make_lm().model
+    memory = model.memory(torch.tensor([[5, 6, 7, 8]]), torch.tensor([2]), torch.zeros(1, dtype=torch.long))
+    assert model.length is not None
+    with torch.no_grad():
+        mean = memory.states[0][memory.mask[0]].mean(0)
+        torch.testing.assert_close(model.length_logits(memory)[0], model.length(mean))
+    assert 0 < int(memory.mask.sum()) < memory.mask.numel()
