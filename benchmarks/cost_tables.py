@@ -45,7 +45,7 @@ def bench_table(result: dict[str, Any]) -> str:
     for model, decoder in dict.fromkeys((row["model"], row["decoder"]) for row in result["writing"]):
         rows = [row for row in result["writing"] if (row["model"], row["decoder"]) == (model, decoder)]
         rates = {(row["length"], row["batch"]): f"{row['tokens_per_second']:,.0f}" for row in rows}
-        calls = f"{rows[0]['calls']:.0f}" if rows[0]["family"] != "ar" else "one a token"
+        calls = f"{rows[0]['calls']:.0f}" if rows[0]["family"] != "ar" or decoder == "verified" else "one a token"
         cells = [rates[length, batch] for length in lengths for batch in (1, 16)]
         lines.append(f"| {BENCHED[model]}{', ' + decoder if decoder else ''} | {calls} | " + " | ".join(cells) + " |")
     outside = result["outside"][: 2 * len(lengths)]
@@ -68,7 +68,7 @@ def bench_table(result: dict[str, Any]) -> str:
 def gpu_table(result: dict[str, Any]) -> str:
     """Seconds of eight calls and of a call a token on a GPU."""
     names = {"manta": "Manta-LM", "masked": "masked", "ar": "left to right"}
-    rows = [row for row in result["writing"] if row["decoder"] in ("", None, "confidence")]
+    rows = [row for row in result["writing"] if row["decoder"] in ("", None, "confidence", "sequential")]
     lengths, batches = (sorted({row[name] for row in rows}) for name in ("length", "batch"))
     heads = [f"{length} tokens, batch {batch}" for length in lengths for batch in batches]
     lines = [f"| {result['machine']['gpu']}: milliseconds | calls | " + " | ".join(heads) + " |"]

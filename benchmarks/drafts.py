@@ -43,12 +43,12 @@ def means(events: list[Event]) -> dict[str, float]:
     }
 
 
-def seconds(lm: AutoregressiveLM, requests: list[Request], **options: Any) -> dict[str, Any]:
+def seconds(lm: AutoregressiveLM, requests: list[Request], num_drafts: int, **options: Any) -> dict[str, Any]:
     """Processor milliseconds a text of both decoders, one text at a time, in turn."""
     spent = {"sequential": 0.0, "verified": 0.0}
     for request in requests:
         for decoder in spent:
-            more = {} if decoder == "sequential" else {"num_drafts": options.get("num_drafts", 7)}
+            more = {} if decoder == "sequential" else {"num_drafts": num_drafts}
             begun = time.process_time()
             written(lm, [request], 1, **{**options, **more, "decoder": decoder})
             spent[decoder] += time.process_time() - begun
@@ -69,7 +69,7 @@ def rows_of(name: str, lm: AutoregressiveLM, requests: list[Request], timed: int
             row |= means(alone)
             for how, found in (("equal_in_batches", together), ("equal_alone", alone)):
                 row[how] = sum(a.tokens == b.tokens for a, b in zip(plain, found, strict=True))
-            row |= seconds(lm, requests[:timed], **{**options, "num_drafts": num_drafts})
+            row |= seconds(lm, requests[:timed], num_drafts, **options)
             rows.append(row)
             print(json.dumps(row), file=sys.stderr, flush=True)
     return rows

@@ -12,8 +12,8 @@
     options = parse_options(DataOptions, ["builtin:weather", "--num", "3"], verb="data")
 
 `num_steps: int` is `--num-steps N`; `json: bool = False` is `--json`, and `--no-json` too where it is on by default; a
-`Literal` shows its choices; a `tuple[str, ...]` is a flag that may be repeated; `argument()` marks a field that is
-written without a flag, a `tuple` among them taking all that are left. `sections` adds flags of another dataclass under
+`Literal` shows its choices, or those of the metadata `among`; a `tuple[str, ...]` is a flag that may be repeated;
+`argument()` marks a field that is written without a flag, a `tuple` among them taking all that are left. `sections` adds flags of another dataclass under
 headings of their own. It stands on argparse and not on tyro, whose import alone takes ten times as long, and whose own
 errors and help would have to be replaced to keep one line with the nearest flag.
 """
@@ -169,8 +169,9 @@ def _add_fields(parser: _Parser, group: Any, cls: type, names: Sequence[str], sh
             parser.flags.append("--no-" + flag[2:])
             group.add_argument(flag, dest=field.name, action=argparse.BooleanOptionalAction, help=text)
         else:
-            action = "append" if many else "store"
-            group.add_argument(flag, dest=field.name, action=action, metavar=_metavar(annotation), help=text)
+            action, among = "append" if many else "store", field.metadata.get("among")
+            shown = _metavar(annotation if among is None else Literal[among])
+            group.add_argument(flag, dest=field.name, action=action, metavar=shown, help=text)
 
 
 def _read(annotation: Any, text: str | list[str], label: str, parser: _Parser) -> Any:

@@ -1,0 +1,114 @@
+"""A drafter is a stage of its own: the model it drafts for stays as it is, to the last bit and word."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from manta.config import from_dict
+from manta.errors import ConfigError, ModelError
+from manta.families.autoregressive import AutoregressiveLM
+from manta.hub import load
+from manta.recipes import Recipe, TrainingRun
+
+SMALL: dict[str, Any] = {
+    "data": "builtin:weather",
+    "num_examples": 60,
+    "vocab_size": 512,
+    "size": "nano",
+    "batch_tokens": 300,
+    "family": "ar",
+    "teacher": {"dim": 16, "heads": 2, "depth": 1, "prompt_depth": 1},
+}
+
+
+def trained(folder: Path, **changes: Any) -> AutoregressiveLM:
+    run = TrainingRun(from_dict(Recipe, {**SMALL, "num_steps": 8, **changes}), folder, device="cpu")
+    assert list(run.events())
+    lm = load(folder, device="cpu")
+    assert isinstance(lm, AutoregressiveLM)
+    return lm
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("ar") / "run"
+    trained(folder)
+    return folder
+
+
+def drafting(folder: Path, model: Path, **changes: Any) -> TrainingRun:
+    recipe = {"data": "builtin:weather", "num_examples": 60, "batch_tokens": 300, "num_steps": 6}
+    return TrainingRun(from_dict(Recipe, {**recipe, "drafter_of": str(model), **changes}), folder, device="cpu")
+
+
+def weights(lm: AutoregressiveLM) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in lm.model.state_dict().items() if not name.startswith("drafter.")}
+
+
+def test_a_model_keeps_a_table_of_its_texts(model):
+    lm = load(model, device="cpu")
+    assert isinstance(lm, AutoregressiveLM)
+    assert lm.table is not None
+    assert len(lm.table.table["contexts.1"]) > 5
+
+
+def test_a_drafter_of_a_trained_model_leaves_the_model_alone(model, tmp_path):
+    run = drafting(tmp_path / "run", model)
+    assert list(run.events())
+    assert run.plan == {"drafter": 6}
+    before, after = load(model, device="cpu"), load(tmp_path / "run", device="cpu")
+    assert isinstance(before, AutoregressiveLM)
+    assert isinstance(after, AutoregressiveLM)
+    assert after.model.drafter is not None
+    assert after.table is None
+    assert after.model.drafter.take.weight.abs().sum() > 0, "it has learned"
+    kept = weights(after)
+    assert all(torch.equal(value, kept[name]) for name, value in weights(before).items())
+    prompts = ["Monday: sunny", "", "rain"]
+    assert after.write(prompts) == before.write(prompts) == after.write(prompts, decoder="sequential")
+
+
+def test_an_interrupted_drafter_ends_as_one_that_was_not(model, tmp_path):
+    whole = drafting(tmp_path / "whole", model)
+    assert list(whole.events())
+    parted, steps = drafting(tmp_path / "parted", model), 0
+    events = parted.events()
+    for event in events:
+        steps += hasattr(event, "loss")
+        if steps == 3:
+            break
+    events.close()
+    resumed = TrainingRun(None, tmp_path / "parted", resume=True, device="cpu")
+    assert list(resumed.events())
+    ours, theirs = (load(tmp_path / name, device="cpu").model.state_dict() for name in ("whole", "parted"))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_a_model_can_be_taught_to_draft_in_its_own_run(tmp_path):
+    run = TrainingRun(
+        from_dict(Recipe, {**SMALL, "num_steps": 10, "teacher": {**SMALL["teacher"], "draft_horizon": 2}}),
+        tmp_path / "run",
+        device="cpu",
+    )
+    assert list(run.events())
+    assert run.plan == {"teacher": 8, "drafter": 2}
+    assert not (tmp_path / "run" / "teacher").exists()
+    lm = load(tmp_path / "run", device="cpu")
+    assert isinstance(lm, AutoregressiveLM)
+    assert lm.model.drafter is not None
+    assert lm.model.drafter.horizon == 2
+
+
+def test_what_cannot_draft_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ModelError, match="of the family manta"):
+        drafting(tmp_path / "a", Path(__file__).parents[2] / "src" / "manta" / "models" / "e2e")
+    trained(tmp_path / "fourier", teacher={**SMALL["teacher"], "operator": {"kind": "fourier"}})
+    with pytest.raises(ModelError, match="has the operator fourier"):
+        drafting(tmp_path / "b", tmp_path / "fourier")
+    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "b").exists()
+    recipe = from_dict(Recipe, {**SMALL, "family": "masked", "num_steps": 8, "teacher": {"draft_horizon": 2}})
+    with pytest.raises(ConfigError, match="a teacher does not draft"):
+        list(TrainingRun(recipe, tmp_path / "c", device="cpu").events())
