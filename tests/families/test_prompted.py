@@ -26,6 +26,7 @@ def test_shapes_that_a_net_can_have_pass_and_what_is_not_set_until_it_is_built(s
         ((8, -1, 1), "at least 1"),
         ((8, 2, -1), "at least 1"),
         ((7, 0, 0), "at least 8, received 7"),
+        ((1, 0, 0), "at least 8, received 1"),
         ((1, 1, 1), "at least 8, a multiple of 2·heads = 2, received 1"),
         ((12, 4, 1), "a multiple of 2·heads = 8, received 12"),
         ((9, 3, 1), "a multiple of 2·heads = 6, received 9"),
