@@ -229,3 +229,10 @@ def test_settings_out_of_range_are_refused_and_those_at_their_ends_are_not(confi
         for value in values:
             with pytest.raises(ConfigError):
                 replace(config, **{name: value})
+
+
+def test_without_a_budget_a_call_a_word_is_the_most():
+    policy = ThresholdConfig().build()
+    assert policy.most_calls(canvas_of("oo.x")) == 3
+    none = torch.zeros(0, 4)
+    assert policy.most_calls(Canvas(none.long(), none.bool(), none.bool(), none.double())) == 0
