@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from manta.errors import ConfigError
+from manta.families.masked import FullDenoiser
 from manta.families.prompted import check_shape
 
 from .conftest import make_ar, make_lm, make_masked
@@ -68,3 +69,25 @@ def test_the_length_is_read_from_the_mean_of_the_memory_in_its_mask():
         mean = memory.states[0][memory.mask[0]].mean(0)
         torch.testing.assert_close(model.length_logits(memory)[0], model.length(mean))
     assert 0 < int(memory.mask.sum()) < memory.mask.numel()
+
+
+def test_every_family_reads_its_prompt():
+    tokens, mask, zero = torch.tensor([[7, 8, 9, 10]]), torch.ones(1, 4, dtype=torch.bool), torch.zeros(1).long()
+
+    def told(prompt: list[int]) -> list[torch.Tensor]:
+        given, length = torch.tensor([prompt]), torch.tensor([len(prompt)])
+        with torch.no_grad():
+            masked, ar, manta = make_masked().model, make_ar().model, make_lm().model
+            memory = manta.memory(given, length, zero)
+            state = torch.ones(1, 1, manta.space.channels)
+            action = manta.act(state, torch.zeros(1), cond=manta.condition(memory, mask, tokens))
+            return [
+                FullDenoiser(masked, mask, masked.memory(given, length, zero))(tokens, 0, 4),
+                ar(tokens, ar.memory(given, length, zero)),
+                action.clean,
+                manta.logits(action.aux),
+                manta.length_logits(memory),
+            ]
+
+    for one, two, again in zip(told([5, 6]), told([5, 11]), told([5, 6]), strict=True):
+        assert not torch.allclose(one, two, atol=1e-3) and torch.equal(one, again)
