@@ -67,3 +67,8 @@ def test_words_are_drawn_by_the_gumbel_trick_in_float64():
     word, _ = WordSampler(0.7, [torch.Generator().manual_seed(3)], 5)(logits)
     uniform = torch.rand(5, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     assert word[0].tolist() == (logits[0].double() / 0.7 - torch.log(-torch.log(uniform))).argmax(-1).tolist()
+
+
+def test_two_words_are_enough_for_a_margin():
+    _, sure = WordSampler(confidence="margin")(torch.tensor([[[0.7, 0.3]]]).log())
+    assert float(sure) == pytest.approx(0.4)
