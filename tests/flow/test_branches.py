@@ -153,6 +153,7 @@ def test_information_up_to_a_ratio_between_two_measurements() -> None:
     assert implied_likelihood(t, error, snr_max=6.5) == pytest.approx((4 + 9 + 2.5 * 1.5) / 2, rel=1e-5)
     assert implied_likelihood(t, error, snr_max=2.5) == pytest.approx((4 + 1.5 * 3.5) / 2, rel=1e-5)
     assert implied_likelihood(t, error, snr_max=20.0) == pytest.approx((4 + 9 + 5) / 2, rel=1e-5)
+    assert implied_likelihood(t, error, snr_max=0.5) == pytest.approx(4 * 0.5 / 2, rel=1e-5)
     with pytest.raises(UsageError, match="above 0"):
         implied_likelihood(t, error, snr_max=0.0)
 
