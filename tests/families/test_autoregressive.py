@@ -140,3 +140,13 @@ def test_the_next_token_is_asked_for_up_to_the_end():
     assert given.tolist() == [[model.begin, *text[0]], [model.begin, text[1][0], end, end]]
     assert target.tolist() == [[*text[0], end], [text[1][0], end, end, end]]
     assert asked.tolist() == [[True] * 4, [True, True, False, False]]
+
+
+@pytest.mark.parametrize(("dtype", "times"), [(torch.float32, 1), (torch.float64, 0)])
+def test_weights_are_laid_out_for_single_columns_on_a_cpu_in_float32_alone(monkeypatch, dtype, times):
+    model, laid = make_ar().model.to(dtype), []
+    monkeypatch.setattr("manta.families.autoregressive.columnwise", lambda trunk: laid.append(trunk) or trunk)
+    zeros = torch.zeros(1, dtype=torch.long)
+    memory = model.memory(torch.zeros(1, 0, dtype=torch.long), zeros, zeros)
+    assert len(list(decode(model, memory, max_tokens=2))) > 0
+    assert len(laid) == times

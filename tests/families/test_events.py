@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from manta.errors import UsageError
-from manta.families.events import Event, GenerateOptions, Writer, counted
+from manta.families.events import Event, GenerateOptions, Writer, counted, finished
 
 SOURCE = Path(__file__).parent.parent.parent / "src"
 
@@ -139,3 +139,31 @@ def test_a_count_is_an_integer_of_at_least_so_much():
     for wrong in (1, 2.0, True, None):
         with pytest.raises(UsageError, match="number should be an integer of at least 2"):
             counted(wrong, "number", 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"prompts": ["a", 3]}, "prompts[1] should be a text (str) or None, received 3 (int)"),
+        ({"prompts": [3]}, "prompts should be a text (str) or None, received 3 (int)"),
+        ({"infill": ["a ___", "b\0"]}, "infill[1] holds a NUL character"),
+        ({"prompts": "a\ud800"}, "prompts holds half a surrogate pair at character 1"),
+        ({"prompts": 3}, "prompts should be a text, a list of texts or None, received 3 (int)"),
+        ({"prompts": ["a", "b"], "infill": ["c"]}, "2 prompts and 1 texts to fill"),
+        ({"num_samples": 0}, "num_samples should be an integer of at least 1"),
+        ({"seed": -1}, "seed should be an integer of at least 0"),
+        ({"num_step": 3}, "no option 'num_step'; did you mean 'num_steps'?"),
+    ],
+)
+def test_a_message_names_what_is_wrong_and_where(given, words):
+    with pytest.raises(UsageError) as raised:
+        Echo().write(**given)
+    assert str(raised.value).startswith(words)
+
+
+def test_only_finished_texts_are_handed_on_and_an_error_is_raised():
+    draft, done = (Event(kind, 0, kind, (), 1.0, 1.0, 1) for kind in ("draft", "done"))
+    assert list(finished([draft, done, draft])) == [done]
+    failed = Event("failed", 1, "", (), 0.0, 0.0, 0, error=UsageError("not so"))
+    with pytest.raises(UsageError, match="not so"):
+        list(finished([done, failed]))

@@ -504,3 +504,22 @@ def test_the_encoder_loses_words_while_it_is_taught_and_none_where_it_serves(mon
     policy(toy.model, batch, make_generator(2))
     OwnStates(config(own_share=1.0), policy)(toy.model, batch, make_generator(2))
     assert drops == [0.3, 0.0]
+
+
+def test_a_share_of_nothing_is_nothing_even_for_a_draw_of_zero(monkeypatch):
+    """A uniform draw may be 0 itself."""
+    lm = make_lm("latent")
+    memory = Memory(torch.zeros(3, 1, 32), torch.ones(3, 1, dtype=torch.bool))
+    batch, settings, seen = make_batch([5, 9, 13]), config(all_hidden=0.0), []
+    monkeypatch.setattr(lm.model, "memory", lambda p, lengths, t, encode: seen.append((lengths, encode)) or memory)
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.zeros(*shape))
+    canvas = lay_out(batch, 4, settings, make_generator(0), max_cells=6)
+    assert not canvas.hole.any() and canvas.cells.tolist() == [2, 3, 4]
+    read_prompt(lm.model, batch, settings, make_generator(0))
+    ((lengths, encoded),) = seen
+    assert encoded and torch.equal(lengths, batch.prompt_lengths)
+    hidden = canvas.mask.clone()
+    assert known_cells(hidden, canvas.mask, 4, 0.0, make_generator(0)) is None
+    ordinary = PolicyMatching(settings, lm.density, RateController(5.0))
+    monkeypatch.setattr(PolicyMatching, "__call__", lambda *_: Loss(torch.ones(()), {"ordinary": torch.ones(())}))
+    assert "ordinary" in OwnStates(config(own_share=0.0), ordinary)(lm.model, batch, make_generator(0)).parts

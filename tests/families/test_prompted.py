@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from manta.errors import ConfigError
+from manta.families.masked import FullDenoiser
 from manta.families.prompted import check_shape
 
 from .conftest import make_ar, make_lm, make_masked
@@ -26,6 +27,7 @@ def test_shapes_that_a_net_can_have_pass_and_what_is_not_set_until_it_is_built(s
         ((8, -1, 1), "at least 1"),
         ((8, 2, -1), "at least 1"),
         ((7, 0, 0), "at least 8, received 7"),
+        ((1, 0, 0), "at least 8, received 1"),
         ((1, 1, 1), "at least 8, a multiple of 2·heads = 2, received 1"),
         ((12, 4, 1), "a multiple of 2·heads = 8, received 12"),
         ((9, 3, 1), "a multiple of 2·heads = 6, received 9"),
@@ -67,3 +69,25 @@ def test_the_length_is_read_from_the_mean_of_the_memory_in_its_mask():
         mean = memory.states[0][memory.mask[0]].mean(0)
         torch.testing.assert_close(model.length_logits(memory)[0], model.length(mean))
     assert 0 < int(memory.mask.sum()) < memory.mask.numel()
+
+
+def test_every_family_reads_its_prompt():
+    tokens, mask, zero = torch.tensor([[7, 8, 9, 10]]), torch.ones(1, 4, dtype=torch.bool), torch.zeros(1).long()
+
+    def told(prompt: list[int]) -> list[torch.Tensor]:
+        given, length = torch.tensor([prompt]), torch.tensor([len(prompt)])
+        with torch.no_grad():
+            masked, ar, manta = make_masked().model, make_ar().model, make_lm().model
+            memory = manta.memory(given, length, zero)
+            state = torch.ones(1, 1, manta.space.channels)
+            action = manta.act(state, torch.zeros(1), cond=manta.condition(memory, mask, tokens))
+            return [
+                FullDenoiser(masked, mask, masked.memory(given, length, zero))(tokens, 0, 4),
+                ar(tokens, ar.memory(given, length, zero)),
+                action.clean,
+                manta.logits(action.aux),
+                manta.length_logits(memory),
+            ]
+
+    for one, two, again in zip(told([5, 6]), told([5, 11]), told([5, 6]), strict=True):
+        assert not torch.allclose(one, two, atol=1e-3) and torch.equal(one, again)

@@ -10,7 +10,7 @@ import torch
 from manta.errors import RequestError, UsageError
 from manta.families.events import GenerateOptions, Request, finished
 from manta.families.observer import Observer
-from manta.text import MASK
+from manta.text import MASK, NULL
 
 from .conftest import make_ar, make_lm, make_masked
 
@@ -192,3 +192,12 @@ def test_a_style_is_the_kind_of_text_that_was_trained_on(make, style, kind, monk
     monkeypatch.setattr(lm.model, "memory", remembering)
     list(lm.generate([Request(prompt="the cat"), Request()], GenerateOptions(style=style, num_steps=3)))
     assert kinds == [[kind, kind]]
+
+
+@pytest.mark.parametrize("make", [make_lm, make_masked, make_ar])
+def test_a_text_is_what_its_words_say_without_nulls_and_margins(make):
+    lm = make()
+    for event in lm.generate([Request(prompt="the cat", seed=1), Request(seed=2)], GenerateOptions(temperature=1.0)):
+        words = [token for token in event.tokens if token not in (NULL, MASK)]
+        assert event.text == lm.tokenizer.decode(words).strip()
+        assert event.text or event.kind == "draft"

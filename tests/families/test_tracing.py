@@ -141,3 +141,12 @@ def test_hooks_change_what_is_written():
 def test_a_text_to_fill_is_refused():
     with pytest.raises(RequestError, match="infill"):
         make_lm().begin([Request(infill="the ___ sat")], GenerateOptions())
+
+
+def test_an_autoregressive_text_ends_with_its_first_end(monkeypatch):
+    lm = make_ar()
+    start, end = lm.begin(REQUESTS, GenerateOptions()), lm.model.end
+    written = torch.tensor([[5, 6, end, end], [end, end, end, end], [5, 6, 7, 8]])
+    monkeypatch.setattr(lm, "follow", lambda beginning, observer: written)
+    trace = trace_autoregressive(lm, start)
+    assert trace.mask.tolist() == [[True, True, True, False], [True, False, False, False], [True] * 4]

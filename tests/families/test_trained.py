@@ -15,6 +15,7 @@ from manta.families.trained import Teaching
 from manta.masked import DECODERS, MaskedObjectiveConfig
 from manta.runtime import make_generator
 from manta.spaces import RateController
+from manta.text import MASK
 
 from .conftest import make_ar, make_lm, make_masked
 from .test_objectives import make_batch
@@ -107,3 +108,11 @@ def test_without_an_end_a_text_has_its_full_length_and_the_end_comes_back():
         assert endless is lm and length() == lm.capacity == 24
         raise ConfigError("stop")
     assert lm.model.end == end and length() < 24
+
+
+def test_a_left_to_right_text_begins_with_all_its_room_open():
+    lm = make_ar()
+    start = lm.begin([Request(prompt="the cat", seed=3), Request()], GenerateOptions())
+    assert start.tokens.shape == start.mask.shape == (2, lm.capacity)
+    assert bool((start.tokens == MASK).all()) and bool(start.mask.all())
+    assert [source.initial_seed() for source in start.generators] == [3, 0]

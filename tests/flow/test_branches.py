@@ -99,7 +99,7 @@ def test_the_density_hears_the_mean_error_of_the_scored_positions_of_each_row() 
     mask = torch.arange(3) < torch.tensor([3, 2, 1, 0])[:, None]
     velocity_matching(lambda s, t, **_: 0 * s, STATE, mask=mask, **arguments)
     expected = [float(STATE[row, : 3 - row].square().mean()) for row in range(3)]
-    assert heard[0][1].tolist() == pytest.approx(expected)
+    assert heard[0][1].tolist() == pytest.approx(expected) and len(heard[0][0]) == 3
     velocity_matching(lambda s, t, **_: 0 * s, STATE, observe=False, **arguments)
     assert len(heard) == 1
 
@@ -153,6 +153,7 @@ def test_information_up_to_a_ratio_between_two_measurements() -> None:
     assert implied_likelihood(t, error, snr_max=6.5) == pytest.approx((4 + 9 + 2.5 * 1.5) / 2, rel=1e-5)
     assert implied_likelihood(t, error, snr_max=2.5) == pytest.approx((4 + 1.5 * 3.5) / 2, rel=1e-5)
     assert implied_likelihood(t, error, snr_max=20.0) == pytest.approx((4 + 9 + 5) / 2, rel=1e-5)
+    assert implied_likelihood(t, error, snr_max=0.5) == pytest.approx(4 * 0.5 / 2, rel=1e-5)
     with pytest.raises(UsageError, match="above 0"):
         implied_likelihood(t, error, snr_max=0.0)
 

@@ -240,3 +240,17 @@ def test_the_density_hears_the_cross_entropy_of_each_row_unless_it_is_measured_o
     assert heard[0].tolist() == pytest.approx([float(nats[0] + nats[1]) / 2, float(nats[2] + nats[0]) / 2])
     terminal_cross_entropy(field, tokens, torch.eye(3), observe=False, **arguments)
     assert len(heard) == 1
+
+
+def test_a_share_of_nothing_is_nothing_even_for_a_draw_of_zero(monkeypatch) -> None:
+    """A uniform draw may be 0 itself."""
+    seen = []
+
+    def field(state, t, *, cond, self_cond):
+        seen.append((t, self_cond))
+        return state
+
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.zeros(*shape))
+    velocity_matching(field, torch.ones(4, 1, 2), **common(self_cond_probability=0.0))
+    ((t, fed),) = seen
+    assert sorted(t.tolist()) == [0.0, 0.25, 0.5, 0.75] and fed is None

@@ -383,3 +383,23 @@ def test_everything_is_computed_when_it_is_due_and_else_the_window(kind, refresh
         canvas = Canvas(masked.long(), torch.ones(1, 10).bool(), masked, torch.zeros(1, 10, dtype=torch.float64))
         found.append(span.of(canvas, torch.tensor([left]), torch.tensor([right])))
     assert found == spans
+
+
+@pytest.mark.parametrize(
+    ("config", "whole"),
+    [
+        (BlockConfig(block_length=4, threshold=0.0), 5),
+        (ConfidenceConfig(num_steps=5, block_length=4), 5),
+        (DeferredConfig(window_masked=4, window_width=4, threshold=0.0), 1),
+    ],
+)
+def test_a_new_block_is_computed_with_everything_and_a_window_that_slides_is_not(config, whole):
+    spans, table = [], Table(20)
+
+    def spy(words, start, stop):
+        spans.append((start, stop))
+        return table(words, start, stop)
+
+    cache = CacheConfig(kind="dual", refresh=99, delay=0)
+    run(config, torch.full((1, 20), MASK), denoiser=spy, cache=cache, max_calls=9)
+    assert len(spans) == 5 and spans.count((0, 20)) == whole

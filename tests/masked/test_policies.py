@@ -41,7 +41,9 @@ def test_the_top_are_the_largest_finite_ones_and_the_leftmost_of_equals():
 
 
 def test_the_least_certain_are_of_the_words_written():
-    assert least(canvas_of("x.oxx"), torch.tensor([2])).tolist() == [[True, False, False, True, False]]
+    canvas = canvas_of("x.oxx")
+    canvas.confidence[0, 2] = 0.0  # of a word that was taken back
+    assert least(canvas, torch.tensor([2])).tolist() == [[True, False, False, True, False]]
 
 
 def test_blocks_are_counted_from_the_first_writable_place():
@@ -227,3 +229,10 @@ def test_settings_out_of_range_are_refused_and_those_at_their_ends_are_not(confi
         for value in values:
             with pytest.raises(ConfigError):
                 replace(config, **{name: value})
+
+
+def test_without_a_budget_a_call_a_word_is_the_most():
+    policy = ThresholdConfig().build()
+    assert policy.most_calls(canvas_of("oo.x")) == 3
+    none = torch.zeros(0, 4)
+    assert policy.most_calls(Canvas(none.long(), none.bool(), none.bool(), none.double())) == 0

@@ -60,3 +60,15 @@ def test_logits_that_are_no_numbers_are_an_error_of_their_call():
     sampler(CHANCE.log())
     with pytest.raises(ModelError, match="logits of network call 2 are not finite"):
         sampler(torch.full((1, 2, 3), torch.nan))
+
+
+def test_words_are_drawn_by_the_gumbel_trick_in_float64():
+    logits = torch.tensor([[0.0, 1.0, -1.0, 0.5]]).expand(1, 5, 4) * torch.arange(1, 6)[None, :, None]
+    word, _ = WordSampler(0.7, [torch.Generator().manual_seed(3)], 5)(logits)
+    uniform = torch.rand(5, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    assert word[0].tolist() == (logits[0].double() / 0.7 - torch.log(-torch.log(uniform))).argmax(-1).tolist()
+
+
+def test_two_words_are_enough_for_a_margin():
+    _, sure = WordSampler(confidence="margin")(torch.tensor([[[0.7, 0.3]]]).log())
+    assert float(sure) == pytest.approx(0.4)

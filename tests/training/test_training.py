@@ -239,3 +239,16 @@ def test_settings_out_of_range_are_refused(wrong):
 def test_a_stage_without_a_learning_rate_is_refused():
     with pytest.raises(ConfigError, match="learning_rate is not set"):
         make_stage(learning_rate=None)
+
+
+@pytest.mark.parametrize(("horizon", "kept"), [(0.2, 0.0), (1.0, 0.0), (1.25, 0.2), (100.0, 2 / 11)])
+def test_an_average_keeps_by_its_horizon_and_reaches_back_a_step_at_least(horizon, kept):
+    """After one step: 1 − 1/horizon of the beginning, but no more than the ramp's 2/11."""
+    module = torch.nn.Linear(2, 1, bias=False)
+    before = module.weight.detach().clone()
+    average = ExponentialAverage(module, horizon)
+    with torch.no_grad():
+        module.weight += 1
+    average.update(module)
+    kept = min(kept, 2 / 11)
+    torch.testing.assert_close(average.average["weight"], before + 1 - kept)
