@@ -6,6 +6,7 @@ import torch
 from manta.diagnosis import Settings, TuningConfig, diagnose, system_of, tune
 from manta.errors import ModelError, UsageError
 from manta.families.events import GenerateOptions, Request
+from manta.operators import AttentionConfig
 
 from ..families.conftest import make_lm
 from ..hub.test_foreign_writing import make as make_foreign
@@ -15,7 +16,7 @@ QUICK = TuningConfig(num_updates=16, num_steps=4, batch_size=32, learning_rate=1
 
 
 def test_tuning_raises_the_reward_and_touches_the_plan_alone():
-    lm, done = make_lm(), []
+    lm, done = make_lm(operator=AttentionConfig(heads=4)), []
     before = {name: value.clone() for name, value in lm.model.state_dict().items()}
     tuned = tune(lm, PROMPTS[:1], "hills", QUICK, progress=done.append)
     first, last = (sum(update.reward for update in part) / 4 for part in (done[:4], done[-4:]))

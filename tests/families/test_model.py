@@ -62,11 +62,11 @@ def test_a_fresh_policy_with_a_teachers_weights_is_given_what_the_teacher_is_giv
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-@pytest.mark.parametrize("wrong", [{"prompt_depth": 0}, {"max_text": 0}, {"max_prompt": -1}, {"depth": -1}])
+@pytest.mark.parametrize("wrong", [{"prompt_depth": 0}, {"max_text": 0}, {"max_prompt": -1}, {"depth": 0}])
 def test_shapes_out_of_range_are_refused(wrong):
     with pytest.raises(ConfigError, match="at least"):
         MantaConfig(**{"dim": 32, "heads": 2, **wrong})
-    assert MantaConfig(dim=32, heads=2, prompt_depth=1, max_text=1, max_prompt=0, depth=0).max_text == 1
+    assert MantaConfig(dim=32, heads=2, prompt_depth=1, max_text=1, max_prompt=0, depth=1).max_text == 1
 
 
 @pytest.mark.parametrize(("prompt", "text", "places"), [(12, 24, 28), (40, 24, 40)])

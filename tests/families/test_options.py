@@ -39,6 +39,7 @@ OTHER: dict[str, Any] = {
     "flow_steps": 1,
     "rounds": 1,
     "max_tokens": 5,
+    "num_drafts": 3,
 }
 """A value of every option that is not its default."""
 

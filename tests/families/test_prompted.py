@@ -4,38 +4,40 @@ import pytest
 import torch
 
 from manta.errors import ConfigError
-from manta.families.masked import FullDenoiser
-from manta.families.prompted import check_shape
+from manta.families.masked import FullDenoiser, MaskedConfig
+from manta.families.prompted import resolved
 
 from .conftest import make_ar, make_lm, make_masked
 
+SHAPES = [(8, None, None), (8, 4, 1), (None, None, None), (None, 3, None), (64, 8, 2)]
 
-@pytest.mark.parametrize("shape", [(8, 0, 0), (8, 4, 1), (0, 0, 0), (0, 3, 0), (12, 3, 1), (64, 8, 2)])
-def test_shapes_that_a_net_can_have_pass_and_what_is_not_set_until_it_is_built(shape):
-    check_shape(*shape)
-    if min(shape):
-        check_shape(*shape, built=True)
-    else:
-        with pytest.raises(ConfigError, match="not set"):
-            check_shape(*shape, built=True)
+
+@pytest.mark.parametrize(("dim", "heads", "depth"), SHAPES)
+def test_what_is_not_set_is_filled_and_what_is_set_stays(dim, heads, depth):
+    if dim is None and heads == 3:
+        with pytest.raises(ConfigError, match="dim should be a multiple of 2·heads = 6, received 128"):
+            resolved(MaskedConfig(dim=dim, heads=heads, depth=depth))
+        return
+    shape = resolved(MaskedConfig(dim=dim, heads=heads, depth=depth))
+    assert (shape.dim, shape.heads, shape.depth) == (dim or 128, heads or 4, depth or 4)
 
 
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((-1, 2, 1), "at least 1, received -1, 2 and 1"),
-        ((8, -1, 1), "at least 1"),
-        ((8, 2, -1), "at least 1"),
-        ((7, 0, 0), "at least 8, received 7"),
-        ((1, 0, 0), "at least 8, received 1"),
-        ((1, 1, 1), "at least 8, a multiple of 2·heads = 2, received 1"),
+        ((-1, 2, 1), "dim should be at least 8, received -1"),
+        ((0, None, None), "dim should be at least 8, received 0; left out, or none, it is derived"),
+        ((8, 0, 1), "heads should be at least 1, received 0"),
+        ((8, 2, 0), "depth should be at least 1, received 0"),
+        ((7, None, None), "at least 8, received 7"),
         ((12, 4, 1), "a multiple of 2·heads = 8, received 12"),
         ((9, 3, 1), "a multiple of 2·heads = 6, received 9"),
     ],
 )
 def test_shapes_that_no_net_can_have_are_refused(shape, message):
+    dim, heads, depth = shape
     with pytest.raises(ConfigError, match=message):
-        check_shape(*shape)
+        MaskedConfig(dim=dim, heads=heads, depth=depth)
 
 
 @pytest.mark.parametrize("places", [False, True])

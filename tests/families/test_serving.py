@@ -116,7 +116,7 @@ def test_a_model_left_to_right_tells_the_words_so_far_and_the_logits_of_the_next
 
     lm, watch = make_ar(), Told()
     requests = [Request(prompt="the cat"), Request(prompt="some old river")]
-    rows = [event.tokens for event in lm.generate(requests, observer=watch)]
+    rows = [event.tokens for event in finished(lm.generate(requests, observer=watch))]
     assert len(watch.calls) == min(24, 1 + max(map(len, rows))) > 2
     for k, (logits, settled) in enumerate(watch.calls):
         assert logits.shape[:2] == settled.shape == (2, k + 1)

@@ -7,7 +7,7 @@ import torch
 
 from manta.errors import ConfigError, UsageError
 from manta.families.autoregressive import AutoregressiveLM, NextToken
-from manta.families.events import GenerateOptions, Request
+from manta.families.events import GenerateOptions, Request, finished
 from manta.families.manta_lm import MantaLM, Split
 from manta.families.masked import MaskedLM, MaskedMatching, bound
 from manta.families.objectives import EmbeddingMatching, ObjectiveConfig, OwnStates, PolicyMatching
@@ -58,19 +58,19 @@ def test_a_manta_lm_comes_back_with_its_splits_and_its_density():
     lm.density.observe(torch.linspace(0, 1, 64), torch.linspace(3, 0, 64))
     stored = lm.extras()
     assert list(stored["splits"]) == ["4", "8"]
-    back = MantaLM.stored(lm.model, lm.tokenizer, stored)
+    back = MantaLM.stored(lm.model, lm.tokenizer, stored, {})
     assert back.splits == lm.splits
     torch.testing.assert_close(back.density.grid(5), lm.density.grid(5))
-    assert MantaLM.stored(lm.model, lm.tokenizer, {"time_density": stored["time_density"]}).splits == {}
+    assert MantaLM.stored(lm.model, lm.tokenizer, {"time_density": stored["time_density"]}, {}).splits == {}
     after = MantaLM.after(lm.model, lm.tokenizer, {"density": lm.density})
     assert after.density is lm.density and not after.model.training
 
 
 def test_a_masked_model_comes_back_with_its_decoder():
     lm = make_masked()
-    assert lm.extras() == {} and MaskedLM.stored(lm.model, lm.tokenizer, {}).decoder is None
+    assert lm.extras() == {} and MaskedLM.stored(lm.model, lm.tokenizer, {}, {}).decoder is None
     lm.decoder = DECODERS["block"](threshold=0.7)
-    assert MaskedLM.stored(lm.model, lm.tokenizer, lm.extras()).decoder == lm.decoder
+    assert MaskedLM.stored(lm.model, lm.tokenizer, lm.extras(), {}).decoder == lm.decoder
 
 
 def test_a_masked_log_likelihood_is_the_bound_of_the_words_and_the_nats_of_their_number():
@@ -101,7 +101,7 @@ def test_without_an_end_a_text_has_its_full_length_and_the_end_comes_back():
         lm.model.embedding.weight[end] *= 50
 
     def length() -> int:
-        (done,) = lm.generate([Request(seed=1)], GenerateOptions(temperature=1.0))
+        (done,) = finished(lm.generate([Request(seed=1)], GenerateOptions(temperature=1.0)))
         return len(done.tokens)
 
     with pytest.raises(ConfigError, match="stop"), lm.endless() as endless:

@@ -13,9 +13,9 @@
 
 `num_steps: int` is `--num-steps N`; `json: bool = False` is `--json`, and `--no-json` too where it is on by default; a
 `Literal` shows its choices, or those of the metadata `among`; a `tuple[str, ...]` is a flag that may be repeated;
-`argument()` marks a field that is written without a flag, a `tuple` among them taking all that are left. `sections` adds flags of another dataclass under
-headings of their own. It stands on argparse and not on tyro, whose import alone takes ten times as long, and whose own
-errors and help would have to be replaced to keep one line with the nearest flag.
+`argument()` marks a field that is written without a flag, a `tuple` among them taking all that are left. `sections`
+adds flags of another dataclass under headings of their own. It stands on argparse and not on tyro, whose import alone
+takes ten times as long, and whose own errors and help would have to be replaced to keep one line with the nearest flag.
 """
 
 import argparse
@@ -31,6 +31,10 @@ T = TypeVar("T")
 
 _VERBATIM = "\0"
 """Put before what follows a lone `--`, so that it is never taken for a flag; no process can be given this character."""
+
+
+LONGEST_CHOICES = 72
+"""Characters of choices that are shown beside their flag; more are for its text to tell."""
 
 
 def argument(default: Any = dataclasses.MISSING, shown: str = "") -> Any:
@@ -190,7 +194,8 @@ def _read(annotation: Any, text: str | list[str], label: str, parser: _Parser) -
 def _metavar(annotation: Any) -> str:
     members = [member for member in get_args(annotation) if member not in (type(None), ...)]
     if get_origin(annotation) is Literal:
-        return "|".join(str(member) for member in members if member != "")
+        choices = "|".join(str(member) for member in members if member != "")
+        return choices if len(choices) <= LONGEST_CHOICES else "NAME"
     if get_origin(annotation) is tuple and members[0] not in (str, Path):
         return f"{_metavar(members[0])},…"
     if members:
