@@ -22,7 +22,7 @@ def random_weights(model: torch.nn.Module) -> None:
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
 
 
-def make_lm(kind: str = "latent", rate: int = 4, **shape: Any) -> MantaLM:
+def make_lm(kind: str = "latent", rate: int = 4) -> MantaLM:
     tokenizer = Tokenizer.train(list(WORDS) * 3, 512)
     space = LatentSpaceConfig(rate=rate, channels=6) if kind == "latent" else EmbeddingSpaceConfig(channels=8)
     config = MantaConfig(
@@ -34,7 +34,6 @@ def make_lm(kind: str = "latent", rate: int = 4, **shape: Any) -> MantaLM:
         max_prompt=12,
         max_text=24,
         space=space,
-        **shape,
     )
     torch.manual_seed(0)
     model = MantaModel(config)

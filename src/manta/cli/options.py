@@ -174,8 +174,8 @@ def _add_fields(parser: _Parser, group: Any, cls: type, names: Sequence[str], sh
             group.add_argument(flag, dest=field.name, action=argparse.BooleanOptionalAction, help=text)
         else:
             action, among = "append" if many else "store", field.metadata.get("among")
-            shown = _metavar(annotation if among is None else Literal[among])
-            group.add_argument(flag, dest=field.name, action=action, metavar=shown, help=text)
+            values = _metavar(annotation if among is None else Literal[among])
+            group.add_argument(flag, dest=field.name, action=action, metavar=values, help=text)
 
 
 def _read(annotation: Any, text: str | list[str], label: str, parser: _Parser) -> Any:
