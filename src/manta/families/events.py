@@ -71,7 +71,7 @@ class Event:
     nfe: int
     """Sequential network calls so far."""
     processed: int = 0
-    """Masked models: positions computed so far for this text, the prompt's left out."""
+    """Masked and autoregressive models: positions computed so far for this text, the prompt's left out."""
     error: MantaError | None = None
     """Of a failed request, why."""
 

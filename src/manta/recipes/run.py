@@ -42,7 +42,7 @@ from manta.recipes.pace import (
 from manta.recipes.prepare import TARGETS_SHARE, corpus_of, fitting, guided_by, source_of, tokenizer_of
 from manta.recipes.recipe import Recipe, resolve, seconds
 from manta.recipes.runfolder import RunFolder, changes, fitting_checkpoint, refuse_elsewhere, standing, stored_recipe
-from manta.recipes.stages import OnDevice, Parts, StageSpec, stage_specs
+from manta.recipes.stages import OnDevice, Parts, StageSpec, is_asked, stage_specs
 from manta.runtime import (
     atomic_write,
     faster_precision,
@@ -299,7 +299,9 @@ class TrainingRun:
             self._before = state["plan"].get(state["stage"], 0) if state else 0
             self._paces.clear()
             paces = {spec.name: self._pace(spec) for spec in self.specs[first:]}
-            refuse_too_little(budget, self.clock.now(), paces, TARGETS_SHARE if self._is_asked(first) else 0.0)
+            refuse_too_little(
+                budget, self.clock.now(), paces, TARGETS_SHARE if is_asked(self.recipe, self.specs, first) else 0.0
+            )
 
     def _steps_of(self, index: int, done: int = 0) -> int:
         """Steps of a stage: decided as it begins and stored, so that a resumed run keeps them.
@@ -322,7 +324,7 @@ class TrainingRun:
             budget = seconds(self.recipe.time_budget)
             paces = [self._pace(other) for other in self.specs[index:]]
             left = SAFETY * (budget - self.clock.now())
-            if self._is_asked(index):
+            if is_asked(self.recipe, self.specs, index):
                 left -= TARGETS_SHARE * budget
             shares = [other.share for other in self.specs[index:]]
             if done:
@@ -331,11 +333,6 @@ class TrainingRun:
             self.plan[spec.name] = max(LEAST_STEPS, steps)
         self.folder.write_plan(self.plan)
         return self.plan[spec.name]
-
-    def _is_asked(self, index: int) -> bool:
-        """Whether the model of a stage is to answer prompts for the stages after it."""
-        answered = self.recipe.consensus == "teacher" or any(spec.answers for spec in self.specs)
-        return index == 0 and self.specs[0].name == "teacher" and answered
 
     def _free(self, spec: StageSpec) -> None:
         """Let a stage train its own parts and nothing else."""
@@ -462,10 +459,8 @@ class TrainingRun:
     def _save(self, folder: Path, lm: LanguageModel) -> None:
         """A model folder, with a card that tells how it came about."""
         lm.prompted = self.report.prompts > 0
-        recipe = portable(self.recipe)
-        card = model_card(
-            lm.family, recipe, self.plan, {**minutes_of(self.out, self.plan), **self.minutes}, self.report
-        )
+        recipe, minutes = portable(self.recipe), {**minutes_of(self.out, self.plan), **self.minutes}
+        card = model_card(lm.family, recipe, self.plan, minutes, self.report)
         save_model(folder, lm, recipe=to_dict(recipe), card=card)
 
     def _save_stage(self, stage: Stage, before: int) -> None:

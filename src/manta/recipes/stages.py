@@ -1,6 +1,6 @@
 """The stages of each family: what is trained, on what, by which objective, and what closes the stage."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,12 @@ def stage_specs(parts: Parts) -> list[StageSpec]:
     if recipe.warm_start:
         ours[0] = replace(ours[0], begin=lambda: warm_start(parts))
     return [*specs, *ours]
+
+
+def is_asked(recipe: Recipe, specs: Sequence[StageSpec], index: int) -> bool:
+    """Whether the model of a stage is to answer prompts for the stages after it."""
+    answered = recipe.consensus == "teacher" or any(spec.answers for spec in specs)
+    return index == 0 and specs[0].name == "teacher" and answered
 
 
 def _spec(taught: Taught, model: nn.Module, corpus: Callable[[], Corpus]) -> StageSpec:
