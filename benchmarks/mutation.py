@@ -11,8 +11,8 @@ and not behaviour, and what only forms a message is no behaviour either: neither
 
 All tests run once without a fault, and it is noted which of them run which line and how long each takes. A mutant meets
 only the tests that run its statement, the quickest first, until one fails. One that no test runs has survived. Tests
-that take longer than `--longest` are left out. With `--ran FILE` the notes are kept, and a later run that finds them
-adds those of tests that are new.
+that take longer than `--longest` are left out. With `--ran FILE` the notes, then of the whole table, are kept; a later
+run adds those of tests that are new, and begins anew if a source has changed.
 
 Two libraries were tried. mutmut leaves out every function with a decorator, which here are the loops that write, and
 draws no sample; cosmic-ray rewrites the source in place and starts an interpreter a mutant, and importing torch takes
@@ -146,21 +146,26 @@ def warm_up(mutated: set[str]) -> None:
     assert not loaded & {str(SOURCE / file) for file in mutated}
 
 
-def baseline(planted: list[Mutant], said: Path, kept: Path | None) -> tuple[dict[str, float], dict[str, Any]]:
+def baseline(noted: list[Mutant], said: Path, kept: Path | None) -> tuple[dict[str, float], dict[str, Any]]:
     """Processor seconds of each test without a fault; the tests that run a line of a file ("" is an import).
+
+    Args:
+        noted: their files are watched while their tests run.
+        said: file of what pytest says.
+        kept: file of notes.
 
     Raises:
         SystemExit: tests fail without a fault.
     """
-    found, since = {"seconds": {}, "ran": {}}, 0.0
-    if kept is not None and kept.exists():
+    found, since, files = {"seconds": {}, "ran": {}}, 0.0, {mutant.file for mutant in noted}
+    if kept is not None and kept.exists() and all((SOURCE / x).stat().st_mtime < kept.stat().st_mtime for x in files):
         found, since = json.loads(kept.read_text(encoding="utf-8")), kept.stat().st_mtime
-    asked = [ROOT / test for test in sorted({test for mutant in planted for test in mutant.tests})]
+    asked = [ROOT / test for test in sorted({test for mutant in noted for test in mutant.tests})]
     paths = [path for test in asked for path in ([test] if test.is_file() else sorted(test.rglob("test_*.py")))]
     if changed := [str(path.relative_to(ROOT)) for path in paths if path.stat().st_mtime > since]:
         out, begun = said.with_suffix(".ran"), time.time()
-        recorder = Recorder({mutant.file for mutant in planted}, out)
-        _, status = os.waitpid(fork(changed, [recorder, Chosen([], set(found["seconds"]))], 7200, said=str(said)), 0)
+        plugins = [Recorder(files, out), Chosen([], set(found["seconds"]))]
+        _, status = os.waitpid(fork(changed, plugins, 7200, said=str(said)), 0)
         if os.waitstatus_to_exitcode(status) not in (0, 5):
             raise SystemExit(f"tests fail without a fault (status {status}); see {said}")
         added = json.loads(out.read_text(encoding="utf-8"))
@@ -188,9 +193,9 @@ def choose(mutant: Mutant, seconds: dict[str, float], ran: dict[str, list[str]],
     return sorted(chosen, key=lambda test: (files[test.split("::")[0]], test.split("::")[0], seconds[test]))
 
 
-def attempt(planted: list[Mutant], said: Path, args: argparse.Namespace) -> dict[int, str]:
+def attempt(planted: list[Mutant], noted: list[Mutant], said: Path, args: argparse.Namespace) -> dict[int, str]:
     """What became of each mutant there was time for: killed, stopped (it went on without end), survived or not run."""
-    seconds, ran = baseline(planted, said, args.ran)
+    seconds, ran = baseline(noted, said, args.ran)
     chosen = [choose(mutant, seconds, ran[mutant.file], args.longest) for mutant in planted]
     found = {index: "not run" for index, tests in enumerate(chosen) if not tests}
     for index in found:
@@ -232,18 +237,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "mutation.json")
     args = parser.parse_args()
     table = tomllib.loads((ROOT / "benchmarks" / "mutation.toml").read_text(encoding="utf-8"))
-    files = modules(table, args.modules)
-    every = [x for file, tests in files.items() for x in mutants(file, (SOURCE / file).read_bytes(), tests)]
+    files, made = modules(table, args.modules), by_hand(table)
+    whole = [x for f, tests in modules(table, []).items() for x in mutants(f, (SOURCE / f).read_bytes(), tests)]
+    every = [mutant for mutant in whole if mutant.file in files]
     alike = {(row["file"], row["line"], row["before"], row["after"]) for row in table["equivalent"]}
     drawn = random.Random(args.seed).sample(every, min(args.sample, len(every)))
     sample = [mutant for mutant in drawn if (mutant.file, mutant.text, mutant.before, mutant.after) not in alike]
-    hand = [] if args.no_hand else [(n, m) for n, m in by_hand(table) if not args.modules or m.file in files]
+    hand = [] if args.no_hand else [(n, m) for n, m in made if not args.modules or m.file in files]
     planted = [mutant for _, mutant in hand] + sample
-    warm_up({mutant.file for mutant in planted})
+    noted = [*whole, *(mutant for _, mutant in made)] if args.ran else planted
+    warm_up({mutant.file for mutant in noted})
     start, said = time.monotonic(), args.out.with_suffix(".log")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     said.write_text("")
-    found = attempt(planted, said, args)
+    found = attempt(planted, noted, said, args)
     said.unlink()
     fates = {planted[index]: fate for index, fate in found.items() if index >= len(hand)}
     alive = sorted(mutant.name for mutant, fate in fates.items() if fate in ("survived", "not run"))

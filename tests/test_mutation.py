@@ -144,7 +144,7 @@ planted = list(tool["mutants"]("planted.py", (folder / "planted.py").read_bytes(
 args = argparse.Namespace(ran=folder / "ran.json", longest=4.0, minutes=5.0, workers=1)
 seconds, ran = tool["baseline"](planted, folder / "said.log", args.ran)
 (folder / "test_later.py").write_text("import planted\\ndef test_later():\\n    assert planted.late(1) == 2\\n")
-found = tool["attempt"](planted, folder / "said.log", args)
+found = tool["attempt"](planted, planted, folder / "said.log", args)
 later, _ = tool["baseline"](planted, folder / "said.log", args.ran)
 print(json.dumps([seconds, ran, later, {planted[index].name: fate for index, fate in found.items()}]))
 """
