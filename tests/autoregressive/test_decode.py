@@ -136,6 +136,22 @@ def test_no_more_is_drafted_than_a_text_can_hold():
     assert [len(step.words[0]) for step in rounds] == [5, 1]
 
 
+def test_without_drafts_all_rows_are_read_at_the_same_place_when_some_have_ended():
+    model, seen = Table(4), []
+    rounds = list(
+        decode(
+            lambda tokens, starts: seen.append(list(starts)) or model(tokens, starts),
+            Chooser(temperature=1.0, generators=generators(4)),
+            [()] * 4,
+            begin=BEGIN,
+            end=END,
+            max_tokens=12,
+        )
+    )
+    assert seen == [[place] * 4 for place in range(len(rounds))]
+    assert len({sum(map(bool, (step.words[row] for step in rounds))) for row in range(4)}) > 1, "they end apart"
+
+
 def test_the_hidden_vector_of_a_draft_is_that_of_the_last_word():
     model = Table(2)
     drafter = Guesses(model, 0.5)

@@ -58,10 +58,10 @@ def test_drafts_are_drawn_with_the_noise_of_their_place():
     assert 0.57 < counts[5] / 400 < 0.77
 
 
-@pytest.mark.parametrize("fault", ["name", "order", "shape", "share", "type"])
+@pytest.mark.parametrize("fault", ["name", "order", "shape", "share", "type", "word"])
 def test_a_table_that_is_none_is_refused(fault):
     made = table()
-    assert checked_ngrams(made).keys() == made.keys()
+    assert checked_ngrams(made, VOCAB).keys() == made.keys()
     if fault == "name":
         made["weight"] = torch.zeros(3)
     elif fault == "order":
@@ -70,13 +70,17 @@ def test_a_table_that_is_none_is_refused(fault):
         made["words.1"] = made["words.1"][:-1]
     elif fault == "share":
         made["chances.1"] = made["chances.1"] * 0
+    elif fault == "word":
+        made["words.1"][0, 0] = VOCAB
     else:
         made["contexts.2"] = made["contexts.2"].float()
     with pytest.raises(ConfigError, match=r"n-grams|contexts|words"):
-        checked_ngrams(made)
+        checked_ngrams(made, VOCAB)
 
 
 def test_no_texts_make_an_empty_table():
     empty = count_ngrams([], vocab_size=VOCAB, begin=BEGIN, end=END)
-    [found] = NgramDrafter(checked_ngrams(empty), VOCAB, BEGIN).draft(Drafting([()], [[3]], None, [4], Chooser()))
+    [found] = NgramDrafter(checked_ngrams(empty, VOCAB), VOCAB, BEGIN).draft(
+        Drafting([()], [[3]], None, [4], Chooser())
+    )
     assert found == []

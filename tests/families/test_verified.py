@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from manta.autoregressive import NgramDrafter, count_ngrams
-from manta.errors import ConfigError, UsageError
+from manta.errors import ConfigError, ModelError, UsageError
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel, CachedReader
 from manta.families.drafters import DraftLoss
 from manta.families.events import GenerateOptions, Request, finished
 from manta.families.observer import Observer
 from manta.hub import load, save_model
-from manta.operators import FourierConfig, WindowedConfig
+from manta.operators import KINDS, FourierConfig, WindowedConfig
 from manta.text import BOS, EOS
 
 from .test_autoregressive import make_ar
@@ -155,6 +155,41 @@ def test_what_is_read_of_a_place_does_not_depend_on_what_is_read_beside_it():
             for ahead in range(8):
                 if start + ahead < len(one):
                     assert torch.equal(told.logits[1, ahead], one[start + ahead].logits[0, 0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_any_operator_may_end_at_different_places(kind):
+    lm = make_ar(operator=KINDS[kind](), max_text=12)
+    with torch.no_grad():
+        lm.model.embedding.weight[lm.model.end] *= 8
+    alone = [event.tokens for event in written(lm, 1, temperature=1.0)]
+    assert len({len(words) for words in alone}) > 1
+    assert [event.tokens for event in written(lm, temperature=1.0)] == alone
+
+
+def test_a_draft_has_a_word_to_be_told_wherever_it_begins():
+    model = make_ar(draft_horizon=3).model
+    for seed in range(30):
+        loss = DraftLoss(places=1)(model, make_batch([1], vocab=300), torch.Generator().manual_seed(seed))
+        assert loss.count == 1
+        assert loss.total.requires_grad
+
+
+def test_a_table_is_not_left_to_the_next_model_of_a_folder(tmp_path):
+    save_model(tmp_path / "m", make("table"), recipe={}, card="")
+    save_model(tmp_path / "m", make("recurrent"), recipe={}, card="")
+    again = load(tmp_path / "m", device="cpu")
+    assert isinstance(again, AutoregressiveLM)
+    assert again.table is None
+
+
+@pytest.mark.parametrize("damage", [b"", b"rubbish", None])
+def test_a_damaged_table_is_refused_by_its_name(tmp_path, damage):
+    save_model(tmp_path / "m", make("table"), recipe={}, card="")
+    file = tmp_path / "m" / "parts.safetensors"
+    file.write_bytes(file.read_bytes()[:-40] if damage is None else damage)
+    with pytest.raises(ModelError, match=r"parts\.safetensors is missing or damaged"):
+        load(tmp_path / "m", device="cpu")
 
 
 def test_the_draft_loss_is_what_it_says():

@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from manta.cli.train import run
 from manta.config import from_dict
-from manta.errors import ConfigError, ModelError
+from manta.errors import ConfigError, ModelError, UsageError
 from manta.families.autoregressive import AutoregressiveLM
 from manta.hub import load
 from manta.recipes import Recipe, TrainingRun
@@ -110,6 +111,13 @@ def test_what_cannot_draft_is_refused_before_anything_is_written(tmp_path):
         drafting(tmp_path / "b", tmp_path / "fourier")
     assert not (tmp_path / "a").exists()
     assert not (tmp_path / "b").exists()
+    trained(tmp_path / "ar")
+    for changes, message in (({"teacher": {"dim": 32}}, "keeps its shape"), ({"max_text": 7}, "max_text=7 out")):
+        with pytest.raises(ConfigError, match=message):
+            drafting(tmp_path / "d", tmp_path / "ar", **changes)
+    with pytest.raises(UsageError, match="leave --family masked out"):
+        run(["builtin:weather", "--drafter", str(tmp_path / "ar"), "--family", "masked", "--out", str(tmp_path / "d")])
+    assert not (tmp_path / "d").exists()
     recipe = from_dict(Recipe, {**SMALL, "family": "masked", "num_steps": 8, "teacher": {"draft_horizon": 2}})
     with pytest.raises(ConfigError, match="a teacher does not draft"):
         list(TrainingRun(recipe, tmp_path / "c", device="cpu").events())

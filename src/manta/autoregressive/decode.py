@@ -33,7 +33,7 @@ class Reader(Protocol):
         """Read k tokens of each row, which go to the places from its `start` on and replace what was read there.
 
         What is told of a place depends, bit for bit, on the tokens up to it alone: not on how many are read at once,
-        nor on those behind it, nor on the other rows.
+        nor on those behind it, nor on the other rows. Without a drafter all rows have the same start.
         """
         ...
 
@@ -140,6 +140,10 @@ def decode(
     while any(live):
         call += 1
         starts = [len(words) for words in written]
+        if drafter is None:  # each call commits a word, so rows that have ended can go along, all at the same place
+            starts = [max(starts)] * rows
+        for row, start in enumerate(starts):
+            choose.forget(row, start)
         drafts: list[list[int]] = [[] for _ in prompts]
         if drafter is not None:
             counts = [
@@ -169,7 +173,6 @@ def decode(
             if found:
                 written[row] += found
                 live[row] = found[-1] != end and len(written[row]) < max_tokens
-                choose.forget(row, len(written[row]) - 1)
         sure = [row[: len(found)] for row, found in zip(chances, fresh, strict=True)]
         yield Round(fresh, sure, [width if found else 0 for found in fresh])
 

@@ -74,8 +74,12 @@ def _most_frequent(contexts: np.ndarray, nexts: np.ndarray, base: int, most: int
     return {"contexts": known[kept], "words": words[kept], "chances": chances[kept]}
 
 
-def checked_ngrams(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def checked_ngrams(tensors: Mapping[str, Tensor], vocab_size: int) -> dict[str, Tensor]:
     """A table that was read from a file.
+
+    Args:
+        tensors: as read.
+        vocab_size: tokens of the vocabulary, which its words are among.
 
     Raises:
         ConfigError: it is not one that `count_ngrams` makes.
@@ -92,6 +96,8 @@ def checked_ngrams(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise ConfigError(f"the words after contexts of {n} are not {WIDTH} a context")
         if bool(((chances > 0) != (words >= 0)).any()) or bool((words[:, :1] < 0).any()):
             raise ConfigError(f"the shares of the words after contexts of {n} do not fit them")
+        if bool((words >= vocab_size).any()):
+            raise ConfigError(f"the words after contexts of {n} are not all among the {vocab_size} of the vocabulary")
     return dict(tensors)
 
 

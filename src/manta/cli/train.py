@@ -113,6 +113,8 @@ def _recipe(options: TrainOptions, own=None):
     if "time_budget" in given and "num_steps" not in given:
         given["num_steps"] = None
     if options.drafter is not None:
+        if options.family not in (None, "ar"):
+            raise UsageError(f"--drafter is for a model that writes left to right; leave --family {options.family} out")
         given["drafter_of"] = str(options.drafter)
     recipe = from_dict(Recipe, {**to_dict(recipe), **given})
     overrides = ("train.tensorboard=true", *options.overrides) if options.tensorboard else options.overrides

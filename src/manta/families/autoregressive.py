@@ -219,7 +219,8 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
         cls, net: AutoregressiveModel, tokenizer: Tokenizer, extras: Mapping[str, Any], parts: Mapping[str, Tensor]
     ) -> "AutoregressiveLM":
         """With the table that its folder holds, if it holds one."""
-        return cls(net, tokenizer, NgramDrafter(checked_ngrams(parts), net.config.vocab_size, BOS) if parts else None)
+        size = net.config.vocab_size
+        return cls(net, tokenizer, NgramDrafter(checked_ngrams(parts, size), size, BOS) if parts else None)
 
     def parts(self) -> dict[str, Tensor]:
         """The table."""
@@ -257,7 +258,7 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
             raise UsageError(f"{spelled('num_drafts')} is for the verified decoder; leave it out")
 
     def _drafts(self, options: GenerateOptions) -> bool:
-        """Whether words may be drafted, which never changes a text."""
+        """Whether words may be drafted, which on CPU never changes a text."""
         return self.drafter is not None and self.model.trunk.answers_alone and options.decoder != "sequential"
 
     def _num_drafts(self, options: GenerateOptions, rows: int) -> int:
@@ -266,9 +267,10 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
             return 0
         if options.num_drafts is not None:
             return options.num_drafts
-        if options.decoder == "verified" or self.device.type != "cpu":
+        if options.decoder == "verified":
             return NUM_DRAFTS
-        return min(NUM_DRAFTS, max(0, PLACES // rows - 1))
+        # On a GPU products depend on their shape, so a text could differ by rounding; nobody gets that unasked.
+        return min(NUM_DRAFTS, max(0, PLACES // rows - 1)) if self.device.type == "cpu" else 0
 
     def read(self, request: Request, options: GenerateOptions) -> tuple[list[int], int]:
         """Tokens of the prompt, and the seed; a text to fill cannot be served left to right. See `RequestWriter`."""

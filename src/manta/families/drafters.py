@@ -104,7 +104,7 @@ class DraftLoss:
             hidden = model.hidden(given, memory)
         horizon = drafter.horizon
         drawn = torch.rand(len(words), self.places, generator=generator).to(words.device)
-        place = (drawn * real.sum(1, keepdim=True)).long()
+        place = (drawn * (real.sum(1, keepdim=True) - 1)).long()  # a word behind it, if only the end, is there to tell
         words, real = F.pad(words, (0, horizon + 1)), F.pad(real, (0, horizon + 1))
         state = hidden.gather(1, place[..., None].expand(-1, -1, hidden.shape[-1]))
         read = drafter.cross.project(memory.states, memory.mask)
@@ -112,7 +112,7 @@ class DraftLoss:
         for ahead in range(1, horizon + 1):
             state, logits = drafter.step(state, words.gather(1, place + ahead - 1), read)
             asked = real.gather(1, place + ahead)
-            if not bool(asked.any()):
+            if not bool(asked.any()):  # no text is that long
                 break
             nats = F.cross_entropy(logits[asked].float(), words.gather(1, place + ahead)[asked])
             if ahead in (1, horizon):

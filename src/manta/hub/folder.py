@@ -62,8 +62,9 @@ def save_model(
     with atomic_folder(folder) as new:
         lm.tokenizer.save(new / "tokenizer.json")
         (new / "model.safetensors").write_bytes(_stored_weights(lm, dtype))
-        if parts := lm.parts():
-            (new / PARTS).write_bytes(save({name: _stored(value, dtype) for name, value in parts.items()}))
+        parts = {name: _stored(value, dtype) for name, value in lm.parts().items()}
+        if parts or (folder / PARTS).exists():  # nothing of the model before is left to this one
+            (new / PARTS).write_bytes(save(parts))
         (new / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
         (new / "README.md").write_text(card, encoding="utf-8")
 

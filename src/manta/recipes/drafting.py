@@ -8,8 +8,8 @@ from typing import cast
 from torch import nn
 
 from manta.config import to_dict
-from manta.errors import ModelError
-from manta.families.autoregressive import AutoregressiveLM
+from manta.errors import ConfigError, ModelError
+from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM
 from manta.hub import load
 from manta.recipes.recipe import Recipe
 
@@ -22,9 +22,15 @@ def for_drafter(recipe: Recipe) -> Recipe:
 
     Raises:
         ModelError: the folder is none of an autoregressive model whose drafts could be verified.
+        ConfigError: the recipe asks for another shape than the model has.
     """
     lm = drafting_model(recipe)
     shape = lm.model.config
+    if replace(recipe.teacher, draft_horizon=0) != AutoregressiveConfig():
+        raise ConfigError("the model keeps its shape; of teacher.* only draft_horizon is for its drafter to say")
+    for name in ("max_prompt", "max_text", "absolute_places"):
+        if (asked := getattr(recipe, name)) not in (None, getattr(shape, name)):
+            raise ConfigError(f"the model has {name}={getattr(shape, name)} and keeps it; leave {name}={asked} out")
     horizon = recipe.teacher.draft_horizon or shape.draft_horizon or HORIZON
     return replace(
         recipe,

@@ -299,9 +299,8 @@ class TrainingRun:
             self._before = state["plan"].get(state["stage"], 0) if state else 0
             self._paces.clear()
             paces = {spec.name: self._pace(spec) for spec in self.specs[first:]}
-            refuse_too_little(
-                budget, self.clock.now(), paces, TARGETS_SHARE if is_asked(self.recipe, self.specs, first) else 0.0
-            )
+            share = TARGETS_SHARE if is_asked(self.recipe, self.specs, first) else 0.0
+            refuse_too_little(budget, self.clock.now(), paces, share)
 
     def _steps_of(self, index: int, done: int = 0) -> int:
         """Steps of a stage: decided as it begins and stored, so that a resumed run keeps them.
