@@ -29,6 +29,8 @@ from manta.runtime import atomic_write
 from manta.text import read, weather
 
 BUDGETS = (4, 8, 16, 32)
+FEW = (1, 2)
+"""Further budgets of models that write a text in one call or two."""
 WEATHER_RUN: dict[str, Any] = {"size": "nano", "batch_tokens": 1_000, "num_steps": 1_000, "num_examples": 8_000}
 """About three minutes on one core. Steps are equal rather than minutes, which a noisy machine makes into different
 steps; what a variant costs is in its row."""
@@ -50,6 +52,8 @@ WEATHER: dict[str, dict[str, Any]] = {
     "embeddings": {"model": {"space": {"kind": "embedding"}}},
     "masked": {"family": "masked"},
     "masked, places not told": {"family": "masked", "absolute_places": False},
+    "aligned": {"family": "aligned"},
+    "aligned, nothing revealed": {"family": "aligned", "alignment": {"reveal_share": 0.0}},
 }
 """Words are read from the policy's own call, so the cross-entropy that trains them is the terminal cost and cannot be
 left out; what can is velocity matching."""
@@ -63,6 +67,7 @@ E2E: dict[str, dict[str, Any]] = {
     "embeddings": {"model": {"space": {"kind": "embedding"}, "depth": 6}},
     "masked": {"family": "masked", "masked": {"depth": 6}},
     "masked, places not told": {"family": "masked", "masked": {"depth": 6}, "absolute_places": False},
+    "aligned": {"family": "aligned", "aligned": {"depth": 6}},
     "autoregressive": {"family": "ar", "consensus": "none", "warm_start": False, "teacher": {"depth": 6}},
 }
 """Without an encoder of latents the others get its blocks, so that parameters agree."""
@@ -73,8 +78,9 @@ def judge_weather(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
     lm = load(folder)
     prompts = [example.prompt or "" for example in read("builtin:weather", "test", NUM_RECORDS)]
     rows = {}
-    for budget in BUDGETS:
-        texts = lm.write(prompts, num_steps=budget, style="consensus")
+    style = {} if lm.family == "aligned" else {"style": "consensus"}
+    for budget in (*FEW, *BUDGETS) if lm.family == "aligned" else BUDGETS:
+        texts = lm.write(prompts, num_steps=budget, **style)
         verdicts = [weather.check(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
         rows[str(budget)] = {
             "grammatical": sum(v.grammatical for v in verdicts) / len(verdicts),
@@ -90,6 +96,8 @@ def judge_e2e(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     if lm.family == "ar":
         how = {"consensus": GenerateOptions(), "diverse": GenerateOptions(temperature=1.0)}
         return {style: {"its own": scores(lm, groups, options)} for style, options in how.items()}
+    if lm.family == "aligned":
+        return {"consensus": {str(b): scores(lm, groups, GenerateOptions(num_steps=b)) for b in (*FEW, *BUDGETS)}}
     budgets = {"consensus": BUDGETS, "diverse": BUDGETS[1:3]}
     return {
         style: {str(b): scores(lm, groups, GenerateOptions(num_steps=b, style=style)) for b in chosen}

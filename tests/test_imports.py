@@ -23,7 +23,7 @@ LADDER = (
     {"errors", "config", "runtime", "signals", "types"},
     {"operators", "text"},
     {"nets", "spaces"},
-    {"flow", "masked", "autoregressive"},
+    {"flow", "masked", "autoregressive", "aligned"},
     {"families"},
     {"hub", "training", "control", "metrics", "report"},
     {"recipes", "evaluation", "bench", "diagnosis"},
@@ -33,7 +33,7 @@ LADDER = (
 """From the lowest rung to the highest. `manta/__init__.py` belongs to the lowest: it imports when asked."""
 RUNG = {package: rung for rung, packages in enumerate(LADDER) for package in packages} | {"__init__": 0}
 
-TAKES_CALLABLES = {"flow", "masked", "autoregressive", "control"}
+TAKES_CALLABLES = {"flow", "masked", "autoregressive", "aligned", "control"}
 KNOWS_NO_TEXT = {"operators", "nets", "flow", "control", "training"}
 
 ONLY_IN = {

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from manta.families.aligned import AlignedConfig, AlignedLM, AlignedModel
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
 from manta.families.manta_lm import MantaLM
 from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
@@ -51,6 +52,15 @@ def make_masked(**config: Any) -> MaskedLM:
     model = MaskedModel(MaskedConfig(vocab_size=tokenizer.vocab_size, absolute_places=True, **SMALL, **config))
     random_weights(model)
     return MaskedLM(model, tokenizer)
+
+
+def make_aligned(**config: Any) -> AlignedLM:
+    tokenizer = Tokenizer.train(list(WORDS) * 3, 512)
+    torch.manual_seed(0)
+    shape = {**SMALL, "absolute_places": True, **config}
+    model = AlignedModel(AlignedConfig(vocab_size=tokenizer.vocab_size, **shape))
+    random_weights(model)
+    return AlignedLM(model, tokenizer)
 
 
 def make_ar(**config: Any) -> AutoregressiveLM:

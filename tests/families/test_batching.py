@@ -32,7 +32,7 @@ from manta.operators.attention import attend
 from manta.runtime import make_generator
 from manta.text.foreign import ForeignTokenizer
 
-from .conftest import WORDS, make_ar, make_lm, make_masked, random_weights
+from .conftest import WORDS, make_aligned, make_ar, make_lm, make_masked, random_weights
 
 NUM = 14
 SIZES = (2, 7, 64)
@@ -81,6 +81,11 @@ def test_a_manta_text_does_not_depend_on_its_batch(kind, rate, options):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_masked_text_does_not_depend_on_its_batch(decoder, temperature):
     assert_independent(make_masked(), num_steps=6, decoder=decoder, temperature=temperature)
+
+
+@pytest.mark.parametrize("options", [{"num_steps": 1}, {"num_steps": 6}, {"num_steps": 3, "temperature": 1.0}])
+def test_an_aligned_text_does_not_depend_on_its_batch(options):
+    assert_independent(make_aligned(), **options)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "attention"])

@@ -8,6 +8,7 @@ import torch
 
 from manta.errors import ModelError, UsageError
 from manta.families import FAMILIES
+from manta.families.aligned import AlignedConfig, AlignedLM, AlignedModel
 from manta.families.asked import applicable, follows, listed
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel, log_likelihood
 from manta.families.events import GenerateOptions
@@ -52,11 +53,14 @@ def make(family: str) -> Any:
     if family == "ar":
         model = AutoregressiveModel(AutoregressiveConfig(**shape))
         return AutoregressiveLM(random_weights(model) or model, lm.tokenizer)
+    if family == "aligned":
+        net = AlignedModel(AlignedConfig(**shape))
+        return AlignedLM(random_weights(net) or net, lm.tokenizer)
     model = MaskedModel(MaskedConfig(**shape))
     return MaskedLM(random_weights(model) or model, lm.tokenizer)
 
 
-@pytest.fixture(scope="module", params=["manta", "masked", "ar"])
+@pytest.fixture(scope="module", params=["manta", "aligned", "masked", "ar"])
 def lm(request):
     return make(request.param)
 
@@ -83,6 +87,7 @@ def test_options_for_several_families_are_sorted():
     given = GenerateOptions(style="consensus", top_k=3, decoder="block", temperature=0.5)
     for family, mine in {
         "manta": ["style"],
+        "aligned": [],
         "masked": ["style", "decoder"],
         "ar": ["top_k"],
         "mdlm": ["decoder"],
@@ -96,6 +101,7 @@ def test_options_for_several_families_are_sorted():
 @pytest.mark.parametrize(
     ("family", "options", "words"),
     [
+        ("aligned", {"top_p": 0.5}, "top_p"),
         ("ar", {"top_p": 0.5}, "top_p` .* temperature 0"),
         ("ar", {"top_k": 2}, "top_k` .* temperature 0"),
         ("masked", {"refresh": 3}, "refresh` .* for a cache"),
@@ -161,7 +167,7 @@ def test_logits_that_are_not_finite_are_an_error_that_names_the_call(lm, value, 
     with torch.no_grad():
         weight.fill_(value)
     trials: tuple[dict[str, Any], ...] = (
-        ({}, {"temperature": 1.0}) if damaged.family == "ar" else ({}, {"style": "consensus"})
+        ({}, {"temperature": 1.0}) if damaged.family in ("ar", "aligned") else ({}, {"style": "consensus"})
     )
     for options in trials:
         with pytest.raises(ModelError, match=r"logits of network call [12] are not finite"):

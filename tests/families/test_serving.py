@@ -12,11 +12,12 @@ from manta.families.events import GenerateOptions, Request, finished
 from manta.families.observer import Observer
 from manta.text import MASK, NULL
 
-from .conftest import make_ar, make_lm, make_masked
+from .conftest import make_aligned, make_ar, make_lm, make_masked
 
-MAKERS = {"manta": make_lm, "masked": make_masked, "ar": make_ar}
+MAKERS = {"manta": make_lm, "aligned": make_aligned, "masked": make_masked, "ar": make_ar}
 OWN: dict[str, list[dict[str, Any]]] = {
     "manta": [{"num_steps": 3}, {"num_steps": 3}, {"temperature": 1.0}, {"style": "consensus", "solver": "heun"}],
+    "aligned": [{"num_steps": 3}, {"num_steps": 3}, {"temperature": 1.0}, {"num_steps": 1}],
     "masked": [{"num_steps": 3}, {"num_steps": 3}, {"decoder": "block"}, {"cache": "dual"}],
     "ar": [{"temperature": 0.8}, {"temperature": 0.8}, {"max_tokens": 3}, {"temperature": 1.0, "top_k": 4}],
 }

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from manta.aligned import AlignmentConfig
 from manta.errors import ConfigError, UsageError
 from manta.families.autoregressive import AutoregressiveLM, NextToken
 from manta.families.events import GenerateOptions, Request, finished
@@ -23,7 +24,8 @@ from .test_objectives import make_batch
 
 def teaching(policy: float = 3.0, own: float = 1.0) -> Teaching:
     objective = ObjectiveConfig(levels=2)
-    return Teaching(objective=objective, masking=MaskedObjectiveConfig(complementary=True), policy=policy, own=own)
+    masking = MaskedObjectiveConfig(complementary=True)
+    return Teaching(objective=objective, masking=masking, alignment=AlignmentConfig(), policy=policy, own=own)
 
 
 def test_a_latent_policy_is_taught_in_data_and_then_slower_in_its_own_states():

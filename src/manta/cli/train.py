@@ -36,8 +36,12 @@ class TrainOptions:
     drafter: Path | None = None
     """An autoregressive model to teach to draft, on the data it was trained on: the run's model is a copy of it that
     writes the same texts in fewer calls."""
+    teacher: Path | None = None
+    """An autoregressive model to teach this one, instead of one that the run trains: it answers the prompts, and its
+    tokenizer and weights are where the model begins."""
     family: FamilyName | None = None
-    """Which family: `masked` is masked diffusion, `ar` left to right; `manta` without it."""
+    """Which family: `aligned` writes a text in one call or a few, `masked` is masked diffusion, `ar` left to right;
+    `manta` without it."""
     size: Literal["auto", "nano", "tiny", "small", "base", "large"] | None = None
     """The size dial; by the time budget without it."""
     seed: int | None = None
@@ -116,6 +120,8 @@ def _recipe(options: TrainOptions, own=None):
         if options.family not in (None, "ar"):
             raise UsageError(f"--drafter is for a model that writes left to right; leave --family {options.family} out")
         given["drafter_of"] = str(options.drafter)
+    if options.teacher is not None:
+        given["taught_by"] = str(options.teacher)
     recipe = from_dict(Recipe, {**to_dict(recipe), **given})
     overrides = ("train.tensorboard=true", *options.overrides) if options.tensorboard else options.overrides
     return apply_overrides(recipe, overrides)

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from manta.families.options import (
+    AlignedOptions,
     AutoregressiveOptions,
     MantaOptions,
     MaskedOptions,
@@ -16,7 +17,7 @@ from manta.families.options import (
 if TYPE_CHECKING:
     from manta.families.trained import TrainedWriter
 
-FamilyName = Literal["manta", "masked", "ar"]
+FamilyName = Literal["manta", "aligned", "masked", "ar"]
 """The families that manta trains."""
 
 
@@ -42,6 +43,9 @@ class Family:
 
 FAMILIES: Final[Mapping[str, Family]] = {
     "manta": Family(words="Manta-LM", options=MantaOptions, writer="manta.families.manta_lm:MantaLM", shape="model"),
+    "aligned": Family(
+        words="aligned models", options=AlignedOptions, writer="manta.families.aligned:AlignedLM", shape="aligned"
+    ),
     "masked": Family(
         words="masked models", options=MaskedOptions, writer="manta.families.masked:MaskedLM", shape="masked"
     ),

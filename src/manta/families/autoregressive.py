@@ -207,7 +207,7 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
             taught.append(Taught("drafter", DRAFTER_SHARE, DraftLoss(), part="drafter", answers=True))
         return taught
 
-    def learn_from(self, corpus: Corpus) -> None:
+    def learn_from(self, corpus: Corpus, teacher: TrainedWriter[Any] | None = None) -> None:
         """Keep a table of the training texts, to draft from."""
         if self.model.drafter is None:
             texts = (corpus.text(row).tolist() for row in range(len(corpus)))

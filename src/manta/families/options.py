@@ -12,9 +12,10 @@ from manta.config import convert, from_dict, nearest
 from manta.errors import UsageError
 
 Style = Literal["consensus", "diverse"]
+AlignedDecoder = Literal["", "aligned", "sequential", "verified"]
 MaskedDecoder = Literal["", "deferred", "block", "threshold", "confidence", "remask", "first_hitting"]
 CausalDecoder = Literal["", "sequential", "verified"]
-DecoderName = Literal[MaskedDecoder, CausalDecoder]
+DecoderName = Literal[AlignedDecoder, MaskedDecoder, CausalDecoder]
 CacheKind = Literal["none", "prefix", "dual"]
 
 MOST: Final = 1_000_000
@@ -67,6 +68,12 @@ class Budgeted(Options):
 
     num_steps: int = option(8, least=1)
     """Budget of sequential network calls for a text, at least 1; never exceeded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reworked(Budgeted):
+    """Of families that take up again what was written."""
+
     rounds: int | None = option(None, least=0)
     """Rounds in which what was written is taken up again: a Manta-LM encodes, noises and writes it anew, a masked
     decoder takes its least certain words back. Without it, the model's or decoder's own number."""
@@ -89,7 +96,7 @@ class Bounded(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MantaOptions(Budgeted, Styled):
+class MantaOptions(Reworked, Styled):
     """Of Manta-LM."""
 
     solver: Literal["euler", "heun", "renoise"] = "euler"
@@ -106,7 +113,7 @@ class MantaOptions(Budgeted, Styled):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decoded(Budgeted):
+class Decoded(Reworked):
     """Of families whose words are committed by a masked decoder."""
 
     decoder: DecoderName = choice("", MaskedDecoder)
@@ -158,12 +165,22 @@ class AutoregressiveOptions(Bounded):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateOptions(MantaOptions, MaskedOptions, PublishedOptions, AutoregressiveOptions):
+class AlignedOptions(Budgeted, AutoregressiveOptions):
+    """Of aligned models; all but `num_steps` and the temperature are for their left-to-right reading."""
+
+    decoder: DecoderName = choice("", AlignedDecoder)
+    """Through alignments, in `num_steps` calls; or left to right, by the teacher that the model has kept: a word a call
+    or words drafted ahead and checked in one call, which gives the same text. Without it, through alignments."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions(MantaOptions, MaskedOptions, PublishedOptions, AlignedOptions):
     """How to write, whatever the family: the options of all of them. A model refuses those that are not its own."""
 
     decoder: DecoderName = ""
     """How words are committed; without it, the model's own way. Masked models: deferred, block, threshold, confidence,
-    remask or first_hitting; left to right: sequential or verified, which gives the same text in fewer calls."""
+    remask or first_hitting; left to right: sequential or verified, which gives the same text in fewer calls; aligned
+    models: aligned, or these two."""
 
 
 def given(options: GenerateOptions) -> dict[str, Any]:

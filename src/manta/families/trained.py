@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from manta.aligned import AlignmentConfig
 from manta.errors import UsageError
 from manta.families.canvas import Prompts, Template, whole_texts
 from manta.families.events import GenerateOptions, Request
@@ -44,6 +45,8 @@ class Teaching:
     """Shares and weights."""
     masking: MaskedObjectiveConfig
     """How a masked model's words are hidden."""
+    alignment: AlignmentConfig
+    """What an aligned model is shown of its alignments."""
     policy: float
     """Share of the time for a model in states that the data make."""
     own: float
@@ -92,8 +95,13 @@ class TrainedWriter(RequestWriter, Generic[Net]):
         """Most tokens of a text."""
         return self.model.config.max_text
 
-    def learn_from(self, corpus: Corpus) -> None:
-        """Keep what the finished model needs of the texts it was trained on."""
+    def learn_from(self, corpus: Corpus, teacher: "TrainedWriter[Any] | None" = None) -> None:
+        """Keep what the finished model needs of what it was trained on.
+
+        Args:
+            corpus: the texts.
+            teacher: who answered its prompts or lent its weights, if there was one.
+        """
 
     @classmethod
     @abstractmethod

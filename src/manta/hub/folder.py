@@ -14,11 +14,11 @@ from manta.config import from_dict, shortened, to_dict
 from manta.errors import ConfigError, MantaError, ModelError, UsageError
 from manta.families import FAMILIES
 from manta.families.prompted import PromptedModel
+from manta.families.stored import built
 from manta.families.trained import TrainedWriter
 from manta.hub.causal import HUB
 from manta.hub.foreign import ForeignModel, find_foreign, load_foreign
 from manta.hub.foreign.checkpoint import check_weight, headers
-from manta.hub.foreign.layout import MAX_SIZE
 from manta.runtime import atomic_folder, read_json, resolve_device
 from manta.text import Tokenizer
 
@@ -176,24 +176,12 @@ def _built(net_class: Callable[[Any], PromptedModel], shape: Any, tokenizer: Tok
             f"{file.parent}/config.json says {shape.vocab_size} tokens, and its tokenizer has {tokenizer.vocab_size}; "
             "copy the folder again"
         )
-    _check_numbers(to_dict(shape), most_blocks=len(stored), file=file)
-    with torch.device("meta"):
-        expected = {name: tuple(value.shape) for name, value in net_class(shape).state_dict().items()}
-    wrong = sorted(name for name in expected.keys() | stored.keys() if expected.get(name) != stored.get(name))
-    if wrong:
-        raise ModelError(f"{file} does not fit its config.json: {wrong[0][:80]} ({len(wrong)} weights differ)")
-    model = net_class(shape)
+    try:
+        model = built(net_class, shape, stored)
+    except ConfigError as error:
+        raise ModelError(f"{file} does not fit its config.json: {error}") from error
     _load_weights(model, file)
     return model
-
-
-def _check_numbers(shape: dict[str, Any], *, most_blocks: int, file: Path) -> None:
-    """Refuse sizes that no model has; every block has weights of its own, so there are no more blocks than these."""
-    for name, value in shape.items():
-        if isinstance(value, dict):
-            _check_numbers(value, most_blocks=most_blocks, file=file)
-        elif isinstance(value, int) and abs(value) > (most_blocks if "depth" in name else MAX_SIZE):
-            raise ModelError(f"{file} does not fit its config.json, where {name} is {shortened(value)}")
 
 
 def _told(lm: LanguageModel, config: dict[str, Any]) -> LanguageModel:

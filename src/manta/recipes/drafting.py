@@ -1,4 +1,4 @@
-"""A drafter for a trained model, whose shape, tokenizer and weights are taken over and stay as they are."""
+"""Runs that begin with an autoregressive model: one that is to draft, or one that teaches."""
 
 from dataclasses import replace
 from hashlib import sha256
@@ -7,7 +7,7 @@ from typing import cast
 
 from torch import nn
 
-from manta.config import to_dict
+from manta.config import filled, to_dict
 from manta.errors import ConfigError, ModelError
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM
 from manta.hub import load
@@ -15,6 +15,19 @@ from manta.recipes.recipe import Recipe
 
 HORIZON = 8
 """Words ahead that a drafter is taught, where the recipe does not say it."""
+
+
+def begun_from(recipe: Recipe) -> Recipe:
+    """The recipe of a run with what follows from the model that it begins with, if it begins with one.
+
+    Raises:
+        ModelError, ConfigError: see `for_drafter` and `for_taught`.
+    """
+    if recipe.drafter_of is not None and recipe.taught_by is not None:
+        raise ConfigError("a drafter has no teacher beside its own model; leave taught_by or drafter_of out")
+    if recipe.drafter_of is not None:
+        return for_drafter(recipe)
+    return recipe if recipe.taught_by is None else for_taught(recipe)
 
 
 def for_drafter(recipe: Recipe) -> Recipe:
@@ -50,12 +63,7 @@ def drafting_model(recipe: Recipe) -> AutoregressiveLM:
     Raises:
         ModelError: see `for_drafter`.
     """
-    lm = load(recipe.drafter_of, device="cpu")
-    if lm.family != "ar":
-        raise ModelError(
-            f"{recipe.drafter_of} is of the family {lm.family}; words are drafted for autoregressive models (ar)"
-        )
-    lm = cast(AutoregressiveLM, lm)
+    lm = _autoregressive(recipe.drafter_of, "words are drafted for")
     if not lm.model.trunk.answers_alone:
         raise ModelError(
             f"{recipe.drafter_of} has the operator {lm.model.config.operator.kind}; drafts are verified for attention"
@@ -63,7 +71,54 @@ def drafting_model(recipe: Recipe) -> AutoregressiveLM:
     return lm
 
 
-def digest(lm: AutoregressiveLM) -> str:
+def for_taught(recipe: Recipe) -> Recipe:
+    """The recipe of a run whose teacher is there already: with its shape, and its limits where none are set.
+
+    Raises:
+        ModelError: the folder is none of an autoregressive model.
+        ConfigError: the recipe trains one itself, or asks for another shape of the teacher.
+    """
+    if recipe.family == "ar":
+        raise ConfigError("an autoregressive model has no teacher; leave taught_by out")
+    shape = teaching_model(recipe).model.config
+    if recipe.teacher != AutoregressiveConfig():
+        raise ConfigError("the teacher keeps its shape; leave teacher.* out")
+    given = replace(
+        recipe,
+        taught_by=str(Path(str(recipe.taught_by)).absolute()),
+        vocab_size=max(512, min(32768, shape.vocab_size)),
+        teacher=shape,
+    )
+    return filled(given, {"max_prompt": shape.max_prompt, "max_text": shape.max_text})
+
+
+def teaching_model(recipe: Recipe) -> AutoregressiveLM:
+    """The teacher that is there already.
+
+    Raises:
+        ModelError: the folder is none of an autoregressive model.
+    """
+    return _autoregressive(recipe.taught_by, "a teacher is one of the")
+
+
+def _autoregressive(folder: str | None, purpose: str) -> AutoregressiveLM:
+    lm = load(folder, device="cpu")
+    if lm.family != "ar":
+        raise ModelError(f"{folder} is of the family {lm.family}; {purpose} autoregressive models (ar)")
+    return cast(AutoregressiveLM, lm)
+
+
+def digests(recipe: Recipe) -> dict[str, str]:
+    """What tells the models that a run begins with from every other, by what they are to it."""
+    found = {}
+    if recipe.drafter_of is not None:
+        found["drafter of"] = _digest(drafting_model(recipe))
+    if recipe.taught_by is not None:
+        found["taught by"] = _digest(teaching_model(recipe))
+    return found
+
+
+def _digest(lm: AutoregressiveLM) -> str:
     """What tells a model from every other: its shape and weights."""
     found = sha256(repr(to_dict(lm.model.config)).encode())
     for name, value in sorted(lm.model.state_dict().items()):

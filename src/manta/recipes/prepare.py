@@ -14,7 +14,7 @@ from manta.errors import CheckpointError, ConfigError, DataError
 from manta.families.autoregressive import AutoregressiveLM
 from manta.families.events import Request, finished
 from manta.recipes.budget import Watch
-from manta.recipes.drafting import drafting_model
+from manta.recipes.drafting import drafting_model, teaching_model
 from manta.recipes.recipe import Recipe, seconds
 from manta.runtime import atomic_write
 from manta.text import (
@@ -62,6 +62,8 @@ def tokenizer_of(recipe: Recipe, run: Path, watch: Watch) -> Tokenizer:
     if not file.exists():
         if recipe.drafter_of is not None:
             tokenizer = drafting_model(recipe).tokenizer
+        elif recipe.taught_by is not None:
+            tokenizer = teaching_model(recipe).tokenizer
         elif task is not None:
             tokenizer = Tokenizer.of_symbols(task.symbols)
         else:
@@ -115,8 +117,9 @@ def write_medoids(recipe: Recipe, run: Path, watch: Watch) -> Path:
 def guided_by(recipe: Recipe) -> Recipe:
     """Settle what a teacher is asked for: consensus targets, and the weights to start from.
 
-    Left open, a teacher answers for a Manta-LM that learns from prompts and lends its weights to any, unless a rule
-    tells the one right text.
+    Left open, a teacher that is there already answers for any model and lends it its weights. One is trained for a
+    Manta-LM or an aligned model: to answer where it learns from prompts, to lend its weights to any, and not where a
+    rule tells the one right text.
 
     Raises:
         ConfigError: consensus targets or a warm start are asked for, and the model is autoregressive, or its teacher
@@ -127,9 +130,14 @@ def guided_by(recipe: Recipe) -> Recipe:
         raise ConfigError(
             f"an autoregressive model learns from the texts alone; set consensus = 'none', not {recipe.consensus!r}"
         )
-    if recipe.family != "ar" and recipe.teacher.draft_horizon:
+    if recipe.family != "ar" and recipe.taught_by is None and recipe.teacher.draft_horizon:
         raise ConfigError("a teacher does not draft; leave teacher.draft_horizon out, or train with --family ar")
-    free = recipe.family == "manta" and task_of(recipe.data) is None
+    if recipe.family == "aligned" and not any(e.prompt for e in examples(recipe)):
+        raise DataError(
+            f"{recipe.data} has no prompts, and an aligned model tells all words of a text at once, which only a "
+            "prompt can decide; train another family"
+        )
+    free = (recipe.family in ("manta", "aligned") and task_of(recipe.data) is None) or recipe.taught_by is not None
     if recipe.consensus != "auto":
         if recipe.consensus != "none" and not any(e.prompt for e in examples(recipe)):
             raise DataError(f"{recipe.data} has no prompts, so it has no consensus targets; set consensus = 'none'")
@@ -139,9 +147,10 @@ def guided_by(recipe: Recipe) -> Recipe:
         consensus = "teacher" if free and prompted else "none"
     if recipe.warm_start and recipe.family == "ar":
         raise ConfigError("an autoregressive model has no teacher to start from; leave warm_start out")
-    if recipe.family != "ar" and not recipe.shares.teacher and (recipe.warm_start or consensus == "teacher"):
+    trained = recipe.taught_by is None and recipe.shares.teacher > 0
+    if recipe.family != "ar" and not (trained or recipe.taught_by) and (recipe.warm_start or consensus == "teacher"):
         raise ConfigError("shares.teacher is 0, and consensus targets or a warm start need a teacher; give it a share")
-    needed = consensus == "teacher" or (free and recipe.shares.teacher > 0)
+    needed = consensus == "teacher" or (free and (trained or recipe.taught_by is not None))
     return replace(recipe, consensus=consensus, warm_start=needed if recipe.warm_start is None else recipe.warm_start)
 
 

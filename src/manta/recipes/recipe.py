@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from manta.aligned import AlignmentConfig
 from manta.config import filled
 from manta.errors import ConfigError
 from manta.families import FAMILIES, FamilyName
+from manta.families.aligned import AlignedConfig
 from manta.families.autoregressive import AutoregressiveConfig
 from manta.families.masked import MaskedConfig
 from manta.families.model import MantaConfig
@@ -73,7 +75,8 @@ class Recipe:
     family: FamilyName = "manta"
     """Which family to train."""
     size: Literal["auto", "nano", "tiny", "small", "base", "large"] = "auto"
-    """The size dial; sets width, heads and depth of `model`, `masked` and `teacher`. `auto` follows the time budget."""
+    """The size dial; sets width, heads and depth of `model`, `aligned`, `masked` and
+    `teacher`. `auto` follows the time budget."""
     vocab_size: int = 1024
     """Tokens of the tokenizer, 512 to 32768."""
     max_prompt: int | None = None
@@ -83,20 +86,25 @@ class Recipe:
     structured task takes."""
     consensus: Literal["auto", "none", "medoid", "teacher"] = "auto"
     """Consensus targets beside the human ones: the medoid of a prompt's texts, or what a teacher writes. `auto` takes a
-    teacher for a Manta-LM on prompts and texts, unless a rule tells the one right text."""
-    consensus_share: float = 0.5
-    """Share of the examples that are consensus targets, where there are some."""
+    teacher for a Manta-LM or an aligned model on prompts and texts, unless a rule tells the one right text."""
+    consensus_share: float | None = None
+    """Share of the examples that are consensus targets, where there are some. None: half, and all of them for an
+    aligned model, which tells the slots of a text apart from each other and so needs one text for a prompt."""
     absolute_places: bool | None = None
     """Tell prompt and text the absolute place of each token: for texts that answer their prompt place by place, and for
-    masked models, to which the places of an unwritten text are all alike without. None: for these two."""
+    masked and aligned models, to which the places of an unwritten text are all alike without. None: for these."""
     recombined: int = 0
     """Prompts made by recombining the slots of others (`key[value], …` or `key: value, …`), for the teacher."""
     warm_start: bool | None = None
     """Start prompt encoder and policy from the teacher's weights; a teacher is trained for it where consensus targets
-    need none. None: for a Manta-LM, unless it learns a structured task, and wherever there is a teacher anyway."""
+    need none. None: for a Manta-LM or an aligned model, unless it learns a structured task, and wherever there is a
+    teacher anyway."""
     drafter_of: str | None = None
     """Folder of an autoregressive model that is taught to draft words, and nothing else: a copy of it that writes the
     same texts in fewer calls."""
+    taught_by: str | None = None
+    """Folder of an autoregressive model that is the teacher, instead of one that the run trains: its tokenizer, its
+    answers to the prompts, and its weights to start from."""
     batch_tokens: int | None = None
     """Tokens of a batch, prompt and text with padding; None takes what fits the size."""
     time_budget: str | None = None
@@ -111,6 +119,8 @@ class Recipe:
     """Division among the stages."""
     model: MantaConfig = field(default_factory=MantaConfig)
     """Shape of the Manta-LM."""
+    aligned: AlignedConfig = field(default_factory=AlignedConfig)
+    """Shape of the model if `family = "aligned"`."""
     masked: MaskedConfig = field(default_factory=MaskedConfig)
     """Shape of the model if `family = "masked"`."""
     teacher: AutoregressiveConfig = field(default_factory=AutoregressiveConfig)
@@ -119,6 +129,8 @@ class Recipe:
     """What the stages are taught."""
     masking: MaskedObjectiveConfig = field(default_factory=MaskedObjectiveConfig)
     """How a masked model's words are hidden and weighed."""
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    """What an aligned model is shown of its alignments."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """How the stages are optimised."""
 
@@ -135,7 +147,7 @@ class Recipe:
             seconds(self.time_budget)
         if not 0 <= self.seed <= MAX_RUN_SEED:
             raise ConfigError(f"seed should lie between 0 and {MAX_RUN_SEED}, received {self.seed}")
-        if not 0 <= self.consensus_share <= 1:
+        if self.consensus_share is not None and not 0 <= self.consensus_share <= 1:
             raise ConfigError(f"consensus_share should lie in [0, 1], received {self.consensus_share}")
         if self.batch_tokens is not None and self.batch_tokens < 64:
             raise ConfigError(f"batch_tokens should be at least 64, received {self.batch_tokens}")
@@ -174,9 +186,10 @@ def resolve(recipe: Recipe) -> Recipe:
     if (task := task_of(recipe.data)) is not None:  # a puzzle's solution answers it place by place
         lengths = {"max_prompt": task.prompt_length, "max_text": task.text_length}
         recipe = filled(recipe, {"absolute_places": True, **lengths})
-    if recipe.family == "masked":
+    if recipe.family in ("masked", "aligned"):  # else the places of an unwritten text are all alike
         recipe = filled(recipe, {"absolute_places": True})
-    recipe = filled(recipe, {"absolute_places": False, **LENGTHS})
+    share = 1.0 if recipe.family == "aligned" else 0.5
+    recipe = filled(recipe, {"absolute_places": False, "consensus_share": share, **LENGTHS})
     if recipe.size == "auto":
         minutes = math.inf if recipe.time_budget is None else seconds(recipe.time_budget) / 60
         recipe = replace(recipe, size=next(size for limit, size in AUTO_SIZE if minutes <= limit))
@@ -195,11 +208,12 @@ def resolve(recipe: Recipe) -> Recipe:
     }
     model = _shaped("model", recipe.model, derived)
     # A teacher gives its weights to the model it teaches, so it takes the model's shape.
-    taught = model if recipe.family == "manta" else _shaped("masked", recipe.masked, derived)
+    masked = _shaped("masked", recipe.masked, derived)
+    aligned = _shaped("aligned", recipe.aligned, derived)
+    taught = {"manta": model, "aligned": aligned}.get(recipe.family, masked)
     derived |= {name: getattr(taught, name) for name in ("dim", "heads", "depth", "prompt_depth")}
     teacher = _shaped("teacher", recipe.teacher, derived)
-    masked = _shaped("masked", recipe.masked, derived)
-    shapes: dict[str, Any] = {"model": model, "masked": masked, "teacher": teacher}
+    shapes: dict[str, Any] = {"model": model, "aligned": aligned, "masked": masked, "teacher": teacher}
     width = shapes[FAMILIES[recipe.family].shape].dim
     train = filled(recipe.train, {"learning_rate": LEARNING_RATE / width})
     for name, shape in shapes.items():

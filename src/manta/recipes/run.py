@@ -30,7 +30,7 @@ from manta.recipes.budget import (
     undertrained,
 )
 from manta.recipes.card import model_card, portable
-from manta.recipes.drafting import digest, drafting_model, for_drafter
+from manta.recipes.drafting import begun_from, digests
 from manta.recipes.logged import log_row, minutes_of
 from manta.recipes.pace import (
     MEASURED_SHARE,
@@ -109,9 +109,7 @@ class TrainingRun:
         self.clock, self.tell = Clock(), tell
         self.out = Path(out)
         self.device = resolve_device(device)
-        if not resume and recipe is not None and recipe.drafter_of is not None:
-            recipe = for_drafter(recipe)
-        asked = None if resume else resolve(recipe or Recipe())
+        asked = None if resume else resolve(begun_from(recipe or Recipe()))
         if asked is not None and asked.train.precision == "auto":
             asked = replace(asked, train=replace(asked.train, precision=faster_precision(self.device)))
         if asked is not None and asked.train.tensorboard:
@@ -211,7 +209,7 @@ class TrainingRun:
                 resumed = (tensors, state) if state and index == first and not state.get("completed") else None
                 yield from self._run_stage(index, resumed)
         self.language_model = self.parts.language_model(self.specs[-1].name)
-        self.language_model.learn_from(self.parts.corpus)
+        self.language_model.learn_from(self.parts.corpus, self.parts.teaching)
         if first == len(self.specs) and is_saved(self.out / "model", self.language_model):
             yield Note(f"this run is finished; its model is in {self.out / 'model'}")
             return
@@ -264,8 +262,7 @@ class TrainingRun:
         limit = getattr(self.recipe, FAMILIES[recipe.family].shape).max_prompt
         self.prompts = list(dict.fromkeys(p for p in found if not p or fitting([p], tokenizer, limit)))[:NUM_SAMPLES]
         self.data = {"source": source_of(recipe), "tokenizer": tokenizer.fingerprint(), "corpus": corpus.digest}
-        if recipe.drafter_of is not None:
-            self.data["drafter of"] = digest(drafting_model(recipe))
+        self.data |= digests(recipe)
         self.folder.keep_data(self.data, self.recipe.data)
         self.minutes["preparation"] = self.clock.now() / 60
 

@@ -13,7 +13,7 @@ from manta.families.autoregressive import AutoregressiveLM, AutoregressiveModel
 from manta.families.trained import Taught, Teaching
 from manta.hub.folder import LanguageModel
 from manta.recipes.budget import Watch
-from manta.recipes.drafting import drafting_model, take_over
+from manta.recipes.drafting import drafting_model, take_over, teaching_model
 from manta.recipes.prepare import corpus_of, write_medoids, write_teacher_targets
 from manta.recipes.recipe import Recipe
 from manta.text import Corpus, Loader, Tokenizer
@@ -69,6 +69,12 @@ class Parts:
         return FAMILIES[self.recipe.family].load()
 
     @property
+    def teaching(self) -> AutoregressiveLM | None:
+        """Who has taught the model, if there was a teacher."""
+        taught = "teacher" in self.modules and self.recipe.family != "ar"
+        return AutoregressiveLM(self.teacher, self.tokenizer) if taught else None
+
+    @property
     def teacher(self) -> AutoregressiveModel:
         """The teacher, or the autoregressive model itself."""
         return self.modules["teacher"]  # pyright: ignore[reportReturnType]
@@ -107,12 +113,21 @@ def stage_specs(parts: Parts) -> list[StageSpec]:
     recipe = parts.recipe
     torch.manual_seed(recipe.seed)  # initial weights only: all other randomness has generators of its own
     shares = recipe.shares
-    teaching = Teaching(objective=recipe.objective, masking=recipe.masking, policy=shares.policy, own=shares.own)
+    teaching = Teaching(
+        objective=recipe.objective,
+        masking=recipe.masking,
+        alignment=recipe.alignment,
+        policy=shares.policy,
+        own=shares.own,
+    )
     specs: list[StageSpec] = []
     if recipe.consensus == "teacher" or recipe.warm_start:
         parts.modules["teacher"] = AutoregressiveModel(recipe.teacher).to(parts.device)
-        [taught] = AutoregressiveLM.stages(parts.teacher, teaching, parts.measured)
-        specs.append(_spec(replace(taught, share=shares.teacher), parts.teacher, lambda: parts.corpus))
+        if recipe.taught_by is not None:
+            parts.teacher.load_state_dict(teaching_model(recipe).model.state_dict())
+        else:
+            [taught] = AutoregressiveLM.stages(parts.teacher, teaching, parts.measured)
+            specs.append(_spec(replace(taught, share=shares.teacher), parts.teacher, lambda: parts.corpus))
     writer, shape = parts.writer, FAMILIES[recipe.family].shape
     net = writer.net_class(getattr(recipe, shape)).to(parts.device)
     parts.modules["teacher" if shape == "teacher" else "model"] = net
@@ -131,7 +146,7 @@ def stage_specs(parts: Parts) -> list[StageSpec]:
 def is_asked(recipe: Recipe, specs: Sequence[StageSpec], index: int) -> bool:
     """Whether the model of a stage is to answer prompts for the stages after it."""
     answered = recipe.consensus == "teacher" or any(spec.answers for spec in specs)
-    return index == 0 and specs[0].name == "teacher" and answered
+    return index == 0 and answered and (specs[0].name == "teacher" or recipe.taught_by is not None)
 
 
 def _spec(taught: Taught, model: nn.Module, corpus: Callable[[], Corpus]) -> StageSpec:

@@ -1,0 +1,76 @@
+"""The slots of a row of alignments are settled in a set number of network calls."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+Sampler = Callable[[Float[Tensor, "b n v"]], Int64[Tensor, "b n"]]
+"""A label for every slot, from its logits."""
+
+
+@dataclass(frozen=True)
+class Slots:
+    """The slots of a batch after a network call."""
+
+    labels: Int64[Tensor, "b n"]
+    """What every slot says by now, settled or not."""
+    open: Bool[Tensor, "b n"]
+    """Slots that are asked for again."""
+    confidence: Float[Tensor, "b n"]
+    """Probability of each label when it was last told; 1 where it was given."""
+    calls: int
+    """Network calls so far."""
+    calls_of: Int64[Tensor, "b"]
+    """Network calls of each row until its last slot was settled."""
+
+
+@torch.no_grad()
+def settle(
+    denoiser: Callable[[Int64[Tensor, "b n"]], Float[Tensor, "b n v"]],
+    labels: Int64[Tensor, "b n"],
+    open_: Bool[Tensor, "b n"],
+    num_steps: int,
+    *,
+    open_id: int,
+    sampler: Sampler,
+) -> Iterator[Slots]:
+    """Settle one of every `num_steps` neighbouring slots a call, the surest first; yields the slots after each call.
+
+        divide the open slots into groups of `num_steps` neighbours
+        repeat `num_steps` times:
+            logits ← denoiser(labels, `open_id` where a slot is open)
+            in each group: settle the open slot whose label is surest
+
+    So the words of a neighbourhood are told one after the other, each in sight of those before, and all neighbourhoods
+    at once. One call tells all slots independently of each other; with as many calls as slots there is one a call.
+
+    Args:
+        denoiser: logits of every slot.
+        labels: what is given; anything where a slot is open.
+        open_: True where the model tells a label.
+        num_steps: calls, at least 1.
+        open_id: stands for an open slot.
+        sampler: chooses labels.
+
+    Source: settling within blocks: Saharia et al., "Imputer", arXiv 2004.07437.
+    """
+    group = (open_.cumsum(1) - 1).clamp_min(0) // num_steps
+    place = torch.arange(labels.shape[1], device=labels.device).expand_as(labels)
+    confidence = torch.ones(labels.shape, dtype=torch.float64, device=labels.device)
+    calls_of = open_.sum(1).clamp_max(num_steps).clamp_min(1)
+    for call in range(1, max(1, int(calls_of.max())) + 1):
+        logits = denoiser(labels.masked_fill(open_, open_id))
+        chosen = sampler(logits)
+        chance = logits.double().softmax(-1).gather(2, chosen[..., None])[..., 0]
+        labels = torch.where(open_, chosen, labels)
+        confidence = torch.where(open_, chance, confidence)
+        sure = chance.masked_fill(~open_, -1.0)
+        surest = torch.full_like(sure, -1.0).scatter_reduce(1, group, sure, "amax").gather(1, group)
+        rival = open_ & (sure == surest)
+        last = torch.full_like(place, labels.shape[1])
+        first = last.scatter_reduce(1, group, torch.where(rival, place, last), "amin").gather(1, group)
+        open_ = open_ & (place != first)
+        yield Slots(labels, open_, confidence, call, calls_of.clamp_max(call))

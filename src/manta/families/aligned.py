@@ -1,0 +1,442 @@
+"""Aligned models: words read through monotone alignments, a whole text in one network call or a few.
+
+Its parts carry the names of the other families' (`embedding`, `memory_encoder`, a trunk that reads the memory), so that
+an autoregressive teacher's weights can serve as its first ones.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from manta.aligned import (
+    AlignmentConfig,
+    Slots,
+    alignment_nats,
+    best_alignment,
+    clamped,
+    collapse,
+    least_slots,
+    settle,
+)
+from manta.config import from_dict, to_dict
+from manta.errors import ConfigError, UsageError
+from manta.families.asked import check_options
+from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
+from manta.families.batching import drawn_words, padded_prompts, padded_width
+from manta.families.canvas import Prompts, Template, filled, prompt_tokens, template_of
+from manta.families.decoding import batches
+from manta.families.events import Event, EventKind, GenerateOptions, Request
+from manta.families.model import OperatorChoice
+from manta.families.objectives import ObjectiveConfig, lay_out
+from manta.families.observer import Beginning, Observer
+from manta.families.options import given, spelled
+from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resolved
+from manta.families.stored import built
+from manta.families.trained import LogLikelihood, Taught, Teaching, TrainedWriter
+from manta.nets.trunk import Trunk
+from manta.operators import AttentionConfig, OperatorContext, line
+from manta.operators.cross_attention import ProjectedMemory
+from manta.runtime import check_logits, make_generator
+from manta.text import BOS, EOS, MASK, NULL, Batch, Corpus, Tokenizer
+from manta.types import Loss
+
+LENGTH_QUANTILE = 0.8
+"""Length that a canvas is made for, as a quantile of the length's distribution."""
+PLAIN_SHARE = 0.25
+"""Share of the time before any label of an alignment is given."""
+SILENT = -1e4
+"""Logit of what cannot be said; finite, as a gradient passes by it."""
+CAUSAL = "causal."
+"""Before the names of the teacher's weights among the parts of a folder."""
+LENGTH_WEIGHT = 0.1
+"""Weight of the length's nats beside those of the words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignedConfig(PromptedConfig):
+    """Shape of an aligned model."""
+
+    family: Literal["aligned"] = "aligned"
+    """Which family this is."""
+    slots_per_word: int = 2
+    """Slots of a canvas for each word of the length that is expected, at least 2."""
+    operator: OperatorChoice = field(default_factory=AttentionConfig)
+    """How slots act on each other."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.slots_per_word < 2:
+            raise ConfigError(f"slots_per_word should be at least 2, received {self.slots_per_word}")
+
+
+class AlignedModel(PromptedModel):
+    """Logits of every slot of a canvas, given its prompt and the labels that stand.
+
+    A label is a word, or the null token as the blank.
+
+    Args:
+        config: shape.
+    """
+
+    def __init__(self, config: AlignedConfig) -> None:
+        shape = resolved(config)
+        self.max_words = shape.max_text + 1
+        """Most places of a text laid out with a blank to fill, a closing null among them."""
+        self.max_slots = shape.slots_per_word * self.max_words
+        """Slots of the largest canvas."""
+        super().__init__(
+            shape,
+            num_lengths=shape.max_text + 1,
+            num_places=max(shape.max_prompt, self.max_slots) if shape.absolute_places else 0,
+        )
+        self.rest = nn.Embedding(self.max_slots, shape.dim) if shape.absolute_places else None
+        """Tells how many slots of its row are left after each: without it a text is cut off where they end."""
+        if self.rest is not None:
+            nn.init.normal_(self.rest.weight, std=0.1)
+        self.trunk = Trunk(shape.dim, shape.depth, shape.operator, heads=shape.heads, cross=True)
+
+    def forward(
+        self, labels: Int64[Tensor, "b n"], mask: Bool[Tensor, "b n"], memory: tuple[ProjectedMemory, ...]
+    ) -> Float[Tensor, "b n v"]:
+        """Logits of every slot; those of the tokens that no slot can say are `SILENT`.
+
+        Args:
+            labels: the mask token where a slot is open.
+            mask: True on each row's canvas.
+            memory: the prompt, from `trunk.project`.
+        """
+        context = OperatorContext(line(labels.shape[1], labels.device), mask)
+        x = self.embed(labels)
+        if self.rest is not None:
+            x = x + self.rest((mask.flip(1).cumsum(1).flip(1) - 1).clamp(0, self.max_slots - 1))
+        logits = self.head(self.trunk(x, context, memory=memory))
+        silent = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+        silent[[MASK, BOS, EOS]] = True
+        return logits.masked_fill(silent, SILENT)
+
+    def prompt_memory(self, prompt: Int64[Tensor, "b p"], lengths: Int64[Tensor, "b"]) -> Memory:
+        """The encoded prompts; every text is of one kind."""
+        return self.memory(prompt, lengths, torch.zeros_like(lengths))
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Texts laid out over slots for training."""
+
+    labels: Int64[Tensor, "b n"]
+    """Labels where they are given, anything elsewhere."""
+    known: Bool[Tensor, "b n"]
+    """True where a label is given."""
+    counts: Int64[Tensor, "b"]
+    """Slots of each row."""
+    filled: Bool[Tensor, "b"]
+    """Rows that have a blank to fill, and are given all else."""
+
+    @property
+    def mask(self) -> Bool[Tensor, "b n"]:
+        """True on each row's canvas."""
+        return torch.arange(self.labels.shape[1], device=self.labels.device) < self.counts[:, None]
+
+
+class AlignmentMatching:
+    """What an aligned model is taught: its texts through all alignments, and their lengths.
+
+    ``nats = −log Σ_a Π_i p(a_i | given labels, prompt)``,  a over the alignments that say the text
+
+    Args:
+        layout: shares of rows with a blank to fill, and its size.
+        config: what is shown of alignments.
+        reveal: whether anything of them is.
+    """
+
+    def __init__(self, layout: ObjectiveConfig, config: AlignmentConfig, *, reveal: bool) -> None:
+        self.layout, self.config, self.reveal = layout, config, reveal
+
+    def __call__(self, model: AlignedModel, batch: Batch, generator: torch.Generator) -> Loss:
+        """Loss with parts nats (a word that is not given), given (share of slots) and length (nats)."""
+        memory = model.prompt_memory(batch.prompt, batch.prompt_lengths)
+        projected = model.trunk.project(memory.states, memory.mask)
+        canvas = self.lay_out(model, batch, generator)
+        if self.reveal and float(torch.rand((), generator=generator)) < self.config.reveal_share:
+            canvas = self.revealed(model, batch, canvas, projected, generator)
+        log_chances = self._log_chances(model, canvas, projected)
+        nats = alignment_nats(log_chances, canvas.counts, batch.text, batch.text_lengths, blank=NULL)
+        given = (canvas.known & canvas.mask & (canvas.labels != NULL)).sum(1)
+        asked = (batch.text_lengths - given).clamp_min(0).sum().clamp_min(1)
+        told = nats[nats.isfinite()].sum() / asked
+        length = F.cross_entropy(model.length_logits(memory), batch.text_lengths)
+        share = (canvas.known & canvas.mask).sum() / canvas.mask.sum()
+        parts = {"nats": told.detach(), "given": share.detach(), "length": length.detach()}
+        return Loss(told + LENGTH_WEIGHT * length, parts, int(asked))
+
+    def lay_out(self, model: AlignedModel, batch: Batch, generator: torch.Generator) -> Canvas:
+        """Open canvases of drawn sizes; in some rows a text with a blank to fill, of which all else is given.
+
+        text        w w w w                       4 words
+        open        . . . . . . . . .             8 slots, more or less
+        with blank  w b [. . . .] w b b b         2 words, 2 places to fill, 1 word, the closing null
+        """
+        shape = model.config
+        texts = lay_out(batch, 1, self.layout, generator, max_cells=model.max_words)
+        filled = texts.hole.any(1)
+        draw = float(torch.rand((), generator=generator))  # of the whole batch, which spares padding
+        room = self.config.least_room + draw * (self.config.most_room - self.config.least_room)
+        counts = (batch.text_lengths * shape.slots_per_word * room).ceil().long()
+        counts = counts.clamp(max=model.max_slots).maximum(least_slots(batch.text, batch.text_lengths)).clamp_min(1)
+        counts = torch.where(filled, shape.slots_per_word * texts.cells, counts)
+        labels, hole = spread(texts.tokens, texts.hole, shape.slots_per_word)
+        width = padded_width(int(counts.max()))
+        labels = F.pad(labels, (0, max(0, width - labels.shape[1])), value=NULL)[:, :width]
+        hole = F.pad(hole, (0, max(0, width - hole.shape[1])))[:, :width]
+        return Canvas(labels, filled[:, None] & ~hole, counts, filled)
+
+    @torch.no_grad()
+    def revealed(
+        self,
+        model: AlignedModel,
+        batch: Batch,
+        canvas: Canvas,
+        projected: tuple[ProjectedMemory, ...],
+        generator: torch.Generator,
+    ) -> Canvas:
+        """Give some labels of the model's own best alignments, in rows without a blank to fill."""
+        log_chances = self._log_chances(model, canvas, projected)
+        best = best_alignment(log_chances, canvas.counts, batch.text, batch.text_lengths, blank=NULL)
+        wrong = ((log_chances.argmax(-1) != best) & canvas.mask).sum(1) / canvas.counts
+        draws = torch.rand(2, len(best), generator=generator).to(best.device)
+        share = torch.where(draws[0] < 0.5, self.config.glance * wrong, draws[1])
+        known = torch.rand(best.shape, generator=generator).to(best.device) < share[:, None]
+        known = torch.where(canvas.filled[:, None], canvas.known, known & canvas.mask)
+        return replace(canvas, labels=torch.where(canvas.filled[:, None], canvas.labels, best), known=known)
+
+    @staticmethod
+    def _log_chances(model: AlignedModel, canvas: Canvas, projected: tuple[ProjectedMemory, ...]) -> Tensor:
+        """Of every label in every slot, certain where it is given."""
+        seen = torch.where(canvas.known, canvas.labels, MASK).masked_fill(~canvas.mask, NULL)
+        log_chances = model(seen, canvas.mask, projected).float().log_softmax(-1)
+        return clamped(log_chances, canvas.labels, canvas.known)
+
+
+def spread(
+    tokens: Int64[Tensor, "b n"], open_: Bool[Tensor, "b n"], slots: int
+) -> tuple[Int64[Tensor, "b n*{slots}"], Bool[Tensor, "b n*{slots}"]]:
+    """Lay tokens out over slots: a given one is followed by blanks, an open one is all open.
+
+    Args:
+        tokens: given words.
+        open_: True where none is given.
+        slots: for each token.
+    """
+    labels = torch.cat([tokens[..., None], tokens.new_full((*tokens.shape, slots - 1), NULL)], -1)
+    return labels.flatten(1), open_.repeat_interleave(slots, 1)
+
+
+class AlignedLM(TrainedWriter[AlignedModel]):
+    """An aligned model with its tokenizer, ready to write.
+
+    Args:
+        model: the net.
+        tokenizer: the tokens it was trained on.
+        causal: the teacher, by which it also reads and writes left to right.
+    """
+
+    family = "aligned"
+    config_class, net_class = AlignedConfig, AlignedModel
+
+    def __init__(self, model: AlignedModel, tokenizer: Tokenizer, causal: AutoregressiveLM | None = None) -> None:
+        super().__init__(model, tokenizer)
+        self.causal = causal
+
+    @property
+    def likelihood(self) -> Literal["exact", "none"]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Exact, by its left-to-right reading."""
+        return "none" if self.causal is None else "exact"
+
+    @property
+    def estimator(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """How it is got."""
+        return "" if self.causal is None else "chain rule, by the left-to-right reading"
+
+    @classmethod
+    def stages(cls, net: AlignedModel, teaching: Teaching, measured: dict[str, Any]) -> list[Taught]:
+        """Texts through all their alignments; then some labels are given, for calls after the first."""
+        matching = partial(AlignmentMatching, teaching.objective, teaching.alignment)
+        time = teaching.policy + teaching.own
+        return [
+            Taught("aligned", PLAIN_SHARE * time, matching(reveal=False)),
+            Taught("revealed", (1 - PLAIN_SHARE) * time, matching(reveal=True)),
+        ]
+
+    def learn_from(self, corpus: Corpus, teacher: TrainedWriter[Any] | None = None) -> None:
+        """Keep the teacher, with what drafts its words."""
+        if isinstance(teacher, AutoregressiveLM):
+            self.causal = teacher
+            self.causal.learn_from(corpus)
+
+    @classmethod
+    def stored(
+        cls, net: AlignedModel, tokenizer: Tokenizer, extras: Mapping[str, Any], parts: Mapping[str, Tensor]
+    ) -> "AlignedLM":
+        """With the teacher that its folder holds, if it holds one."""
+        if "causal" not in extras:
+            return cls(net, tokenizer)
+        weights = {name.removeprefix(CAUSAL): value for name, value in parts.items() if name.startswith(CAUSAL)}
+        shape = from_dict(AutoregressiveConfig, extras["causal"], "causal")
+        if shape.vocab_size != net.config.vocab_size:
+            raise ConfigError(f"causal.vocab_size is {shape.vocab_size}, and the model has {net.config.vocab_size}")
+        causal = built(AutoregressiveModel, shape, {name: value.shape for name, value in weights.items()})
+        causal.load_state_dict(weights)
+        rest = {name: value for name, value in parts.items() if not name.startswith(CAUSAL)}
+        device = net.embedding.weight.device
+        return cls(net, tokenizer, AutoregressiveLM.stored(causal.to(device), tokenizer, extras, rest))
+
+    def extras(self) -> dict[str, Any]:
+        """The teacher's shape."""
+        return {} if self.causal is None else {"causal": to_dict(self.causal.model.config)}
+
+    def parts(self) -> dict[str, Tensor]:
+        """The teacher's weights, and what drafts its words."""
+        if self.causal is None:
+            return {}
+        weights = self.causal.model.state_dict()
+        return {**{CAUSAL + name: value for name, value in weights.items()}, **self.causal.parts()}
+
+    def log_likelihood(
+        self, batch: Batch, generators: Sequence[torch.Generator] = (), num_samples: int = 128
+    ) -> LogLikelihood:
+        """Exact, by the left-to-right reading."""
+        if self.causal is None:
+            return super().log_likelihood(batch, generators, num_samples)
+        return self.causal.log_likelihood(batch)
+
+    def check(self, options: GenerateOptions) -> None:
+        """Refuse options that such a model does not follow, or that do not fit each other; see `RequestWriter`."""
+        if self._left_to_right(options):
+            if self.causal is None:
+                raise UsageError(
+                    f"the {options.decoder} decoder writes left to right, and this model has kept no teacher; leave "
+                    "`decoder` out"
+                )
+            self.causal.check(options)
+            return
+        check_options(options, self.family)
+        for name in ("top_k", "top_p", "max_tokens", "num_drafts"):
+            if name in given(options):
+                raise UsageError(
+                    f"{spelled(name)} is for the decoders sequential and verified of an aligned model; leave it out"
+                )
+
+    @staticmethod
+    def _left_to_right(options: GenerateOptions) -> bool:
+        return options.decoder in ("sequential", "verified")
+
+    def read(self, request: Request, options: GenerateOptions) -> Any:
+        """Tokens of the prompt, the text to fill if there is one, and the seed; see `RequestWriter`."""
+        if self.causal is not None and self._left_to_right(options):
+            return self.causal.read(request, options)
+        prompt = prompt_tokens(request, self.tokenizer, self.model.config.max_prompt)
+        return prompt, template_of(request, self.tokenizer, rate=1, max_cells=self.model.max_words), request.seed
+
+    def write_rows(
+        self,
+        rows: Sequence[Any],
+        options: GenerateOptions,
+        batch_size: int,
+        observer: Observer,
+    ) -> Iterator[Event]:
+        """Texts to fill apart from free ones; left to right, where a decoder asks for it. See `RequestWriter`."""
+        if self.causal is not None and self._left_to_right(options):
+            yield from self.causal.write_rows(rows, options, batch_size, observer)
+            return
+        for chosen in batches([template is not None for _, template, _ in rows], batch_size):
+            prompts, templates, seeds = zip(*(rows[i] for i in chosen), strict=True)
+            generators = tuple(make_generator(seed) for seed in seeds)
+            batch = Prompts(*padded_prompts(prompts, self.device), generators)
+            beginning = self._beginning(batch, templates, options, encode=True)
+            for slots in self._settled(beginning, options):
+                kind = "draft" if bool(slots.open.any()) else "done"
+                for row, template in enumerate(templates):
+                    yield self._event(kind, chosen[row], slots, beginning, row, template)
+
+    def _settled(self, beginning: Beginning, options: GenerateOptions) -> Iterator[Slots]:
+        """The slots after each call."""
+        memory = self.model.trunk.project(beginning.memory.states, beginning.memory.mask)
+
+        def denoiser(labels: Tensor) -> Tensor:
+            logits = self.model(labels, beginning.mask, memory)
+            check_logits(logits[..., NULL], 2)
+            return logits.float()
+
+        return settle(
+            denoiser,
+            beginning.tokens.masked_fill(beginning.tokens == MASK, NULL),
+            beginning.tokens == MASK,
+            options.num_steps,
+            open_id=MASK,
+            sampler=partial(
+                drawn_words,
+                temperature=options.temperature,
+                generators=beginning.generators,
+                width=self.model.max_slots,
+            ),
+        )
+
+    def _event(
+        self, kind: EventKind, index: int, slots: Slots, beginning: Beginning, row: int, template: Template | None
+    ) -> Event:
+        """What is told of a row: drafts and texts say all slots, settled or not."""
+        own = beginning.mask[row]
+        labels = slots.labels[row][own].tolist()
+        words = collapse(labels, NULL)
+        if template is None:
+            text = self.tokenizer.decode(words).strip()
+        else:
+            text = self._filled(labels, template)
+        sure = slots.confidence[row][own].mean().item()
+        settled = 1 - (slots.open[row].sum() / own.sum()).item()
+        return Event(kind, index, text, tuple(words), settled, sure, int(slots.calls_of[row]))
+
+    def _filled(self, labels: Sequence[int], template: Template) -> str:
+        """A text with its blanks filled: what is given stands in it as it was given."""
+        slots = self.model.config.slots_per_word
+        fills: list[list[int]] = []
+        places = (template.tokens == MASK).tolist()
+        # Places that a blank does not use are null, and vanish.
+        for place, open_ in enumerate(places):
+            if open_ and (place == 0 or not places[place - 1]):
+                stop = next((p for p in range(place, len(places)) if not places[p]), len(places))
+                words = collapse(labels[slots * place : slots * stop], NULL)[: stop - place]
+                fills.append(words + [NULL] * (stop - place - len(words)))
+
+        def decode(fill: list[int], start: bool) -> str:
+            return self.tokenizer.decode([token for token in fill if token != NULL], start=start)
+
+        return filled(template.pieces, [word for fill in fills for word in fill], decode)
+
+    def _beginning(
+        self, batch: Prompts, templates: Sequence[Template | None], options: GenerateOptions, *, encode: bool
+    ) -> Beginning:
+        """The mask token in the open slots of each row's canvas, given words where a template has them."""
+        shape = self.model.config
+        memory = self.model.prompt_memory(batch.tokens, batch.lengths)
+        chance = self.model.length_logits(memory)
+        check_logits(chance, 1)
+        length = (chance.softmax(-1).cumsum(-1) < LENGTH_QUANTILE).sum(-1).clamp(1, chance.shape[1] - 1)
+        counts = length * shape.slots_per_word
+        for row, template in enumerate(templates):
+            if template is not None:
+                counts[row] = len(template.tokens) * shape.slots_per_word
+        mask = torch.arange(padded_width(int(counts.max())), device=self.device) < counts[:, None]
+        tokens = torch.full(mask.shape, MASK, device=self.device).masked_fill(~mask, NULL)
+        for row, template in enumerate(templates):
+            if template is not None:
+                given = template.tokens[None].to(self.device)
+                labels, open_ = spread(given, given == MASK, shape.slots_per_word)
+                tokens[row, : labels.shape[1]] = labels[0].masked_fill(open_[0], MASK)
+        return Beginning(memory, tokens, mask, batch.generators)

@@ -1,0 +1,175 @@
+"""A teacher that is there already: it answers, lends its weights, and stays with an aligned model to write by."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from manta.cli.train import run
+from manta.config import from_dict
+from manta.errors import CheckpointError, ConfigError, DataError, ModelError, RequestError, UsageError
+from manta.evaluation.likelihood import to_batch
+from manta.families.aligned import AlignedLM
+from manta.families.autoregressive import AutoregressiveLM
+from manta.families.events import GenerateOptions, Request, finished
+from manta.hub import load, save_model
+from manta.recipes import Recipe, TrainingRun
+from manta.text import read
+
+from .test_drafting import trained
+
+PROMPTS = ["place: Saltmouth, day: Sunday, sky: cloudy, low: 5, high: 12", "place: Fernley, day: Monday", ""]
+
+
+def taught(folder: Path, model: Path, **changes: Any) -> TrainingRun:
+    recipe = {"data": "builtin:weather", "num_examples": 60, "batch_tokens": 300, "num_steps": 8, "family": "aligned"}
+    shape = {"aligned": {"dim": 16, "heads": 2, "depth": 1, "prompt_depth": 1}}
+    recipe |= shape | {"taught_by": str(model)} | changes
+    return TrainingRun(from_dict(Recipe, recipe), folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("ar") / "run"
+    trained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def aligned(teacher, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("aligned") / "run"
+    made = taught(folder, teacher)
+    assert list(made.events())
+    assert made.plan == {"aligned": 2, "revealed": 6}
+    return folder
+
+
+def test_its_answers_are_the_texts_that_are_learned(aligned, teacher):
+    assert not (aligned / "teacher").exists()
+    [targets] = aligned.glob("targets-teacher-*.jsonl")
+    answered = [example for example in read(str(targets))]
+    prompts = [example.prompt for example in answered]
+    assert load(teacher, device="cpu").write(prompts) == [example.text for example in answered]
+
+
+def test_it_stays_to_write_and_to_read_by(aligned, teacher):
+    lm, own = load(aligned, device="cpu"), load(teacher, device="cpu")
+    assert isinstance(lm, AlignedLM)
+    assert isinstance(own, AutoregressiveLM)
+    assert lm.causal is not None
+    weights, theirs = lm.causal.model.state_dict(), own.model.state_dict()
+    assert weights.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in weights.items())
+    told = own.write(PROMPTS)
+    assert lm.write(PROMPTS, decoder="sequential") == told == lm.write(PROMPTS, decoder="verified")
+    assert lm.write(PROMPTS, seed=3, temperature=1.0, decoder="verified") == own.write(PROMPTS, seed=3, temperature=1.0)
+    drafts = GenerateOptions(decoder="verified", num_drafts=3)
+    (event,) = finished(lm.generate([Request(prompt=PROMPTS[0])], drafts))
+    assert event.processed > event.nfe > 1
+    examples = list(read("builtin:weather", "test", 5))
+    encode = lm.tokenizer.encode
+    batch = to_batch([encode(e.prompt or "") for e in examples], [encode(e.text) for e in examples])
+    assert lm.likelihood == own.likelihood == "exact"
+    assert torch.equal(lm.log_likelihood(batch).value, own.log_likelihood(batch).value)
+
+
+def test_a_model_that_has_kept_no_teacher_says_so(aligned, tmp_path):
+    lm = load(aligned, device="cpu")
+    assert isinstance(lm, AlignedLM)
+    save_model(tmp_path / "alone", AlignedLM(lm.model, lm.tokenizer), recipe={}, card="")
+    alone = load(tmp_path / "alone", device="cpu")
+    assert alone.write(PROMPTS, num_steps=2) == lm.write(PROMPTS, num_steps=2)
+    assert alone.likelihood == "none"
+    with pytest.raises(UsageError, match="kept no teacher"):
+        alone.write(PROMPTS, decoder="sequential")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_k": 3, "temperature": 1.0}, "top_k` is for the decoders sequential and verified"),
+        ({"max_tokens": 3}, "max_tokens` is for"),
+        ({"num_drafts": 3}, "num_drafts` is for"),
+        ({"decoder": "verified", "num_steps": 4}, "num_steps` means nothing to autoregressive"),
+        ({"decoder": "block"}, "block decoder means nothing to aligned"),
+    ],
+)
+def test_options_of_one_reading_are_refused_by_the_other(aligned, options, message):
+    with pytest.raises(UsageError, match=message):
+        load(aligned, device="cpu").write(PROMPTS, **options)
+
+
+def test_left_to_right_fills_nothing(aligned):
+    with pytest.raises(RequestError, match="left to right"):
+        load(aligned, device="cpu").write(infill="the ___ rain", decoder="sequential")
+
+
+def test_an_interrupted_run_ends_as_one_that_was_not(aligned, teacher, tmp_path):
+    parted, steps = taught(tmp_path / "parted", teacher), 0
+    events = parted.events()
+    for event in events:
+        steps += hasattr(event, "loss")
+        if steps == 4:
+            break
+    events.close()
+    assert list(TrainingRun(None, tmp_path / "parted", resume=True, device="cpu").events())
+    for name in ("model.safetensors", "parts.safetensors"):
+        assert (tmp_path / "parted" / "model" / name).read_bytes() == (aligned / "model" / name).read_bytes()
+
+
+def test_another_teacher_is_noticed_when_resuming(tmp_path):
+    trained(tmp_path / "ar")
+    events = taught(tmp_path / "run", tmp_path / "ar").events()
+    for event in events:
+        if hasattr(event, "loss"):
+            break
+    events.close()
+    (tmp_path / "ar").rename(tmp_path / "before")
+    trained(tmp_path / "ar", seed=1)
+    with pytest.raises(CheckpointError, match="taught by"):
+        list(TrainingRun(None, tmp_path / "run", resume=True, device="cpu").events())
+
+
+def test_any_family_can_be_taught_by_it(teacher, tmp_path):
+    shape = {"masked": {"dim": 16, "heads": 2, "depth": 1, "prompt_depth": 1}}
+    made = taught(tmp_path / "masked", teacher, family="masked", **shape)
+    assert list(made.events())
+    assert made.plan == {"masked": 8} and made.recipe.consensus == "teacher" and made.recipe.warm_start
+    assert list((tmp_path / "masked").glob("targets-teacher-*.jsonl"))
+
+
+def test_what_cannot_teach_or_be_taught_is_refused_before_anything_is_written(teacher, tmp_path):
+    shipped = Path(__file__).parents[2] / "src" / "manta" / "models" / "e2e"
+    with pytest.raises(ModelError, match="of the family manta; a teacher"):
+        taught(tmp_path / "a", shipped)
+    for changes, message in (
+        ({"family": "ar"}, "has no teacher"),
+        ({"teacher": {"dim": 32}}, "keeps its shape"),
+        ({"drafter_of": str(teacher)}, "drafter has no teacher"),
+        ({"max_text": 200}, "teacher.max_text=96"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            taught(tmp_path / "a", teacher, **changes)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_text_without_a_prompt_is_nothing_to_align(tmp_path):
+    (tmp_path / "prose.txt").write_text("It rained all day.\n" * 40)
+    with pytest.raises(DataError, match="has no prompts, and an aligned model"):
+        run([str(tmp_path / "prose.txt"), "--family", "aligned", "--num-steps", "8", "--out", str(tmp_path / "run")])
+
+
+def test_a_damaged_teacher_of_a_folder_is_named(aligned, tmp_path):
+    for change in ({"dim": 10**9}, {"depth": 10**9}, {"vocab_size": 600}, {"depth": "many"}):
+        copy = tmp_path / f"copy-{len(list(tmp_path.iterdir()))}"
+        shutil.copytree(aligned / "model", copy)
+        config = json.loads((copy / "config.json").read_text())
+        config["causal"] |= change
+        (copy / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ModelError, match=r"config.json does not describe a model"):
+            load(copy, device="cpu")
+    (copy / "parts.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"config.json"):
+        load(copy, device="cpu")
