@@ -107,6 +107,41 @@ def speed_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def few_calls_table(result: dict[str, Any]) -> str:
+    """E2E in few calls: quality and seconds of every setting."""
+    measured, sizes = result["measure"], ("1", "8", "32")
+    lines = [
+        "| setting | calls a text | BLEU | a reference fewer | slot errors | "
+        + " | ".join(f"ms a text, batch {size}" for size in sizes)
+        + " |",
+        "|---|" + "---|" * (4 + len(sizes)),
+    ]
+    for row in measured["rows"]:
+        bleu, fewer, slots = (
+            (row[name], *row[f"{name}_interval"]) for name in ("bleu", "bleu_one_fewer", "slot_error_rate")
+        )
+        cells = [
+            f"{row['mean_calls']:g}",
+            *(f"{mean:.1f} [{low:.1f}, {high:.1f}]" for mean, low, high in (bleu, fewer)),
+        ]
+        cells.append(f"{slots[0]:.1%} [{slots[1]:.1%}, {slots[2]:.1%}]")
+        cells += [f"{measured['milliseconds'][row['name']][size]:.1f}" for size in sizes]
+        lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def infill_table(result: dict[str, Any]) -> str:
+    """Spans of human texts that are asked for back."""
+    rows = result["infill"]["rows"]
+    steps = sorted({row["num_steps"] for row in rows})
+    lines = ["| model | " + " | ".join(f"{k} call{'s' * (k > 1)}" for k in steps) + " |", "|---|" + "---|" * len(steps)]
+    for model in dict.fromkeys(row["model"] for row in rows):
+        own = {row["num_steps"]: row for row in rows if row["model"] == model}
+        cells = [f"{own[k]['exact']:.1%} ({own[k]['words']:.2f})" for k in steps]
+        lines.append(f"| {model} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def drafts_table(result: list[dict[str, Any]]) -> str:
     """Drafts that are checked: calls, words a call, and processor time beside a word a call."""
     lines = [

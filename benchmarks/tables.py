@@ -15,7 +15,16 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from cost_tables import bench_table, caches_table, drafts_table, gpu_table, rate_table, speed_table
+from cost_tables import (
+    bench_table,
+    caches_table,
+    drafts_table,
+    few_calls_table,
+    gpu_table,
+    infill_table,
+    rate_table,
+    speed_table,
+)
 from diagnosis_tables import diagnose_table, feedback_table, prediction_table, steering_table, verdicts_table
 
 from manta.metrics.bootstrap import wilson
@@ -400,6 +409,8 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "gpu": (("bench_gpu.json", gpu_table),),
     "rate": (("rate.json", rate_table),),
     "drafts": (("drafts.json", drafts_table),),
+    "few_calls": (("few_calls.json", few_calls_table),),
+    "infill": (("few_calls.json", infill_table),),
     "feedback": (("feedback.json", feedback_table),),
     "prediction": (("prediction.json", prediction_table),),
     "tasks": (("tasks.json", tasks_table),),

@@ -30,7 +30,11 @@ def test_the_help_of_a_model_has_its_options_and_no_others(folders, capsys, monk
     for name, arguments in {"all": [], "ar": [folders["ar"]], "manta": [folders["manta"]]}.items():
         assert main(["generate", *arguments, "--help"]) == 0
         shown[name] = capsys.readouterr().out
-    for heading in ("options of every model:", "options of Manta-LM:", "options of autoregressive models:"):
+    for heading in (
+        "options of every model:",
+        "options of Manta-LM:",
+        "options of aligned models and autoregressive models:",
+    ):
         assert heading in shown["all"]
     assert "--top-p" in shown["ar"] and "--solver" not in shown["ar"] and "--num-steps" not in shown["ar"]
     assert "--solver" in shown["manta"] and "--top-p" not in shown["manta"] and "--decoder" not in shown["manta"]

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from manta.errors import ModelError, RequestError, UsageError
 from manta.evaluation import evaluation_set, likelihood, load_judge
-from manta.evaluation.likelihood import to_batch
 from manta.families.autoregressive import log_likelihood
+from manta.families.batching import to_batch
 from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
 from manta.hub import load_causal, save_model
 from manta.text import MASK, NULL

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
-from manta.evaluation.likelihood import to_batch
 from manta.families.autoregressive import log_likelihood
 from manta.families.batching import (
     ROWS,
@@ -21,6 +20,7 @@ from manta.families.batching import (
     padded_width,
     repeated_rows,
     rowwise,
+    to_batch,
 )
 from manta.families.events import GenerateOptions, Request, Writer, finished
 from manta.families.masked import bound, length_nats

@@ -41,6 +41,8 @@ OTHER: dict[str, Any] = {
     "rounds": 1,
     "max_tokens": 5,
     "num_drafts": 3,
+    "choose": 2,
+    "choose_by": "likelihood",
 }
 """A value of every option that is not its default."""
 

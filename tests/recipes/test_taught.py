@@ -1,6 +1,7 @@
 """A teacher that is there already: it answers, lends its weights, and stays with an aligned model to write by."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,16 +9,19 @@ from typing import Any
 import pytest
 import torch
 
+from manta.aligned import collapse
 from manta.cli.train import run
 from manta.config import from_dict
 from manta.errors import CheckpointError, ConfigError, DataError, ModelError, RequestError, UsageError
-from manta.evaluation.likelihood import to_batch
-from manta.families.aligned import AlignedLM
+from manta.families.aligned import ROOMS, AlignedLM
 from manta.families.autoregressive import AutoregressiveLM
+from manta.families.batching import padded_prompts, to_batch
+from manta.families.canvas import Prompts
+from manta.families.choosing import least_risk
 from manta.families.events import GenerateOptions, Request, finished
 from manta.hub import load, save_model
 from manta.recipes import Recipe, TrainingRun
-from manta.text import read
+from manta.text import NULL, read
 
 from .test_drafting import trained
 
@@ -173,3 +177,37 @@ def test_a_damaged_teacher_of_a_folder_is_named(aligned, tmp_path):
     (copy / "parts.safetensors").unlink()
     with pytest.raises(ModelError, match=r"config.json"):
         load(copy, device="cpu")
+
+
+def test_the_text_that_is_told_is_the_likeliest_of_those_of_all_canvases(aligned):
+    lm = load(aligned, device="cpu")
+    assert isinstance(lm, AlignedLM)
+    assert lm.causal is not None
+    how = GenerateOptions(num_steps=3, choose=4, choose_by="likelihood")
+    (event,) = finished(lm.generate([Request(prompt=PROMPTS[0])], how))
+    assert event.nfe == 3
+    batch = Prompts(*padded_prompts([lm.tokenizer.encode(PROMPTS[0])] * 4, "cpu"), ())
+    rooms = torch.linspace(*ROOMS, 4).tolist()
+    beginning = lm._beginning(batch, [None] * 4, GenerateOptions(), encode=True, rooms=rooms)
+    assert len(set(beginning.mask.sum(1).tolist())) > 1
+    *_, last = lm._settled(beginning, GenerateOptions(num_steps=2))
+    told = [collapse(labels[mask].tolist(), NULL) for labels, mask in zip(last.labels, beginning.mask, strict=True)]
+    prompts = [lm.tokenizer.encode(PROMPTS[0])] * 4
+    likely = [
+        float(lm.causal.log_likelihood(to_batch([prompt], [words])).value) if words else -math.inf
+        for prompt, words in zip(prompts, told, strict=True)
+    ]
+    assert list(event.tokens) == told[likely.index(max(likely))]
+    (alike,) = finished(lm.generate([Request(prompt=PROMPTS[0])], GenerateOptions(num_steps=2, choose=4)))
+    assert list(alike.tokens) == told[least_risk(told)] and alike.nfe == 2
+
+
+def test_to_choose_takes_a_reading_and_a_call_for_it(aligned):
+    lm = load(aligned, device="cpu")
+    assert isinstance(lm, AlignedLM)
+    with pytest.raises(UsageError, match="a network call of its own"):
+        lm.write(PROMPTS, num_steps=1, choose=2, choose_by="likelihood")
+    with pytest.raises(RequestError, match="one canvas"):
+        lm.write(infill="the ___ rain", choose=2)
+    with pytest.raises(UsageError, match="no exact likelihood"):
+        AlignedLM(lm.model, lm.tokenizer).write(PROMPTS, choose=2, choose_by="likelihood")

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from manta.errors import CheckpointError, ConfigError, TrainingError
-from manta.evaluation.likelihood import to_batch
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveModel, NextToken
+from manta.families.batching import to_batch
 from manta.runtime import make_generator
 from manta.training import (
     ExponentialAverage,

@@ -16,9 +16,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from manta.errors import ModelError, UsageError
-from manta.evaluation.likelihood import ROWS, to_batch
+from manta.evaluation.likelihood import ROWS
 from manta.evaluation.writing import Contestant
 from manta.families.autoregressive import AutoregressiveLM
+from manta.families.batching import to_batch
 from manta.hub import load, load_causal, model_config
 from manta.runtime import check_likelihood
 from manta.text import part_of

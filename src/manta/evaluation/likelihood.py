@@ -9,12 +9,11 @@ import torch
 
 from manta.evaluation.dataset import EvaluationSet
 from manta.evaluation.writing import Progress, silent
-from manta.families.batching import padded_prompts, padded_width
 from manta.families.events import Writer
 from manta.families.trained import LogLikelihood, TrainedWriter
 from manta.metrics import Interval, bootstrap_ratio
 from manta.runtime import MAX_SEED, make_generator
-from manta.text import HUMAN, NULL, Batch, Tokenizer
+from manta.text import Tokenizer
 
 ROWS = 64
 """Texts of a batch."""
@@ -96,28 +95,6 @@ def likelihood(
     if lm.likelihood == "none":
         return Likelihood(kind="none", estimator=f"no sound bound is known for the family {lm.family}")
     return _measured(cast(TrainedWriter[Any], lm), data, texts, progress, samples=samples, seed=seed)
-
-
-def to_batch(
-    prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]], device: torch.device | str = "cpu"
-) -> Batch:
-    """Rows of tokens as a padded batch of human texts, whose likelihoods do not depend on the batch.
-
-    Args:
-        prompts: tokens of each prompt, none for no prompt.
-        texts: tokens of each text, at least one.
-        device: where the batch goes.
-    """
-    prompt, prompt_lengths = padded_prompts(prompts, device)
-    width = padded_width(max(map(len, texts)) + 1) - 1  # an autoregressive model reads a beginning before the text
-    return Batch(
-        prompt=prompt,
-        text=torch.tensor([[*row, *[NULL] * (width - len(row))] for row in texts]),
-        tag=torch.full((len(texts),), HUMAN),
-        index=torch.arange(len(texts)),
-        prompt_lengths=prompt_lengths,
-        text_lengths=torch.tensor([len(row) for row in texts]),
-    ).to(device)
 
 
 def _measured(

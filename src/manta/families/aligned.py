@@ -25,7 +25,7 @@ from manta.aligned import (
     settle,
 )
 from manta.config import from_dict, to_dict
-from manta.errors import ConfigError, UsageError
+from manta.errors import ConfigError, RequestError, UsageError
 from manta.families.asked import check_options
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
 from manta.families.batching import drawn_words, padded_prompts, padded_width
@@ -52,6 +52,8 @@ PLAIN_SHARE = 0.25
 """Share of the time before any label of an alignment is given."""
 SILENT = -1e4
 """Logit of what cannot be said; finite, as a gradient passes by it."""
+ROOMS = (0.7, 1.1)
+"""Smallest and largest canvas of texts to choose from, beside that of a single text."""
 CAUSAL = "causal."
 """Before the names of the teacher's weights among the parts of a folder."""
 LENGTH_WEIGHT = 0.1
@@ -341,7 +343,17 @@ class AlignedLM(TrainedWriter[AlignedModel]):
         if self.causal is not None and self._left_to_right(options):
             return self.causal.read(request, options)
         prompt = prompt_tokens(request, self.tokenizer, self.model.config.max_prompt)
-        return prompt, template_of(request, self.tokenizer, rate=1, max_cells=self.model.max_words), request.seed
+        return prompt, template_of(request, self.tokenizer, rate=1, max_cells=self.model.max_words), request.seed, 1.0
+
+    def samples(self, request: Request, options: GenerateOptions) -> list[Any]:
+        """On canvases of different sizes; see `RequestWriter`."""
+        rows = super().samples(request, options)
+        if self._left_to_right(options):
+            return rows
+        if request.infill is not None:
+            raise RequestError("a text to fill has one canvas, so there is nothing to choose from; leave `choose` out")
+        rooms = torch.linspace(*ROOMS, len(rows)).tolist()
+        return [(*row[:3], room) for row, room in zip(rows, rooms, strict=True)]
 
     def write_rows(
         self,
@@ -354,11 +366,11 @@ class AlignedLM(TrainedWriter[AlignedModel]):
         if self.causal is not None and self._left_to_right(options):
             yield from self.causal.write_rows(rows, options, batch_size, observer)
             return
-        for chosen in batches([template is not None for _, template, _ in rows], batch_size):
-            prompts, templates, seeds = zip(*(rows[i] for i in chosen), strict=True)
+        for chosen in batches([template is not None for _, template, _, _ in rows], batch_size):
+            prompts, templates, seeds, rooms = zip(*(rows[i] for i in chosen), strict=True)
             generators = tuple(make_generator(seed) for seed in seeds)
             batch = Prompts(*padded_prompts(prompts, self.device), generators)
-            beginning = self._beginning(batch, templates, options, encode=True)
+            beginning = self._beginning(batch, templates, options, encode=True, rooms=rooms)
             for slots in self._settled(beginning, options):
                 kind = "draft" if bool(slots.open.any()) else "done"
                 for row, template in enumerate(templates):
@@ -420,15 +432,26 @@ class AlignedLM(TrainedWriter[AlignedModel]):
         return filled(template.pieces, [word for fill in fills for word in fill], decode)
 
     def _beginning(
-        self, batch: Prompts, templates: Sequence[Template | None], options: GenerateOptions, *, encode: bool
+        self,
+        batch: Prompts,
+        templates: Sequence[Template | None],
+        options: GenerateOptions,
+        *,
+        encode: bool,
+        rooms: Sequence[float] = (),
     ) -> Beginning:
-        """The mask token in the open slots of each row's canvas, given words where a template has them."""
+        """The mask token in the open slots of each row's canvas, given words where a template has them.
+
+        `rooms` are sizes of the rows' canvases, beside what they would have; without them all are 1.
+        """
         shape = self.model.config
         memory = self.model.prompt_memory(batch.tokens, batch.lengths)
         chance = self.model.length_logits(memory)
         check_logits(chance, 1)
         length = (chance.softmax(-1).cumsum(-1) < LENGTH_QUANTILE).sum(-1).clamp(1, chance.shape[1] - 1)
         counts = length * shape.slots_per_word
+        if rooms:
+            counts = (counts * torch.tensor(rooms, device=counts.device)).round().long().clamp(1, self.model.max_slots)
         for row, template in enumerate(templates):
             if template is not None:
                 counts[row] = len(template.tokens) * shape.slots_per_word

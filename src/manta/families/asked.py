@@ -81,6 +81,8 @@ def check_options(options: GenerateOptions, family: str) -> None:
     if options.temperature == 0 and (options.top_k is not None or options.top_p < 1):
         cut = spelled("top_p" if options.top_k is None else "top_k")
         raise UsageError(f"{cut} cuts what is drawn, and nothing is at temperature 0; set `temperature`")
+    if "choose_by" in given(options) and options.choose == 1:
+        raise UsageError(f"{spelled('choose_by')} is for choosing, and there is one text; set {spelled('choose')}")
     if "refresh" in given(options) and options.cache == "none":
         raise UsageError(f"{spelled('refresh')} is for a cache, and there is none; set `cache`")
 

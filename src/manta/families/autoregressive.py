@@ -244,6 +244,11 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
     def check(self, options: GenerateOptions) -> None:
         """Refuse options that such a model does not follow, or that do not fit each other; see `RequestWriter`."""
         check_options(options, self.family)
+        if options.choose > 1 and options.temperature == 0:
+            raise UsageError(
+                f"at temperature 0 there is one text to choose from; set {spelled('temperature')}, or leave "
+                f"{spelled('choose')} out"
+            )
         if options.decoder == "verified" and self.drafter is None:
             raise UsageError(
                 "the verified decoder needs a drafter, and this model has none; make one with manta train --drafter, "

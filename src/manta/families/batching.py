@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-from manta.text import NULL
+from manta.text import HUMAN, NULL, Batch
 
 ROWS = 4
 """A product has a multiple of so many rows."""
@@ -58,6 +58,28 @@ def padded_prompts(
     width = padded_width(HEADING + max(map(len, prompts))) - HEADING
     rows = [[*prompt, *[NULL] * (width - len(prompt))] for prompt in prompts]
     return torch.tensor(rows, device=device), torch.tensor([len(prompt) for prompt in prompts], device=device)
+
+
+def to_batch(
+    prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]], device: torch.device | str = "cpu"
+) -> Batch:
+    """Rows of tokens as a padded batch of human texts, whose likelihoods do not depend on the batch.
+
+    Args:
+        prompts: tokens of each prompt, none for no prompt.
+        texts: tokens of each text, at least one.
+        device: where the batch goes.
+    """
+    prompt, prompt_lengths = padded_prompts(prompts, device)
+    width = padded_width(max(map(len, texts)) + 1) - 1  # an autoregressive model reads a beginning before the text
+    return Batch(
+        prompt=prompt,
+        text=torch.tensor([[*row, *[NULL] * (width - len(row))] for row in texts]),
+        tag=torch.full((len(texts),), HUMAN),
+        index=torch.arange(len(texts)),
+        prompt_lengths=prompt_lengths,
+        text_lengths=torch.tensor([len(row) for row in texts]),
+    ).to(device)
 
 
 def padded_draws(draws: Shaped[Tensor, "b w *rest"], width: int) -> Shaped[Tensor, "b {width} *rest"]:

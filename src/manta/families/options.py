@@ -80,6 +80,18 @@ class Reworked(Budgeted):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Chosen(Options):
+    """Of families that can write several texts for a request, of which one is told."""
+
+    choose: int = option(1, least=1)
+    """Texts written side by side for a request, each with a seed of its own (an aligned model: on canvases of as many
+    sizes), of which one is told."""
+    choose_by: Literal["risk", "likelihood"] = "risk"
+    """The text most like the others, in the mean over their words and runs of up to four (least Bayes risk), or the
+    one to which the model's exact likelihood is highest, which takes one more network call."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Styled(Options):
     """Of families that are trained on texts of several styles."""
 
@@ -96,7 +108,7 @@ class Bounded(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MantaOptions(Reworked, Styled):
+class MantaOptions(Reworked, Styled, Chosen):
     """Of Manta-LM."""
 
     solver: Literal["euler", "heun", "renoise"] = "euler"
@@ -135,7 +147,7 @@ class Decoded(Reworked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedOptions(Decoded, Styled):
+class MaskedOptions(Decoded, Styled, Chosen):
     """Of masked models."""
 
 
@@ -145,7 +157,7 @@ class PublishedOptions(Decoded, Bounded):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoregressiveOptions(Bounded):
+class AutoregressiveOptions(Bounded, Chosen):
     """Of autoregressive models."""
 
     top_k: int | None = option(None, least=1)
@@ -166,7 +178,7 @@ class AutoregressiveOptions(Bounded):
 
 @dataclass(frozen=True, kw_only=True)
 class AlignedOptions(Budgeted, AutoregressiveOptions):
-    """Of aligned models; all but `num_steps` and the temperature are for their left-to-right reading."""
+    """Of aligned models; top-k, top-p and what bounds or drafts words are for their left-to-right reading."""
 
     decoder: DecoderName = choice("", AlignedDecoder)
     """Through alignments, in `num_steps` calls; or left to right, by the teacher that the model has kept: a word a call

@@ -8,9 +8,13 @@ from typing import Any
 import torch
 
 from manta.errors import MantaError, RequestError, UsageError
+from manta.families.asked import follows
+from manta.families.choosing import least_risk, seed_of
 from manta.families.events import BATCH, Event, GenerateOptions, Request, Writer, checked_options, counted
 from manta.families.observer import Observer
+from manta.families.options import given
 from manta.runtime import check_seed
+from manta.text import MASK, NULL
 
 
 class RequestWriter(Writer):
@@ -40,6 +44,19 @@ class RequestWriter(Writer):
         self, rows: Sequence[Any], options: GenerateOptions, batch_size: int, observer: Observer
     ) -> Iterator[Event]:
         """Write what was read, by one set of options; an event's index counts the rows."""
+
+    def samples(self, request: Request, options: GenerateOptions) -> list[Any]:
+        """A request in tokens, once for each text that is to be chosen from, with seeds of their own."""
+        seeds = (seed_of(request.seed, sample) for sample in range(options.choose))
+        return [self.read(replace(request, seed=seed), options) for seed in seeds]
+
+    def likelihoods(self, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]]) -> list[float]:
+        """Exact log-likelihood of each text given its prompt, in nats.
+
+        Raises:
+            UsageError: the model has none.
+        """
+        raise UsageError(f"a {self.family} model has no exact likelihood to choose by; leave `choose_by` out")
 
     @torch.no_grad()
     def generate(
@@ -73,7 +90,7 @@ class RequestWriter(Writer):
             )
         if observer is not None and not self.observed:
             raise UsageError(f"a {self.family} model tells no observer what it writes; leave `observer` out")
-        self.check(options)
+        self._check(options, observer)
         rows: dict[int, Any] = {}
         alike: dict[GenerateOptions, list[int]] = {}
         for index, request in enumerate(requests):
@@ -84,16 +101,61 @@ class RequestWriter(Writer):
             how = options if request.options is None else request.options
             try:
                 if how is not options:
-                    self.check(how)
+                    self._check(how, observer)
                 check_seed(request.seed)
-                rows[index] = self.read(request, how)
+                rows[index] = self.read(request, how) if how.choose == 1 else self.samples(request, how)
             except (RequestError, UsageError) as error:
                 yield failed(index, error)
             else:
                 alike.setdefault(how, []).append(index)
         for how, chosen in alike.items():
-            for event in self.write_rows([rows[index] for index in chosen], how, batch_size, observer or Observer()):
+            some = [rows[index] for index in chosen]
+            if how.choose == 1:
+                events = self.write_rows(some, how, batch_size, observer or Observer())
+            else:
+                events = self._several(some, how, batch_size)
+            for event in events:
                 yield replace(event, index=chosen[event.index])
+
+    def _check(self, options: GenerateOptions, observer: Observer | None) -> None:
+        """Refuse options that do not fit each other, the model or an observer."""
+        self.check(options)
+        if options.choose > 1 and observer is not None:
+            raise UsageError("an observer sees a text being written, and several are chosen from; leave `choose` out")
+        if options.choose > 1 and options.choose_by == "likelihood":
+            self.likelihoods([], [])
+            if "num_steps" in given(options) and options.num_steps < 2:
+                raise UsageError("the likelihood takes a network call of its own; set `num_steps` to 2 or more")
+
+    def _several(self, rows: Sequence[Sequence[Any]], options: GenerateOptions, batch_size: int) -> Iterator[Event]:
+        """Write several texts for each request side by side, and tell one."""
+        num, reading = options.choose, int(options.choose_by == "likelihood")
+        counted_calls = reading and follows(self.family, "num_steps") and options.num_steps > 1
+        calls = options.num_steps - 1 if counted_calls else options.num_steps
+        single = replace(options, choose=1, choose_by="risk", num_steps=calls)
+        written: dict[int, list[Event]] = {}
+        for event in self.write_rows([row for some in rows for row in some], single, batch_size, Observer()):
+            if event.kind != "done":
+                continue
+            index = event.index // num
+            texts = written.setdefault(index, [])
+            texts.append(event)
+            if len(texts) == num:
+                del written[index]
+                texts.sort(key=lambda event: event.index)
+                best = texts[self._best([row[0] for row in rows[index]], texts, options)]
+                yield replace(best, index=index, nfe=max(event.nfe for event in texts) + reading)
+
+    def _best(self, prompts: Sequence[Sequence[int]], texts: Sequence[Event], options: GenerateOptions) -> int:
+        """Which of the texts for a request is told."""
+        words = [[token for token in event.tokens if token not in (NULL, MASK)] for event in texts]
+        if options.choose_by == "risk":
+            return least_risk(words)
+        said = [place for place, text in enumerate(words) if text]
+        if not said:
+            return 0
+        likely = self.likelihoods([prompts[place] for place in said], [words[place] for place in said])
+        return max(zip(likely, [-place for place in said], strict=True))[1] * -1
 
 
 def failed(index: int, error: MantaError) -> Event:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from manta.aligned import AlignmentConfig
 from manta.errors import UsageError
+from manta.families.batching import to_batch
 from manta.families.canvas import Prompts, Template, whole_texts
 from manta.families.events import GenerateOptions, Request
 from manta.families.objectives import ObjectiveConfig
@@ -194,6 +195,12 @@ class TrainedWriter(RequestWriter, Generic[Net]):
             UsageError: the family has none.
         """
         raise UsageError(f"no sound bound is known for the family {self.family}; measure its texts instead")
+
+    def likelihoods(self, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]]) -> list[float]:
+        """See `RequestWriter`; of a family whose log-likelihood is exact."""
+        if self.likelihood != "exact":
+            return super().likelihoods(prompts, texts)
+        return self.log_likelihood(to_batch(prompts, texts, self.device)).value.tolist() if texts else []
 
     @contextmanager
     def endless(self) -> "Iterator[TrainedWriter[Net]]":

@@ -1,0 +1,147 @@
+"""E2E in few calls: an aligned model at every budget, left to right beside it, choice among texts, and seconds.
+
+    python benchmarks/few_calls.py measure MODEL --data PATH --out benchmarks/results/few_calls.json
+    python benchmarks/few_calls.py infill MODEL --data PATH --out benchmarks/results/few_calls.json
+
+MODEL is an aligned model that has kept its teacher; PATH is e2e-dataset.zip or its folder. `measure` writes every
+prompt of the split once by each setting, with 95% intervals over prompts (settings that draw: five sampling seeds), and
+times them: milliseconds of one thread at batches of 1, 8 and 32, settings taking turns. `infill` hides a span of every
+human text and asks for it back, by the model and by the models of --beside. What is measured replaces its part of --out,
+and the other part stays.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from e2e import references, scores
+
+from manta.families.events import GenerateOptions, Request, finished
+from manta.hub import load
+from manta.runtime import atomic_write
+from manta.text import read
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "aligned, 1 call": {"num_steps": 1},
+    "aligned, 2 calls": {"num_steps": 2},
+    "aligned, 4 calls": {"num_steps": 4},
+    "aligned, 8 calls": {"num_steps": 8},
+    "aligned, 1 call, of 8 the one of least risk": {"num_steps": 1, "choose": 8},
+    "aligned, 2 calls, of 8 the likeliest": {"num_steps": 2, "choose": 8, "choose_by": "likelihood"},
+    "aligned, 4 calls, of 8 the likeliest": {"num_steps": 4, "choose": 8, "choose_by": "likelihood"},
+    "left to right, a word a call": {"decoder": "sequential"},
+    "left to right, drafted and checked": {"decoder": "verified"},
+    "left to right, of 16 at temperature 0.5 the one of least risk": {
+        "decoder": "verified",
+        "temperature": 0.5,
+        "choose": 16,
+    },
+}
+BATCHES = (1, 8, 32)
+WORDS_HIDDEN = (2, 5)
+"""Words of the shortest and of the longest span that is asked for back."""
+
+
+def milliseconds(lm: Any, prompts: list[str | None], timed: int) -> dict[str, dict[str, Any]]:
+    """Processor milliseconds a text of every setting, by batch: medians over prompts or batches, taking turns."""
+    spent: dict[tuple[str, int], list[float]] = {}
+    for size in BATCHES:
+        for first in range(0, timed, size):
+            some = [Request(prompt=prompt, seed=first + i) for i, prompt in enumerate(prompts[first : first + size])]
+            for name, options in SETTINGS.items():
+                begun = time.process_time()
+                list(lm.generate(some, GenerateOptions(**options), batch_size=size * options.get("choose", 1)))
+                spent.setdefault((name, size), []).append(1000 * (time.process_time() - begun) / len(some))
+    return {name: {str(size): round(statistics.median(spent[name, size]), 2) for size in BATCHES} for name in SETTINGS}
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Quality, calls and seconds of every setting."""
+    lm, data = load(args.model, device="cpu"), references(f"e2e:{args.data}", args.split)
+    requests = [Request(prompt=prompt, seed=seed) for seed, prompt in enumerate(data.prompts)]
+    rows = []
+    for name, options in SETTINGS.items():
+        how = GenerateOptions(**options)
+        seeds = args.seeds if how.temperature > 0 else 1
+        row = {"name": name, **options, **scores(lm, data, how, seeds)}
+        events = list(finished(lm.generate(requests, how)))
+        row["mean_calls"] = round(sum(event.nfe for event in events) / len(events), 2)
+        rows.append(row)
+        print(json.dumps({k: row[k] for k in ("name", "bleu", "slot_error_rate", "mean_calls")}), file=sys.stderr)
+    times = milliseconds(lm, list(data.prompts), args.timed)
+    return {"split": args.split, "prompts": len(data.prompts), "rows": rows, "milliseconds": times}
+
+
+def gaps(data: str, num: int) -> list[tuple[str | None, str, str]]:
+    """Prompts, human texts with a span of words taken out, and the span; a text a prompt."""
+    draw, seen, found = random.Random(0), set(), []
+    for example in read(f"e2e:{data}", "test"):
+        words = example.text.split(" ")
+        if example.prompt in seen or len(words) < 2 * WORDS_HIDDEN[1]:
+            continue
+        seen.add(example.prompt)
+        length = draw.randint(*WORDS_HIDDEN)
+        start = draw.randint(1, len(words) - length - 1)
+        span = " ".join(words[start : start + length])
+        text = " ".join([*words[:start], f"___{{{blank_of(length)}}}", *words[start + length :]])
+        found.append((example.prompt, text, span))
+    return found[:num]
+
+
+def blank_of(words: int) -> int:
+    """Tokens of a blank for so many words: room to spare, as the length is not to be told."""
+    return 3 * words + 4
+
+
+def infill(args: argparse.Namespace) -> dict[str, Any]:
+    """How often a span comes back word for word, and the share of its words that do."""
+    asked, rows = gaps(args.data, args.num), []
+    for place in [args.model, *args.beside]:
+        lm: Any = load(place, device="cpu")
+        for steps in (1, 2, 4, 8):
+            style = {"style": "consensus"} if lm.family in ("manta", "masked") else {}
+            requests = [Request(prompt=prompt, infill=text) for prompt, text, _ in asked]
+            events = finished(lm.generate(requests, GenerateOptions(num_steps=steps, **style)))
+            texts = [event.text for event in sorted(events, key=lambda event: event.index)]
+            exact, share = [], []
+            for said, (_, given, span) in zip(texts, asked, strict=True):
+                before, after = given.split("___", 1)[0], given.split("}", 1)[1]
+                filled = said.removeprefix(before).removesuffix(after).strip().lower().split()
+                wanted = span.lower().split()
+                exact.append(filled == wanted)
+                both = sum(min(filled.count(word), wanted.count(word)) for word in set(wanted))
+                share.append(2 * both / (len(filled) + len(wanted)))
+            row = {"model": lm.family, "num_steps": steps, "texts": len(texts)}
+            row |= {"exact": round(sum(exact) / len(exact), 4), "words": round(sum(share) / len(share), 4)}
+            rows.append(row)
+            print(json.dumps(row), file=sys.stderr)
+    return {"rows": rows}
+
+
+def main() -> None:
+    """Read the command line and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("measure", "infill"))
+    parser.add_argument("model", help="an aligned model that has kept its teacher")
+    parser.add_argument("--data", required=True, help="e2e-dataset.zip or its folder")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--seeds", type=int, default=5, help="sampling seeds, where anything is drawn")
+    parser.add_argument("--timed", type=int, default=64, help="prompts that are timed")
+    parser.add_argument("--num", type=int, default=400, help="texts with a span taken out")
+    parser.add_argument("--beside", nargs="*", default=[], help="other models that fill in")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    found = json.loads(args.out.read_text()) if args.out.exists() else {}
+    found[args.part] = {"measure": measure, "infill": infill}[args.part](args)
+    atomic_write(args.out, (json.dumps(found, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
