@@ -1,7 +1,6 @@
-"""E2E test under `manta evaluate`: the model that ships (five sampling seeds), its teacher, and published systems.
+"""E2E test under `manta evaluate`: the models that ship (five seeds where anything is drawn) and published systems.
 
-    python benchmarks/e2e_evaluations.py --data PATH --teacher runs/e2e/teacher --published DIR \
-        --out benchmarks/results/e2e_evaluations.json
+    python benchmarks/e2e_evaluations.py --data PATH --published DIR --out benchmarks/results/e2e_evaluations.json
 
 PATH is e2e-dataset.zip or its folder. DIR holds a .tsv file a system with its 630 texts, as the E2E challenge publishes
 them (system_outputs/primary of github.com/tuetschek/e2e-eval). Only figures are kept; rows that stand in --out stay, so
@@ -34,11 +33,22 @@ FIGURES = (
     "nfe",
 )
 SEEDS = 5
+ALIGNED = {
+    "aligned, 1 call": ("--num-steps", "1", "--num-seeds", "1"),
+    "aligned, 4 calls": ("--num-steps", "4", "--num-seeds", "1"),
+    "left to right, greedy": ("--decoder", "verified", "--num-seeds", "1"),
+    "left to right, of 8 the one of least risk": (
+        *("--decoder", "verified", "--temperature", "0.5", "--choose", "8"),
+        *("--num-seeds", str(SEEDS)),
+    ),
+    "left to right, sampled": ("--decoder", "verified", "--temperature", "1", "--num-seeds", str(SEEDS)),
+}
+"""The second model, by both of its readings."""
 
 
 def shown(arguments: tuple[str, ...]) -> str:
     """A command without the places of this machine."""
-    places = {"path": "PATH", "file": "FILE", "teacher": "TEACHER"}
+    places = {"path": "PATH", "file": "FILE"}
     return shlex.join(["manta", "evaluate", *(argument.format(**places) for argument in arguments)])
 
 
@@ -82,7 +92,6 @@ def main() -> None:
     """Read the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--teacher", help="a model folder")
     parser.add_argument("--published", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -96,11 +105,8 @@ def main() -> None:
         for steps in ("8", "16"):
             how = ("--num-steps", steps, "--style", style, "--num-seeds", str(SEEDS))
             wanted.append(("rows", f"Manta-LM, {style}, {steps} calls", (*data, *how), {}))
-    if args.teacher:
-        teacher = {"teacher": args.teacher}
-        wanted.append(("rows", "its teacher, greedy", ("{teacher}", *data, "--num-seeds", "1"), teacher))
-        sampled = ("--temperature", "1", "--num-seeds", str(SEEDS))
-        wanted.append(("rows", "its teacher, sampled", ("{teacher}", *data, *sampled), teacher))
+    for name, how in ALIGNED.items():
+        wanted.append(("rows", name, ("builtin:e2e-aligned", *data, *how), {}))
     for group, name, arguments, places in wanted:
         result[group] = [row for row in result[group] if row["name"] != name or row["command"] == shown(arguments)]
         if all(row["name"] != name for row in result[group]):

@@ -345,14 +345,17 @@ def spaces_table(result: list[dict[str, Any]]) -> str:
 
 def variants_table(result: list[dict[str, Any]]) -> str:
     """Ablations on the weather corpus: faithful texts at each budget."""
-    budgets = list(result[0]["quality"])
+    budgets = sorted({budget for row in result for budget in row["quality"]}, key=int)
     lines = [
-        "| weather: faithful texts | seeds | minutes | " + " | ".join(f"{b} calls" for b in budgets) + " |",
+        "| weather: faithful texts | seeds | minutes | "
+        + " | ".join(f"{b} call{'s' * (b != '1')}" for b in budgets)
+        + " |",
         "|---|---|---|" + "---|" * len(budgets),
     ]
     for name in dict.fromkeys(row["name"] for row in result):
         rows = [row for row in result if row["name"] == name]
-        cells = [spread([100 * row["quality"][b] for row in rows]) + "%" for b in budgets]
+        told = [b for b in budgets if b in rows[0]["quality"]]
+        cells = [spread([100 * row["quality"][b] for row in rows]) + "%" if b in told else "–" for b in budgets]
         lines.append(
             f"| {name} | {len(rows)} | {spread([row['minutes'] for row in rows])} | " + " | ".join(cells) + " |"
         )

@@ -54,6 +54,8 @@ WEATHER: dict[str, dict[str, Any]] = {
     "masked, places not told": {"family": "masked", "absolute_places": False},
     "aligned": {"family": "aligned"},
     "aligned, nothing revealed": {"family": "aligned", "alignment": {"reveal_share": 0.0}},
+    "aligned, no glancing": {"family": "aligned", "alignment": {"glance": 0.0}},
+    "aligned, human texts": {"family": "aligned", "consensus": "none"},
 }
 """Words are read from the policy's own call, so the cross-entropy that trains them is the terminal cost and cannot be
 left out; what can is velocity matching."""

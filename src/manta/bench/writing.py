@@ -7,15 +7,15 @@ from typing import Any
 
 from manta.bench.timing import Row, interleaved
 from manta.errors import UsageError
-from manta.families.asked import applicable, follows
+from manta.families.asked import accepts, applicable, follows
 from manta.families.decoding import looks_at_parts
 from manta.families.events import GenerateOptions, Request, Writer, finished
 from manta.families.options import CacheKind
 from manta.hub import ForeignModel, LanguageModel
 from manta.masked import DECODERS
 
-CAUSAL = ("sequential", "verified")
-"""Decoders of models that write left to right; they write the same text."""
+DRAFTED = ("aligned", "sequential", "verified")
+"""Decoders of models that write left to right, the last two with the same text, and through alignments."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Setting:
 
 def settings_of(lm: Writer, decoders: Sequence[str] = (), caches: Sequence[CacheKind] = ("none",)) -> list[Setting]:
     """What is compared for a model: every decoder with every cache of a masked model, writing with and without drafts
-    left to right, one setting of any other.
+    left to right, and through alignments where a model does both, one setting of any other.
 
     A decoder that looks at the whole text in every call has nothing to keep, and is compared without a cache.
 
@@ -43,14 +43,15 @@ def settings_of(lm: Writer, decoders: Sequence[str] = (), caches: Sequence[Cache
         UsageError: for an unknown decoder, or one, or a cache, of a model that has none.
     """
     for name in decoders:
-        if name not in (*DECODERS, *CAUSAL):
-            raise UsageError(f"unknown decoder {name!r}; choose among {', '.join((*DECODERS, *CAUSAL))}")
+        if name not in (*DECODERS, *DRAFTED):
+            raise UsageError(f"unknown decoder {name!r}; choose among {', '.join((*DECODERS, *DRAFTED))}")
     if not follows(lm.family, "cache"):
-        known = CAUSAL if getattr(lm, "drafter", None) is not None else ()
+        drafts = getattr(lm, "drafter", None) is not None
+        known = tuple(name for name in DRAFTED if drafts and accepts(lm.family, "decoder", name))
         if set(decoders) - set(known) or any(cache != "none" for cache in caches):
             raise UsageError(
                 "caches and decoders are of masked models, sequential and verified of those with a drafter that write "
-                f"left to right; leave them out for this one of the family {lm.family}"
+                f"left to right, aligned of aligned ones; leave them out for this one of the family {lm.family}"
             )
         return [Setting(decoder=name) for name in decoders or known] or [Setting()]
     if wrong := sorted(set(decoders) - set(DECODERS)):
@@ -126,7 +127,8 @@ class _Work:
     calls: list[int]
 
     def __call__(self) -> None:
-        own_length = follows(self.lm.family, "max_tokens")
+        aligned = self.lm.family == "aligned" and self.setting.decoder in ("", "aligned")
+        own_length = follows(self.lm.family, "max_tokens") and not aligned
         infill = None if own_length else f"___{{{self.length}}}"
         requests = [Request(prompt=self.prompt, infill=infill, seed=seed) for seed in range(self.batch)]
         given: dict[str, Any] = {"decoder": self.setting.decoder, "cache": self.setting.cache}

@@ -1,9 +1,10 @@
-"""`manta demo`: the model that ships writes a few sentences; then how to train your own."""
+"""`manta demo`: the models that ship write a few sentences; then how to train your own."""
 
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from manta.cli.options import parse_options
 
@@ -17,14 +18,21 @@ PROMPTS = (
     "name[Aromi], eatType[pub], customer rating[low], area[city centre], familyFriendly[yes]",
 )
 BUDGET = 8
+ROADS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("all words at once", {"num_steps": 1}),
+    ("a quarter of them a call", {"num_steps": 4}),
+    ("left to right, drafted and checked", {"decoder": "verified"}),
+    ("left to right, a word a call", {"decoder": "sequential"}),
+)
+"""How the second model writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """Watch the model that ships write restaurant descriptions in a few network calls."""
+    """Watch the models that ship write restaurant descriptions in a few network calls."""
 
     num_steps: int = BUDGET
-    """Budget of network calls for a text."""
+    """Budget of network calls for a text of the first model."""
     seed: int = 0
     """Seed of the first text."""
 
@@ -52,6 +60,7 @@ def run(argv: Sequence[str]) -> int:
         print()
     seconds = time.perf_counter() - start
     print(f"{len(PROMPTS)} texts in {seconds:.1f} s.\n")
+    _roads(PROMPTS[3], options.seed)
     print(
         "Train the same kind of model on your own file, one text a line or JSON lines with prompt and text:\n\n"
         "  ./run manta train FILE --out my-model --time-budget 30m\n"
@@ -60,3 +69,22 @@ def run(argv: Sequence[str]) -> int:
         "  ./run manta train builtin:weather --out weather --time-budget 3m\n"
     )
     return 0
+
+
+def _roads(prompt: str, seed: int) -> None:
+    """One prompt by every road of the model that has two, with calls and seconds."""
+    from manta.families.events import GenerateOptions, Request, finished
+    from manta.hub import load
+
+    lm = load("builtin:e2e-aligned")
+    print(
+        "A second model tells all words at once, through alignments, and has kept its left-to-right teacher:\n" + prompt
+    )
+    for name, options in ROADS:
+        settings = GenerateOptions(**options)
+        list(lm.generate([Request(prompt=prompt, seed=seed)], settings))  # the first text pays for what is set up once
+        begun = time.perf_counter()
+        (event,) = finished(lm.generate([Request(prompt=prompt, seed=seed)], settings))
+        spent = 1000 * (time.perf_counter() - begun)
+        print(f"  {event.text}  ({name}: {event.nfe} call{'s' * (event.nfe > 1)}, {spent:.0f} ms)")
+    print()

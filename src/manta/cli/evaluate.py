@@ -25,7 +25,8 @@ class EvaluateOptions(MeasureOptions):
     """Measure a model on held-out data: likelihood, diversity, overlap with references, oracles, signs of collapse."""
 
     model: str = argument("")
-    """A model folder, a run folder of `manta train`, or a hub name; the model that ships without it."""
+    """A model folder, a run folder of `manta train`, a hub name, or `builtin:NAME` of one that ships; `builtin:e2e`
+    without it."""
     texts: Path | None = None
     """Instead of a model, texts that any system has written: a .jsonl, .csv or .tsv file with `prompt` and `text`, or
     `text` alone (the E2E challenge's `MR` and `output` serve, too)."""

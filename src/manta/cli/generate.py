@@ -29,7 +29,8 @@ class GenerateVerbOptions:
     """Write texts with a model; the one that ships if none is named."""
 
     model: str = argument("")
-    """A model folder, a run folder of `manta train`, or a hub name."""
+    """A model folder, a run folder of `manta train`, a hub name, or `builtin:NAME` of one that ships; `builtin:e2e`
+    without it."""
     prompt: str | None = None
     """What the text answers to."""
     input: Path | None = None

@@ -412,7 +412,7 @@ def system_of(
     system = SYSTEMS.get(family)
     if system is None:
         raise ModelError(
-            f"a diagnosis follows gradients through a model's own steps, and a {family} model gives logits of whole "
-            "tokens alone; train one with manta train --family manta, masked or ar"
+            f"a diagnosis follows gradients through a model's own steps, which is not built for the family {family}; "
+            "train one with manta train --family manta, masked or ar"
         )
     return system(lm, requests, num_steps, options, words)

@@ -18,6 +18,7 @@ from manta.evaluation.likelihood import Likelihood, likelihood
 from manta.evaluation.results import METRICS, Evaluation, EvaluatorConfig, Figure
 from manta.evaluation.texts import RecordedTexts
 from manta.evaluation.writing import Contestant, Progress, Written, fitting, silent, trained_with_prompts, write
+from manta.families.asked import follows
 from manta.families.events import GenerateOptions
 from manta.metrics import (
     Copying,
@@ -365,7 +366,7 @@ class Evaluator:
         if "overlap" in self.metrics and self._allowed("overlap", lambda: self._overlap.phrases) is False:
             doubts.append("BLEU is left out: it counts sequences of four words, and no reference has one")
         if len(runs) > 1 and all(run.texts == runs[0].texts for run in runs):
-            how = "--temperature 1 draws" if model.lm.family == "ar" else "--style diverse draws"
+            how = "--style diverse draws" if follows(model.lm.family, "style") else "--temperature 1 draws"
             doubts.append(f"all seeds wrote the same texts, so that they agree says nothing; {how} different ones")
         if self.judge is not None and "judge" in self.metrics:
             if len(runs[0].texts) < FEW_JUDGED:

@@ -5,6 +5,7 @@ an autoregressive teacher's weights can serve as its first ones.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from manta.aligned import (
     least_slots,
     settle,
 )
+from manta.autoregressive import Drafter
 from manta.config import from_dict, to_dict
 from manta.errors import ConfigError, RequestError, UsageError
 from manta.families.asked import check_options
@@ -256,6 +258,11 @@ class AlignedLM(TrainedWriter[AlignedModel]):
         self.causal = causal
 
     @property
+    def drafter(self) -> Drafter | None:
+        """Who guesses words ahead left to right."""
+        return None if self.causal is None else self.causal.drafter
+
+    @property
     def likelihood(self) -> Literal["exact", "none"]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Exact, by its left-to-right reading."""
         return "none" if self.causal is None else "exact"
@@ -274,6 +281,15 @@ class AlignedLM(TrainedWriter[AlignedModel]):
             Taught("aligned", PLAIN_SHARE * time, matching(reveal=False)),
             Taught("revealed", (1 - PLAIN_SHARE) * time, matching(reveal=True)),
         ]
+
+    @contextmanager
+    def endless(self) -> "Iterator[AlignedLM]":
+        """Its left-to-right reading has no end of a text, so that every text has its full length."""
+        if self.causal is None:
+            yield self
+            return
+        with self.causal.endless():
+            yield self
 
     def learn_from(self, corpus: Corpus, teacher: TrainedWriter[Any] | None = None) -> None:
         """Keep the teacher, with what drafts its words."""

@@ -32,9 +32,21 @@ LanguageModel = TrainedWriter[Any]
 """A model of any family that manta trains."""
 
 
-def shipped() -> Path:
-    """The folder of the model that ships with manta."""
-    return Path(__file__).parent.parent / "models" / "e2e"
+BUILTIN = "builtin:"
+"""Before the name of a model that ships with manta."""
+
+
+def shipped(name: str = "e2e") -> Path:
+    """The folder of a model that ships with manta.
+
+    Raises:
+        ModelError: none of that name does.
+    """
+    models = Path(__file__).parent.parent / "models"
+    known = sorted(folder.name for folder in models.iterdir() if folder.is_dir()) if models.is_dir() else []
+    if name not in known and name != "e2e":
+        raise ModelError(f"no model {shortened(name)} ships with manta; there are {', '.join(known)}")
+    return models / name
 
 
 def save_model(
@@ -125,8 +137,8 @@ def load(path: str | Path | None = None, *, device: str | None = None) -> Langua
     """Load a model to write with.
 
     Args:
-        path: a model folder, a run folder of `manta train`, or a name of the hub (`hf:owner/name`, needs the
-            network once); None takes the model that ships.
+        path: a model folder, a run folder of `manta train`, a name of the hub (`hf:owner/name`, needs the network
+            once), or of a model that ships, such as `builtin:e2e-aligned`; None takes `builtin:e2e`.
         device: where to put it; None: the first CUDA device, else the CPU.
 
     Returns:
@@ -210,6 +222,8 @@ def model_config(path: str | Path | None = None) -> dict[str, Any]:
 
 def _find(path: str | Path) -> Path:
     name = str(path)
+    if name.startswith(BUILTIN):
+        return shipped(name.removeprefix(BUILTIN))
     if name.startswith(HUB):
         return _from_hub(name.removeprefix(HUB))
     folder = Path(path)
