@@ -105,7 +105,7 @@ def infill(args: argparse.Namespace) -> dict[str, Any]:
     for place in [args.model, *args.beside]:
         lm: Any = load(place, device="cpu")
         for steps in (1, 2, 4, 8):
-            style = {"style": "consensus"} if lm.family in ("manta", "masked") else {}
+            style: dict[str, Any] = {"style": "consensus"} if lm.family in ("manta", "masked") else {}
             requests = [Request(prompt=prompt, infill=text) for prompt, text, _ in asked]
             events = finished(lm.generate(requests, GenerateOptions(num_steps=steps, **style)))
             texts = [event.text for event in sorted(events, key=lambda event: event.index)]

@@ -1,6 +1,6 @@
-"""Texts of the model that ships, token by token, in every way of writing: what a refactor must reproduce.
+"""Texts of the models that ship, token by token, in every way of writing: what a refactor must reproduce.
 
-python benchmarks/golden.py      # writes tests/golden/texts.json anew
+python benchmarks/golden.py [NAME …]      # writes tests/golden/NAME.json anew; of all models without a name
 
 Sums of floating point numbers depend on the machine, so the file keeps a fingerprint of some products beside the
 texts. `tests/families/test_golden.py` asks for equal tokens where the fingerprint is the same, and elsewhere for a
@@ -9,6 +9,7 @@ large share of them. Whoever writes the file anew changes what the model writes,
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ import torch
 
 from manta.families.events import GenerateOptions, Request
 from manta.families.manta_lm import MantaLM
-from manta.hub import load
+from manta.hub import LanguageModel, load
 
-FILE = Path(__file__).resolve().parents[1] / "tests" / "golden" / "texts.json"
+FOLDER = Path(__file__).resolve().parents[1] / "tests" / "golden"
 PROMPTS = (
     "name[Blue Spice], eatType[coffee shop], area[city centre]",
     "name[Alimentum], food[Indian], priceRange[less than £20], area[riverside], familyFriendly[no]",
@@ -33,7 +34,7 @@ PROMPTS = (
 )
 """Meaning representations of E2E, and none."""
 INFILL = "The ___ is a ___{6} near the river."
-WAYS: dict[str, dict[str, Any]] = {
+MANTA: dict[str, dict[str, Any]] = {
     **{f"diverse {n}": {"num_steps": n} for n in (1, 2, 4, 8, 16)},
     **{f"consensus {n}": {"num_steps": n, "style": "consensus"} for n in (1, 4, 8)},
     "heun": {"num_steps": 9, "solver": "heun"},
@@ -50,7 +51,17 @@ WAYS: dict[str, dict[str, Any]] = {
     "infill": {"num_steps": 8},
     "infill consensus": {"num_steps": 5, "style": "consensus"},
 }
-"""Options by name; those called infill fill `INFILL`."""
+ALIGNED: dict[str, dict[str, Any]] = {
+    **{f"{n} calls": {"num_steps": n} for n in (1, 2, 4, 8)},
+    "warm": {"num_steps": 4, "temperature": 0.7},
+    "likeliest": {"num_steps": 3, "choose": 4, "choose_by": "likelihood"},
+    "least risk": {"num_steps": 2, "choose": 4},
+    "sequential": {"decoder": "sequential"},
+    "verified": {"decoder": "verified", "temperature": 1.0},
+    "infill": {"num_steps": 4},
+}
+WAYS = {"e2e": MANTA, "e2e-aligned": ALIGNED}
+"""Of each model that ships: options by name; those called infill fill `INFILL`."""
 
 
 def fingerprint() -> str:
@@ -64,22 +75,23 @@ def fingerprint() -> str:
     return digest.hexdigest()[:16]
 
 
-def written(lm: MantaLM, way: str) -> list[list[int]]:
+def written(lm: LanguageModel, model: str, way: str) -> list[list[int]]:
     """Tokens of the texts of all prompts, written in one way."""
     infill = INFILL if way.startswith("infill") else None
     requests = [Request(prompt=prompt or None, infill=infill, seed=seed) for seed, prompt in enumerate(PROMPTS)]
-    lm.repetition = torch.nn.functional.normalize(torch.arange(1.0, 1 + lm.model.space.channels), dim=0)
-    done = [event for event in lm.generate(requests, GenerateOptions(**WAYS[way])) if event.kind == "done"]
+    if isinstance(lm, MantaLM):
+        lm.repetition = torch.nn.functional.normalize(torch.arange(1.0, 1 + lm.model.space.channels), dim=0)
+    done = [event for event in lm.generate(requests, GenerateOptions(**WAYS[model][way])) if event.kind == "done"]
     return [list(event.tokens) for event in sorted(done, key=lambda event: event.index)]
 
 
 def main() -> None:
-    lm = load(device="cpu")
-    assert isinstance(lm, MantaLM)
-    texts = {way: written(lm, way) for way in WAYS}
-    FILE.parent.mkdir(exist_ok=True)
-    rows = ",\n".join(f" {json.dumps(way)}: {json.dumps(tokens)}" for way, tokens in texts.items())
-    FILE.write_text(f'{{"fingerprint": "{fingerprint()}",\n"texts": {{\n{rows}\n}}}}\n')
+    FOLDER.mkdir(exist_ok=True)
+    for model in sys.argv[1:] or WAYS:
+        lm: Any = load(f"builtin:{model}", device="cpu")
+        texts = {way: written(lm, model, way) for way in WAYS[model]}
+        rows = ",\n".join(f" {json.dumps(way)}: {json.dumps(tokens)}" for way, tokens in texts.items())
+        (FOLDER / f"{model}.json").write_text(f'{{"fingerprint": "{fingerprint()}",\n"texts": {{\n{rows}\n}}}}\n')
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def judge_weather(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
     lm = load(folder)
     prompts = [example.prompt or "" for example in read("builtin:weather", "test", NUM_RECORDS)]
     rows = {}
-    style = {} if lm.family == "aligned" else {"style": "consensus"}
+    style: dict[str, Any] = {} if lm.family == "aligned" else {"style": "consensus"}
     for budget in (*FEW, *BUDGETS) if lm.family == "aligned" else BUDGETS:
         texts = lm.write(prompts, num_steps=budget, **style)
         verdicts = [weather.check(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from manta.autoregressive import NgramDrafter, count_ngrams
 from manta.bench import (
     Setting,
     cold_start,
@@ -31,7 +32,9 @@ from manta.hub import save_model
 from manta.masked import DECODERS
 from manta.operators import KINDS
 from manta.recipes import Recipe
-from manta.text import EOS, Tokenizer
+from manta.text import BOS, EOS, Tokenizer
+
+from ..families.conftest import make_aligned, make_ar
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SHAPE: dict[str, Any] = {"dim": 16, "heads": 2, "prompt_depth": 1, "depth": 1, "max_prompt": 8, "max_text": 24}
@@ -90,6 +93,26 @@ def test_every_text_has_the_length_that_is_asked_for():
     assert [row["calls"] for row in rows] == [6, 6, 25, 25]  # a call a token, and the prompt's
     assert all(row["tokens_per_second"] == pytest.approx(row["length"] * row["texts_per_second"]) for row in rows)
     assert lm.model.end == EOS
+
+
+def test_both_readings_of_an_aligned_model_are_measured():
+    aligned = make_aligned()
+    assert settings_of(aligned) == [Setting()]
+    (row,) = writing_rates(aligned, (20,), (2,), settings_of(aligned), num_steps=3, repeats=1)
+    assert (row["calls"], row["length"]) == (3, 20)
+    teacher = make_ar()
+    aligned.causal = AutoregressiveLM(teacher.model, aligned.tokenizer, some_table(teacher))
+    settings = settings_of(aligned)
+    assert [setting.decoder for setting in settings] == ["aligned", "sequential", "verified"]
+    rows = list(writing_rates(aligned, (20,), (1,), settings, num_steps=3, repeats=1))
+    assert [row["calls"] for row in rows][:2] == [3, 21] and rows[2]["calls"] <= 21
+    with pytest.raises(UsageError, match="of masked models"):
+        settings_of(aligned, ("deferred",))
+
+
+def some_table(lm: AutoregressiveLM) -> NgramDrafter:
+    size = lm.model.config.vocab_size
+    return NgramDrafter(count_ngrams([[5, 6, 7]], vocab_size=size, begin=BOS, end=EOS), size, BOS)
 
 
 def test_decoders_and_caches_are_compared():

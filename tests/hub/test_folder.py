@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from manta.errors import ModelError
+from manta.families.aligned import AlignedLM
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
 from manta.families.manta_lm import MantaLM, Split
-from manta.hub import load, save_model
+from manta.hub import load, model_config, save_model, shipped
 
 from ..families.conftest import make_lm, random_weights
 
@@ -209,3 +210,16 @@ def test_a_model_of_the_hub_is_asked_for_by_its_name(folder, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: {"owner/name": folder}[name])
     assert load("hf:owner/name").family == "manta"
+
+
+def test_a_model_that_ships_has_a_name():
+    if not (shipped("e2e") / "config.json").exists():
+        pytest.skip("no model ships with this copy")
+    lm = load("builtin:e2e-aligned", device="cpu")
+    assert isinstance(lm, AlignedLM)
+    assert lm.drafter is not None
+    assert model_config("builtin:e2e")["family"] == "manta"
+    with pytest.raises(ModelError, match="no model 'other' ships with manta; there are e2e, e2e-aligned"):
+        load("builtin:other")
+    with pytest.raises(ModelError, match="ships with manta"):
+        load("builtin:../models/e2e")

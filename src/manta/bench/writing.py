@@ -133,5 +133,7 @@ class _Work:
         requests = [Request(prompt=self.prompt, infill=infill, seed=seed) for seed in range(self.batch)]
         given: dict[str, Any] = {"decoder": self.setting.decoder, "cache": self.setting.cache}
         most = self.length if own_length else None
-        options, _ = applicable(GenerateOptions(num_steps=self.num_steps, max_tokens=most, **given), self.lm.family)
+        if self.setting.decoder not in ("sequential", "verified"):
+            given["num_steps"] = self.num_steps
+        options, _ = applicable(GenerateOptions(max_tokens=most, **given), self.lm.family)
         self.calls += [event.nfe for event in finished(self.lm.generate(requests, options, batch_size=self.batch))]

@@ -9,6 +9,7 @@ import torch
 
 from manta.evaluation.dataset import EvaluationSet
 from manta.evaluation.writing import Progress, silent
+from manta.families.batching import to_batch
 from manta.families.events import Writer
 from manta.families.trained import LogLikelihood, TrainedWriter
 from manta.metrics import Interval, bootstrap_ratio

@@ -29,7 +29,7 @@ def model_card(
     warning = f"**This model is {short}.**\n\n" if short else ""
     settings: dict[str, Any] = to_dict(recipe)
     return (
-        f"# A {family} model trained by manta\n\n"
+        f"# {'An' if family[0] in 'aeiou' else 'A'} {family} model trained by manta\n\n"
         f"Data: `{recipe.data.split(':')[0]}` ({report}). "
         "The licence of the data applies to the texts it was made from.\n\n"
         f"{warning}| stage | steps | minutes |\n|---|---|---|\n{rows}\n\n"
