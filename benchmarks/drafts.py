@@ -78,7 +78,12 @@ def rows_of(name: str, lm: AutoregressiveLM, requests: list[Request], timed: int
 def main() -> None:
     """Read the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", required=True, help="autoregressive models with a drafter")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        required=True,
+        help="autoregressive models with a drafter, or aligned ones that have kept theirs",
+    )
     parser.add_argument("--names", nargs="+", help="of the models, in tables")
     parser.add_argument("--data", required=True, help="whose prompts are written")
     parser.add_argument("--split", default="test")
@@ -94,6 +99,7 @@ def main() -> None:
     rows = []
     for name, place in zip(args.names or args.models, args.models, strict=True):
         lm = load(place, device="cpu")
+        lm = getattr(lm, "causal", None) or lm
         assert isinstance(lm, AutoregressiveLM), f"{place} is not of the family ar"
         rows += rows_of(name, lm, requests, args.timed)
     atomic_write(args.out, (json.dumps(rows, indent=1) + "\n").encode())

@@ -61,21 +61,24 @@ def milliseconds(lm: Any, prompts: list[str | None], timed: int) -> dict[str, di
     return {name: {str(size): round(statistics.median(spent[name, size]), 2) for size in BATCHES} for name in SETTINGS}
 
 
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Quality, calls and seconds of every setting."""
+def measure(args: argparse.Namespace, kept: dict[str, Any]) -> dict[str, Any]:
+    """Quality, calls and seconds of every setting; with --only, rows of the other settings stay."""
     lm, data = load(args.model, device="cpu"), references(f"e2e:{args.data}", args.split)
     requests = [Request(prompt=prompt, seed=seed) for seed, prompt in enumerate(data.prompts)]
-    rows = []
+    rows = {row["name"]: row for row in kept.get("rows", ())}
     for name, options in SETTINGS.items():
+        if args.only and not any(part in name for part in args.only):
+            continue
         how = GenerateOptions(**options)
         seeds = args.seeds if how.temperature > 0 else 1
         row = {"name": name, **options, **scores(lm, data, how, seeds)}
         events = list(finished(lm.generate(requests, how)))
         row["mean_calls"] = round(sum(event.nfe for event in events) / len(events), 2)
-        rows.append(row)
+        rows[name] = row
         print(json.dumps({k: row[k] for k in ("name", "bleu", "slot_error_rate", "mean_calls")}), file=sys.stderr)
-    times = milliseconds(lm, list(data.prompts), args.timed)
-    return {"split": args.split, "prompts": len(data.prompts), "rows": rows, "milliseconds": times}
+    ordered = [rows[name] for name in SETTINGS if name in rows]
+    times = milliseconds(lm, list(data.prompts), args.timed) if args.timed else kept.get("milliseconds", {})
+    return {"split": args.split, "prompts": len(data.prompts), "rows": ordered, "milliseconds": times}
 
 
 def gaps(data: str, num: int) -> list[tuple[str | None, str, str]]:
@@ -99,8 +102,8 @@ def blank_of(words: int) -> int:
     return 3 * words + 4
 
 
-def infill(args: argparse.Namespace) -> dict[str, Any]:
-    """How often a span comes back word for word, and the share of its words that do."""
+def infill(args: argparse.Namespace, kept: dict[str, Any]) -> dict[str, Any]:
+    """How often a span comes back word for word, and the share of its words that do; nothing of before is kept."""
     asked, rows = gaps(args.data, args.num), []
     for place in [args.model, *args.beside]:
         lm: Any = load(place, device="cpu")
@@ -132,14 +135,15 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="e2e-dataset.zip or its folder")
     parser.add_argument("--split", default="test")
     parser.add_argument("--seeds", type=int, default=5, help="sampling seeds, where anything is drawn")
-    parser.add_argument("--timed", type=int, default=64, help="prompts that are timed")
+    parser.add_argument("--timed", type=int, default=64, help="prompts that are timed; 0: none, the times stay")
+    parser.add_argument("--only", nargs="*", help="measure settings with one of these words in their name")
     parser.add_argument("--num", type=int, default=400, help="texts with a span taken out")
     parser.add_argument("--beside", nargs="*", default=[], help="other models that fill in")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
     found = json.loads(args.out.read_text()) if args.out.exists() else {}
-    found[args.part] = {"measure": measure, "infill": infill}[args.part](args)
+    found[args.part] = {"measure": measure, "infill": infill}[args.part](args, found.get(args.part, {}))
     atomic_write(args.out, (json.dumps(found, indent=1) + "\n").encode())
 
 
