@@ -111,20 +111,16 @@ def few_calls_table(result: dict[str, Any]) -> str:
     """E2E in few calls: quality and seconds of every setting."""
     measured, sizes = result["measure"], ("1", "8", "32")
     lines = [
-        "| setting | calls a text | BLEU | a reference fewer | slot errors | "
+        "| setting | calls a text | BLEU | slot errors | "
         + " | ".join(f"ms a text, batch {size}" for size in sizes)
         + " |",
-        "|---|" + "---|" * (4 + len(sizes)),
+        "|---|" + "---|" * (3 + len(sizes)),
     ]
     for row in measured["rows"]:
-        bleu, fewer, slots = (
-            (row[name], *row[f"{name}_interval"]) for name in ("bleu", "bleu_one_fewer", "slot_error_rate")
-        )
-        cells = [
-            f"{row['mean_calls']:g}",
-            *(f"{mean:.1f} [{low:.1f}, {high:.1f}]" for mean, low, high in (bleu, fewer)),
-        ]
-        cells.append(f"{slots[0]:.1%} [{slots[1]:.1%}, {slots[2]:.1%}]")
+        cells = [f"{row['mean_calls']:g}"]
+        for name, factor, unit in (("bleu", 1, ""), ("slot_error_rate", 100, "%")):
+            limits = [f"{factor * limit:.1f}{unit}" for limit in row.get(f"{name}_interval", ())]
+            cells.append(f"{factor * row[name]:.1f}{unit}" + (f" [{', '.join(limits)}]" if limits else ""))
         cells += [f"{measured['milliseconds'][row['name']][size]:.1f}" for size in sizes]
         lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

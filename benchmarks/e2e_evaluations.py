@@ -37,10 +37,6 @@ ALIGNED = {
     "aligned, 1 call": ("--num-steps", "1", "--num-seeds", "1"),
     "aligned, 4 calls": ("--num-steps", "4", "--num-seeds", "1"),
     "left to right, greedy": ("--decoder", "verified", "--num-seeds", "1"),
-    "left to right, of 8 the one of least risk": (
-        *("--decoder", "verified", "--temperature", "0.5", "--choose", "8"),
-        *("--num-seeds", str(SEEDS)),
-    ),
     "left to right, sampled": ("--decoder", "verified", "--temperature", "1", "--num-seeds", str(SEEDS)),
 }
 """The second model, by both of its readings."""

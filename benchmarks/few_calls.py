@@ -32,7 +32,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "aligned, 2 calls": {"num_steps": 2},
     "aligned, 4 calls": {"num_steps": 4},
     "aligned, 8 calls": {"num_steps": 8},
-    "aligned, 1 call, of 8 the one of least risk": {"num_steps": 1, "choose": 8},
     "aligned, 2 calls, of 8 the likeliest": {"num_steps": 2, "choose": 8, "choose_by": "likelihood"},
     "aligned, 4 calls, of 8 the likeliest": {"num_steps": 4, "choose": 8, "choose_by": "likelihood"},
     "left to right, a word a call": {"decoder": "sequential"},

@@ -89,7 +89,7 @@ def test_options_for_several_families_are_sorted():
     given = GenerateOptions(style="consensus", top_k=3, decoder="block", temperature=0.5)
     for family, mine in {
         "manta": ["style"],
-        "aligned": [],
+        "aligned": ["top_k"],
         "masked": ["style", "decoder"],
         "ar": ["top_k"],
         "mdlm": ["decoder"],

@@ -93,9 +93,9 @@ def test_a_model_that_has_kept_no_teacher_says_so(aligned, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"top_k": 3, "temperature": 1.0}, "top_k` is for the decoders sequential and verified"),
-        ({"max_tokens": 3}, "max_tokens` is for"),
-        ({"num_drafts": 3}, "num_drafts` is for"),
+        ({"top_k": 3, "temperature": 1.0}, "top_k` means nothing to aligned models but to their decoders"),
+        ({"max_tokens": 3}, "max_tokens` means nothing"),
+        ({"num_drafts": 3}, "num_drafts` means nothing"),
         ({"decoder": "verified", "num_steps": 4}, "num_steps` means nothing to autoregressive"),
         ({"decoder": "block"}, "block decoder means nothing to aligned"),
     ],

@@ -47,7 +47,8 @@ def settings_of(lm: Writer, decoders: Sequence[str] = (), caches: Sequence[Cache
             raise UsageError(f"unknown decoder {name!r}; choose among {', '.join((*DECODERS, *DRAFTED))}")
     if not follows(lm.family, "cache"):
         drafts = getattr(lm, "drafter", None) is not None
-        known = tuple(name for name in DRAFTED if drafts and accepts(lm.family, "decoder", name))
+        follow = [name for name in DRAFTED if accepts(lm.family, "decoder", name)]
+        known = tuple(name for name in follow if drafts or name == "aligned")
         if set(decoders) - set(known) or any(cache != "none" for cache in caches):
             raise UsageError(
                 "caches and decoders are of masked models, sequential and verified of those with a drafter that write "
@@ -77,7 +78,8 @@ def writing_rates(
     """Measure a model at every length, batch and setting; the settings take turns.
 
     Every text is given the length that is asked for: a canvas of so many tokens, or so many tokens left to right. Only
-    a masked decoder that commits an early end stops before; its `calls` show it.
+    a masked decoder that commits an early end stops before, and an aligned model fills its canvas in one call; `calls`
+    show it.
 
     Args:
         lm: any family.

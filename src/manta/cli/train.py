@@ -66,13 +66,14 @@ def run(argv: Sequence[str]) -> int:
     progress = _Progress()
     if options.resume:
         from manta.recipes import resolve
+        from manta.recipes.drafting import begun_from
         from manta.recipes.runfolder import refuse_changes, stored_recipe
 
         own = stored_recipe(options.out)
         # More of a time budget is no change of the run.
         longer = options.time_budget is not None and own.num_steps is None
         given = replace(options, time_budget=own.time_budget) if longer else options
-        whole = resolve(_recipe(given)) if options.data else None
+        whole = resolve(begun_from(_recipe(given))) if options.data else None
         refuse_changes(options.out, _recipe(given, own), whole, "--resume")
     training = TrainingRun(
         None if options.resume else _recipe(options),
@@ -101,6 +102,7 @@ def run(argv: Sequence[str]) -> int:
 def _recipe(options: TrainOptions, own=None):
     """The recipe that the options describe, or with `own` that one with what they change."""
     from manta.recipes import Recipe
+    from manta.recipes.drafting import placed
 
     if own is not None and not options.data:
         recipe = own
@@ -119,9 +121,9 @@ def _recipe(options: TrainOptions, own=None):
     if options.drafter is not None:
         if options.family not in (None, "ar"):
             raise UsageError(f"--drafter is for a model that writes left to right; leave --family {options.family} out")
-        given["drafter_of"] = str(options.drafter)
+        given["drafter_of"] = placed(str(options.drafter))
     if options.teacher is not None:
-        given["taught_by"] = str(options.teacher)
+        given["taught_by"] = placed(str(options.teacher))
     recipe = from_dict(Recipe, {**to_dict(recipe), **given})
     overrides = ("train.tensorboard=true", *options.overrides) if options.tensorboard else options.overrides
     return apply_overrides(recipe, overrides)

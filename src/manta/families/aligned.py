@@ -1,5 +1,8 @@
 """Aligned models: words read through monotone alignments, a whole text in one network call or a few.
 
+A call is a pass over the canvas; the prompt is read within the first one, so a text of one call has passed through the
+prompt's encoder and the trunk. (The other families count the prompt's encoder as a call of its own.)
+
 Its parts carry the names of the other families' (`embedding`, `memory_encoder`, a trunk that reads the memory), so that
 an autoregressive teacher's weights can serve as its first ones.
 """
@@ -8,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import count, groupby
 from typing import Any, Literal
 
 import torch
@@ -58,6 +62,8 @@ ROOMS = (0.7, 1.1)
 """Smallest and largest canvas of texts to choose from, beside that of a single text."""
 CAUSAL = "causal."
 """Before the names of the teacher's weights among the parts of a folder."""
+MOST_SLOTS = 16
+"""Most slots for a word."""
 LENGTH_WEIGHT = 0.1
 """Weight of the length's nats beside those of the words."""
 
@@ -69,14 +75,14 @@ class AlignedConfig(PromptedConfig):
     family: Literal["aligned"] = "aligned"
     """Which family this is."""
     slots_per_word: int = 2
-    """Slots of a canvas for each word of the length that is expected, at least 2."""
+    """Slots of a canvas for each word of the length that is expected, 2 to 16."""
     operator: OperatorChoice = field(default_factory=AttentionConfig)
     """How slots act on each other."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.slots_per_word < 2:
-            raise ConfigError(f"slots_per_word should be at least 2, received {self.slots_per_word}")
+        if not 2 <= self.slots_per_word <= MOST_SLOTS:
+            raise ConfigError(f"slots_per_word should lie between 2 and {MOST_SLOTS}, received {self.slots_per_word}")
 
 
 class AlignedModel(PromptedModel):
@@ -147,6 +153,15 @@ class Canvas:
         """True on each row's canvas."""
         return torch.arange(self.labels.shape[1], device=self.labels.device) < self.counts[:, None]
 
+    @property
+    def words_given(self) -> Int64[Tensor, "b"]:
+        """Words of which a slot is given; several slots that stand side by side may say one word."""
+        word = (self.labels != NULL) & self.mask
+        begins = word & (self.labels != F.pad(self.labels, (1, 0), value=NULL)[:, :-1])
+        hits = torch.zeros(len(word), word.shape[1] + 1, dtype=torch.long, device=word.device)
+        hits.scatter_add_(1, begins.cumsum(1), (word & self.known).long())
+        return (hits > 0).sum(1)
+
 
 class AlignmentMatching:
     """What an aligned model is taught: its texts through all alignments, and their lengths.
@@ -171,8 +186,7 @@ class AlignmentMatching:
             canvas = self.revealed(model, batch, canvas, projected, generator)
         log_chances = self._log_chances(model, canvas, projected)
         nats = alignment_nats(log_chances, canvas.counts, batch.text, batch.text_lengths, blank=NULL)
-        given = (canvas.known & canvas.mask & (canvas.labels != NULL)).sum(1)
-        asked = (batch.text_lengths - given).clamp_min(0).sum().clamp_min(1)
+        asked = (batch.text_lengths - canvas.words_given).clamp_min(0).sum().clamp_min(1)
         told = nats[nats.isfinite()].sum() / asked
         length = F.cross_entropy(model.length_logits(memory), batch.text_lengths)
         share = (canvas.known & canvas.mask).sum() / canvas.mask.sum()
@@ -209,15 +223,14 @@ class AlignmentMatching:
         projected: tuple[ProjectedMemory, ...],
         generator: torch.Generator,
     ) -> Canvas:
-        """Give some labels of the model's own best alignments, in rows without a blank to fill."""
+        """Give some labels of the model's own best alignments, beside those that are given already."""
         log_chances = self._log_chances(model, canvas, projected)
         best = best_alignment(log_chances, canvas.counts, batch.text, batch.text_lengths, blank=NULL)
         wrong = ((log_chances.argmax(-1) != best) & canvas.mask).sum(1) / canvas.counts
         draws = torch.rand(2, len(best), generator=generator).to(best.device)
         share = torch.where(draws[0] < 0.5, self.config.glance * wrong, draws[1])
         known = torch.rand(best.shape, generator=generator).to(best.device) < share[:, None]
-        known = torch.where(canvas.filled[:, None], canvas.known, known & canvas.mask)
-        return replace(canvas, labels=torch.where(canvas.filled[:, None], canvas.labels, best), known=known)
+        return replace(canvas, labels=best, known=canvas.known | (known & canvas.mask))
 
     @staticmethod
     def _log_chances(model: AlignedModel, canvas: Canvas, projected: tuple[ProjectedMemory, ...]) -> Tensor:
@@ -308,7 +321,12 @@ class AlignedLM(TrainedWriter[AlignedModel]):
         shape = from_dict(AutoregressiveConfig, extras["causal"], "causal")
         if shape.vocab_size != net.config.vocab_size:
             raise ConfigError(f"causal.vocab_size is {shape.vocab_size}, and the model has {net.config.vocab_size}")
-        causal = built(AutoregressiveModel, shape, {name: value.shape for name, value in weights.items()})
+        if odd := [name for name, value in weights.items() if not value.is_floating_point()]:
+            raise ConfigError(f"parts.safetensors holds {CAUSAL}{odd[0]} as {weights[odd[0]].dtype}")
+        try:
+            causal = built(AutoregressiveModel, shape, {name: value.shape for name, value in weights.items()})
+        except ConfigError as error:
+            raise ConfigError(f"parts.safetensors and `causal` do not fit each other: {error}") from error
         causal.load_state_dict(weights)
         rest = {name: value for name, value in parts.items() if not name.startswith(CAUSAL)}
         device = net.embedding.weight.device
@@ -347,7 +365,8 @@ class AlignedLM(TrainedWriter[AlignedModel]):
         for name in ("top_k", "top_p", "max_tokens", "num_drafts"):
             if name in given(options):
                 raise UsageError(
-                    f"{spelled(name)} is for the decoders sequential and verified of an aligned model; leave it out"
+                    f"{spelled(name)} means nothing to aligned models but to their decoders sequential and verified; "
+                    "choose one of them, or leave it out"
                 )
 
     @staticmethod
@@ -387,7 +406,9 @@ class AlignedLM(TrainedWriter[AlignedModel]):
             generators = tuple(make_generator(seed) for seed in seeds)
             batch = Prompts(*padded_prompts(prompts, self.device), generators)
             beginning = self._beginning(batch, templates, options, encode=True, rooms=rooms)
-            for slots in self._settled(beginning, options):
+            # Blanks are filled in one call: with more of them they came out worse.
+            calls = options.num_steps if templates[0] is None else 1
+            for slots in self._settled(beginning, replace(options, num_steps=calls)):
                 kind = "draft" if bool(slots.open.any()) else "done"
                 for row, template in enumerate(templates):
                     yield self._event(kind, chosen[row], slots, beginning, row, template)
@@ -396,10 +417,12 @@ class AlignedLM(TrainedWriter[AlignedModel]):
         """The slots after each call."""
         memory = self.model.trunk.project(beginning.memory.states, beginning.memory.mask)
 
+        calls = count(1)
+
         def denoiser(labels: Tensor) -> Tensor:
-            logits = self.model(labels, beginning.mask, memory)
-            check_logits(logits[..., NULL], 2)
-            return logits.float()
+            logits = self.model(labels, beginning.mask, memory).float()
+            check_logits(logits.masked_fill(~beginning.mask[..., None], 0.0), next(calls))
+            return logits
 
         return settle(
             denoiser,
@@ -421,7 +444,7 @@ class AlignedLM(TrainedWriter[AlignedModel]):
         """What is told of a row: drafts and texts say all slots, settled or not."""
         own = beginning.mask[row]
         labels = slots.labels[row][own].tolist()
-        words = collapse(labels, NULL)
+        words = collapse(labels, NULL)[: self.capacity]
         if template is None:
             text = self.tokenizer.decode(words).strip()
         else:
@@ -431,21 +454,33 @@ class AlignedLM(TrainedWriter[AlignedModel]):
         return Event(kind, index, text, tuple(words), settled, sure, int(slots.calls_of[row]))
 
     def _filled(self, labels: Sequence[int], template: Template) -> str:
-        """A text with its blanks filled: what is given stands in it as it was given."""
-        slots = self.model.config.slots_per_word
-        fills: list[list[int]] = []
-        places = (template.tokens == MASK).tolist()
+        """A text with its blanks filled: what is given stands in it as it was given.
+
+        A run of one label belongs to the place that it begins in; one that reaches the slot of a given word is that
+        word.
+        """
+        given = (template.tokens != MASK).tolist()
+        blanks = [k for k, piece in enumerate(template.pieces) for _ in range(piece.blank)]
+        blank_of = dict(zip((p for p, known in enumerate(given) if not known), blanks, strict=True))
+        fills: list[list[int]] = [[] for _ in template.pieces]
+        slots, start = self.model.config.slots_per_word, 0
+        for label, run in groupby(labels):
+            stop = start + len(list(run))
+            told = any(given[slot // slots] and slot % slots == 0 for slot in range(start, stop))
+            if label != NULL and not told:
+                fills[blank_of[start // slots]].append(label)
+            start = stop
         # Places that a blank does not use are null, and vanish.
-        for place, open_ in enumerate(places):
-            if open_ and (place == 0 or not places[place - 1]):
-                stop = next((p for p in range(place, len(places)) if not places[p]), len(places))
-                words = collapse(labels[slots * place : slots * stop], NULL)[: stop - place]
-                fills.append(words + [NULL] * (stop - place - len(words)))
+        words = [
+            word
+            for fill, piece in zip(fills, template.pieces, strict=True)
+            for word in [*fill, *[NULL] * piece.blank][: piece.blank]
+        ]
 
         def decode(fill: list[int], start: bool) -> str:
             return self.tokenizer.decode([token for token in fill if token != NULL], start=start)
 
-        return filled(template.pieces, [word for fill in fills for word in fill], decode)
+        return filled(template.pieces, words, decode)
 
     def _beginning(
         self,

@@ -11,14 +11,16 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from manta.config import from_dict, to_dict
+from manta.errors import UsageError
 from manta.families.asked import check_options
 from manta.families.batching import padded_prompts, padded_width
 from manta.families.canvas import Prompts, Template, prompt_tokens, template_of
-from manta.families.decoding import Decoding, batches, canvas_events, chosen_decoder, write_canvas
+from manta.families.decoding import DRAWN, Decoding, batches, canvas_events, chosen_decoder, write_canvas
 from manta.families.events import Event, GenerateOptions, Request
 from manta.families.model import OperatorChoice
 from manta.families.objectives import ObjectiveConfig, lay_out, length_cost, read_prompt
 from manta.families.observer import Beginning, Observer
+from manta.families.options import spelled
 from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resolved
 from manta.families.trained import LogLikelihood, Taught, Teaching, TrainedWriter
 from manta.masked import (
@@ -242,6 +244,12 @@ class MaskedLM(TrainedWriter[MaskedModel]):
     def check(self, options: GenerateOptions) -> None:
         """Refuse options that do not fit each other, the decoder or the operator; see `RequestWriter`."""
         check_options(options, self.family)
+        drawn = options.temperature > 0 or options.style == "diverse" or options.decoder in DRAWN
+        if options.choose > 1 and not drawn:
+            raise UsageError(
+                f"consensus texts at temperature 0 are all the same; set {spelled('temperature')}, or leave "
+                f"{spelled('choose')} out"
+            )
         self.decoder_for(options)
         if options.cache != "none":
             self.model.trunk.new_cache()

@@ -178,7 +178,8 @@ class AutoregressiveOptions(Bounded, Chosen):
 
 @dataclass(frozen=True, kw_only=True)
 class AlignedOptions(Budgeted, AutoregressiveOptions):
-    """Of aligned models; top-k, top-p and what bounds or drafts words are for their left-to-right reading."""
+    """Of aligned models; top-k, top-p and what bounds or drafts words are for their left-to-right reading. Their prompt
+    is read within the first of `num_steps` calls, and a text to fill takes one."""
 
     decoder: DecoderName = choice("", AlignedDecoder)
     """Through alignments, in `num_steps` calls; or left to right, by the teacher that the model has kept: a word a call

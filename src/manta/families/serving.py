@@ -56,7 +56,9 @@ class RequestWriter(Writer):
         Raises:
             UsageError: the model has none.
         """
-        raise UsageError(f"a {self.family} model has no exact likelihood to choose by; leave `choose_by` out")
+        raise UsageError(
+            f"a model of the family {self.family} has no exact likelihood to choose by; leave `choose_by` out"
+        )
 
     @torch.no_grad()
     def generate(
@@ -89,7 +91,9 @@ class RequestWriter(Writer):
                 f"observer should be an Observer, received {type(observer).__name__}; make a subclass of it"
             )
         if observer is not None and not self.observed:
-            raise UsageError(f"a {self.family} model tells no observer what it writes; leave `observer` out")
+            raise UsageError(
+                f"a model of the family {self.family} tells no observer what it writes; leave `observer` out"
+            )
         self._check(options, observer)
         rows: dict[int, Any] = {}
         alike: dict[GenerateOptions, list[int]] = {}

@@ -74,9 +74,9 @@ def save_model(
     with atomic_folder(folder) as new:
         lm.tokenizer.save(new / "tokenizer.json")
         (new / "model.safetensors").write_bytes(_stored_weights(lm, dtype))
-        parts = {name: _stored(value, dtype) for name, value in lm.parts().items()}
+        parts = _stored_parts(lm, dtype)
         if parts or (folder / PARTS).exists():  # nothing of the model before is left to this one
-            (new / PARTS).write_bytes(save(parts))
+            (new / PARTS).write_bytes(parts or save({}))
         (new / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
         (new / "README.md").write_text(card, encoding="utf-8")
 
@@ -86,6 +86,8 @@ def is_saved(folder: Path, lm: LanguageModel, *, dtype: torch.dtype = torch.bflo
     try:
         config = _read_config(folder)
         same = (folder / "model.safetensors").read_bytes() == _stored_weights(lm, dtype)
+        parts = _stored_parts(lm, dtype)
+        same = same and (not parts or (folder / PARTS).read_bytes() == parts)
     except (ModelError, OSError):
         return False
     fingerprint = lm.tokenizer.fingerprint()
@@ -115,6 +117,12 @@ def refuse_strangers(folder: Path) -> None:
 
 def _stored_weights(lm: LanguageModel, dtype: torch.dtype) -> bytes:
     return save({name: _stored(value, dtype) for name, value in lm.model.state_dict().items()})
+
+
+def _stored_parts(lm: LanguageModel, dtype: torch.dtype) -> bytes:
+    """What a family keeps beside its weights; nothing if that is nothing."""
+    parts = {name: _stored(value, dtype) for name, value in lm.parts().items()}
+    return save(parts) if parts else b""
 
 
 def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:

@@ -11,6 +11,8 @@ from manta.config import filled, to_dict
 from manta.errors import ConfigError, ModelError
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM
 from manta.hub import load
+from manta.hub.causal import HUB
+from manta.hub.folder import BUILTIN
 from manta.recipes.recipe import Recipe
 
 HORIZON = 8
@@ -28,6 +30,11 @@ def begun_from(recipe: Recipe) -> Recipe:
     if recipe.drafter_of is not None:
         return for_drafter(recipe)
     return recipe if recipe.taught_by is None else for_taught(recipe)
+
+
+def placed(model: str) -> str:
+    """A model's folder as an absolute path; a name of the hub, or of a model that ships, as it is."""
+    return model if model.startswith((HUB, BUILTIN)) else str(Path(model).absolute())
 
 
 def for_drafter(recipe: Recipe) -> Recipe:
@@ -48,7 +55,7 @@ def for_drafter(recipe: Recipe) -> Recipe:
     return replace(
         recipe,
         family="ar",
-        drafter_of=str(Path(str(recipe.drafter_of)).absolute()),
+        drafter_of=placed(str(recipe.drafter_of)),
         vocab_size=max(512, min(32768, shape.vocab_size)),
         max_prompt=shape.max_prompt,
         max_text=shape.max_text,
@@ -85,7 +92,7 @@ def for_taught(recipe: Recipe) -> Recipe:
         raise ConfigError("the teacher keeps its shape; leave teacher.* out")
     given = replace(
         recipe,
-        taught_by=str(Path(str(recipe.taught_by)).absolute()),
+        taught_by=placed(str(recipe.taught_by)),
         vocab_size=max(512, min(32768, shape.vocab_size)),
         teacher=shape,
     )

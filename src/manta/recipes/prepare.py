@@ -145,6 +145,11 @@ def guided_by(recipe: Recipe) -> Recipe:
     else:
         prompted = any(example.prompt is not None for example in read(recipe.data, recipe.split, 1))
         consensus = "teacher" if free and prompted else "none"
+    if recipe.taught_by is not None and consensus != "teacher" and recipe.warm_start is False:
+        raise ConfigError(
+            "a teacher answers prompts or lends its weights, and the recipe asks for neither; leave taught_by out, or "
+            "warm_start=false"
+        )
     if recipe.warm_start and recipe.family == "ar":
         raise ConfigError("an autoregressive model has no teacher to start from; leave warm_start out")
     trained = recipe.taught_by is None and recipe.shares.teacher > 0

@@ -320,7 +320,7 @@ class TrainingRun:
             budget = seconds(self.recipe.time_budget)
             paces = [self._pace(other) for other in self.specs[index:]]
             left = SAFETY * (budget - self.clock.now())
-            if is_asked(self.recipe, self.specs, index):
+            if spec.name == "teacher" and is_asked(self.recipe, self.specs, index):  # who is given has answered by now
                 left -= TARGETS_SHARE * budget
             shares = [other.share for other in self.specs[index:]]
             if done:

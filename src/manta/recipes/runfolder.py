@@ -21,7 +21,7 @@ RECIPE = "recipe.json"
 PLAN = "plan.json"
 DATA = "data.json"
 LOCK = ".lock"
-EDITABLE = ("train", "checkpoint_minutes", "time_budget", "objective", "masking")
+EDITABLE = ("train", "checkpoint_minutes", "time_budget", "objective", "masking", "alignment")
 """Fields of a run's recipe that may be changed while it is interrupted; the others are in its weights, its data and the
 steps that its stages were given."""
 
