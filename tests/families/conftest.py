@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from manta.families.aligned import AlignedConfig, AlignedLM, AlignedModel
+from manta.families.aligned import AlignedLM
+from manta.families.aligned_model import AlignedConfig, AlignedModel
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
 from manta.families.manta_lm import MantaLM
 from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel

@@ -5,17 +5,12 @@ import torch
 
 from manta.aligned import AlignmentConfig, alignment_nats, clamped, collapse, least_slots
 from manta.errors import ConfigError, RequestError, UsageError
-from manta.families.aligned import (
-    LENGTH_WEIGHT,
-    AlignedConfig,
-    AlignedLM,
-    AlignmentMatching,
-    Canvas,
-    spread,
-)
+from manta.families.aligned import AlignedLM
+from manta.families.aligned_model import AlignedConfig
+from manta.families.aligned_objective import LENGTH_WEIGHT, AlignmentMatching, SlotCanvas, spread
 from manta.families.canvas import parse_template
 from manta.families.events import GenerateOptions, Request, finished
-from manta.families.objectives import ObjectiveConfig
+from manta.families.objectives import ObjectiveConfig, lay_out
 from manta.families.observer import Observer
 from manta.families.trained import Teaching
 from manta.masked import MaskedObjectiveConfig
@@ -64,13 +59,15 @@ def test_a_layout_has_room_for_every_text(lm):
     canvas = matching.lay_out(lm.model, batch, make_generator(0))
     assert bool((canvas.counts >= least_slots(batch.text, batch.text_lengths)).all())
     assert int(canvas.counts.max()) <= lm.model.max_slots and canvas.labels.shape[1] % 16 == 0
-    assert 0 < canvas.filled.sum() < 64
+    layout = lay_out(batch, 1, matching.layout, make_generator(0), max_cells=lm.model.max_words)
+    filled = layout.hole.any(1)
+    assert 0 < filled.sum() < 64
     open_ = canvas.mask & ~canvas.known
-    free = ~canvas.filled
+    free = ~filled
     assert torch.equal(open_[free], canvas.mask[free]), "without a blank to fill nothing is given"
     share = canvas.counts[free] / batch.text_lengths[free]
     assert bool((share >= 1.4 - 1e-6).all() & (share <= 2.4 + 1.0 / batch.text_lengths[free] + 1e-6).all())
-    for row in canvas.filled.nonzero()[:, 0].tolist():
+    for row in filled.nonzero()[:, 0].tolist():
         given = collapse(canvas.labels[row][canvas.known[row] & canvas.mask[row]].tolist(), -1)
         text = batch.text[row, : batch.text_lengths[row]].tolist()
         kept = [word for word in given if word != NULL]
@@ -128,7 +125,7 @@ def test_a_revealed_row_gives_labels_of_one_alignment_of_its_text(lm):
     for row in range(len(batch)):
         labels = shown.labels[row][canvas.mask[row]].tolist()
         assert collapse(labels, NULL) == batch.text[row, : batch.text_lengths[row]].tolist()
-    free = ~canvas.filled
+    free = ~(canvas.known & canvas.mask).any(1)
     assert bool(((shown.known & ~canvas.known)[~free]).any()), "in a blank, too, labels are given"
     share = (shown.known & canvas.mask)[free].sum(1) / canvas.counts[free]
     assert share.min() < 0.25 and share.max() > 0.75 and not (shown.known & ~canvas.mask)[free].any()
@@ -142,7 +139,7 @@ def test_a_word_is_given_once_however_many_of_its_slots_are():
         ([0, 0, 1, 0, 0, 0, 1, 0], 0),
         ([1, 1, 1, 1, 1, 1, 1, 1], 3),
     ):
-        canvas = Canvas(labels, torch.tensor([known]).bool(), torch.tensor([7]), torch.zeros(1, dtype=torch.bool))
+        canvas = SlotCanvas(labels, torch.tensor([known]).bool(), torch.tensor([7]))
         assert canvas.words_given.tolist() == [words], "what lies off the canvas does not count"
 
 

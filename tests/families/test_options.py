@@ -8,7 +8,8 @@ import torch
 
 from manta.errors import ModelError, UsageError
 from manta.families import FAMILIES
-from manta.families.aligned import AlignedConfig, AlignedLM, AlignedModel
+from manta.families.aligned import AlignedLM
+from manta.families.aligned_model import AlignedConfig, AlignedModel
 from manta.families.asked import applicable, follows, listed
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel, log_likelihood
 from manta.families.events import GenerateOptions

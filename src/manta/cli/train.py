@@ -66,7 +66,7 @@ def run(argv: Sequence[str]) -> int:
     progress = _Progress()
     if options.resume:
         from manta.recipes import resolve
-        from manta.recipes.drafting import begun_from
+        from manta.recipes.origins import begun_from
         from manta.recipes.runfolder import refuse_changes, stored_recipe
 
         own = stored_recipe(options.out)
@@ -102,7 +102,7 @@ def run(argv: Sequence[str]) -> int:
 def _recipe(options: TrainOptions, own=None):
     """The recipe that the options describe, or with `own` that one with what they change."""
     from manta.recipes import Recipe
-    from manta.recipes.drafting import placed
+    from manta.recipes.origins import placed
 
     if own is not None and not options.data:
         recipe = own

@@ -2,55 +2,36 @@
 
 A call is a pass over the canvas; the prompt is read within the first one, so a text of one call has passed through the
 prompt's encoder and the trunk. (The other families count the prompt's encoder as a call of its own.)
-
-Its parts carry the names of the other families' (`embedding`, `memory_encoder`, a trunk that reads the memory), so that
-an autoregressive teacher's weights can serve as its first ones.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import count, groupby
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
-from manta.aligned import (
-    AlignmentConfig,
-    Slots,
-    alignment_nats,
-    best_alignment,
-    clamped,
-    collapse,
-    least_slots,
-    settle,
-)
+from manta.aligned import Slots, collapse, settle
 from manta.autoregressive import Drafter
 from manta.config import from_dict, to_dict
 from manta.errors import ConfigError, RequestError, UsageError
+from manta.families.aligned_model import AlignedConfig, AlignedModel
+from manta.families.aligned_objective import AlignmentMatching, spread
 from manta.families.asked import check_options
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
 from manta.families.batching import drawn_words, padded_prompts, padded_width
 from manta.families.canvas import Prompts, Template, filled, prompt_tokens, template_of
 from manta.families.decoding import batches
 from manta.families.events import Event, EventKind, GenerateOptions, Request
-from manta.families.model import OperatorChoice
-from manta.families.objectives import ObjectiveConfig, lay_out
 from manta.families.observer import Beginning, Observer
 from manta.families.options import given, spelled
-from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resolved
 from manta.families.stored import built
 from manta.families.trained import LogLikelihood, Taught, Teaching, TrainedWriter
-from manta.nets.trunk import Trunk
-from manta.operators import AttentionConfig, OperatorContext, line
-from manta.operators.cross_attention import ProjectedMemory
 from manta.runtime import check_logits, make_generator
-from manta.text import BOS, EOS, MASK, NULL, Batch, Corpus, Tokenizer
-from manta.types import Loss
+from manta.text import MASK, NULL, Batch, Corpus, Tokenizer
 
 LENGTH_QUANTILE = 0.8
 """Length that a canvas is made for, as a quantile of the length's distribution."""
@@ -66,192 +47,32 @@ MOST_SLOTS = 16
 """Most slots for a word."""
 LENGTH_WEIGHT = 0.1
 """Weight of the length's nats beside those of the words."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AlignedConfig(PromptedConfig):
-    """Shape of an aligned model."""
-
-    family: Literal["aligned"] = "aligned"
-    """Which family this is."""
-    slots_per_word: int = 2
-    """Slots of a canvas for each word of the length that is expected, 2 to 16."""
-    operator: OperatorChoice = field(default_factory=AttentionConfig)
-    """How slots act on each other."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 2 <= self.slots_per_word <= MOST_SLOTS:
-            raise ConfigError(f"slots_per_word should lie between 2 and {MOST_SLOTS}, received {self.slots_per_word}")
-
-
-class AlignedModel(PromptedModel):
-    """Logits of every slot of a canvas, given its prompt and the labels that stand.
-
-    A label is a word, or the null token as the blank.
-
-    Args:
-        config: shape.
-    """
-
-    def __init__(self, config: AlignedConfig) -> None:
-        shape = resolved(config)
-        self.max_words = shape.max_text + 1
-        """Most places of a text laid out with a blank to fill, a closing null among them."""
-        self.max_slots = shape.slots_per_word * self.max_words
-        """Slots of the largest canvas."""
-        super().__init__(
-            shape,
-            num_lengths=shape.max_text + 1,
-            num_places=max(shape.max_prompt, self.max_slots) if shape.absolute_places else 0,
-        )
-        self.rest = nn.Embedding(self.max_slots, shape.dim) if shape.absolute_places else None
-        """Tells how many slots of its row are left after each: without it a text is cut off where they end."""
-        if self.rest is not None:
-            nn.init.normal_(self.rest.weight, std=0.1)
-        self.trunk = Trunk(shape.dim, shape.depth, shape.operator, heads=shape.heads, cross=True)
-
-    def forward(
-        self, labels: Int64[Tensor, "b n"], mask: Bool[Tensor, "b n"], memory: tuple[ProjectedMemory, ...]
-    ) -> Float[Tensor, "b n v"]:
-        """Logits of every slot; those of the tokens that no slot can say are `SILENT`.
-
-        Args:
-            labels: the mask token where a slot is open.
-            mask: True on each row's canvas.
-            memory: the prompt, from `trunk.project`.
-        """
-        context = OperatorContext(line(labels.shape[1], labels.device), mask)
-        x = self.embed(labels)
-        if self.rest is not None:
-            x = x + self.rest((mask.flip(1).cumsum(1).flip(1) - 1).clamp(0, self.max_slots - 1))
-        logits = self.head(self.trunk(x, context, memory=memory))
-        silent = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
-        silent[[MASK, BOS, EOS]] = True
-        return logits.masked_fill(silent, SILENT)
-
-    def prompt_memory(self, prompt: Int64[Tensor, "b p"], lengths: Int64[Tensor, "b"]) -> Memory:
-        """The encoded prompts; every text is of one kind."""
-        return self.memory(prompt, lengths, torch.zeros_like(lengths))
-
-
-@dataclass(frozen=True)
-class Canvas:
-    """Texts laid out over slots for training."""
-
-    labels: Int64[Tensor, "b n"]
-    """Labels where they are given, anything elsewhere."""
-    known: Bool[Tensor, "b n"]
-    """True where a label is given."""
-    counts: Int64[Tensor, "b"]
-    """Slots of each row."""
-    filled: Bool[Tensor, "b"]
-    """Rows that have a blank to fill, and are given all else."""
-
-    @property
-    def mask(self) -> Bool[Tensor, "b n"]:
-        """True on each row's canvas."""
-        return torch.arange(self.labels.shape[1], device=self.labels.device) < self.counts[:, None]
-
-    @property
-    def words_given(self) -> Int64[Tensor, "b"]:
-        """Words of which a slot is given; several slots that stand side by side may say one word."""
-        word = (self.labels != NULL) & self.mask
-        begins = word & (self.labels != F.pad(self.labels, (1, 0), value=NULL)[:, :-1])
-        hits = torch.zeros(len(word), word.shape[1] + 1, dtype=torch.long, device=word.device)
-        hits.scatter_add_(1, begins.cumsum(1), (word & self.known).long())
-        return (hits > 0).sum(1)
-
-
-class AlignmentMatching:
-    """What an aligned model is taught: its texts through all alignments, and their lengths.
-
-    ``nats = −log Σ_a Π_i p(a_i | given labels, prompt)``,  a over the alignments that say the text
-
-    Args:
-        layout: shares of rows with a blank to fill, and its size.
-        config: what is shown of alignments.
-        reveal: whether anything of them is.
-    """
-
-    def __init__(self, layout: ObjectiveConfig, config: AlignmentConfig, *, reveal: bool) -> None:
-        self.layout, self.config, self.reveal = layout, config, reveal
-
-    def __call__(self, model: AlignedModel, batch: Batch, generator: torch.Generator) -> Loss:
-        """Loss with parts nats (a word that is not given), given (share of slots) and length (nats)."""
-        memory = model.prompt_memory(batch.prompt, batch.prompt_lengths)
-        projected = model.trunk.project(memory.states, memory.mask)
-        canvas = self.lay_out(model, batch, generator)
-        if self.reveal and float(torch.rand((), generator=generator)) < self.config.reveal_share:
-            canvas = self.revealed(model, batch, canvas, projected, generator)
-        log_chances = self._log_chances(model, canvas, projected)
-        nats = alignment_nats(log_chances, canvas.counts, batch.text, batch.text_lengths, blank=NULL)
-        asked = (batch.text_lengths - canvas.words_given).clamp_min(0).sum().clamp_min(1)
-        told = nats[nats.isfinite()].sum() / asked
-        length = F.cross_entropy(model.length_logits(memory), batch.text_lengths)
-        share = (canvas.known & canvas.mask).sum() / canvas.mask.sum()
-        parts = {"nats": told.detach(), "given": share.detach(), "length": length.detach()}
-        return Loss(told + LENGTH_WEIGHT * length, parts, int(asked))
-
-    def lay_out(self, model: AlignedModel, batch: Batch, generator: torch.Generator) -> Canvas:
-        """Open canvases of drawn sizes; in some rows a text with a blank to fill, of which all else is given.
-
-        text        w w w w                       4 words
-        open        . . . . . . . . .             8 slots, more or less
-        with blank  w b [. . . .] w b b b         2 words, 2 places to fill, 1 word, the closing null
-        """
-        shape = model.config
-        texts = lay_out(batch, 1, self.layout, generator, max_cells=model.max_words)
-        filled = texts.hole.any(1)
-        draw = float(torch.rand((), generator=generator))  # of the whole batch, which spares padding
-        room = self.config.least_room + draw * (self.config.most_room - self.config.least_room)
-        counts = (batch.text_lengths * shape.slots_per_word * room).ceil().long()
-        counts = counts.clamp(max=model.max_slots).maximum(least_slots(batch.text, batch.text_lengths)).clamp_min(1)
-        counts = torch.where(filled, shape.slots_per_word * texts.cells, counts)
-        labels, hole = spread(texts.tokens, texts.hole, shape.slots_per_word)
-        width = padded_width(int(counts.max()))
-        labels = F.pad(labels, (0, max(0, width - labels.shape[1])), value=NULL)[:, :width]
-        hole = F.pad(hole, (0, max(0, width - hole.shape[1])))[:, :width]
-        return Canvas(labels, filled[:, None] & ~hole, counts, filled)
-
-    @torch.no_grad()
-    def revealed(
-        self,
-        model: AlignedModel,
-        batch: Batch,
-        canvas: Canvas,
-        projected: tuple[ProjectedMemory, ...],
-        generator: torch.Generator,
-    ) -> Canvas:
-        """Give some labels of the model's own best alignments, beside those that are given already."""
-        log_chances = self._log_chances(model, canvas, projected)
-        best = best_alignment(log_chances, canvas.counts, batch.text, batch.text_lengths, blank=NULL)
-        wrong = ((log_chances.argmax(-1) != best) & canvas.mask).sum(1) / canvas.counts
-        draws = torch.rand(2, len(best), generator=generator).to(best.device)
-        share = torch.where(draws[0] < 0.5, self.config.glance * wrong, draws[1])
-        known = torch.rand(best.shape, generator=generator).to(best.device) < share[:, None]
-        return replace(canvas, labels=best, known=canvas.known | (known & canvas.mask))
-
-    @staticmethod
-    def _log_chances(model: AlignedModel, canvas: Canvas, projected: tuple[ProjectedMemory, ...]) -> Tensor:
-        """Of every label in every slot, certain where it is given."""
-        seen = torch.where(canvas.known, canvas.labels, MASK).masked_fill(~canvas.mask, NULL)
-        log_chances = model(seen, canvas.mask, projected).float().log_softmax(-1)
-        return clamped(log_chances, canvas.labels, canvas.known)
-
-
-def spread(
-    tokens: Int64[Tensor, "b n"], open_: Bool[Tensor, "b n"], slots: int
-) -> tuple[Int64[Tensor, "b n*{slots}"], Bool[Tensor, "b n*{slots}"]]:
-    """Lay tokens out over slots: a given one is followed by blanks, an open one is all open.
-
-    Args:
-        tokens: given words.
-        open_: True where none is given.
-        slots: for each token.
-    """
-    labels = torch.cat([tokens[..., None], tokens.new_full((*tokens.shape, slots - 1), NULL)], -1)
-    return labels.flatten(1), open_.repeat_interleave(slots, 1)
+PLAIN_SHARE = 0.25
+"""Share of the time before any label of an alignment is given."""
+SILENT = -1e4
+"""Logit of what cannot be said; finite, as a gradient passes by it."""
+ROOMS = (0.7, 1.1)
+"""Smallest and largest canvas of texts to choose from, beside that of a single text."""
+CAUSAL = "causal."
+"""Before the names of the teacher's weights among the parts of a folder."""
+MOST_SLOTS = 16
+"""Most slots for a word."""
+LENGTH_WEIGHT = 0.1
+"""Weight of the length's nats beside those of the words."""
+ROOMS = (0.7, 1.1)
+"""Smallest and largest canvas of texts to choose from, beside that of a single text."""
+CAUSAL = "causal."
+"""Before the names of the teacher's weights among the parts of a folder."""
+MOST_SLOTS = 16
+"""Most slots for a word."""
+LENGTH_WEIGHT = 0.1
+"""Weight of the length's nats beside those of the words."""
+CAUSAL = "causal."
+"""Before the names of the teacher's weights among the parts of a folder."""
+MOST_SLOTS = 16
+"""Most slots for a word."""
+LENGTH_WEIGHT = 0.1
+"""Weight of the length's nats beside those of the words."""
 
 
 class AlignedLM(TrainedWriter[AlignedModel]):

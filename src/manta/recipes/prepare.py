@@ -14,7 +14,7 @@ from manta.errors import CheckpointError, ConfigError, DataError
 from manta.families.autoregressive import AutoregressiveLM
 from manta.families.events import Request, finished
 from manta.recipes.budget import Watch
-from manta.recipes.drafting import drafting_model, teaching_model
+from manta.recipes.origins import drafting_model, teaching_model
 from manta.recipes.recipe import Recipe, seconds
 from manta.runtime import atomic_write
 from manta.text import (

@@ -10,7 +10,7 @@ from manta.aligned import AlignmentConfig
 from manta.config import filled
 from manta.errors import ConfigError
 from manta.families import FAMILIES, FamilyName
-from manta.families.aligned import AlignedConfig
+from manta.families.aligned_model import AlignedConfig
 from manta.families.autoregressive import AutoregressiveConfig
 from manta.families.masked import MaskedConfig
 from manta.families.model import MantaConfig

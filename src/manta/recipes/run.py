@@ -30,8 +30,8 @@ from manta.recipes.budget import (
     undertrained,
 )
 from manta.recipes.card import model_card, portable
-from manta.recipes.drafting import begun_from, digests
 from manta.recipes.logged import log_row, minutes_of
+from manta.recipes.origins import begun_from, digests
 from manta.recipes.pace import (
     MEASURED_SHARE,
     MEASURED_STEPS,

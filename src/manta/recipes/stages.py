@@ -13,7 +13,7 @@ from manta.families.autoregressive import AutoregressiveLM, AutoregressiveModel
 from manta.families.trained import Taught, Teaching
 from manta.hub.folder import LanguageModel
 from manta.recipes.budget import Watch
-from manta.recipes.drafting import drafting_model, take_over, teaching_model
+from manta.recipes.origins import drafting_model, take_over, teaching_model
 from manta.recipes.prepare import corpus_of, write_medoids, write_teacher_targets
 from manta.recipes.recipe import Recipe
 from manta.text import Corpus, Loader, Tokenizer

@@ -1,0 +1,102 @@
+"""The net of an aligned model: logits of every slot of a canvas, given its prompt and the labels that stand.
+
+Its parts carry the names of the other families' (`embedding`, `memory_encoder`, a trunk that reads the memory), so that
+an autoregressive teacher's weights can serve as its first ones.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from manta.errors import ConfigError
+from manta.families.model import OperatorChoice
+from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resolved
+from manta.nets.trunk import Trunk
+from manta.operators import AttentionConfig, OperatorContext, line
+from manta.operators.cross_attention import ProjectedMemory
+from manta.text import BOS, EOS, MASK
+
+SILENT = -1e4
+"""Logit of what cannot be said; finite, as a gradient passes by it."""
+ROOMS = (0.7, 1.1)
+"""Smallest and largest canvas of texts to choose from, beside that of a single text."""
+CAUSAL = "causal."
+"""Before the names of the teacher's weights among the parts of a folder."""
+MOST_SLOTS = 16
+"""Most slots for a word."""
+LENGTH_WEIGHT = 0.1
+"""Weight of the length's nats beside those of the words."""
+MOST_SLOTS = 16
+"""Most slots for a word."""
+LENGTH_WEIGHT = 0.1
+"""Weight of the length's nats beside those of the words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignedConfig(PromptedConfig):
+    """Shape of an aligned model."""
+
+    family: Literal["aligned"] = "aligned"
+    """Which family this is."""
+    slots_per_word: int = 2
+    """Slots of a canvas for each word of the length that is expected, 2 to 16."""
+    operator: OperatorChoice = field(default_factory=AttentionConfig)
+    """How slots act on each other."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 2 <= self.slots_per_word <= MOST_SLOTS:
+            raise ConfigError(f"slots_per_word should lie between 2 and {MOST_SLOTS}, received {self.slots_per_word}")
+
+
+class AlignedModel(PromptedModel):
+    """Logits of every slot of a canvas, given its prompt and the labels that stand.
+
+    A label is a word, or the null token as the blank.
+
+    Args:
+        config: shape.
+    """
+
+    def __init__(self, config: AlignedConfig) -> None:
+        shape = resolved(config)
+        self.max_words = shape.max_text + 1
+        """Most places of a text laid out with a blank to fill, a closing null among them."""
+        self.max_slots = shape.slots_per_word * self.max_words
+        """Slots of the largest canvas."""
+        super().__init__(
+            shape,
+            num_lengths=shape.max_text + 1,
+            num_places=max(shape.max_prompt, self.max_slots) if shape.absolute_places else 0,
+        )
+        self.rest = nn.Embedding(self.max_slots, shape.dim) if shape.absolute_places else None
+        """Tells how many slots of its row are left after each: without it a text is cut off where they end."""
+        if self.rest is not None:
+            nn.init.normal_(self.rest.weight, std=0.1)
+        self.trunk = Trunk(shape.dim, shape.depth, shape.operator, heads=shape.heads, cross=True)
+
+    def forward(
+        self, labels: Int64[Tensor, "b n"], mask: Bool[Tensor, "b n"], memory: tuple[ProjectedMemory, ...]
+    ) -> Float[Tensor, "b n v"]:
+        """Logits of every slot; those of the tokens that no slot can say are `SILENT`.
+
+        Args:
+            labels: the mask token where a slot is open.
+            mask: True on each row's canvas.
+            memory: the prompt, from `trunk.project`.
+        """
+        context = OperatorContext(line(labels.shape[1], labels.device), mask)
+        x = self.embed(labels)
+        if self.rest is not None:
+            x = x + self.rest((mask.flip(1).cumsum(1).flip(1) - 1).clamp(0, self.max_slots - 1))
+        logits = self.head(self.trunk(x, context, memory=memory))
+        silent = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+        silent[[MASK, BOS, EOS]] = True
+        return logits.masked_fill(silent, SILENT)
+
+    def prompt_memory(self, prompt: Int64[Tensor, "b p"], lengths: Int64[Tensor, "b"]) -> Memory:
+        """The encoded prompts; every text is of one kind."""
+        return self.memory(prompt, lengths, torch.zeros_like(lengths))
