@@ -76,13 +76,15 @@ def scores(lm: Any, data: EvaluationSet, options: GenerateOptions, seeds: int = 
     times = resampled(len(data.prompts), generator=make_generator(0))
     row: dict[str, Any] = {}
     for name in found[0]:
-        figure, digits = Figure.of([run[name] for run in found], times), 2 if name in OVERLAP else 4
+        figure, digits = Figure.of([run[name] for run in found], times), 2 if name in OVERLAP else 5
         row[name] = round(figure.mean, digits)
         if figure.interval is not None:
             row[f"{name}_interval"] = [round(figure.interval.low, digits), round(figure.interval.high, digits)]
         if name == "bleu":
             row["bleu_seeds"] = [round(value, 2) for value in figure.values]
-    return {**row, "nfe": max(max(run.nfe) for run in runs), "seconds": round(sum(run.seconds for run in runs), 2)}
+    calls = [nfe for run in runs for nfe in run.nfe]
+    row["mean_calls"] = round(sum(calls) / len(calls), 2)
+    return {**row, "nfe": max(calls), "seconds": round(sum(run.seconds for run in runs), 2)}
 
 
 def candidates(budget: int) -> list[Split]:

@@ -16,6 +16,7 @@ import random
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,24 +61,23 @@ def milliseconds(lm: Any, prompts: list[str | None], timed: int) -> dict[str, di
     return {name: {str(size): round(statistics.median(spent[name, size]), 2) for size in BATCHES} for name in SETTINGS}
 
 
-def measure(args: argparse.Namespace, kept: dict[str, Any]) -> dict[str, Any]:
-    """Quality, calls and seconds of every setting; with --only, rows of the other settings stay."""
+def measure(args: argparse.Namespace, kept: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Quality, calls and seconds of every setting, as far as they are measured; rows of settings left out stay."""
     lm, data = load(args.model, device="cpu"), references(f"e2e:{args.data}", args.split)
-    requests = [Request(prompt=prompt, seed=seed) for seed, prompt in enumerate(data.prompts)]
     rows = {row["name"]: row for row in kept.get("rows", ())}
     for name, options in SETTINGS.items():
         if args.only and not any(part in name for part in args.only):
             continue
         how = GenerateOptions(**options)
         seeds = args.seeds if how.temperature > 0 else 1
-        row = {"name": name, **options, **scores(lm, data, how, seeds)}
-        events = list(finished(lm.generate(requests, how)))
-        row["mean_calls"] = round(sum(event.nfe for event in events) / len(events), 2)
+        row = {"name": name, **options, "seeds": seeds, **scores(lm, data, how, seeds)}
         rows[name] = row
         print(json.dumps({k: row[k] for k in ("name", "bleu", "slot_error_rate", "mean_calls")}), file=sys.stderr)
-    ordered = [rows[name] for name in SETTINGS if name in rows]
-    times = milliseconds(lm, list(data.prompts), args.timed) if args.timed else kept.get("milliseconds", {})
-    return {"split": args.split, "prompts": len(data.prompts), "rows": ordered, "milliseconds": times}
+        kept = {**kept, "split": args.split, "prompts": len(data.prompts)}
+        kept["rows"] = [rows[name] for name in SETTINGS if name in rows]
+        yield kept
+    if args.timed:
+        yield {**kept, "milliseconds": milliseconds(lm, list(data.prompts), args.timed)}
 
 
 def gaps(data: str, num: int) -> list[tuple[str | None, str, str]]:
@@ -101,7 +101,7 @@ def blank_of(words: int) -> int:
     return 3 * words + 4
 
 
-def infill(args: argparse.Namespace, kept: dict[str, Any]) -> dict[str, Any]:
+def infill(args: argparse.Namespace, kept: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """How often a span comes back word for word, and the share of its words that do; nothing of before is kept."""
     asked, rows = gaps(args.data, args.num), []
     for place in [args.model, *args.beside]:
@@ -123,7 +123,7 @@ def infill(args: argparse.Namespace, kept: dict[str, Any]) -> dict[str, Any]:
             row |= {"exact": round(sum(exact) / len(exact), 4), "words": round(sum(share) / len(share), 4)}
             rows.append(row)
             print(json.dumps(row), file=sys.stderr)
-    return {"rows": rows}
+            yield {"rows": rows}
 
 
 def main() -> None:
@@ -142,8 +142,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     found = json.loads(args.out.read_text()) if args.out.exists() else {}
-    found[args.part] = {"measure": measure, "infill": infill}[args.part](args, found.get(args.part, {}))
-    atomic_write(args.out, (json.dumps(found, indent=1) + "\n").encode())
+    for part in {"measure": measure, "infill": infill}[args.part](args, found.get(args.part, {})):
+        found[args.part] = part
+        atomic_write(args.out, (json.dumps(found, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ Style = Literal["consensus", "diverse"]
 AlignedDecoder = Literal["", "aligned", "sequential", "verified"]
 MaskedDecoder = Literal["", "deferred", "block", "threshold", "confidence", "remask", "first_hitting"]
 CausalDecoder = Literal["", "sequential", "verified"]
-DecoderName = Literal[AlignedDecoder, MaskedDecoder, CausalDecoder]
+DecoderName = Literal[MaskedDecoder, CausalDecoder, AlignedDecoder]
 CacheKind = Literal["none", "prefix", "dual"]
 
 MOST: Final = 1_000_000
