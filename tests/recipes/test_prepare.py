@@ -1,13 +1,11 @@
-import random
-
 import pytest
 
 from manta.errors import ConfigError
 from manta.recipes import Recipe
 from manta.recipes.budget import Clock, Watch
-from manta.recipes.prepare import corpus_of, recombine, tokenizer_of
+from manta.recipes.prepare import corpus_of, tokenizer_of
 from manta.recipes.recipe import resolve
-from manta.text import SPECIALS, Tokenizer, read
+from manta.text import SPECIALS, Tokenizer
 from manta.text.tasks import TASKS
 
 WATCH = Watch(Clock())
@@ -35,37 +33,6 @@ def test_a_model_too_short_for_its_task(tmp_path):
     recipe = resolve(Recipe(data="builtin:sudoku9", num_examples=5, max_prompt=64))
     with pytest.raises(ConfigError, match="81 tokens a prompt and 81 a text, and the recipe has max_prompt=64"):
         tokenizer_of(recipe, tmp_path, WATCH)
-
-
-def slots(prompt: str) -> list[tuple[str, str]]:
-    """A prompt of either form, read by hand."""
-    pairs = (slot.rstrip("]").split("[" if slot.endswith("]") else ": ", 1) for slot in prompt.split(", "))
-    return [(key, value) for key, value in pairs]
-
-
-@pytest.mark.parametrize("form", ["{}[{}]", "{}: {}"])
-def test_recombined_prompts_have_the_keys_of_one_and_values_of_any(form):
-    rng = random.Random(3)
-    rows = [{key: f"{key} {rng.randrange(3)}" for key in rng.sample("abcd", rng.randint(1, 3))} for _ in range(30)]
-    prompts = [", ".join(form.format(*slot) for slot in row.items()) for row in rows]
-    made = recombine([*prompts, "some prose, of no form", ""], 20, seed=0)
-    shapes = {tuple(row) for row in rows}
-    assert len(set(made)) == 20 and not set(made) & set(prompts)
-    assert all(tuple(key for key, _ in slots(prompt)) in shapes for prompt in made)
-    assert all(value.startswith(key) for prompt in made for key, value in slots(prompt))
-    assert made == recombine([*prompts, "some prose, of no form", ""], 20, seed=0) != recombine(prompts, 20, seed=1)
-
-
-def test_forms_are_not_mixed_and_prose_gives_nothing():
-    brackets, colons = ["food[fish], area[north]", "food[soup], area[east]"], ["food: rice, area: west", "food: tea"]
-    made = recombine(brackets + colons, 50, seed=0)
-    assert set(made) == {"food[fish], area[east]", "food[soup], area[north]", "food: tea, area: west", "food: rice"}
-    assert recombine(["a stop, a comma and a full stop.", "Note this[1] too"], 5, seed=0) == []
-
-
-def test_weather_prompts_recombine():
-    prompts = [example.prompt or "" for example in read("builtin:weather", num=20)]
-    assert len(recombine(prompts, 10, seed=0)) == 10
 
 
 def test_a_changed_generator_rebuilds_the_corpus(tmp_path, monkeypatch):

@@ -149,7 +149,7 @@ def test_what_cannot_teach_or_be_taught_is_refused_before_anything_is_written(te
     with pytest.raises(ModelError, match="of the family manta; a teacher"):
         taught(tmp_path / "a", shipped)
     for changes, message in (
-        ({"family": "ar"}, "has no teacher"),
+        ({"family": "ar", "max_text": 50}, "the model has max_text=96 and keeps it"),
         ({"teacher": {"dim": 32}}, "keeps its shape"),
         ({"drafter_of": str(teacher)}, "drafter has no teacher"),
         ({"max_text": 200}, "teacher.max_text=96"),

@@ -41,7 +41,7 @@ from manta.nets.layout import columnwise
 from manta.nets.trunk import Trunk
 from manta.operators import AttentionConfig, OperatorContext, line
 from manta.runtime import check_likelihood, make_generator
-from manta.text import BOS, EOS, MASK, Batch, Corpus, Tokenizer
+from manta.text import BOS, EOS, HUMAN, MASK, Batch, Corpus, Tokenizer
 from manta.types import Loss
 
 NUM_DRAFTS = 7
@@ -116,12 +116,12 @@ class AutoregressiveModel(PromptedModel):
 
 
 class NextToken:
-    """Exact negative log-likelihood in nats a token, the closing token included."""
+    """Exact negative log-likelihood in nats a token, the closing token included; it knows of no styles."""
 
     def __call__(self, model: AutoregressiveModel, batch: Batch, generator: torch.Generator) -> Loss:
         """Loss with part nats (a token)."""
         given, target, asked = model.shifted(batch)
-        memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
+        memory = model.memory(batch.prompt, batch.prompt_lengths, torch.full_like(batch.tag, HUMAN))
         logits = model(given, memory)
         nats = F.cross_entropy(logits[asked].float(), target[asked])
         return Loss(nats, {"nats": nats.detach()}, int(asked.sum()))

@@ -41,6 +41,6 @@ def model_card(
 def portable(recipe: Recipe) -> Recipe:
     """The recipe as a model carries it away: of a path only the last part, which tells no folder's name."""
     kind, colon, place = recipe.data.rpartition(":")
-    drafter_of = recipe.drafter_of and Path(recipe.drafter_of).name
-    taught_by = recipe.taught_by and Path(recipe.taught_by).name
-    return replace(recipe, data=kind + colon + Path(place).name, drafter_of=drafter_of, taught_by=taught_by)
+    others = {name: getattr(recipe, name) for name in ("drafter_of", "taught_by", "targets")}
+    named = {name: path and Path(path).name for name, path in others.items()}
+    return replace(recipe, data=kind + colon + Path(place).name, **named)

@@ -48,20 +48,15 @@ def for_drafter(recipe: Recipe) -> Recipe:
     shape = lm.model.config
     if replace(recipe.teacher, draft_horizon=0) != AutoregressiveConfig():
         raise ConfigError("the model keeps its shape; of teacher.* only draft_horizon is for its drafter to say")
-    for name in ("max_prompt", "max_text", "absolute_places"):
-        if (asked := getattr(recipe, name)) not in (None, getattr(shape, name)):
-            raise ConfigError(f"the model has {name}={getattr(shape, name)} and keeps it; leave {name}={asked} out")
     horizon = recipe.teacher.draft_horizon or shape.draft_horizon or HORIZON
-    return replace(
+    given = replace(
         recipe,
         family="ar",
         drafter_of=placed(str(recipe.drafter_of)),
         vocab_size=max(512, min(32768, shape.vocab_size)),
-        max_prompt=shape.max_prompt,
-        max_text=shape.max_text,
-        absolute_places=shape.absolute_places,
         teacher=replace(shape, draft_horizon=horizon),
     )
+    return _kept(given, shape)
 
 
 def drafting_model(recipe: Recipe) -> AutoregressiveLM:
@@ -85,8 +80,6 @@ def for_taught(recipe: Recipe) -> Recipe:
         ModelError: the folder is none of an autoregressive model.
         ConfigError: the recipe trains one itself, or asks for another shape of the teacher.
     """
-    if recipe.family == "ar":
-        raise ConfigError("an autoregressive model has no teacher; leave taught_by out")
     shape = teaching_model(recipe).model.config
     if recipe.teacher != AutoregressiveConfig():
         raise ConfigError("the teacher keeps its shape; leave teacher.* out")
@@ -96,7 +89,22 @@ def for_taught(recipe: Recipe) -> Recipe:
         vocab_size=max(512, min(32768, shape.vocab_size)),
         teacher=shape,
     )
+    if recipe.family == "ar":  # drafts of the teacher's words would not be of its own
+        return _kept(replace(given, teacher=replace(shape, draft_horizon=0)), shape)
     return filled(given, {"max_prompt": shape.max_prompt, "max_text": shape.max_text})
+
+
+def _kept(recipe: Recipe, shape: AutoregressiveConfig) -> Recipe:
+    """A recipe with the limits of a model that keeps its shape.
+
+    Raises:
+        ConfigError: it asks for others.
+    """
+    limits = {name: getattr(shape, name) for name in ("max_prompt", "max_text", "absolute_places")}
+    for name, own in limits.items():
+        if (asked := getattr(recipe, name)) not in (None, own):
+            raise ConfigError(f"the model has {name}={own} and keeps it; leave {name}={asked} out")
+    return replace(recipe, **limits)
 
 
 def teaching_model(recipe: Recipe) -> AutoregressiveLM:

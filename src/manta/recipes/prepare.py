@@ -1,21 +1,16 @@
 """Data of a run: tokenizer, corpus, and consensus targets, each kept in the run folder and reused on resuming."""
 
 import json
-import math
-import random
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 from manta.errors import CheckpointError, ConfigError, DataError
-from manta.families.autoregressive import AutoregressiveLM
-from manta.families.events import Request, finished
 from manta.recipes.budget import Watch
 from manta.recipes.origins import drafting_model, teaching_model
-from manta.recipes.recipe import Recipe, seconds
+from manta.recipes.recipe import Recipe
 from manta.runtime import atomic_write
 from manta.text import (
     CONSENSUS,
@@ -30,14 +25,7 @@ from manta.text import (
     read,
     task_of,
 )
-
-TARGETS_SHARE = 0.1
-"""Share of a time budget that the teacher may spend on answering prompts."""
-SLOT_FORMS = (
-    (re.compile(r"\s*([^\[\],]+)\[([^\]]*)\]\s*(?:,|$)"), "{}[{}]"),
-    (re.compile(r"\s*([^:,]+): ([^,]*)(?:,|$)"), "{}: {}"),
-)
-"""Forms of a prompt's slots, joined by commas: what reads a slot, and what writes it."""
+from manta.text.sources import read_whole
 
 
 def examples(recipe: Recipe) -> Iterator[Example]:
@@ -102,7 +90,7 @@ def write_medoids(recipe: Recipe, run: Path, watch: Watch) -> Path:
     Raises:
         CheckpointError: they were written, and have changed since.
     """
-    file = _targets(run, "medoid")
+    file = targets_of(run, "medoid")
     if file is None:
         groups: dict[str, list[str]] = defaultdict(list)
         for example in watch.over(examples(recipe), "texts whose medoids are looked for"):
@@ -110,7 +98,25 @@ def write_medoids(recipe: Recipe, run: Path, watch: Watch) -> Path:
                 groups[example.prompt].append(example.text)
         if not groups:
             raise DataError(f"{recipe.data} has no prompts, so it has no consensus targets; set consensus = 'none'")
-        file = _write_targets(run, "medoid", medoids(groups).items())
+        file = write_targets(run, "medoid", medoids(groups).items())
+    return file
+
+
+def take_targets(recipe: Recipe, run: Path, watch: Watch) -> Path:
+    """Copy the targets that the recipe names into the run, which then needs the file no more.
+
+    Raises:
+        CheckpointError: they were copied, and have changed since.
+        DataError: there are none with a prompt, or the file is damaged.
+    """
+    file = targets_of(run, "given")
+    if file is None:
+        assert recipe.targets is not None, "guided_by has seen to it"
+        rows = watch.over(read_whole(recipe.targets), "targets")
+        pairs = [(example.prompt, example.text) for example in rows if example.prompt]
+        if not pairs:
+            raise DataError(f"{recipe.targets} has no prompts with their texts, so there are no targets in it")
+        file = write_targets(run, "given", pairs)
     return file
 
 
@@ -126,10 +132,15 @@ def guided_by(recipe: Recipe) -> Recipe:
             has no share of the time.
         DataError: consensus targets are asked for, and there are no prompts to have them.
     """
-    if recipe.family == "ar" and recipe.consensus not in ("auto", "none"):
+    if recipe.family == "ar" and recipe.taught_by is None and recipe.consensus in ("medoid", "teacher"):
         raise ConfigError(
-            f"an autoregressive model learns from the texts alone; set consensus = 'none', not {recipe.consensus!r}"
+            f"an autoregressive model without a teacher learns from the texts, and from targets that are given; set "
+            f"consensus = 'none', not {recipe.consensus!r}"
         )
+    if (recipe.consensus == "given") != (recipe.targets is not None) and recipe.consensus != "auto":
+        raise ConfigError("targets names those that are given, and consensus says that they are; set both, or neither")
+    if recipe.retries and (recipe.targets is not None or recipe.consensus not in ("auto", "teacher")):
+        raise ConfigError("a teacher's answers are tried anew, and the recipe has none; leave retries out")
     if recipe.family != "ar" and recipe.taught_by is None and recipe.teacher.draft_horizon:
         raise ConfigError("a teacher does not draft; leave teacher.draft_horizon out, or train with --family ar")
     if recipe.family == "aligned" and not any(e.prompt for e in examples(recipe)):
@@ -142,6 +153,8 @@ def guided_by(recipe: Recipe) -> Recipe:
         if recipe.consensus != "none" and not any(e.prompt for e in examples(recipe)):
             raise DataError(f"{recipe.data} has no prompts, so it has no consensus targets; set consensus = 'none'")
         consensus = recipe.consensus
+    elif recipe.targets is not None:
+        consensus = "given"
     else:
         prompted = any(example.prompt is not None for example in read(recipe.data, recipe.split, 1))
         consensus = "teacher" if free and prompted else "none"
@@ -150,99 +163,13 @@ def guided_by(recipe: Recipe) -> Recipe:
             "a teacher answers prompts or lends its weights, and the recipe asks for neither; leave taught_by out, or "
             "warm_start=false"
         )
-    if recipe.warm_start and recipe.family == "ar":
-        raise ConfigError("an autoregressive model has no teacher to start from; leave warm_start out")
+    if recipe.family == "ar" and recipe.warm_start is not None and recipe.warm_start != (recipe.taught_by is not None):
+        raise ConfigError("an autoregressive model begins as its teacher, if it has one; leave warm_start out")
     trained = recipe.taught_by is None and recipe.shares.teacher > 0
     if recipe.family != "ar" and not (trained or recipe.taught_by) and (recipe.warm_start or consensus == "teacher"):
         raise ConfigError("shares.teacher is 0, and consensus targets or a warm start need a teacher; give it a share")
     needed = consensus == "teacher" or (free and (trained or recipe.taught_by is not None))
     return replace(recipe, consensus=consensus, warm_start=needed if recipe.warm_start is None else recipe.warm_start)
-
-
-def write_teacher_targets(recipe: Recipe, run: Path, teacher: AutoregressiveLM, watch: Watch) -> Path:
-    """Write what the teacher answers, greedily, to the training prompts and to recombined ones.
-
-    They are taken in random order; with a time budget, as many as fit in `TARGETS_SHARE` of it. Prompts that the
-    teacher cannot read, which the corpus has dropped too, are left out.
-
-    Raises:
-        CheckpointError: they were written, and have changed since.
-    """
-    if (file := _targets(run, "teacher")) is not None:
-        return file
-    prompts = list(dict.fromkeys(e.prompt for e in examples(recipe) if e.prompt))
-    if not prompts:
-        raise DataError(f"{recipe.data} has no prompts for a teacher to answer; set consensus = 'none'")
-    prompts += recombine(prompts, recipe.recombined, recipe.seed)
-    prompts = fitting(prompts, teacher.tokenizer, teacher.model.config.max_prompt)
-    random.Random(recipe.seed).shuffle(prompts)
-    begun, allowed = watch.clock.now(), math.inf
-    size = 256
-    if recipe.time_budget is not None:  # no batch takes more than a part of the time, however slow the machine
-        allowed, size = TARGETS_SHARE * seconds(recipe.time_budget), 16
-    answered: list[tuple[str, str]] = []
-    begin = 0
-    while begin < len(prompts):
-        batch = prompts[begin : begin + size]
-        requests = [Request(prompt=prompt) for prompt in batch]
-        events = finished(teacher.generate(requests, batch_size=256))
-        answered += [(batch[event.index], event.text) for event in events]
-        begin += len(batch)
-        spent = watch.clock.now() - begun
-        watch.at(f"the teacher answers prompts: {begin:,} of {len(prompts):,}")
-        if spent > allowed:
-            break
-        if allowed < math.inf:
-            size = max(1, min(256, 2 * size, int((allowed - spent) / (spent / begin + 1e-9)) + 1))
-    return _write_targets(run, "teacher", answered)
-
-
-def fitting(prompts: Sequence[str], tokenizer: Tokenizer, limit: int) -> list[str]:
-    """Those of some prompts that have at most `limit` tokens."""
-    rows = zip(prompts, tokenizer.encode_batch(prompts), strict=True)
-    return [prompt for prompt, tokens in rows if len(tokens) <= limit]
-
-
-def recombine(prompts: list[str], num: int, seed: int) -> list[str]:
-    """Make new prompts of the forms `key[value], …` and `key: value, …`.
-
-    A new prompt has the keys of one prompt, each with a value that it has in another of the same form. Values are
-    drawn one by one, so that a prompt may ask for what nobody would. Prompts of another form give none, and no prompt
-    that exists is returned.
-
-    Args:
-        prompts: those that exist.
-        num: most prompts to make.
-        seed: of the draws.
-    """
-    shapes = [shape for prompt in prompts if (shape := _slots(prompt))]
-    values: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for form, slots in shapes:
-        for key, value in slots:
-            values[form, key].append(value)
-    rng, found, known = random.Random(seed), [], set(prompts)
-    for _ in range(num * 20 if shapes else 0):
-        if len(found) == num:
-            break
-        form, slots = rng.choice(shapes)
-        prompt = _joined(form, [(key, rng.choice(values[form, key])) for key, _ in slots])
-        if prompt not in known:
-            known.add(prompt)
-            found.append(prompt)
-    return found
-
-
-def _slots(prompt: str) -> tuple[str, list[tuple[str, str]]] | None:
-    """The form of a prompt and its slots, if it is nothing but slots of one form."""
-    for slot, form in SLOT_FORMS:
-        found = slot.findall(prompt)
-        if found and _joined(form, found) == prompt:
-            return form, found
-    return None
-
-
-def _joined(form: str, slots: Iterable[tuple[str, str]]) -> str:
-    return ", ".join(form.format(key, value) for key, value in slots)
 
 
 def _with_targets(rows: Iterable[Example], targets: Path | None) -> Iterator[Example]:
@@ -255,7 +182,7 @@ def _with_targets(rows: Iterable[Example], targets: Path | None) -> Iterator[Exa
                 yield Example(text=pair["text"], prompt=pair["prompt"], tag=CONSENSUS)
 
 
-def _targets(run: Path, kind: str) -> Path | None:
+def targets_of(run: Path, kind: str) -> Path | None:
     """The file of targets that a run has written; its name tells its digest.
 
     Raises:
@@ -272,7 +199,8 @@ def _targets_name(kind: str, content: bytes) -> str:
     return f"targets-{kind}-{sha256(content).hexdigest()[:16]}.jsonl"
 
 
-def _write_targets(run: Path, kind: str, pairs: Iterable[tuple[str, str]]) -> Path:
+def write_targets(run: Path, kind: str, pairs: Iterable[tuple[str, str]]) -> Path:
+    """Keep targets in a run folder, without those that are empty; see `targets_of`."""
     lines = (json.dumps({"prompt": p, "text": t}, ensure_ascii=False) for p, t in pairs if t)
     content = ("\n".join(lines) + "\n").encode()
     file = run / _targets_name(kind, content)

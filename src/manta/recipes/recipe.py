@@ -84,9 +84,13 @@ class Recipe:
     max_text: int | None = None
     """Longest text in tokens; longer prose becomes windows, longer pairs are dropped and counted. None: 96, or what a
     structured task takes."""
-    consensus: Literal["auto", "none", "medoid", "teacher"] = "auto"
-    """Consensus targets beside the human ones: the medoid of a prompt's texts, or what a teacher writes. `auto` takes a
-    teacher for a Manta-LM or an aligned model on prompts and texts, unless a rule tells the one right text."""
+    consensus: Literal["auto", "none", "medoid", "teacher", "given"] = "auto"
+    """Consensus targets beside the human ones: the medoid of a prompt's texts, what a teacher writes, or those of
+    `targets`. `auto` takes those of `targets` if there are some, and a teacher for a Manta-LM or an aligned model on
+    prompts and texts, unless a rule tells the one right text."""
+    targets: str | None = None
+    """Consensus targets that are there already: a .jsonl or .csv file of prompts and texts, such as the teacher's
+    answers in another run's folder. All of it is learned, so it should hold no prompts that are measured later."""
     consensus_share: float | None = None
     """Share of the examples that are consensus targets, where there are some. None: half, and all of them for an
     aligned model, which tells the slots of a text apart from each other and so needs one text for a prompt."""
@@ -94,7 +98,11 @@ class Recipe:
     """Tell prompt and text the absolute place of each token: for texts that answer their prompt place by place, and for
     masked and aligned models, to which the places of an unwritten text are all alike without. None: for these."""
     recombined: int = 0
-    """Prompts made by recombining the slots of others (`key[value], …` or `key: value, …`), for the teacher."""
+    """Prompts made by recombining the slots of others (`key[value], …` or `key: value, …`), for the teacher to answer:
+    all numbers of slots as often as each other, and all values of a slot."""
+    retries: int = 0
+    """Times that the teacher answers a prompt anew, at temperature ½, while the slot checker of `manta evaluate` finds
+    an error in its answer; a prompt whose answer stays wrong is left out. For meaning representations of E2E."""
     warm_start: bool | None = None
     """Start prompt encoder and policy from the teacher's weights; a teacher is trained for it where consensus targets
     need none. None: for a Manta-LM or an aligned model, unless it learns a structured task, and wherever there is a
@@ -104,7 +112,8 @@ class Recipe:
     same texts in fewer calls."""
     taught_by: str | None = None
     """Folder of an autoregressive model that is the teacher, instead of one that the run trains: its tokenizer, its
-    answers to the prompts, and its weights to start from."""
+    answers to the prompts, and its weights to start from. An autoregressive model begins as its teacher, and learns
+    from what it answers itself, beside the texts."""
     batch_tokens: int | None = None
     """Tokens of a batch, prompt and text with padding; None takes what fits the size."""
     time_budget: str | None = None
@@ -149,6 +158,8 @@ class Recipe:
             raise ConfigError(f"seed should lie between 0 and {MAX_RUN_SEED}, received {self.seed}")
         if self.consensus_share is not None and not 0 <= self.consensus_share <= 1:
             raise ConfigError(f"consensus_share should lie in [0, 1], received {self.consensus_share}")
+        if not 0 <= self.retries <= 64:
+            raise ConfigError(f"retries should lie between 0 and 64, received {self.retries}")
         if self.batch_tokens is not None and self.batch_tokens < 64:
             raise ConfigError(f"batch_tokens should be at least 64, received {self.batch_tokens}")
 

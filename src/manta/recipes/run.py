@@ -19,6 +19,7 @@ from manta.errors import CheckpointError, TrainingError, UsageError
 from manta.families import FAMILIES
 from manta.hub import is_saved, refuse_strangers, save_model
 from manta.hub.folder import LanguageModel
+from manta.recipes.answers import TARGETS_SHARE, fitting
 from manta.recipes.budget import (
     LEAST_STEPS,
     SAFETY,
@@ -39,7 +40,7 @@ from manta.recipes.pace import (
     Pacer,
     seconds_per_step,
 )
-from manta.recipes.prepare import TARGETS_SHARE, corpus_of, fitting, guided_by, source_of, tokenizer_of
+from manta.recipes.prepare import corpus_of, guided_by, source_of, tokenizer_of
 from manta.recipes.recipe import Recipe, resolve, seconds
 from manta.recipes.runfolder import RunFolder, changes, fitting_checkpoint, refuse_elsewhere, standing, stored_recipe
 from manta.recipes.stages import OnDevice, Parts, StageSpec, is_asked, stage_specs

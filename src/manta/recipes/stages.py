@@ -12,9 +12,10 @@ from manta.families import FAMILIES
 from manta.families.autoregressive import AutoregressiveLM, AutoregressiveModel
 from manta.families.trained import Taught, Teaching
 from manta.hub.folder import LanguageModel
+from manta.recipes.answers import write_teacher_targets
 from manta.recipes.budget import Watch
 from manta.recipes.origins import drafting_model, take_over, teaching_model
-from manta.recipes.prepare import corpus_of, write_medoids, write_teacher_targets
+from manta.recipes.prepare import corpus_of, take_targets, write_medoids
 from manta.recipes.recipe import Recipe
 from manta.text import Corpus, Loader, Tokenizer
 from manta.training.loop import Objective
@@ -86,7 +87,8 @@ class Parts:
                 return self.corpus
             if self.recipe.consensus == "teacher":
                 return self.answers()
-            file = write_medoids(self.recipe, self.folder, self.watch)
+            write = take_targets if self.recipe.consensus == "given" else write_medoids
+            file = write(self.recipe, self.folder, self.watch)
             self.consensus, _ = corpus_of(self.recipe, self.folder, self.tokenizer, file, self.watch)
         return self.consensus
 
@@ -121,7 +123,7 @@ def stage_specs(parts: Parts) -> list[StageSpec]:
         own=shares.own,
     )
     specs: list[StageSpec] = []
-    if recipe.consensus == "teacher" or recipe.warm_start:
+    if recipe.family != "ar" and (recipe.consensus == "teacher" or recipe.warm_start):
         parts.modules["teacher"] = AutoregressiveModel(recipe.teacher).to(parts.device)
         if recipe.taught_by is not None:
             parts.teacher.load_state_dict(teaching_model(recipe).model.state_dict())
@@ -135,6 +137,9 @@ def stage_specs(parts: Parts) -> list[StageSpec]:
         _spec(taught, net, parts.answers if taught.answers else parts.targets)
         for taught in writer.stages(net, teaching, parts.measured)
     ]
+    if recipe.family == "ar" and recipe.taught_by is not None:  # it begins as its teacher, whose answers it learns
+        take_over(teaching_model(recipe), net)
+        return ours
     if recipe.drafter_of is not None:
         take_over(drafting_model(recipe), net)
         return [spec for spec in ours if spec.answers]

@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b, file_digest, sha256
 from io import BufferedIOBase
@@ -13,7 +13,7 @@ from typing import Any, cast
 from manta.errors import DataError, UsageError
 from manta.text import files
 from manta.text.example import Example
-from manta.text.hashing import Part, part_of, split_of
+from manta.text.hashing import SPLITS, Part, part_of, split_of
 from manta.text.packed import BOMB_RATIO, BOMB_SIZE, PACKED
 from manta.text.tasks import TASK_OF_SCHEME, TASKS, Task, published
 from manta.text.tokenizers import Tokenizer
@@ -104,6 +104,22 @@ def read_whole(name: str) -> Iterator[Example]:
         path = files.expanded(Path(name.partition(":")[2]))
         return _by_hash(tinystories(path), None, str(path))
     return _read_file(Path(name), None)
+
+
+def admits(name: str, split: str = "train") -> Callable[[str], bool]:
+    """What tells of a prompt, one that the source need not hold, whether it may be learned from with a split.
+
+    It may not if it is a prompt of another split, or would be one by its hash.
+
+    Raises:
+        UsageError: unknown split.
+        DataError: as for `read`.
+    """
+    part = part_of(split)
+    if is_split_by_hash(name) or name == "builtin:weather":
+        return lambda prompt: split_of(prompt) == part.split and (part.of == 1 or part.holds(prompt))
+    others = {e.prompt for other in SPLITS if other != part.split for e in read(name, other)}
+    return lambda prompt: prompt not in others and (part.of == 1 or part.holds(prompt))
 
 
 def fingerprint(name: str, split: str = "train", num: int | None = None, *, seed: int = 0) -> str:
