@@ -127,6 +127,8 @@ def test_json_holds_rows_frontier_texts_and_intervals(comparison, data):
     assert len(report["texts"]) == len(shown(len(data.prompts))) == 8
     assert report["texts"][0]["texts"]["half, 2 calls"] == "none <b>"
     assert report["models"][0]["likelihood"]["kind"] == "none"
+    areas = report["accuracy_under_parallelism"]
+    assert set(areas) == {"half", "whole"} and areas["whole"] > areas["half"] > 0
 
 
 def test_the_page_is_self_contained_and_shows_everything(comparison, data):
@@ -135,7 +137,15 @@ def test_the_page_is_self_contained_and_shows_everything(comparison, data):
     page = comparison_page(found, evaluator, "manta compare 'a b' --data <x>")
     reader = check_self_contained(page)
     assert sum(tag == "svg" for tag, _ in reader.seen) >= 2
-    for words in ("manta compare 'a b' --data <x>", "none <b>", "half, 2 calls", "frontier", data.humans[0], "differ"):
+    for words in (
+        "manta compare 'a b' --data <x>",
+        "none <b>",
+        "half, 2 calls",
+        "frontier",
+        data.humans[0],
+        "differ",
+        "AUP",
+    ):
         assert words in reader.words
     assert "all seeds wrote the same texts" in reader.words
 

@@ -11,6 +11,7 @@ import torch
 from manta.errors import RequestError, UsageError
 from manta.evaluation.evaluator import Evaluator
 from manta.evaluation.likelihood import Likelihood
+from manta.evaluation.parallelism import accuracy_under_parallelism
 from manta.evaluation.results import Evaluation
 from manta.evaluation.texts import RecordedTexts
 from manta.evaluation.writing import Contestant
@@ -29,6 +30,14 @@ QUALITIES: Final[Mapping[str, bool]] = {
     "mauve": True,
 }
 """Figures that say how good texts are, and whether more is better; the first that is measured draws the frontier."""
+PERCENT: Final[Mapping[str, float]] = {
+    "oracle_faithful": 100.0,
+    "oracle_solved": 100.0,
+    "bleu": 1.0,
+    "bleu_one_fewer": 1.0,
+    "mauve": 100.0,
+}
+"""What makes percent of those of `QUALITIES` of which more is better."""
 OF_A_TEXT: Final = ("faithful", "solved", "slot_errors", "judge_nats", "chrf")
 """Figures of single texts that say how good they are; the first that is measured is drawn against length."""
 LENGTH_GROUPS: Final = 4
@@ -145,6 +154,9 @@ class Comparison:
     """The figure that draws the frontier; None where none was measured."""
     frontier: tuple[int, ...]
     """Rows that none beats in quality at as few calls or fewer, by calls."""
+    parallelism: Mapping[str, float]
+    """Of each model, `accuracy_under_parallelism` over the settings that none of its own beats; none where the figure
+    that draws the frontier is no percentage, or texts have no words."""
     nearest: Mapping[str, int]
     """For each model its row whose texts' entropy is nearest to the corpus' own."""
     differences: tuple[Difference, ...]
@@ -176,6 +188,7 @@ class Comparison:
             "rows": [{"setting": dict(row.setting), "label": row.label, **row.evaluation.row()} for row in self.rows],
             "quality": self.quality,
             "frontier": list(self.frontier),
+            "accuracy_under_parallelism": dict(self.parallelism),
             "nearest_entropy": dict(self.nearest),
             "differences": [
                 {
@@ -248,6 +261,7 @@ def compare(evaluator: Evaluator, models: Sequence[Contestant], sweep: Sweep, op
         corpus=corpus,
         quality=quality,
         frontier=tuple(frontier(rows, quality)) if quality else (),
+        parallelism=parallelism(rows, quality) if quality else {},
         nearest=_nearest(rows, corpus),
         differences=tuple(_differences(rows, quality, evaluator)),
         lengths=tuple(_lengths(rows, quality, evaluator)),
@@ -275,6 +289,23 @@ def frontier(rows: Sequence[Row], quality: str) -> list[int]:
         if not any(c <= cost and x <= loss and (c, x) != (cost, loss) for c, x in points)
     ]
     return sorted(kept, key=lambda i: points[i])
+
+
+def parallelism(rows: Sequence[Row], quality: str) -> dict[str, float]:
+    """See `Comparison.parallelism`."""
+    if quality not in PERCENT or any("mean_words" not in row.evaluation.figures for row in rows):
+        return {}
+    percent = PERCENT[quality]
+    highest = percent * max(row.mean(quality) for row in rows)
+    if highest <= 0:
+        return {}
+    found: dict[str, float] = {}
+    for name in dict.fromkeys(row.name for row in rows):
+        own = [row for row in rows if row.name == name]
+        kept = [own[at] for at in frontier(own, quality)]
+        words = [row.mean("mean_words") / max(row.mean("nfe"), 1.0) for row in kept]
+        found[name] = accuracy_under_parallelism(words, [percent * row.mean(quality) for row in kept], highest)
+    return found
 
 
 def best(rows: Sequence[Row], quality: str | None) -> dict[str, int]:

@@ -101,6 +101,16 @@ def _plots(page: Page, comparison: Comparison) -> None:
         )
         more = "more" if QUALITIES[quality] else "less"
         page.figure(drawn, f"{title}: {more} is wanted. Bands are 95% intervals over prompts.")
+    if comparison.parallelism:
+        body = [[name, f"{area:.1f}"] for name, area in sorted(comparison.parallelism.items(), key=lambda x: -x[1])]
+        page.table(
+            ["model", "AUP"],
+            body,
+            f"Accuracy under parallelism, one figure for the frontier: the area under "
+            f"{TITLES[str(comparison.quality)]}, in percent, over words a call, in which quality below the best of this page counts less, and settings 5 "
+            "below a model's own at the fewest words a call not at all. A model that writes a word a call has its "
+            "quality; more settings tell a model's area better.",
+        )
     if comparison.quality is None or "entropy" not in corpus:
         return
     page.section("Quality at the data's own entropy")
