@@ -107,7 +107,8 @@ def _plots(page: Page, comparison: Comparison) -> None:
             ["model", "AUP"],
             body,
             f"Accuracy under parallelism, one figure for the frontier: the area under "
-            f"{TITLES[str(comparison.quality)]}, in percent, over words a call, in which quality below the best of this page counts less, and settings 5 "
+            f"{TITLES[str(comparison.quality)]}, in percent, over words a call, in which "
+            "quality below the best of this page counts less, and settings 5 "
             "below a model's own at the fewest words a call not at all. A model that writes a word a call has its "
             "quality; more settings tell a model's area better.",
         )
