@@ -97,6 +97,16 @@ def test_texts_come_in_the_order_of_their_requests(capsys, tmp_path):
     assert [len(row["prompt"]) for row in lines(capsys.readouterr().out)] == [6, 1, 4]
 
 
+def test_a_text_is_changed_whole_or_where_it_is_marked(model, capsys):
+    for text, infill in (("the cat sat", "[[the cat sat]]"), ("the [[cat]] sat", "the [[cat]] sat")):
+        rows = []
+        for flags in (["--edit", text], ["--infill", infill]):
+            assert main(["generate", model, "--prompt", "rain", *flags, "--strength", "0.4", "--json"]) == 0
+            rows.append({**json.loads(capsys.readouterr().out), "seconds": 0})
+        assert rows[0] == rows[1] and rows[0]["infill"] == infill
+    assert rows[0]["text"].startswith("the ") and rows[0]["text"].endswith(" sat")
+
+
 def test_without_json_a_pipe_gets_the_texts(model, capsys):
     assert main(["generate", model, "--prompt", "the cat"]) == 0
     assert capsys.readouterr().out.count("\n") == 1
@@ -111,6 +121,10 @@ def test_without_json_a_pipe_gets_the_texts(model, capsys):
         (["--num-samples", "0"], 2, "--num-samples"),
         (["--prompt", "rain fell over quiet hills " * 9], 1, "reads at most"),
         (["--infill", "no blank"], 1, "no blank"),
+        (["--infill", "a ___", "--edit", "b"], 2, "give --infill or --edit"),
+        (["--edit", ""], 1, "no blank"),
+        (["--edit", "the cat", "--strength", "0"], 2, "--strength should be above 0"),
+        (["--strength", "0.3"], 1, "--strength is for words"),
         (["--num-steps", "4", "--flow-steps", "9"], 2, "does not fit a budget"),
         (["--device", "abacus"], 2, "abacus"),
         (["--seed", "-3"], 2, "seed"),

@@ -3,12 +3,18 @@
 import re
 
 import pytest
+import torch
+import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from manta.errors import RequestError
-from manta.families.canvas import Piece, check_length, filled, parse_template, pieces_of, prompt_tokens
+from manta.errors import RequestError, UsageError
+from manta.families.batching import padded_prompts
+from manta.families.canvas import Piece, Prompts, check_length, filled, parse_template, partly_hidden, prompt_tokens
+from manta.families.canvas import pieces_of as cut
 from manta.families.events import GenerateOptions, Request
+from manta.families.page import Page
+from manta.runtime import make_generator
 from manta.text import MASK, NULL, Tokenizer
 
 from .conftest import make_lm, make_masked
@@ -22,6 +28,11 @@ given_text = st.lists(
 templates = st.lists(st.tuples(given_text, st.sampled_from(["___{1}", "___{2}"])), min_size=1, max_size=2).flatmap(
     lambda pieces: given_text.map(lambda last: "".join(text + blank for text, blank in pieces) + last)
 )
+
+
+def pieces_of(text: str, most: int, longest: int) -> tuple[Piece, ...]:
+    """Pieces, where a character is a token, and its code is less where it begins the text."""
+    return cut(text, most, longest, lambda words, start: [ord(letter) - 1000 * start for letter in words])
 
 
 def pattern(template: str) -> str:
@@ -145,3 +156,116 @@ def test_a_canvas_is_whole_latents_with_a_closing_null_and_has_its_room():
         assert template.tokens.tolist() == [MASK] * blank + [NULL] * (cells * rate - blank)
         with pytest.raises(RequestError):
             parse_template(f"___{{{blank}}}", tokenizer, rate=rate, max_cells=cells - 1)
+
+
+def test_words_to_change_stand_in_their_blanks_with_room_to_grow():
+    cat, mats = tuple(map(ord, " cat")), tuple(map(ord, "matsmatsmats"))
+    assert pieces_of("the [[cat]] sat", 20, 4) == (Piece("the ", 6, cat), Piece(" sat", 0))
+    assert pieces_of("on[[matsmatsmats]]", 20, 4) == (Piece("on", 15, mats), Piece("", 0))
+    assert pieces_of("[[ab]]", 20, 4) == (Piece("", 4, (97 - 1000, 98 - 1000)), Piece("", 0))
+    assert pieces_of("a[[b]]\n[[c\nd]]", 20, 4)[1] == Piece("\n", 5, tuple(map(ord, "c\nd")))
+    assert pieces_of("[[a]] [[ [b] ]] [[c", 20, 4)[-1] == Piece(" [[c", 0)
+    for text, message in (
+        ("[[a]] ___", "ask for one after the other"),
+        ("[[]]", "no blank; write ___ .* around words that may change"),
+        ("[[" + "x" * 81 + "]]", "has 85 characters"),
+        ("[[" * 50_000, "no blank"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            pieces_of(text, 20, 4)
+
+
+def test_a_text_to_change_is_a_canvas_with_what_stands_on_it():
+    lm = MODELS["latent"]
+    template = parse_template("the [[cat]] sat", lm.tokenizer, rate=4, max_cells=6)
+    the, cat, sat = (lm.tokenizer.encode(word, start=True) for word in ("the", "cat", "sat"))
+    blank = len(cat) + 2
+    end = [NULL] * (-(len(the) + blank + len(sat)) % 4 or 4)
+    assert template.old is not None
+    assert template.tokens.tolist() == the + [MASK] * blank + sat + end
+    assert template.old.tolist() == the + cat + [NULL] * 2 + sat + end
+    assert template.text(template.old.tolist(), lm.tokenizer) == "the cat sat"
+
+
+def test_a_share_of_the_words_is_hidden_and_all_at_full_strength():
+    tokens, old = [7, MASK, MASK, MASK, MASK, MASK, 8], [7, 11, 12, 13, 14, 15, 8]
+    seen = set()
+    for seed in range(40):
+        shown = partly_hidden(tokens, old, MASK, 0.41, make_generator(seed))
+        assert shown.count(MASK) == 3 and all(a in (b, MASK) for a, b in zip(shown, old, strict=True))
+        seen |= {place for place, token in enumerate(shown) if token == MASK}
+    assert seen == {1, 2, 3, 4, 5}
+    assert partly_hidden(tokens, old, MASK, 1.0, make_generator(0)) == tokens
+    assert partly_hidden(tokens, old, MASK, 0.01, make_generator(0)).count(MASK) == 1
+
+
+@pytest.mark.parametrize("family", list(MODELS))
+def test_changing_keeps_what_is_not_marked_alone_as_in_a_batch_within_the_budget(family):
+    lm = MODELS[family]
+    requests = [
+        Request(prompt="rain", infill="the [[cat]] sat", seed=1),
+        Request(prompt="rain", seed=2),
+        Request(infill="[[the cat sat]]", seed=3),
+        Request(infill="the ___ sat", seed=4),
+    ]
+    for options in (GenerateOptions(num_steps=4), GenerateOptions(num_steps=9, style="consensus", temperature=0.7)):
+        for batch_size in (1, 2, 64):
+            events = [e for e in lm.generate(requests, options, batch_size=batch_size) if e.kind == "done"]
+            texts = {event.index: event.text for event in events}
+            alone = [list(lm.generate([request], options))[-1].text for request in requests]
+            assert [texts[i] for i in range(4)] == alone
+            assert re.fullmatch("the.*sat", texts[0], re.DOTALL)
+            assert max(event.nfe for event in events) <= options.num_steps
+
+
+@pytest.mark.parametrize("family", list(MODELS))
+def test_a_strength_needs_words_to_change_and_lies_between_0_and_1(family):
+    lm = MODELS[family]
+    for request in (Request(), Request(infill="the ___ sat")):
+        (event,) = lm.generate([request], GenerateOptions(strength=0.3))
+        assert event.error is not None and "words [[…]] to change, and the request has none" in str(event.error)
+    for strength in (0.0, 1.1, float("nan")):
+        with pytest.raises(UsageError, match="`strength` should be"):
+            GenerateOptions(strength=strength)
+
+
+def test_full_strength_forgets_the_words_and_little_keeps_them():
+    """Of an untrained masked model: at full strength a text is that of the blank, at little it is nearly as it was."""
+    lm = MODELS["masked"]
+
+    def written(infill: str, **options: float) -> str:
+        return lm.write(infill=infill, num_steps=9, seed=5, **options)
+
+    blank = parse_template("[[the cat sat]]", lm.tokenizer, rate=1, max_cells=25).pieces[0].blank
+    assert written("[[the cat sat]]", strength=1.0) == written(f"___{{{blank}}}")
+    old = parse_template("[[the cat sat]]", lm.tokenizer, rate=1, max_cells=25).old
+    *_, done = lm.generate([Request(infill="[[the cat sat]]", seed=5)], GenerateOptions(strength=0.01))
+    assert old is not None and sum(a != b for a, b in zip(done.tokens, old.tolist(), strict=False)) <= 1
+
+
+def test_a_flow_begins_where_strength_puts_it_on_the_path():
+    lm = MODELS["latent"]
+    template = parse_template("[[the cat sat on]]", lm.tokenizer, rate=4, max_cells=6)
+    for strength, batch in ((0.3, 2), (1.0, 1)):
+        options = GenerateOptions(strength=strength, style="consensus")
+        tokens, lengths = padded_prompts([[]] * batch, "cpu")
+        prompts = Prompts(tokens, lengths, tuple(make_generator(seed) for seed in range(batch)))
+        begun = lm._beginning(prompts, [template] * batch, options, encode=True)
+        fresh = Prompts(tokens, lengths, tuple(make_generator(seed) for seed in range(batch)))
+        noise = lm._noise(fresh, Page(begun.tokens, begun.mask, 4), options)
+        assert template.old is not None
+        clean = lm.model.encode(
+            F.pad(template.old, (0, begun.mask.shape[1] - len(template.old)), value=NULL).expand(batch, -1),
+            begun.mask,
+            begun.memory,
+        )
+        t = float(lm.density.quantile(torch.tensor(1 - strength, dtype=torch.float64)))
+        assert begun.t == t and (t == 0) == (strength == 1.0)
+        assert begun.state is not None
+        cells = begun.mask[:, ::4]
+        assert torch.allclose(begun.state[cells], ((1 - t) * noise + t * clean)[cells], atol=1e-5)
+
+
+def test_a_budget_without_a_call_to_write_with_is_refused_by_the_flow():
+    (event,) = MODELS["latent"].generate([Request(infill="[[the cat]]")], GenerateOptions(num_steps=1))
+    assert event.error is not None and "raise `num_steps`" in str(event.error)

@@ -44,6 +44,7 @@ OTHER: dict[str, Any] = {
     "num_drafts": 3,
     "choose": 2,
     "choose_by": "likelihood",
+    "strength": 0.3,
 }
 """A value of every option that is not its default."""
 

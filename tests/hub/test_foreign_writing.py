@@ -336,3 +336,22 @@ def test_an_answer_ends_with_its_turn(tmp_path):
 
 def test_a_prompt_of_white_space_is_none(model):
     assert single(model, prompt=" \n ") == single(model, prompt="")
+
+
+def test_words_to_change_are_hidden_in_part_and_written_anew(model, endless):
+    """Word for word: at little strength all but one stand, at full strength none is seen."""
+    infill = "w1 [[w2 w3 w4 w5]] w6"
+    request = Request(prompt="w1", infill=infill, seed=4)
+    *_, done = endless.generate([request], GenerateOptions(num_steps=9, strength=0.01))
+    old = [1, 2, 3, 4, 5, None, None, 6]  # two places to grow into
+    kept = [a == b for a, b in zip(done.tokens, old, strict=True)]
+    assert sum(kept) >= 5 and kept[0] and kept[-1] and done.text.startswith("w1 ") and done.text.endswith(" w6")
+    how = GenerateOptions(num_steps=9, strength=1.0)
+    *_, anew = model.generate([request], how)
+    *_, blank = model.generate([replace(request, infill="w1 ___{6} w6")], GenerateOptions(num_steps=9))
+    assert anew.text == blank.text and anew.tokens == blank.tokens
+    beside = [replace(request, prompt="w4 w5"), request, replace(request, seed=5)]
+    events = {event.index: event for event in finished(model.generate(beside, how))}
+    assert events[1].text == anew.text
+    (refused,) = model.generate([Request(prompt="w1")], how)
+    assert isinstance(refused.error, RequestError) and "words [[…]] to change" in str(refused.error)

@@ -37,7 +37,9 @@ class GenerateVerbOptions:
     """A file of JSON lines with `prompt` and, if wanted, `infill`, `seed` and `options` (such as {"num_steps": 16},
     which count over the flags), or - for standard input; other keys pass through."""
     infill: str | None = None
-    """A text with blanks to fill: `___` for up to 8 tokens, `___{n}` for up to n."""
+    """A text with blanks to fill: `___` for up to 8 tokens, `___{n}` for up to n; or with `[[words]]` to change."""
+    edit: str | None = None
+    """A text to change, as far as --strength says: all of it, or the `[[words]]` that it marks."""
     num_samples: int = 1
     """Texts for each request."""
     seed: int = 0
@@ -59,8 +61,12 @@ def run(argv: Sequence[str]) -> int:
     options, settings = parse_writing(GenerateVerbOptions, argv, "generate")
     if options.num_samples < 1:
         raise UsageError(f"--num-samples should be at least 1, received {options.num_samples}")
-    if options.input is not None and (options.prompt is not None or options.infill is not None):
-        raise UsageError("give --input, or --prompt and --infill, not both")
+    if options.input is not None and {options.prompt, options.infill, options.edit} != {None}:
+        raise UsageError("give --input, or --prompt with --infill or --edit, not both; in a file `infill` holds either")
+    if options.edit is not None:
+        if options.infill is not None:
+            raise UsageError("give --infill or --edit, not both")
+        options = replace(options, infill=options.edit if "[[" in options.edit else f"[[{options.edit}]]", edit=None)
     check_steering(options, settings)
     counted(options.batch_size, "batch_size", 1)
     requests, asked = zip(*_requests(options), strict=True)

@@ -23,7 +23,7 @@ from manta.families.aligned_objective import AlignmentMatching, spread
 from manta.families.asked import check_options
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
 from manta.families.batching import drawn_words, padded_prompts, padded_width
-from manta.families.canvas import Prompts, Template, filled, prompt_tokens, template_of
+from manta.families.canvas import Prompts, Template, changes, filled, prompt_tokens, template_of
 from manta.families.decoding import batches
 from manta.families.events import Event, EventKind, GenerateOptions, Request
 from manta.families.observer import Beginning, Observer
@@ -199,7 +199,12 @@ class AlignedLM(TrainedWriter[AlignedModel]):
         if self.causal is not None and self._left_to_right(options):
             return self.causal.read(request, options)
         prompt = prompt_tokens(request, self.tokenizer, self.model.config.max_prompt)
-        return prompt, template_of(request, self.tokenizer, rate=1, max_cells=self.model.max_words), request.seed, 1.0
+        template = template_of(request, self.tokenizer, rate=1, max_cells=self.model.max_words)
+        if changes(template):
+            raise RequestError(
+                "an aligned model fills blanks ___; words [[…]] to change are for a Manta-LM and masked models"
+            )
+        return prompt, template, request.seed, 1.0
 
     def samples(self, request: Request, options: GenerateOptions) -> list[Any]:
         """On canvases of different sizes; see `RequestWriter`."""

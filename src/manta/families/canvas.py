@@ -1,5 +1,6 @@
-"""The canvas of a request: which tokens are given, and where the model may write."""
+"""The canvas of a request: which tokens are given, where the model may write, and what it begins with there."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,14 +11,18 @@ from torch import Tensor
 
 from manta.errors import RequestError
 from manta.families.batching import padded_prompts
-from manta.families.events import Request
+from manta.families.events import GenerateOptions, Request
+from manta.families.options import given, spelled
 from manta.runtime import make_generator
 from manta.text import MASK, NULL, Tokenizer
 
 DEFAULT_BLANK = 8
 """Tokens that a blank `___` may become, unless it says otherwise."""
 
-_BLANK = re.compile(r"_{3,}(?:\{(\d+)\})?")
+SPARE = 4
+"""Words to change have a place more for every so many of their tokens, and two at least, so that they may grow."""
+
+_BLANK = re.compile(r"_{3,}(?:\{(\d+)\})?|\[\[((?:(?!\[\[|\]\]).)+)\]\]", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class Piece:
     """As the request has it, white space included."""
     blank: int
     """Tokens of the blank after it; 0 at the end."""
+    old: tuple[int, ...] = ()
+    """Tokens of the words that stand there and may change; none in a blank to fill."""
 
     @property
     def joined(self) -> bool:
@@ -48,6 +55,9 @@ class Template:
     """Known tokens, MASK in blanks, NULL after the end; a whole number of latents long."""
     pieces: tuple[Piece, ...]
     """What is given, and the blanks between."""
+    old: Int64[Tensor, "n"] | None = None
+    """The same with the words that may change in their places, NULL where they have room to grow; None where the blanks
+    are to be filled."""
 
     @property
     def known(self) -> Bool[Tensor, "n"]:
@@ -88,7 +98,7 @@ def filled(pieces: Sequence[Piece], words: Sequence[int], decode: Callable[[list
 
 
 def parse_template(text: str, tokenizer: Tokenizer, *, rate: int, max_cells: int) -> Template:
-    """Read a text with blanks: `___` becomes up to 8 tokens, `___{n}` up to n.
+    """Read a text with blanks: `___` becomes up to 8 tokens, `___{n}` up to n, and `[[words]]` others in their place.
 
     A slot that a blank does not use comes out as the null token and vanishes.
 
@@ -102,30 +112,36 @@ def parse_template(text: str, tokenizer: Tokenizer, *, rate: int, max_cells: int
         RequestError: without a blank, with a blank of no or too many tokens, or longer than the model's canvas.
     """
     room = max_cells * rate
-    pieces = pieces_of(text, room, tokenizer.longest)
+    pieces = pieces_of(text, room, tokenizer.longest, lambda words, start: tokenizer.encode(words, start=start))
     tokens: list[int] = []
+    old: list[int] = []
     for piece in pieces:
-        tokens += tokenizer.encode(piece.encoded, start=not tokens) + [MASK] * piece.blank
+        told = tokenizer.encode(piece.encoded, start=not tokens)
+        old += [*told, *piece.old, *[NULL] * (piece.blank - len(piece.old))]
+        tokens += told + [MASK] * piece.blank
     cells = len(tokens) // rate + 1
     if cells > max_cells:
         raise RequestError(
             f"the text to fill takes {len(tokens)} tokens with its blanks, the model writes at most {room - 1}; "
             "shorten it or its blanks"
         )
-    tokens += [NULL] * (cells * rate - len(tokens))
-    return Template(torch.tensor(tokens), pieces)
+    end = [NULL] * (cells * rate - len(tokens))
+    changed = any(piece.old for piece in pieces)
+    return Template(torch.tensor(tokens + end), pieces, torch.tensor(old + end) if changed else None)
 
 
-def pieces_of(text: str, most: int, longest: int) -> tuple[Piece, ...]:
+def pieces_of(text: str, most: int, longest: int, encode: Callable[[str, bool], Sequence[int]]) -> tuple[Piece, ...]:
     """Cut a text at its blanks.
 
     Args:
-        text: with at least one blank, `___` or `___{n}`.
+        text: with at least one blank, `___` or `___{n}`, or with words to change, `[[words]]`.
         most: tokens of the longest blank, and of the whole.
         longest: characters that a token stands for at most, so that a text far too long is refused unread.
+        encode: `encode(words, start)`: their tokens; `start` where they begin the text.
 
     Raises:
-        RequestError: without a blank, with one of no or too many tokens, or longer than `most` tokens can be.
+        RequestError: without a blank, with one of no or too many tokens, with some of both kinds, or longer than `most`
+            tokens can be.
     """
     pieces: list[Piece] = []
     end = length = 0
@@ -133,19 +149,46 @@ def pieces_of(text: str, most: int, longest: int) -> tuple[Piece, ...]:
         size = int(blank[1][:9]) if blank[1] else DEFAULT_BLANK
         if not 1 <= size <= most:
             raise RequestError(f"a blank takes 1 to {most} tokens, received {shortened(blank[0])}")
-        pieces.append(Piece(text[end : blank.start()], size))
-        length += len(pieces[-1].text)
+        piece = Piece(text[end : blank.start()], size)
+        if blank[2] and length + len(blank[2]) <= most * longest:
+            old = tuple(encode(" " + blank[2] if piece.joined else blank[2], not pieces and not piece.text))
+            piece = Piece(piece.text, len(old) + max(2, len(old) // SPARE), old)
+        pieces.append(piece)
+        length += len(piece.text) + len(blank[2] or "")
         end = blank.end()
         if length > most * longest or len(pieces) > most:
             break
     if not pieces:
-        raise RequestError("the text to fill has no blank; write ___ (or ___{n} for up to n tokens) where text may go")
+        raise RequestError(
+            "the text to fill has no blank; write ___ (or ___{n} for up to n tokens) where text may go, or [[words]] "
+            "around words that may change"
+        )
     if length + len(text) - end > most * longest or len(pieces) > most:
         raise RequestError(
             f"the text to fill has {len(text):,} characters, the model writes at most {most} tokens with the blanks; "
             "shorten it or its blanks"
         )
+    if len({bool(piece.old) for piece in pieces}) > 1:
+        raise RequestError("the text has blanks ___ to fill and words [[…]] to change; ask for one after the other")
     return (*pieces, Piece(text[end:], 0))
+
+
+def partly_hidden(
+    tokens: Sequence[int], old: Sequence[int], mask_id: int, strength: float, generator: torch.Generator
+) -> list[int]:
+    """Words that may change, a share of which is hidden to be written anew: a masked model's way to the middle.
+
+    Args:
+        tokens: a canvas, with `mask_id` where words may change.
+        old: the same with the words that stand there.
+        mask_id: the mask token.
+        strength: share of the places that is hidden, rounded up.
+        generator: of the draw.
+    """
+    places = [place for place, token in enumerate(tokens) if token == mask_id]
+    order = torch.randperm(len(places), generator=generator).tolist()
+    hidden = {places[at] for at in order[: math.ceil(strength * len(places))]}
+    return [mask_id if place in hidden else token for place, token in enumerate(old)]
 
 
 def prompt_tokens(request: Request, tokenizer: Tokenizer, limit: int) -> list[int]:
@@ -188,8 +231,25 @@ def shortened(text: str) -> str:
 
 
 def template_of(request: Request, tokenizer: Tokenizer, *, rate: int, max_cells: int) -> Template | None:
-    """The text to fill of a request, if it brings one; see `parse_template`."""
+    """The text to fill or to change of a request, if it brings one; see `parse_template`."""
     return None if request.infill is None else parse_template(request.infill, tokenizer, rate=rate, max_cells=max_cells)
+
+
+def changes(template: Template | None) -> bool:
+    """Whether a request has words to change."""
+    return template is not None and template.old is not None
+
+
+def check_strength(changed: bool, options: GenerateOptions) -> None:
+    """Refuse a strength of changing words where there are none to change.
+
+    Raises:
+        RequestError: as said.
+    """
+    if "strength" in given(options) and not changed:
+        raise RequestError(
+            f"{spelled('strength')} is for words [[…]] to change, and the request has none; mark some, or leave it out"
+        )
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ class Request:
     prompt: str | None = None
     """What the text answers to; None for none."""
     infill: str | None = None
-    """A text with blanks `___` to fill; None to write freely."""
+    """A text with blanks `___` to fill, or with words `[[to change]]`; None to write freely."""
     seed: int = 0
     """All randomness of this text, 0 … 2⁶³−1; the same seed gives the same text, alone or in any batch."""
     options: GenerateOptions | None = None
@@ -146,10 +146,12 @@ class Writer(ABC):
             lm.write(["name[Blue Spice]", "name[The Mill]"])                 # a list of two
             lm.write("name[Blue Spice]", num_samples=3, temperature=1.0)     # a list of three
             lm.write(infill="The ___ is near the ___")                       # a text
+            lm.write("name[The Mill]", infill="[[Come to the Mill]]", strength=0.5)  # a text, changed
 
         Args:
             prompts: what the texts answer to: a text, or several in a list; None for no prompt.
-            infill: text with blanks to fill, see `Request.infill`: one for all prompts, or a list with one for each.
+            infill: text with blanks to fill or words to change, see `Request.infill`: one for all prompts, or a list
+                with one for each.
             num_samples: texts for each prompt, one after the other; with it the answer is always a list.
             seed: sample j of prompt i uses `seed + i * num_samples + j`.
             batch_size: texts written at once; it does not change them.

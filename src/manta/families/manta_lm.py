@@ -18,10 +18,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from manta.config import from_dict, to_dict
-from manta.errors import ConfigError, UsageError
+from manta.errors import ConfigError, RequestError, UsageError
 from manta.families.asked import check_options
 from manta.families.batching import drawn_words, fresh_noise, padded_draws, padded_prompts
-from manta.families.canvas import Prompts, Template, prompt_tokens, template_of
+from manta.families.canvas import Prompts, Template, changes, check_strength, prompt_tokens, template_of
+from manta.families.decoding import batches
 from manta.families.events import Event, GenerateOptions, Request
 from manta.families.model import MantaConfig, MantaModel
 from manta.families.objectives import EmbeddingMatching, OwnStates, PolicyMatching
@@ -201,10 +202,17 @@ class MantaLM(TrainedWriter[MantaModel]):
             )
         return replace(split, flow=min(split.flow, left), silent=min(split.silent, left - 1))
 
-    def _first_pass(self, split: Split, options: GenerateOptions) -> int:
-        """Actions of the policy before the outer loop; with guidance an action takes two calls."""
-        per_round = self.model.space.encoder_calls + split.refine * _calls(options.guidance_scale)
-        left = options.num_steps - _encoding_calls(options) - split.rounds * per_round
+    def _first_pass(self, split: Split, options: GenerateOptions, *, read: bool = False) -> int:
+        """Actions of the policy before the outer loop; with guidance an action takes two calls.
+
+        Args:
+            split: of the budget.
+            options: of the request.
+            read: a text is read first, to be changed.
+        """
+        encoding = self.model.space.encoder_calls
+        per_round = encoding + split.refine * _calls(options.guidance_scale)
+        left = options.num_steps - _encoding_calls(options) - split.rounds * per_round - read * encoding
         return left // _calls(options.guidance_scale)
 
     def check(self, options: GenerateOptions) -> None:
@@ -223,7 +231,14 @@ class MantaLM(TrainedWriter[MantaModel]):
         """Tokens of the prompt, the text to fill if there is one, and the seed; see `RequestWriter`."""
         prompt = prompt_tokens(request, self.tokenizer, self.model.config.max_prompt)
         rate, cells = self.model.space.rate, self.model.max_cells
-        return prompt, template_of(request, self.tokenizer, rate=rate, max_cells=cells), request.seed
+        template = template_of(request, self.tokenizer, rate=rate, max_cells=cells)
+        check_strength(changes(template), options)
+        if changes(template) and self._first_pass(self.split(options), options, read=True) < 1:
+            raise RequestError(
+                f"words to change are read in a network call of their own, and a budget of {options.num_steps} leaves "
+                "none to write them; raise `num_steps`"
+            )
+        return prompt, template, request.seed
 
     def write_rows(
         self,
@@ -232,24 +247,36 @@ class MantaLM(TrainedWriter[MantaModel]):
         batch_size: int,
         observer: Observer,
     ) -> Iterator[Event]:
-        """Batch by batch, in order; see `RequestWriter`."""
+        """Texts to change apart from others, which begin at another time; see `RequestWriter`."""
         split = self.split(options)
-        for begin in range(0, len(rows), batch_size):
-            prompts, given, seeds = zip(*rows[begin : begin + batch_size], strict=True)
+        for chosen in batches([changes(template) for _, template, _ in rows], batch_size):
+            prompts, given, seeds = zip(*(rows[i] for i in chosen), strict=True)
             generators = tuple(make_generator(seed) for seed in seeds)
             batch = Prompts(*padded_prompts(prompts, self.device), generators)
             beginning = self._beginning(batch, given, options, encode=_encoding_calls(options) > 0)
             for written in self._write(beginning, options, split, observer):
-                yield from self._events(written, given, begin)
+                yield from self._events(written, given, chosen)
 
     def _beginning(
         self, batch: Prompts, templates: Sequence[Template | None], options: GenerateOptions, *, encode: bool
     ) -> Beginning:
+        """Noise, or texts that are to change, put back on the path; given words stand."""
         tag = torch.full_like(batch.lengths, TAG_OF_STYLE[options.style])
         memory = self.model.memory(batch.tokens, batch.lengths, tag, encode=encode)
         cells = self._lengths(batch, templates, memory, options)
         page = Page.blank(templates, cells, self.model.space.rate)
-        return Beginning(memory, page.tokens, page.mask, batch.generators, self._noise(batch, page, options))
+        noise = self._noise(batch, page, options)
+        beginning = Beginning(memory, page.tokens, page.mask, batch.generators, noise)
+        if not any(map(changes, templates)):
+            return beginning
+        old = page.tokens.clone()
+        for row, template in enumerate(templates):
+            assert template is not None and template.old is not None, "such texts are written by themselves"
+            old[row, : len(template.old)] = template.old.to(self.device)
+        t = self.density.quantile(torch.tensor(1 - options.strength, dtype=torch.float64))
+        times = t.float().to(self.device).expand(len(old))
+        state = PATH.sample(noise, self.model.encode(old, page.mask, memory), times)
+        return replace(beginning, state=state, t=float(t), nfe=self.model.space.encoder_calls)
 
     def _write(
         self, beginning: Beginning, options: GenerateOptions, split: Split, observer: Observer
@@ -260,9 +287,10 @@ class MantaLM(TrainedWriter[MantaModel]):
         each round   encode the words, put them back on the path, ask again for the unsure half, flow and settle
         """
         page = Page(beginning.tokens.clone(), beginning.mask, self.model.space.rate)
-        page.nfe = _encoding_calls(options)
+        page.nfe = _encoding_calls(options) + beginning.nfe
         policy = self._policy(beginning.memory, page, options, observer)
-        first = Pass(flow=split.flow, total=self._first_pass(split, options), silent=split.silent)
+        total = self._first_pass(split, options, read=beginning.nfe > 0)
+        first = Pass(flow=min(split.flow, total), total=total, silent=min(split.silent, total - 1))
         for _ in self._pass(policy, page, beginning, options, first, observer):
             page.done = page.written and split.rounds == 0
             yield page
@@ -396,7 +424,7 @@ class MantaLM(TrainedWriter[MantaModel]):
         draws = torch.stack([torch.randn(shape, generator=g) for g in drawing.generators])
         return scale * padded_draws(draws, page.num_cells).to(self.device)
 
-    def _events(self, written: Page, templates: Sequence[Template | None], begin: int) -> Iterator[Event]:
+    def _events(self, written: Page, templates: Sequence[Template | None], indices: Sequence[int]) -> Iterator[Event]:
         kind = "done" if written.done else "draft"
         for row, template in enumerate(templates):
             tokens = written.tokens[row][written.mask[row]].tolist()
@@ -406,7 +434,7 @@ class MantaLM(TrainedWriter[MantaModel]):
                 text = self.tokenizer.decode([t for t in tokens if t not in (NULL, MASK)]).strip()
             else:
                 text = template.text(tokens, self.tokenizer)
-            yield Event(kind, begin + row, text, tuple(tokens), written.t, confidence, written.nfe)
+            yield Event(kind, indices[row], text, tuple(tokens), written.t, confidence, written.nfe)
 
 
 class _Policy:

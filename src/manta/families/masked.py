@@ -14,7 +14,7 @@ from manta.config import from_dict, to_dict
 from manta.errors import UsageError
 from manta.families.asked import check_options
 from manta.families.batching import padded_prompts, padded_width
-from manta.families.canvas import Prompts, Template, prompt_tokens, template_of
+from manta.families.canvas import Prompts, Template, changes, check_strength, partly_hidden, prompt_tokens, template_of
 from manta.families.decoding import DRAWN, Decoding, batches, canvas_events, chosen_decoder, write_canvas
 from manta.families.events import Event, GenerateOptions, Request
 from manta.families.model import OperatorChoice
@@ -257,7 +257,9 @@ class MaskedLM(TrainedWriter[MaskedModel]):
     def read(self, request: Request, options: GenerateOptions) -> tuple[list[int], Template | None, int]:
         """Tokens of the prompt, the text to fill if there is one, and the seed; see `RequestWriter`."""
         prompt = prompt_tokens(request, self.tokenizer, self.model.config.max_prompt)
-        return prompt, template_of(request, self.tokenizer, rate=1, max_cells=self.model.max_cells), request.seed
+        template = template_of(request, self.tokenizer, rate=1, max_cells=self.model.max_cells)
+        check_strength(changes(template), options)
+        return prompt, template, request.seed
 
     def write_rows(
         self,
@@ -357,7 +359,13 @@ class MaskedLM(TrainedWriter[MaskedModel]):
         tokens = torch.full(mask.shape, MASK, device=self.device).masked_fill(~mask, NULL)
         for row, template in enumerate(templates):
             if template is not None:
-                tokens[row, : len(template.tokens)] = template.tokens.to(self.device)
+                begun = template.tokens
+                if template.old is not None:
+                    shown = partly_hidden(
+                        begun.tolist(), template.old.tolist(), MASK, options.strength, batch.generators[row]
+                    )
+                    begun = torch.tensor(shown)
+                tokens[row, : len(begun)] = begun.to(self.device)
         return Beginning(memory, tokens, mask, batch.generators)
 
     def _text(self, words: list[int]) -> str:

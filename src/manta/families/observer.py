@@ -28,6 +28,8 @@ class Beginning:
     """Of a flow: the state at `t`."""
     t: float = 0.0
     """Of a flow: the time it begins at."""
+    nfe: int = 0
+    """Network calls that the state has taken."""
 
 
 class Observer:

@@ -80,6 +80,21 @@ class Reworked(Budgeted):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Changed(Options):
+    """Of families that can go on from a text that stands already."""
+
+    strength: float = option(0.5, least=0)
+    """How far `[[words to change]]` are taken back before they are written anew, above 0 and at most 1: a Manta-LM
+    noises them to the time that this share of its steps would reach, a masked model hides this share of them; 1
+    forgets them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.strength <= 1:
+            raise UsageError(f"{spelled('strength')} should be above 0 and at most 1, received {self.strength:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Chosen(Options):
     """Of families that can write several texts for a request, of which one is told."""
 
@@ -108,7 +123,7 @@ class Bounded(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MantaOptions(Reworked, Styled, Chosen):
+class MantaOptions(Reworked, Styled, Changed, Chosen):
     """Of Manta-LM."""
 
     solver: Literal["euler", "heun", "renoise"] = "euler"
@@ -147,12 +162,12 @@ class Decoded(Reworked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedOptions(Decoded, Styled, Chosen):
+class MaskedOptions(Decoded, Styled, Changed, Chosen):
     """Of masked models."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PublishedOptions(Decoded, Bounded):
+class PublishedOptions(Decoded, Changed, Bounded):
     """Of published masked models."""
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from manta.errors import ModelError, RequestError, UsageError
 from manta.families.asked import check_options
-from manta.families.canvas import Piece, check_length, filled, pieces_of
+from manta.families.canvas import Piece, check_length, check_strength, filled, partly_hidden, pieces_of
 from manta.families.decoding import batches, canvas_events, chosen_decoder, write_canvas
 from manta.families.events import Event, GenerateOptions, Request
 from manta.families.observer import Observer
@@ -46,6 +46,8 @@ class _Row:
     """What is given before the text, a chat's frame included."""
     canvas: list[int]
     """The text, the mask token where a word is to be written."""
+    blanks: tuple[int, ...]
+    """Places of a text to fill that are not given."""
     pieces: tuple[Piece, ...]
     """What is given of a text to fill; none of a free one."""
     seed: int
@@ -160,16 +162,28 @@ class ForeignModel(RequestWriter):
                 f"the prompt takes {len(prompt)} tokens of the model's {self.max_length}, which leaves no room for a "
                 f"text; shorten it: {text[:60]!r}"
             )
-        canvas, pieces = [self.mask_id] * min(options.max_tokens or MAX_TOKENS, room), ()
+        pieces: tuple[Piece, ...] = ()
+        canvas = [self.mask_id] * min(options.max_tokens or MAX_TOKENS, room)
+        old, blanks = list(canvas), []
         if request.infill is not None:
-            pieces = pieces_of(request.infill, room, self.tokenizer.longest)
-            canvas = [token for piece in pieces for token in [*encode(piece.encoded), *[self.mask_id] * piece.blank]]
+            pieces = pieces_of(request.infill, room, self.tokenizer.longest, lambda words, start: encode(words))
+            canvas, old = [], []
+            for piece in pieces:
+                canvas += encode(piece.encoded)
+                blanks += range(len(canvas), len(canvas) + piece.blank)
+                # A place that words may grow into stays hidden: there is no token for no word.
+                old += [*canvas[len(old) :], *piece.old, *[self.mask_id] * (piece.blank - len(piece.old))]
+                canvas += [self.mask_id] * piece.blank
         if len(canvas) > room:
             raise RequestError(
                 f"the text to fill takes {len(canvas)} tokens with its blanks, the model has room for {room}; shorten "
                 "it or its blanks"
             )
-        return _Row(prompt, canvas, pieces, request.seed)
+        changed = any(piece.old for piece in pieces)
+        check_strength(changed, options)
+        if changed:
+            canvas = partly_hidden(canvas, old, self.mask_id, options.strength, make_generator(request.seed))
+        return _Row(prompt, canvas, tuple(blanks), pieces, request.seed)
 
     def _write(
         self, rows: Sequence[_Row], options: GenerateOptions, decoder: DecoderConfig, *, ends: bool
@@ -213,9 +227,7 @@ class ForeignModel(RequestWriter):
             return tokenizer.decode([token for token in tokens if token != self.mask_id and token not in stops])
 
         if row.pieces:
-            return filled(
-                row.pieces, [w for w, was in zip(words, row.canvas, strict=True) if was == self.mask_id], decode
-            )
+            return filled(row.pieces, [words[place] for place in row.blanks], decode)
         return decode(takewhile(lambda word: word not in stops, words))
 
     @property
