@@ -389,6 +389,25 @@ def families_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def editing_table(result: dict[str, Any]) -> str:
+    """How much of a new record a changed text says, and how much of the old words it keeps."""
+    lines = [
+        f"| E2E test, {result['texts']} texts, {result['num_steps']} calls | says the new value | slot errors | words "
+        "kept (F) | nats a token |",
+        "|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        name = row["name"] + (f", strength {row['strength']:g}" if "strength" in row else "")
+        cells = [
+            bracketed(row["new_value"], row["new_value_interval"], "{:.0f}%", 100),
+            bracketed(row["slot_error_rate"], row["slot_error_rate_interval"], "{:.1f}%", 100),
+            f"{row['kept']:.2f}",
+            bracketed(row["nats"], row["nats_interval"], "{:.2f}"),
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def spread(values: list[float]) -> str:
     """Mean over training seeds, and the least and the most of them."""
     ends = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
@@ -414,6 +433,7 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "drafts": (("drafts.json", drafts_table),),
     "few_calls": (("few_calls.json", few_calls_table),),
     "infill": (("few_calls.json", infill_table),),
+    "editing": (("editing.json", editing_table),),
     "feedback": (("feedback.json", feedback_table),),
     "prediction": (("prediction.json", prediction_table),),
     "tasks": (("tasks.json", tasks_table),),
