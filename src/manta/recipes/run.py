@@ -19,6 +19,7 @@ from manta.errors import CheckpointError, TrainingError, UsageError
 from manta.families import FAMILIES
 from manta.hub import is_saved, refuse_strangers, save_model
 from manta.hub.folder import LanguageModel
+from manta.recipes.advice import advice
 from manta.recipes.answers import TARGETS_SHARE, fitting
 from manta.recipes.budget import (
     LEAST_STEPS,
@@ -191,6 +192,7 @@ class TrainingRun:
         if edited:
             yield Note(f"recipe.json has another {', '.join(edited)} than at the last checkpoint; it counts from here")
         yield Note("stages: " + ", ".join(names))
+        yield from map(Note, advice(self.recipe, self.report))
         yield from self._goes_on(first, state)
         try:
             yield from self._train(first, tensors, state)
