@@ -10,12 +10,21 @@ from torch import Tensor
 from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resolved
 from manta.flow.time_density import TimeDensityConfig
 from manta.nets.vector_field import Condition, VectorField
-from manta.operators import AttentionConfig, AttentionFourierConfig, FourierConfig, WindowedConfig
+from manta.operators import (
+    AttentionConfig,
+    AttentionFourierConfig,
+    DijiangConfig,
+    FourierConfig,
+    LinearConfig,
+    WindowedConfig,
+)
 from manta.spaces import EmbeddingSpaceConfig, LatentSpaceConfig, Space, Words
 from manta.text import BOS, MASK
 from manta.types import Estimate
 
-OperatorChoice = AttentionConfig | FourierConfig | AttentionFourierConfig | WindowedConfig
+OperatorChoice = (
+    AttentionConfig | FourierConfig | AttentionFourierConfig | WindowedConfig | LinearConfig | DijiangConfig
+)
 SpaceChoice = LatentSpaceConfig | EmbeddingSpaceConfig
 
 

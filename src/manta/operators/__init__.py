@@ -4,7 +4,9 @@ from manta.operators.attention import AttentionConfig, SelfAttention
 from manta.operators.combined import AttentionFourier, AttentionFourierConfig
 from manta.operators.context import Cache, Operator, OperatorConfig, OperatorContext, line
 from manta.operators.cross_attention import CrossAttention, ProjectedMemory
+from manta.operators.dijiang import DijiangAttention, DijiangConfig
 from manta.operators.fourier import FourierConfig, SpectralConvolution
+from manta.operators.linear import KernelAttention, LinearAttention, LinearConfig
 from manta.operators.windowed import WindowedAttention, WindowedConfig
 
 KINDS = {
@@ -12,6 +14,8 @@ KINDS = {
     "fourier": FourierConfig,
     "attention_fourier": AttentionFourierConfig,
     "windowed": WindowedConfig,
+    "linear": LinearConfig,
+    "dijiang": DijiangConfig,
 }
 
 __all__ = [
@@ -21,7 +25,12 @@ __all__ = [
     "AttentionFourierConfig",
     "Cache",
     "CrossAttention",
+    "DijiangAttention",
+    "DijiangConfig",
     "FourierConfig",
+    "KernelAttention",
+    "LinearAttention",
+    "LinearConfig",
     "Operator",
     "OperatorConfig",
     "OperatorContext",

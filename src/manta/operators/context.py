@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int64, Num, Shaped
 from torch import Tensor, nn
 
+from manta.errors import UsageError
+
 Fact = TypeVar("Fact")
 
 HEADS = 4
@@ -125,6 +127,27 @@ class Cache:
 
     def __init__(self) -> None:
         self._kept: dict[str, Tensor] = {}
+        self._carried: tuple[Tensor, ...] = ()
+        self._stop = 0
+
+    def carried(self, context: OperatorContext) -> Any:
+        """The state of all elements before a span, as `carry` was given it; None before the first.
+
+        Raises:
+            UsageError: the span does not begin where the state ends.
+        """
+        if context.start == 0:
+            return None
+        if context.start != self._stop or context.at is not None:
+            raise UsageError(
+                f"a state that is carried along a row has come to element {self._stop}, and a span begins at "
+                f"{context.start}; read the row in order, or anew"
+            )
+        return self._carried
+
+    def carry(self, context: OperatorContext, *state: Tensor) -> None:
+        """Keep the state of all elements up to the end of a span: it does not grow with the row."""
+        self._carried, self._stop = state, context.stop
 
     def renew(
         self, name: str, rows: Float[Tensor, "*shape k c"], context: OperatorContext, seen: int
@@ -161,11 +184,13 @@ class Operator(nn.Module, ABC):
         causal: True when the output at i is independent, bit for bit, of every element after i.
         cacheable: True when a span can be computed from what a `Cache` keeps of the other elements.
         answers_alone: True when it does what `OperatorContext.alone` asks, and rows may have spans of their own.
+        carries: True when a causal one keeps a state that does not grow, so that each span begins where the last ended.
     """
 
     causal: bool
     cacheable: ClassVar[bool] = True
     answers_alone: ClassVar[bool] = False
+    carries: ClassVar[bool] = False
 
     @abstractmethod
     def forward(

@@ -11,7 +11,9 @@ from manta.operators.attention import SelfAttention
 from manta.operators.combined import AttentionFourier
 from manta.operators.context import Operator, OperatorContext
 from manta.operators.cross_attention import CrossAttention
+from manta.operators.dijiang import DijiangAttention
 from manta.operators.fourier import TIME_FEATURES, SpectralConvolution
+from manta.operators.linear import KernelAttention
 from manta.operators.normalise import EPS
 from manta.operators.windowed import WindowedAttention
 
@@ -33,6 +35,8 @@ def reference(operator: Operator, x: Float[Tensor, "b n d"], context: OperatorCo
         row_of = _attention_row
     elif isinstance(operator, SpectralConvolution):
         row_of = _fourier_row
+    elif isinstance(operator, KernelAttention):
+        row_of = _kernel_row
     else:
         raise TypeError(f"no reference is written for {type(operator).__name__}; add one beside the others")
     return torch.stack([_scattered(row_of, operator, x, context, row) for row in range(x.shape[0])])
@@ -88,6 +92,41 @@ def _attention_row(operator: SelfAttention, x: Tensor, coordinates: Tensor, _: T
             heads.append(_softmax_sum(scores, [value[h, j] for j in seen], query[h, i]))
         elements.append(torch.cat(heads))
     return operator.out(torch.stack(elements))
+
+
+def _kernel_row(operator: KernelAttention, x: Tensor, coordinates: Tensor, _: Tensor | None) -> Tensor:
+    query, key, value = (_heads(part, operator.heads) for part in operator.qkv(x).chunk(3, -1))
+    decay = (-operator.log_rate.exp()).exp()
+    received = torch.zeros_like(value)
+    for h in range(operator.heads):
+        scale = operator.gain[h] * operator.head_dim**-0.25
+        turned = [
+            [_turned(_unit(part[h, i]), coordinates[i], operator.rotary_base) * scale for i in range(len(x))]
+            for part in (query, key)
+        ]
+        for i in range(len(x)):
+            last = i if operator.causal else len(x) - 1
+            weights = [
+                (_features(operator, h, turned[0][i]) * _features(operator, h, turned[1][j])).sum()
+                * decay[h] ** (coordinates[i, 0] - coordinates[j, 0]).abs()
+                for j in range(last + 1)
+            ]
+            told = torch.stack([weight * value[h, j] for j, weight in enumerate(weights)]).sum(0)
+            received = received.index_put(
+                (torch.tensor(h), torch.tensor(i)), told / torch.stack(weights).sum() if operator.divided else told
+            )
+    if not isinstance(operator, DijiangAttention):
+        return operator.out(received.transpose(0, 1).flatten(1))
+    unit = torch.stack([torch.stack([_unit(y) for y in head]) for head in received])
+    gate = operator.gate(x)
+    return operator.out(gate * gate.sigmoid() * unit.transpose(0, 1).flatten(1))
+
+
+def _features(operator: KernelAttention, head: int, x: Tensor) -> Tensor:
+    if not isinstance(operator, DijiangAttention):
+        return torch.where(x > 0, x + 1, x.clamp_max(0).exp())
+    exponents = [(direction * x).sum() - (x * x).sum() / 2 for direction in operator.directions]
+    return operator.weight[head] * torch.stack(exponents).exp() / math.sqrt(len(x))
 
 
 def _fourier_row(operator: SpectralConvolution, x: Tensor, coordinates: Tensor, times: Tensor | None) -> Tensor:
