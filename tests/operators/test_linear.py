@@ -7,7 +7,7 @@ import torch
 
 from manta.config import from_dict
 from manta.errors import ConfigError
-from manta.operators import Cache, DijiangConfig, KernelAttention, LinearConfig, OperatorContext, line
+from manta.operators import Cache, DijiangAttention, DijiangConfig, KernelAttention, LinearConfig, OperatorContext, line
 from manta.operators.dijiang import cosines, directions
 
 CONFIGS = {"linear": LinearConfig, "dijiang": DijiangConfig}
@@ -92,11 +92,12 @@ def test_the_cosine_transform_is_orthonormal():
 @torch.no_grad()
 def test_features_are_not_negative_and_their_directions_are_frozen_and_kept():
     operator = build("dijiang", chunk=8)
+    assert isinstance(operator, DijiangAttention)
     assert bool((operator.features(torch.randn(2, 2, 50, 8)) >= 0).all())
     assert "directions" in operator.state_dict() and "directions" not in dict(operator.named_parameters())
     other = DijiangConfig(heads=2).build(16)
-    assert not torch.equal(other.directions, operator.directions)  # pyright: ignore[reportArgumentType]
-    radii = operator.directions.norm(dim=1)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+    assert not torch.equal(other.directions, operator.directions)
+    radii = operator.directions.norm(dim=1)
     below = torch.special.ndtr(torch.cat([radii, -radii]).double())
     assert 0.0 < float(below.min()) < 0.2 < 0.8 < float(below.max()) < 1.0, "they spread over the normal distribution"
 

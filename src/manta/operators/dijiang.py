@@ -74,6 +74,8 @@ class DijiangAttention(KernelAttention):
     """
 
     divided = False
+    directions: Float[Tensor, "m c"]
+    """T C."""
 
     def __init__(
         self,
@@ -93,7 +95,7 @@ class DijiangAttention(KernelAttention):
 
     def features(self, x: Float[Tensor, "*rows h n c"]) -> Float[Tensor, "*rows h n c"]:
         """At least 0 as long as D is."""
-        exponent = x @ self.directions.to(x.dtype).mT - x.square().sum(-1, keepdim=True) / 2  # pyright: ignore
+        exponent = x @ self.directions.to(x.dtype).mT - x.square().sum(-1, keepdim=True) / 2
         weight = self.weight.to(x.dtype)[:, None] * self.head_dim**-0.5
         return weight * exponent.clamp_max(LARGEST).exp()
 
