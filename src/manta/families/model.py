@@ -14,8 +14,10 @@ from manta.operators import (
     AttentionConfig,
     AttentionFourierConfig,
     DijiangConfig,
+    DownsampledConfig,
     FourierConfig,
     LinearConfig,
+    PyramidConfig,
     WindowedConfig,
 )
 from manta.spaces import EmbeddingSpaceConfig, LatentSpaceConfig, Space, Words
@@ -23,7 +25,14 @@ from manta.text import BOS, MASK
 from manta.types import Estimate
 
 OperatorChoice = (
-    AttentionConfig | FourierConfig | AttentionFourierConfig | WindowedConfig | LinearConfig | DijiangConfig
+    AttentionConfig
+    | FourierConfig
+    | AttentionFourierConfig
+    | WindowedConfig
+    | LinearConfig
+    | DijiangConfig
+    | PyramidConfig
+    | DownsampledConfig
 )
 SpaceChoice = LatentSpaceConfig | EmbeddingSpaceConfig
 

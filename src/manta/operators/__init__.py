@@ -5,8 +5,10 @@ from manta.operators.combined import AttentionFourier, AttentionFourierConfig
 from manta.operators.context import Cache, Operator, OperatorConfig, OperatorContext, line
 from manta.operators.cross_attention import CrossAttention, ProjectedMemory
 from manta.operators.dijiang import DijiangAttention, DijiangConfig
+from manta.operators.downsampled import DownsampledAttention, DownsampledConfig
 from manta.operators.fourier import FourierConfig, SpectralConvolution
 from manta.operators.linear import KernelAttention, LinearAttention, LinearConfig
+from manta.operators.pyramid import PyramidConfig, PyramidConvolution
 from manta.operators.windowed import WindowedAttention, WindowedConfig
 
 KINDS = {
@@ -16,9 +18,14 @@ KINDS = {
     "windowed": WindowedConfig,
     "linear": LinearConfig,
     "dijiang": DijiangConfig,
+    "pyramid_conv": PyramidConfig,
+    "downsampled": DownsampledConfig,
 }
+CAUSAL = tuple(kind for kind in KINDS if kind != "pyramid_conv")
+"""Kinds that can be causal, and so serve a left-to-right model."""
 
 __all__ = [
+    "CAUSAL",
     "KINDS",
     "AttentionConfig",
     "AttentionFourier",
@@ -27,6 +34,8 @@ __all__ = [
     "CrossAttention",
     "DijiangAttention",
     "DijiangConfig",
+    "DownsampledAttention",
+    "DownsampledConfig",
     "FourierConfig",
     "KernelAttention",
     "LinearAttention",
@@ -35,6 +44,8 @@ __all__ = [
     "OperatorConfig",
     "OperatorContext",
     "ProjectedMemory",
+    "PyramidConfig",
+    "PyramidConvolution",
     "SelfAttention",
     "SpectralConvolution",
     "WindowedAttention",

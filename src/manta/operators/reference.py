@@ -12,9 +12,11 @@ from manta.operators.combined import AttentionFourier
 from manta.operators.context import Operator, OperatorContext
 from manta.operators.cross_attention import CrossAttention
 from manta.operators.dijiang import DijiangAttention
+from manta.operators.downsampled import LARGEST, DownsampledAttention
 from manta.operators.fourier import TIME_FEATURES, SpectralConvolution
 from manta.operators.linear import KernelAttention
 from manta.operators.normalise import EPS
+from manta.operators.pyramid import PyramidConvolution
 from manta.operators.windowed import WindowedAttention
 
 
@@ -37,6 +39,10 @@ def reference(operator: Operator, x: Float[Tensor, "b n d"], context: OperatorCo
         row_of = _fourier_row
     elif isinstance(operator, KernelAttention):
         row_of = _kernel_row
+    elif isinstance(operator, PyramidConvolution):
+        row_of = _pyramid_row
+    elif isinstance(operator, DownsampledAttention):
+        row_of = _downsampled_row
     else:
         raise TypeError(f"no reference is written for {type(operator).__name__}; add one beside the others")
     return torch.stack([_scattered(row_of, operator, x, context, row) for row in range(x.shape[0])])
@@ -90,6 +96,49 @@ def _attention_row(operator: SelfAttention, x: Tensor, coordinates: Tensor, _: T
                 for j in seen
             ]
             heads.append(_softmax_sum(scores, [value[h, j] for j in seen], query[h, i]))
+        elements.append(torch.cat(heads))
+    return operator.out(torch.stack(elements))
+
+
+def _pyramid_row(operator: PyramidConvolution, x: Tensor, _: Tensor, __: Tensor | None) -> Tensor:
+    h = operator.inner(x)
+    halved = torch.stack([h[i : i + 2].mean(0) for i in range(0, len(h), 2)])
+    fine = _near(h, operator.kernels[0])
+    coarse = _near(halved, operator.kernels[1])
+    doubled = []
+    for i in range(len(x)):
+        own, beside = i // 2, i // 2 + (1 if i % 2 else -1)
+        doubled.append(0.75 * coarse[own] + 0.25 * coarse[beside] if 0 <= beside < len(coarse) else coarse[own])
+    return operator.out(torch.cat([fine, torch.stack(doubled)], -1)) + operator.mean(x.mean(0))
+
+
+def _near(h: Tensor, kernels: Tensor) -> Tensor:
+    reach = kernels.shape[-1] // 2
+    sums = []
+    for i in range(len(h)):
+        there = range(max(0, i - reach), min(len(h), i + reach + 1))
+        sums.append(torch.stack([kernels[:, j - i + reach] * h[j] for j in there]).sum(0))
+    value, gate = torch.stack(sums).chunk(2, -1)
+    return value * gate / math.sqrt(value.shape[-1])
+
+
+def _downsampled_row(operator: DownsampledAttention, x: Tensor, coordinates: Tensor, _: Tensor | None) -> Tensor:
+    width = operator.mixing.shape[-1]
+    first = width - 1 if operator.causal else width // 2
+    mixed = []
+    for i in range(len(x)):
+        there = [(place, j) for place in range(width) if 0 <= (j := i - first + place) < len(x)]
+        mixed.append(x[i] + torch.stack([operator.mixing[:, place] * x[j] for place, j in there]).sum(0))
+    query, key, value = (_heads(part, operator.heads) for part in operator.qkv(torch.stack(mixed)).chunk(3, -1))
+    elements = []
+    for i in range(len(x)):
+        seen = [j for j in range(i + 1 if operator.causal else len(x)) if (i - j) % operator.rate == 0]
+        heads = []
+        for h in range(operator.heads):
+            turned = _turned(query[h, i] / query[h, i].norm(), coordinates[i], operator.rotary_base)
+            keys = [_turned(key[h, j] / key[h, j].norm(), coordinates[j], operator.rotary_base) for j in seen]
+            temperature = operator.log_temperature[h].exp().clamp_max(LARGEST)
+            heads.append(_softmax_sum([temperature * (turned * k).sum() for k in keys], [value[h, j] for j in seen], x))
         elements.append(torch.cat(heads))
     return operator.out(torch.stack(elements))
 
