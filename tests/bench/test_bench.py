@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +16,18 @@ from manta.autoregressive import NgramDrafter, count_ngrams
 from manta.bench import (
     Setting,
     cold_start,
+    crossings,
     growth,
     interleaved,
     machine,
     operator_costs,
+    operators_page,
     rows_as_table,
     settings_of,
     training_rates,
     writing_rates,
 )
+from manta.bench.operators import peak_mebibytes
 from manta.cli import main
 from manta.errors import ModelError, UsageError
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
@@ -35,6 +39,7 @@ from manta.recipes import Recipe
 from manta.text import BOS, EOS, Tokenizer
 
 from ..families.conftest import make_aligned, make_ar
+from ..report.test_page import check_self_contained
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SHAPE: dict[str, Any] = {"dim": 16, "heads": 2, "prompt_depth": 1, "depth": 1, "max_prompt": 8, "max_text": 24}
@@ -68,17 +73,87 @@ def test_a_table_has_a_column_for_every_name():
 
 
 def test_operators_are_measured_beside_their_operations():
-    rows = operator_costs((4, 8), dim=16, batch=2, repeats=1)
-    assert [(row["operator"], row["length"]) for row in rows] == [(kind, n) for n in (4, 8) for kind in KINDS]
+    rows = operator_costs((8, 4), dim=16, batch=2, repeats=1)
+    passes = [(row["operator"], row["pass"], row["length"]) for row in rows]
+    assert passes == [(kind, name, n) for n in (4, 8) for name in ("forward", "with gradient") for kind in KINDS]
     attention = KINDS["attention"]().build(16)
-    assert [row["mflop"] for row in rows if row["operator"] == "attention"] == pytest.approx(
-        [2 * attention.flops(n, 16) / 1e6 for n in (4, 8)]
+    found = [row for row in rows if row["operator"] == "attention" and row["pass"] == "forward"]
+    assert [row["mflop"] for row in found] == pytest.approx([2 * attention.flops(n, 16) / 1e6 for n in (4, 8)])
+    assert all(row["milliseconds"] > 0 and row.get("mebibytes", 0) >= 0 for row in rows)
+
+
+def test_an_operator_that_would_take_too_long_is_left_out(monkeypatch):
+    monkeypatch.setattr("manta.bench.operators.KINDS", {"attention": KINDS["attention"], "linear": KINDS["linear"]})
+    takes = {("attention", 4): 0.01, ("attention", 8): 0.1, ("linear", 4): 0.01, ("linear", 8): 0.02}
+
+    def timed(calls, repeats):
+        length = next(iter(calls.values())).args[1].shape[1]
+        return {kind: [takes[kind, length]] * repeats for kind in calls}
+
+    monkeypatch.setattr("manta.bench.operators.interleaved", timed)
+    takes |= {("linear", 16): 0.04}
+    rows = operator_costs((4, 8, 16), dim=8, batch=1, repeats=1, most_seconds=0.2)
+    assert {row["operator"] for row in rows if row["length"] == 16} == {"linear"}, "0.1 s times 4 and patience is above"
+    assert {row["operator"] for row in rows if row["length"] == 8} == {"attention", "linear"}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a process its highest mark")
+def test_the_most_memory_of_a_call_is_what_it_holds_at_once():
+    def holds(parts: int) -> None:
+        kept = [torch.ones(8 << 20) for _ in range(parts)]  # 32 MiB each
+        del kept
+
+    peaks = [peak_mebibytes(lambda n=n: holds(n), torch.device("cpu")) for n in (1, 4)]
+    if None in peaks:
+        pytest.skip("the system does not let a process begin its highest mark anew")
+    assert peaks[1] == pytest.approx(128, abs=8) and peaks[0] == pytest.approx(32, abs=8)
+
+
+def measured(kind: str, name: str, *milliseconds: float) -> list[dict[str, Any]]:
+    return [
+        {"operator": kind, "pass": name, "length": 2**n, "milliseconds": spent, "mebibytes": 1.0 + n, "mflop": 1.0}
+        for n, spent in enumerate(milliseconds)
+    ]
+
+
+def test_an_operator_is_ahead_from_the_length_behind_which_it_is_never_slower():
+    rows = measured("attention", "forward", 1, 4, 16, 64) + measured("linear", "forward", 0.5, 6, 12, 24)
+    rows += measured("windowed", "forward", 2, 8, 32) + measured("linear", "with gradient", 1)
+    found = {(row["operator"], row["pass"]): row for row in crossings(rows)}
+    assert found["linear", "forward"]["faster_from"] == 4
+    assert (
+        found["linear", "forward"]["times_faster"] == pytest.approx(64 / 24) and found["linear", "forward"]["at"] == 8
     )
-    assert all(row["milliseconds"] > 0 for row in rows)
+    assert found["windowed", "forward"] == {
+        "operator": "windowed",
+        "pass": "forward",
+        "faster_from": None,
+        "at": 4,
+        "times_faster": 0.5,
+    }
+    assert "at" not in found["linear", "with gradient"], "attention has no such row"
+
+
+def test_growth_is_told_of_every_pass_and_the_page_draws_it():
+    pytest.importorskip("matplotlib")
+    rows = measured("attention", "forward", 1, 4, 16) + measured("attention", "with gradient", 3, 6, 12)
+    rows += measured("linear", "forward", 2, 4, 8) + measured("linear", "with gradient", 3)
+    found = {(row["operator"], row["pass"]): row["exponent_of_seconds"] for row in growth(rows)}
+    assert found == {
+        ("attention", "forward"): pytest.approx(2),
+        ("attention", "with gradient"): pytest.approx(1),
+        ("linear", "forward"): pytest.approx(1),
+    }
+    reader = check_self_contained(operators_page(rows, {"processor": "<a> & b"}))
+    assert sum(tag == "svg" for tag, _ in reader.seen) == 4
+    assert "processor <a> & b" in reader.words and "less time than attention from" in reader.words
 
 
 def test_an_exponent_of_growth_is_recovered():
-    rows = [{"operator": "x", "length": n, "milliseconds": 3 * n**1.5, "mflop": n**2} for n in (8, 32, 16)]
+    rows = [
+        {"operator": "x", "pass": "forward", "length": n, "milliseconds": 3 * n**1.5, "mflop": n**2}
+        for n in (8, 32, 16)
+    ]
     [found] = growth(rows)
     assert (found["from"], found["to"]) == (8, 32)
     assert found["exponent_of_seconds"] == pytest.approx(1.5)
@@ -184,10 +259,14 @@ def test_the_verb_prints_tables_or_json(tmp_path, capsys):
     assert main([*arguments, "--json", "--out", str(tmp_path / "bench.json")]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found == json.loads((tmp_path / "bench.json").read_text())
-    assert set(found) == {"report", "machine", "writing", "outside", "operators", "growth_of_operators"}
+    operators = {"operators", "growth_of_operators", "operators_beside_attention"}
+    assert set(found) == {"report", "machine", "writing", "outside"} | operators
     assert [row["batch"] for row in found["writing"]] == [1, 4] and found["writing"][0]["family"] == "masked"
-    assert main(arguments) == 0
-    assert "texts per second" in capsys.readouterr().out
+    page = tmp_path / "operators.html"
+    assert main([*arguments, "--page", str(page)]) == 0
+    assert "texts per second" in capsys.readouterr().out and "dijiang" in page.read_text()
+    assert main([*arguments, "--page", str(page)]) == 2, "a page that is there already is not written over"
+    assert "operators.html" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -197,6 +276,9 @@ def test_the_verb_prints_tables_or_json(tmp_path, capsys):
         (["--caches", "suffix"], "'prefix', 'dual'"),
         (["--batches", "0"], "at least 1"),
         (["--operator-lengths", "64"], "two --operator-lengths"),
+        (["--operator-batch", "0"], "--operator-batch should be at least 1"),
+        (["--most-seconds", "0"], "--most-seconds above 0"),
+        (["--parts", "writing", "--page", "here.html"], "--page draws the operators"),
     ],
 )
 def test_a_wrong_question_is_refused(capsys, arguments, words):

@@ -8,7 +8,7 @@ import torch
 from manta.config import from_dict
 from manta.errors import ConfigError
 from manta.operators import Cache, DijiangAttention, DijiangConfig, KernelAttention, LinearConfig, OperatorContext, line
-from manta.operators.dijiang import cosines, directions
+from manta.operators.dijiang import chi_quantiles, cosines, directions
 
 CONFIGS = {"linear": LinearConfig, "dijiang": DijiangConfig}
 every_kind = pytest.mark.parametrize("kind", CONFIGS)
@@ -118,6 +118,13 @@ def mean_kernel(radius: str, size: int = 32, draws: int = 3000) -> float:
 def test_chi_radii_give_the_kernel_of_softmax_in_the_mean_and_normal_quantiles_do_not():
     assert mean_kernel("chi") == pytest.approx(1, abs=0.03)
     assert mean_kernel("icdf") < 0.75
+
+
+def test_lengths_of_normal_vectors():
+    chances = torch.tensor([0.01, 0.5, 0.99], dtype=torch.float64)
+    known = [0.1418, 1.1774, 3.0349]  # of two entries: sqrt(-2 log(1 - p))
+    assert chi_quantiles(chances, 2).tolist() == pytest.approx(known, abs=1e-3)
+    assert float(chi_quantiles(chances, 64)[1]) == pytest.approx(8, abs=0.1)
 
 
 def test_values_that_cannot_be_are_refused():

@@ -1,6 +1,6 @@
 """What things cost on this machine: writing, training, starting up, operators, and an outside reference beside them."""
 
-from manta.bench.operators import growth, operator_costs, randomised
+from manta.bench.operators import crossings, growth, operator_costs, operators_page, randomised
 from manta.bench.outside import generate, gpt2_like, has_transformers, outside_rates
 from manta.bench.startup import cold_start
 from manta.bench.timing import interleaved, machine, rows_as_table
@@ -10,6 +10,7 @@ from manta.bench.writing import Setting, settings_of, writing_rates
 __all__ = [
     "Setting",
     "cold_start",
+    "crossings",
     "generate",
     "gpt2_like",
     "growth",
@@ -17,6 +18,7 @@ __all__ = [
     "interleaved",
     "machine",
     "operator_costs",
+    "operators_page",
     "outside_rates",
     "randomised",
     "rows_as_table",

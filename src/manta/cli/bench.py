@@ -49,6 +49,12 @@ class BenchOptions:
     """Of every text."""
     operator_lengths: tuple[int, ...] = (64, 128, 256, 512, 1024)
     """Elements of a row for the operators."""
+    operator_batch: int = 4
+    """Rows for the operators; 1 reaches to longer ones."""
+    most_seconds: float = 60.0
+    """An operator that would take longer for one call is left out from that length on."""
+    page: Path | None = None
+    """A file for a page that draws the operators' seconds and memory against length."""
     repeats: int = 3
     """Rounds; within one, rivals take turns, and medians count."""
     recipe: Path | None = None
@@ -66,6 +72,10 @@ class BenchOptions:
         counts = (*self.lengths, *self.batches, *self.operator_lengths, self.repeats, self.num_steps)
         if min(counts) < 1 or not self.batches:
             raise UsageError("lengths, batches, steps and rounds should be at least 1")
+        if self.operator_batch < 1 or not self.most_seconds > 0:
+            raise UsageError("--operator-batch should be at least 1, and --most-seconds above 0")
+        if self.page is not None and self.parts and "operators" not in self.parts:
+            raise UsageError("--page draws the operators, which --parts leaves out; name them, or leave --page out")
         if self.operator_lengths and len(set(self.operator_lengths)) < 2:
             raise UsageError("growth shows between two --operator-lengths or more")
 
@@ -74,12 +84,18 @@ def run(argv: Sequence[str]) -> int:
     """Run the verb."""
     options = parse_options(BenchOptions, argv, "bench")
     claim_file(options.out, "bench")
+    claim_file(options.page)
     if options.quick:
         usual = BenchOptions()
         less = {name: value for name, value in QUICK.items() if getattr(options, name) == getattr(usual, name)}
         options = replace(options, **less)
-    from manta.bench import machine, rows_as_table
+    from manta.bench import machine, operators_page, rows_as_table
     from manta.runtime import atomic_write, resolve_device
+
+    if options.page is not None:
+        from manta.report.plots import require
+
+        require()
 
     result = marked("bench", {"machine": machine(resolve_device(options.device))})
     for part, rows in _measured(options):
@@ -90,12 +106,14 @@ def run(argv: Sequence[str]) -> int:
         print(json.dumps(result))
     if options.out is not None:
         atomic_write(options.out, (json.dumps(result, indent=1) + "\n").encode())
+    if options.page is not None:
+        atomic_write(options.page, operators_page(result["operators"], result["machine"]).encode())
     return 0
 
 
 def _measured(options: BenchOptions) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """The parts that are asked for, each as it is done."""
-    from manta.bench import cold_start, growth, operator_costs
+    from manta.bench import cold_start, crossings, growth, operator_costs
     from manta.runtime import resolve_device
 
     models, parts = options.models or ("",), options.parts or PARTS
@@ -115,9 +133,11 @@ def _measured(options: BenchOptions) -> Iterator[tuple[str, list[dict[str, Any]]
         yield "training", list(_training(options))
     if "operators" in parts:
         _tell("operators")
-        costs = operator_costs(options.operator_lengths, repeats=options.repeats, device=resolve_device(options.device))
+        given = {"repeats": options.repeats, "batch": options.operator_batch, "most_seconds": options.most_seconds}
+        costs = operator_costs(options.operator_lengths, device=resolve_device(options.device), **given)
         yield "operators", costs
         yield "growth_of_operators", growth(costs)
+        yield "operators_beside_attention", crossings(costs)
 
 
 def _writing(model: str, options: BenchOptions, parts: Sequence[str]) -> tuple[list[dict], list[dict]]:

@@ -119,11 +119,24 @@ def directions(size: int, radius: Radius) -> Float64[Tensor, "{size} {size}"]:
     quantiles = parts[torch.randperm(size)].clamp(1e-6, 1 - 1e-6)
     if radius == "icdf":
         return torch.special.ndtri(quantiles)[:, None] * cosines(size)
-    from scipy.stats import chi
-
-    radii = torch.from_numpy(chi.ppf(quantiles.numpy(), size))
     signs = torch.randint(0, 2, (size,)) * 2 - 1
-    return radii[:, None] * cosines(size) * signs
+    return chi_quantiles(quantiles, size)[:, None] * cosines(size) * signs
+
+
+def chi_quantiles(chances: Float64[Tensor, "m"], freedom: int) -> Float64[Tensor, "m"]:
+    """Lengths that a normal vector exceeds with chance 1 − p, by halving.
+
+    Args:
+        chances: p, above 0 and below 1.
+        freedom: entries of the vector.
+    """
+    half = torch.tensor(freedom / 2, dtype=torch.float64)
+    low, high = torch.zeros_like(chances), torch.full_like(chances, 10 + 2 * math.sqrt(freedom))
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = torch.special.gammainc(half, middle**2 / 2) < chances
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return (low + high) / 2
 
 
 def cosines(size: int) -> Float64[Tensor, "{size} {size}"]:
