@@ -176,8 +176,8 @@ def operators_page(rows: Sequence[Row], machine: Row) -> str:
                     x.append(float(row["length"]))
                     y.append(factor * row[key])
             if series:
-                labels = {"x_label": "elements of a row", "y_label": unit}
-                drawn = lines(series, title=f"{unit}, {name}", **labels, log_x=True, log_y=True)
+                title, label = f"{unit}, {name}", "elements of a row"
+                drawn = lines(series, title=title, x_label=label, y_label=unit, log_x=True, log_y=True)
                 page.figure(drawn, "Both axes are logarithmic: a straight line is a power of the length.")
         ahead = [row for row in crossings(mine) if row.get("at")]
         page.table(
