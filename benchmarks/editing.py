@@ -30,6 +30,8 @@ from manta.runtime import atomic_write, make_generator
 from manta.text import read
 
 STRENGTHS = (0.1, 0.25, 0.5, 0.75, 1.0)
+YES_OR_NO = "familyFriendly"
+"""A slot whose values no text says."""
 SLOT = re.compile(r"([\w ]+)\[([^\]]*)\]")
 
 
@@ -46,14 +48,24 @@ def tasks(data: str, split: str) -> list[dict[str, str]]:
         if prompt in seen:
             continue
         seen.add(prompt)
-        told = [(name.strip(), value) for name, value in SLOT.findall(prompt) if text.count(value) == 1]
+        told = [
+            (name.strip(), value)
+            for name, value in SLOT.findall(prompt)
+            if name.strip() != YES_OR_NO and len(known[name.strip()]) > 1 and len(whole(value).findall(text)) == 1
+        ]
         if not told:
             continue
         name, value = draw.choice(told)
         new = draw.choice([other for other in known[name] if other != value])
         asked = prompt.replace(f"{name}[{value}]", f"{name}[{new}]")
-        found.append({"prompt": asked, "old": text, "marked": text.replace(value, f"[[{value}]]"), "new": new})
+        marked = whole(value).sub(lambda match: f"[[{match[0]}]]", text)
+        found.append({"prompt": asked, "old": text, "marked": marked, "new": new})
     return found
+
+
+def whole(value: str) -> re.Pattern[str]:
+    """A value where it stands as words of its own."""
+    return re.compile(rf"(?<!\w){re.escape(value)}(?!\w)")
 
 
 def kept(old: str, new: str) -> float:
@@ -71,7 +83,10 @@ def figures(asked: list[dict[str, str]], texts: list[str], judge: Any) -> dict[s
     batch = to_batch([encode(prompt) for prompt, _ in pairs], told)
     nats = -torch.cat([judge.log_likelihood(rows).value for rows in split_rows(batch)])
     shares = {
-        "new_value": [float(task["new"].lower() in text.lower()) for task, text in zip(asked, texts, strict=True)],
+        "new_value": [
+            float(bool(whole(task["new"].lower()).search(text.lower())))
+            for task, text in zip(asked, texts, strict=True)
+        ],
         "kept": [kept(task["old"], text) for task, text in zip(asked, texts, strict=True)],
     }
     found: dict[str, Any] = {name: Sums.mean(torch.tensor(share)) for name, share in shares.items()}

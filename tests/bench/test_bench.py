@@ -109,6 +109,12 @@ def test_the_most_memory_of_a_call_is_what_it_holds_at_once():
     assert peaks[1] == pytest.approx(128, abs=8) and peaks[0] == pytest.approx(32, abs=8)
 
 
+def test_what_is_measured_stays_where_every_operator_takes_too_long(monkeypatch):
+    monkeypatch.setattr("manta.bench.operators.KINDS", {"linear": KINDS["linear"]})
+    rows = operator_costs((4, 64), dim=8, batch=1, repeats=1, most_seconds=1e-9)
+    assert {row["length"] for row in rows} == {4}
+
+
 def measured(kind: str, name: str, *milliseconds: float) -> list[dict[str, Any]]:
     return [
         {"operator": kind, "pass": name, "length": 2**n, "milliseconds": spent, "mebibytes": 1.0 + n, "mflop": 1.0}

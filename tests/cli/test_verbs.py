@@ -107,6 +107,19 @@ def test_a_text_is_changed_whole_or_where_it_is_marked(model, capsys):
     assert rows[0]["text"].startswith("the ") and rows[0]["text"].endswith(" sat")
 
 
+def test_a_line_of_input_may_ask_to_change_a_text(model, capsys, tmp_path):
+    file = tmp_path / "in.jsonl"
+    file.write_text(json.dumps({"prompt": "rain", "edit": "the cat sat", "seed": 3}) + "\n")
+    assert main(["generate", model, "--input", str(file), "--strength", "0.4", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    flags = ["--prompt", "rain", "--edit", "the cat sat", "--seed", "3", "--strength", "0.4"]
+    assert main(["generate", model, *flags]) == 0
+    assert capsys.readouterr().out.rstrip("\n") == row["text"] and row["infill"] == "[[the cat sat]]"
+    file.write_text(json.dumps({"edit": "the cat", "infill": "the ___"}) + "\n")
+    assert main(["generate", model, "--input", str(file)]) == 1
+    assert "two ways to ask; give one" in capsys.readouterr().err
+
+
 def test_without_json_a_pipe_gets_the_texts(model, capsys):
     assert main(["generate", model, "--prompt", "the cat"]) == 0
     assert capsys.readouterr().out.count("\n") == 1
@@ -123,7 +136,7 @@ def test_without_json_a_pipe_gets_the_texts(model, capsys):
         (["--infill", "no blank"], 1, "no blank"),
         (["--infill", "a ___", "--edit", "b"], 2, "give --infill or --edit"),
         (["--edit", ""], 1, "no blank"),
-        (["--edit", "the cat", "--strength", "0"], 2, "--strength should be above 0"),
+        (["--edit", "the cat", "--strength", "0"], 2, "--strength should lie between 0.001 and 1"),
         (["--strength", "0.3"], 1, "--strength is for words"),
         (["--num-steps", "4", "--flow-steps", "9"], 2, "does not fit a budget"),
         (["--device", "abacus"], 2, "abacus"),

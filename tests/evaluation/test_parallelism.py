@@ -31,6 +31,13 @@ def test_quality_above_the_best_of_others_is_not_worth_more_than_itself():
     assert accuracy_under_parallelism([1.0, 2.0], [90.0, 90.0], best=80.0) == 180.0
 
 
+def test_a_setting_that_writes_fewer_and_worse_words_takes_nothing_away():
+    good = row("a", nfe=20, mean_words=40, bleu=60)
+    assert parallelism([good], "bleu") == {"a": pytest.approx(120)}
+    assert parallelism([good, row("a", nfe=10, mean_words=12, bleu=30)], "bleu") == {"a": pytest.approx(120)}
+    assert parallelism([good, row("a", nfe=20, mean_words=40, bleu=50)], "bleu") == {"a": pytest.approx(120)}
+
+
 def test_models_of_a_comparison_by_the_settings_that_none_of_their_own_beats():
     rows = [
         row("a", nfe=20, mean_words=20, oracle_faithful=0.8),

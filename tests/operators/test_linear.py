@@ -82,6 +82,18 @@ def test_distant_places_are_forgotten_at_the_rate_of_their_head(kind):
     torch.testing.assert_close(gamma, torch.tensor([1 - 1 / 32, 1 - 1 / 512]))
 
 
+@every_kind
+@torch.no_grad()
+def test_in_bfloat16_what_is_carried_loses_nothing_over_a_long_row(kind):
+    operator = build(kind, chunk=64)
+    x, context, cache = torch.randn(1, 1500, 16), OperatorContext(line(1500)), Cache()
+    exact = operator(x, context)
+    rounded = operator.bfloat16()
+    told = [rounded(x[:, i : i + 1].bfloat16(), context.span(i, i + 1), cache) for i in range(1500)]
+    late = torch.cat(told, 1)[:, 1000:].float() - exact[:, 1000:]
+    assert late.norm() < 0.05 * exact[:, 1000:].norm()
+
+
 def test_the_cosine_transform_is_orthonormal():
     for size in (1, 2, 7, 64):
         table = cosines(size)

@@ -19,7 +19,7 @@ def told(report: CorpusReport = PROSE, **recipe: Any) -> tuple[str, ...]:
 @pytest.mark.parametrize(("family", "name"), [("manta", "a Manta-LM"), ("masked", "a masked model")])
 def test_parallel_families_on_prose_for_a_little_while(family, name):
     (line,) = told(family=family)
-    assert name in line and line.endswith("--family ar does")
+    assert name in line and line.endswith("--family ar is the one that first does")
     assert told(family=family, num_steps=None, time_budget="4m") == (line,)
     assert told(family=family, num_steps=None, time_budget="5h") == ()
     assert told(family=family, num_steps=10**6) == ()

@@ -189,17 +189,59 @@ def test_targets_that_are_given_are_learned_and_copied(tmp_path):
     assert '"targets": "mine.jsonl"' in card and str(tmp_path) not in card
 
 
+def test_targets_that_are_not_there_stop_a_run_before_anything_is_trained(tmp_path, monkeypatch):
+    for family, shape in (("masked", {"masked": NET}), ("manta", {"teacher": NET, "model": NET})):
+        with pytest.raises(DataError, match=r"none\.jsonl"):
+            list(run_of(tmp_path / "run", family=family, targets=str(tmp_path / "none.jsonl"), **shape).events())
+        assert not (tmp_path / "run").exists(), "the next try finds the folder free"
+    monkeypatch.chdir(tmp_path)
+    assert run_of(tmp_path / "other", family="masked", masked=NET, targets="mine.jsonl").asked.targets == str(
+        tmp_path / "mine.jsonl"
+    )
+
+
+def test_answers_that_are_made_again_are_the_teachers_and_not_its_pupils(teacher, tmp_path):
+    events, steps = run_of(tmp_path / "run", family="ar", taught_by=str(teacher)).events(), 0
+    for event in events:
+        steps += hasattr(event, "loss")
+        if steps == 5:
+            break
+    events.close()
+    [targets] = (tmp_path / "run").glob("targets-teacher-*.jsonl")
+    before = targets.read_bytes()
+    targets.unlink()
+    assert list(TrainingRun(None, tmp_path / "run", resume=True, device="cpu").events())
+    assert targets.read_bytes() == before
+
+
+def test_a_teacher_without_one_right_answer_is_an_error(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text(
+        "".join(
+            json.dumps({"prompt": f"name[The Mill], near[Café {n}]", "text": f"rain {n}"}) + "\n" for n in range(60)
+        )
+    )
+    data = {"data": str(tmp_path / "pairs.jsonl"), "family": "ar"}
+    made = run_of(tmp_path / "ar", teacher=NET, vocab_size=512, **data)
+    assert list(made.events())
+    with pytest.raises(DataError, match="the teacher has no answer that says the slots of its prompt"):
+        list(run_of(tmp_path / "own", taught_by=str(tmp_path / "ar"), retries=1, **data).events())
+
+
 def test_what_goes_against_targets_and_retries_is_said(teacher, tmp_path):
     for changes, message in (
         ({"targets": "mine.jsonl", "consensus": "medoid"}, "set both, or neither"),
         ({"consensus": "given"}, "set both, or neither"),
-        ({"retries": 2, "consensus": "medoid"}, "leave retries out"),
+        ({"retries": 2, "consensus": "medoid"}, "none answers here; leave retries out"),
         ({"retries": 2, "targets": "mine.jsonl"}, "leave retries out"),
+        ({"family": "masked", "retries": 2}, "leave retries out"),
+        ({"family": "ar", "recombined": 9}, "leave recombined out"),
         ({"family": "ar", "consensus": "medoid"}, "without a teacher learns from the texts"),
         ({"family": "ar", "warm_start": True}, "leave warm_start out"),
     ):
         with pytest.raises(ConfigError, match=message):
             guided_by(resolve(from_dict(Recipe, {"data": "builtin:weather", **changes})))
+    with pytest.raises(ConfigError, match="recombined should be 0 or more"):
+        Recipe(recombined=-1)
     with pytest.raises(ConfigError, match="retries should lie between 0 and 64"):
         Recipe(retries=65)
     with pytest.raises(DataError, match=r"meaning representations like .* leave retries=2 out"):

@@ -1,5 +1,6 @@
 """Growth of an operator's cost with the length: counted operations beside measured seconds."""
 
+import ctypes
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -64,6 +65,8 @@ def operator_costs(
                 before, spent = last.get((kind, name), (length, 0.0))
                 if PATIENCE * spent * (length / before) ** 2 <= most_seconds:
                     calls[kind] = partial(run, operator, state, OperatorContext(line(length, time.device), time=time))
+            if not calls:
+                continue
             peaks = {kind: peak_mebibytes(call, torch.device(device)) for kind, call in calls.items()}
             for kind, times in interleaved(calls, repeats).items():
                 seconds, flops = median(times), batch * operators[kind].flops(length, dim)
@@ -78,7 +81,8 @@ def operator_costs(
 def peak_mebibytes(call: Callable[[], object], device: torch.device) -> float | None:
     """The most memory that a call holds beyond what was held before; None where the system does not tell.
 
-    On CPU it is what Linux has counted of the process, so small calls show nothing.
+    On CPU it is what Linux has counted of the process, after the allocator has given back what it can: small calls show
+    little, and what it keeps is not seen again.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -88,6 +92,8 @@ def peak_mebibytes(call: Callable[[], object], device: torch.device) -> float | 
     if not (RESET.exists() and STATUS.exists()):
         return None
     try:
+        if hasattr(trim := ctypes.CDLL(None), "malloc_trim"):
+            trim.malloc_trim(0)
         RESET.write_text("5")  # the highest mark of the resident set begins anew
     except OSError:
         return None
@@ -171,7 +177,7 @@ def operators_page(rows: Sequence[Row], machine: Row) -> str:
         ):
             series: dict[str, tuple[list[float], list[float]]] = {}
             for row in mine:
-                if row.get(key):
+                if row.get(key) is not None:
                     x, y = series.setdefault(row["operator"], ([], []))
                     x.append(float(row["length"]))
                     y.append(factor * row[key])

@@ -100,12 +100,12 @@ def run(argv: Sequence[str]) -> int:
     result = marked("bench", {"machine": machine(resolve_device(options.device))})
     for part, rows in _measured(options):
         result[part] = rows
+        if options.out is not None:  # part by part, so that a long one that fails takes no other with it
+            atomic_write(options.out, (json.dumps(result, indent=1) + "\n").encode())
         if not options.json and rows:
             print(f"{part.replace('_', ' ')}\n{rows_as_table(rows)}\n", flush=True)
     if options.json:
         print(json.dumps(result))
-    if options.out is not None:
-        atomic_write(options.out, (json.dumps(result, indent=1) + "\n").encode())
     if options.page is not None:
         atomic_write(options.page, operators_page(result["operators"], result["machine"]).encode())
     return 0

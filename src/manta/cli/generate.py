@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from io import BufferedIOBase
@@ -17,7 +17,7 @@ from manta.errors import DataError, MantaError, RequestError, UsageError
 from manta.families.events import Event, Request, counted
 from manta.families.options import read_options
 
-OURS = ("prompt", "infill", "seed", "options", "text", "nfe", "seconds", "error")
+OURS = ("prompt", "infill", "edit", "seed", "options", "text", "nfe", "seconds", "error")
 MAX_TEXTS = 1_000_000
 """Most texts of one call."""
 MAX_INPUT = 256 << 20
@@ -34,8 +34,8 @@ class GenerateVerbOptions:
     prompt: str | None = None
     """What the text answers to."""
     input: Path | None = None
-    """A file of JSON lines with `prompt` and, if wanted, `infill`, `seed` and `options` (such as {"num_steps": 16},
-    which count over the flags), or - for standard input; other keys pass through."""
+    """A file of JSON lines with `prompt` and, if wanted, `infill` or `edit`, `seed` and `options` (such as
+    {"num_steps": 16}, which count over the flags), or - for standard input; other keys pass through."""
     infill: str | None = None
     """A text with blanks to fill: `___` for up to 8 tokens, `___{n}` for up to n; or with `[[words]]` to change."""
     edit: str | None = None
@@ -62,11 +62,9 @@ def run(argv: Sequence[str]) -> int:
     if options.num_samples < 1:
         raise UsageError(f"--num-samples should be at least 1, received {options.num_samples}")
     if options.input is not None and {options.prompt, options.infill, options.edit} != {None}:
-        raise UsageError("give --input, or --prompt with --infill or --edit, not both; in a file `infill` holds either")
-    if options.edit is not None:
-        if options.infill is not None:
-            raise UsageError("give --infill or --edit, not both")
-        options = replace(options, infill=options.edit if "[[" in options.edit else f"[[{options.edit}]]", edit=None)
+        raise UsageError("give --input, or --prompt with --infill or --edit, not both")
+    if options.edit is not None and options.infill is not None:
+        raise UsageError("give --infill or --edit, not both")
     check_steering(options, settings)
     counted(options.batch_size, "batch_size", 1)
     requests, asked = zip(*_requests(options), strict=True)
@@ -109,7 +107,7 @@ def _requests(options: GenerateVerbOptions) -> Iterator[tuple[Request, dict[str,
     """Each text to be written, and the options that its line asks for."""
     from manta.runtime import MAX_SEED
 
-    lines: list[dict[str, Any]] = [{"prompt": options.prompt, "infill": options.infill}]
+    lines: list[dict[str, Any]] = [{"prompt": options.prompt, "infill": options.infill, "edit": options.edit}]
     if options.input is not None:
         lines = list(read_lines(options.input))
     if len(lines) * options.num_samples > MAX_TEXTS:
@@ -124,8 +122,16 @@ def _requests(options: GenerateVerbOptions) -> Iterator[tuple[Request, dict[str,
             seed = options.seed + i * options.num_samples + j if seed is None else seed + j
             if not 0 <= seed <= MAX_SEED:
                 raise UsageError(f"a seed lies between 0 and {MAX_SEED}, received {seed}")
-            request = Request(prompt=line.get("prompt"), infill=line.get("infill"), seed=seed, extra=extra)
+            request = Request(prompt=line.get("prompt"), infill=to_fill(line), seed=seed, extra=extra)
             yield request, line.get("options") or {}
+
+
+def to_fill(line: Mapping[str, Any]) -> str | None:
+    """The text of a request that has blanks, or words to change: all of an edited text where it marks none."""
+    text = line.get("edit")
+    if text is None:
+        return line.get("infill")
+    return text if "[[" in text else f"[[{text}]]"
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -165,7 +171,9 @@ def _check_line(row: dict[str, Any], at: str) -> None:
     """Refuse a line of --input that is no request, or that could not be written out again."""
     from manta.text import files
 
-    for name in ("prompt", "infill"):
+    if row.get("infill") is not None and row.get("edit") is not None:
+        raise DataError(f"{at}: `infill` and `edit` are two ways to ask; give one")
+    for name in ("prompt", "infill", "edit"):
         files.check_key(row, name, at)
         if row.get(name) is not None:
             files.check_text(row[name], name, at)

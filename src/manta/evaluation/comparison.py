@@ -301,10 +301,14 @@ def parallelism(rows: Sequence[Row], quality: str) -> dict[str, float]:
         return {}
     found: dict[str, float] = {}
     for name in dict.fromkeys(row.name for row in rows):
-        own = [row for row in rows if row.name == name]
-        kept = [own[at] for at in frontier(own, quality)]
-        words = [row.mean("mean_words") / max(row.mean("nfe"), 1.0) for row in kept]
-        found[name] = accuracy_under_parallelism(words, [percent * row.mean(quality) for row in kept], highest)
+        points = [
+            (row.mean("mean_words") / max(row.mean("nfe"), 1.0), percent * row.mean(quality))
+            for row in rows
+            if row.name == name
+        ]
+        kept = [p for p in set(points) if not any(p != q and q[0] >= p[0] and q[1] >= p[1] for q in points)]
+        words, qualities = zip(*kept, strict=True)
+        found[name] = accuracy_under_parallelism(words, qualities, highest)
     return found
 
 

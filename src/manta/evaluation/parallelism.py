@@ -18,7 +18,7 @@ def accuracy_under_parallelism(words_per_call: Sequence[float], quality: Sequenc
     ``w(y) = min(exp(−3 (1 − y / best)), 1)``
 
     over its settings in the order of ρ, without those whose quality lies more than 5 below that of the first. At one
-    word a call it is the quality itself.
+    word a call it is the quality itself. The source counts tokens where words are counted here, as tokenizers differ.
 
     Args:
         words_per_call: ρ of each setting, above 0.

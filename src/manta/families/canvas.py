@@ -22,7 +22,7 @@ DEFAULT_BLANK = 8
 SPARE = 4
 """Words to change have a place more for every so many of their tokens, and two at least, so that they may grow."""
 
-_BLANK = re.compile(r"_{3,}(?:\{(\d+)\})?|\[\[((?:(?!\[\[|\]\]).)+)\]\]", re.DOTALL)
+_BLANK = re.compile(r"_{3,}(?:\{(\d+)\})?|\[\[((?:(?!\[\[|\]\](?!\])).)+)\]\]", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def pieces_of(text: str, most: int, longest: int, encode: Callable[[str, bool], 
 
 
 def partly_hidden(
-    tokens: Sequence[int], old: Sequence[int], mask_id: int, strength: float, generator: torch.Generator
+    tokens: Sequence[int], old: Sequence[int], mask_id: int, spare: int, strength: float, generator: torch.Generator
 ) -> list[int]:
     """Words that may change, a share of which is hidden to be written anew: a masked model's way to the middle.
 
@@ -182,12 +182,14 @@ def partly_hidden(
         tokens: a canvas, with `mask_id` where words may change.
         old: the same with the words that stand there.
         mask_id: the mask token.
-        strength: share of the places that is hidden, rounded up.
+        spare: what stands for no word in `old`, where words may grow: all such places are hidden.
+        strength: share of the words that is hidden, rounded up.
         generator: of the draw.
     """
     places = [place for place, token in enumerate(tokens) if token == mask_id]
-    order = torch.randperm(len(places), generator=generator).tolist()
-    hidden = {places[at] for at in order[: math.ceil(strength * len(places))]}
+    words = [place for place in places if old[place] != spare]
+    order = torch.randperm(len(words), generator=generator).tolist()
+    hidden = set(places) - {words[at] for at in order[math.ceil(round(strength * len(words), 9)) :]}
     return [mask_id if place in hidden else token for place, token in enumerate(old)]
 
 

@@ -341,14 +341,14 @@ class MantaLM(TrainedWriter[MantaModel]):
         """One way through the calls; yields after each step.
 
         1. flow:   a step of the solver carries the plan on, along a grid from the beginning's time to 1
-        2. stay:   the policy answers beside the finished plan, or at pure noise if there was none
+        2. stay:   the policy answers beside the finished plan, or where it would have begun if there was none
         after each step but the silent ones, a word for every open place, and the surest are settled
         """
         assert beginning.state is not None, "a flow begins at a state"
         flow, heun = plan.flow, options.solver == "heun" and plan.flow > 0
         steps = steps_within(options.solver, flow) if flow else 0
         stays = plan.total - (2 * steps - 1 if heun else steps)
-        moves = [policy.stay(beginning.state, stays)]
+        moves = [policy.stay(beginning.state, stays, beginning.t)]
         if flow:
             grid = self.density.grid(steps) * (1 - beginning.t) + beginning.t
             noise = partial(fresh_noise, beginning.generators, self.model.max_cells)
@@ -491,10 +491,10 @@ class _Policy:
             observer.moved(reached)
             yield reached.t, reached.nfe
 
-    def stay(self, state: Tensor, actions: int) -> Iterator[tuple[float, int]]:
-        """Act again and again where the flow has ended, or at pure noise if there was none."""
+    def stay(self, state: Tensor, actions: int, begun: float) -> Iterator[tuple[float, int]]:
+        """Act again and again where the flow has ended, or where it would have begun if there was none."""
         reached = self.reached
-        t, self_cond = (0.0, None) if reached is None else (1.0, reached.clean)
+        t, self_cond = (begun, None) if reached is None else (1.0, reached.clean)
         state = state if reached is None else reached.state
         times = torch.full((len(state),), t, device=state.device)
         for _ in range(actions):

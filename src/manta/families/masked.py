@@ -361,10 +361,8 @@ class MaskedLM(TrainedWriter[MaskedModel]):
             if template is not None:
                 begun = template.tokens
                 if template.old is not None:
-                    shown = partly_hidden(
-                        begun.tolist(), template.old.tolist(), MASK, options.strength, batch.generators[row]
-                    )
-                    begun = torch.tensor(shown)
+                    how = (MASK, NULL, options.strength, batch.generators[row])
+                    begun = torch.tensor(partly_hidden(begun.tolist(), template.old.tolist(), *how))
                 tokens[row, : len(begun)] = begun.to(self.device)
         return Beginning(memory, tokens, mask, batch.generators)
 

@@ -22,6 +22,10 @@ MOST: Final = 1_000_000
 """Largest number that an option counts: a bound on what a slip of the hand can ask for."""
 
 
+LEAST_STRENGTH: Final = 0.001
+"""Least strength of changing words."""
+
+
 def option(default: Any, *, least: int) -> Any:
     """A field that is a number of at least `least`."""
     return field(default=default, metadata={"least": least})
@@ -84,14 +88,16 @@ class Changed(Options):
     """Of families that can go on from a text that stands already."""
 
     strength: float = option(0.5, least=0)
-    """How far `[[words to change]]` are taken back before they are written anew, above 0 and at most 1: a Manta-LM
+    """How far `[[words to change]]` are taken back before they are written anew, at most 1: a Manta-LM
     noises them to the time that this share of its steps would reach, a masked model hides this share of them; 1
     forgets them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.strength <= 1:
-            raise UsageError(f"{spelled('strength')} should be above 0 and at most 1, received {self.strength:g}")
+        if not LEAST_STRENGTH <= self.strength <= 1:
+            raise UsageError(
+                f"{spelled('strength')} should lie between {LEAST_STRENGTH:g} and 1, received {self.strength:g}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -169,10 +169,10 @@ class KernelAttention(Operator):
         return context.of_row("places", of_row)
 
     def _kept(self, distance: Float[Tensor, "#b 1 *rest"], like: Tensor) -> Tensor:
-        """γ^distance of each head, "b h …", of a distance that is clamped at 0."""
+        """γ^distance of each head, "b h …", of a distance that is clamped at 0; in float32 at least."""
         rate = self.log_rate.exp().view(-1, *[1] * (distance.ndim - 2))
         wide = torch.promote_types(like.dtype, torch.float32)
-        return torch.exp(-rate.to(wide) * distance.clamp_min(0).to(wide)).to(like.dtype)
+        return torch.exp(-rate.to(wide) * distance.clamp_min(0).to(wide))
 
     def _open(
         self, q: Tensor, k: Tensor, v: Tensor, here: Tensor, there: Tensor, start: int
@@ -186,7 +186,7 @@ class KernelAttention(Operator):
         weights = product(q, k.mT) * self._kept((here[..., :, None] - there[..., None, :]).abs(), q)
         if self.causal:
             weights = weights.tril(start)
-        return product(weights, v)
+        return product(weights.to(v.dtype), v)
 
     def _carried(
         self, q: Tensor, k: Tensor, v: Tensor, places: Tensor, context: OperatorContext, cache: Cache | None
@@ -198,8 +198,8 @@ class KernelAttention(Operator):
         if carried is not None and q.shape[-2] == 1:
             state, at = carried
             end = places[..., -1]
-            state = state * self._kept(end - at, state)[..., None, None] + k.mT * v
-            y = product(q, state)
+            state = state * self._kept(end - at, state)[..., None, None] + (k.mT * v).to(state.dtype)
+            y = product(q.to(state.dtype), state)
         else:
             y, (state, end) = self._chunkwise(q, k, v, places, carried)
         if cache is not None:
@@ -222,7 +222,7 @@ class KernelAttention(Operator):
         places = places.unflatten(-1, (-1, size))
         first, last = places[..., 0], places[..., -1]
         y = self._open(q, k, v, places, places, 0)
-        sums = (k * self._kept(last[..., None] - places, k)[..., None]).mT @ v
+        sums = self._sums(k, last[..., None] - places, v)
         state, at = carried or (torch.zeros_like(sums[:, :, 0]), last[..., 0])
         before = []
         for chunk in range(sums.shape[2]):
@@ -231,14 +231,14 @@ class KernelAttention(Operator):
             state = state * self._kept(end - at, state)[..., None, None] + sums[:, :, chunk]
             at = end
         states, ends = (torch.stack(part, 2) for part in zip(*before, strict=True))
-        y = y + (q * self._kept(places - ends[..., None], q)[..., None]) @ states
+        y = y + (q * self._kept(places - ends[..., None], q)[..., None]).to(states.dtype) @ states
         if not self.causal:
             y = y + self._from_later(q, k, v, places, first)
         return y.flatten(2, 3)[:, :, :n], (state, at)
 
     def _from_later(self, q: Tensor, k: Tensor, v: Tensor, places: Tensor, first: Tensor) -> Tensor:
         """What chunks receive from those behind them."""
-        sums = (k * self._kept(places - first[..., None], k)[..., None]).mT @ v
+        sums = self._sums(k, places - first[..., None], v)
         state, at = torch.zeros_like(sums[:, :, 0]), first[..., -1]
         behind = []
         for chunk in reversed(range(sums.shape[2])):
@@ -247,7 +247,12 @@ class KernelAttention(Operator):
             state = state * self._kept(at - begin, state)[..., None, None] + sums[:, :, chunk]
             at = begin
         states, begins = (torch.stack(part[::-1], 2) for part in zip(*behind, strict=True))
-        return (q * self._kept(begins[..., None] - places, q)[..., None]) @ states
+        return (q * self._kept(begins[..., None] - places, q)[..., None]).to(states.dtype) @ states
+
+    def _sums(self, k: Tensor, distance: Tensor, v: Tensor) -> Float[Tensor, "b h g m c"]:
+        """What each chunk adds to a state at some distance; in float32 at least, so that a long row loses nothing."""
+        kept = self._kept(distance, k)[..., None]
+        return (k * kept).mT @ v.to(kept.dtype)
 
     def flops(self, n: int, d: int) -> int:
         """Projections, features and the products of the form that a whole row takes."""

@@ -13,7 +13,8 @@ def advice(recipe: Recipe, report: CorpusReport) -> tuple[str, ...]:
     """Lines of advice, mostly none.
 
     Texts without prompts are where a parallel family needs most training: in eight minutes of a core left to right has
-    a MAUVE of 0.92 with human stories, and the parallel families have 0.03 to 0.17 (`benchmarks/stories.py`).
+    a MAUVE of 0.92 with human stories, and the parallel families, in as many calls as a text has words, have 0.03 to
+    0.17 (`benchmarks/stories.py`).
 
     Args:
         recipe: as resolved.
@@ -29,5 +30,5 @@ def advice(recipe: Recipe, report: CorpusReport) -> tuple[str, ...]:
     name = "a Manta-LM" if recipe.family == "manta" else "a masked model"
     return (
         f"advice: these texts have no prompts, and {name} writes no readable prose after so little training; "
-        "--family ar does",
+        "--family ar is the one that first does",
     )

@@ -37,7 +37,7 @@ def write_teacher_targets(recipe: Recipe, run: Path, teacher: AutoregressiveLM, 
 
     Raises:
         CheckpointError: they were written, and have changed since.
-        DataError: there are no prompts, or none whose answers could be checked.
+        DataError: there are no prompts, none whose answers could be checked, or no answer that agrees with its prompt.
     """
     if (file := targets_of(run, "teacher")) is not None:
         return file
@@ -70,6 +70,10 @@ def write_teacher_targets(recipe: Recipe, run: Path, teacher: AutoregressiveLM, 
             break
         if allowed < math.inf:
             size = max(1, min(256, 2 * size, int((allowed - spent) / (spent / begin + 1e-9)) + 1))
+    if not answered:
+        raise DataError(
+            "the teacher has no answer that says the slots of its prompt; train it longer, or leave retries out"
+        )
     return write_targets(run, "teacher", answered)
 
 
@@ -132,8 +136,9 @@ def recombine(
     """Make new prompts of the forms `key[value], …` and `key: value, …`.
 
     A new prompt has the keys of one prompt, each with a value that it has in another of the same form. Values are
-    drawn one by one, so that a prompt may ask for what nobody would. All numbers of keys are as frequent as each other,
-    and so are all values of a key: what is rare in the data, such as many keys at once, may be what is asked for later.
+    drawn one by one, so that a prompt may ask for what nobody would. As long as there are new ones, all numbers of keys
+    are as frequent as each other, and so are all values of a key: what is rare in the data, such as many keys at once,
+    may be what is asked for later.
     Prompts of another form give none, and no prompt that exists is returned.
 
     Args:

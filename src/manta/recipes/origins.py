@@ -25,6 +25,8 @@ def begun_from(recipe: Recipe) -> Recipe:
     Raises:
         ModelError, ConfigError: see `for_drafter` and `for_taught`.
     """
+    if recipe.targets is not None:
+        recipe = replace(recipe, targets=str(Path(recipe.targets).absolute()))
     if recipe.drafter_of is not None and recipe.taught_by is not None:
         raise ConfigError("a drafter has no teacher beside its own model; leave taught_by or drafter_of out")
     if recipe.drafter_of is not None:

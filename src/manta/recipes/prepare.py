@@ -139,8 +139,6 @@ def guided_by(recipe: Recipe) -> Recipe:
         )
     if (recipe.consensus == "given") != (recipe.targets is not None) and recipe.consensus != "auto":
         raise ConfigError("targets names those that are given, and consensus says that they are; set both, or neither")
-    if recipe.retries and (recipe.targets is not None or recipe.consensus not in ("auto", "teacher")):
-        raise ConfigError("a teacher's answers are tried anew, and the recipe has none; leave retries out")
     if recipe.family != "ar" and recipe.taught_by is None and recipe.teacher.draft_horizon:
         raise ConfigError("a teacher does not draft; leave teacher.draft_horizon out, or train with --family ar")
     if recipe.family == "aligned" and not any(e.prompt for e in examples(recipe)):
@@ -158,6 +156,9 @@ def guided_by(recipe: Recipe) -> Recipe:
     else:
         prompted = any(example.prompt is not None for example in read(recipe.data, recipe.split, 1))
         consensus = "teacher" if free and prompted else "none"
+    for name in ("retries", "recombined"):
+        if getattr(recipe, name) and consensus != "teacher" and recipe.drafter_of is None:
+            raise ConfigError(f"{name} is for what a teacher answers, and none answers here; leave {name} out")
     if recipe.taught_by is not None and consensus != "teacher" and recipe.warm_start is False:
         raise ConfigError(
             "a teacher answers prompts or lends its weights, and the recipe asks for neither; leave taught_by out, or "

@@ -158,6 +158,8 @@ class Recipe:
             raise ConfigError(f"seed should lie between 0 and {MAX_RUN_SEED}, received {self.seed}")
         if self.consensus_share is not None and not 0 <= self.consensus_share <= 1:
             raise ConfigError(f"consensus_share should lie in [0, 1], received {self.consensus_share}")
+        if self.recombined < 0:
+            raise ConfigError(f"recombined should be 0 or more, received {self.recombined}")
         if not 0 <= self.retries <= 64:
             raise ConfigError(f"retries should lie between 0 and 64, received {self.retries}")
         if self.batch_tokens is not None and self.batch_tokens < 64:

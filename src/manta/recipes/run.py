@@ -41,7 +41,7 @@ from manta.recipes.pace import (
     Pacer,
     seconds_per_step,
 )
-from manta.recipes.prepare import corpus_of, guided_by, source_of, tokenizer_of
+from manta.recipes.prepare import corpus_of, guided_by, source_of, take_targets, tokenizer_of
 from manta.recipes.recipe import Recipe, resolve, seconds
 from manta.recipes.runfolder import RunFolder, changes, fitting_checkpoint, refuse_elsewhere, standing, stored_recipe
 from manta.recipes.stages import OnDevice, Parts, StageSpec, is_asked, stage_specs
@@ -259,6 +259,8 @@ class TrainingRun:
         names = [row.shape for row in FAMILIES.values() if row.shape]
         shapes = {name: replace(getattr(recipe, name), vocab_size=size) for name in names}
         self.recipe = replace(recipe, **shapes)
+        if recipe.consensus == "given":
+            take_targets(recipe, self.out, self.watch)
         corpus, self.report = corpus_of(recipe, self.out, tokenizer, None, self.watch)
         self.parts = Parts(self.recipe, self.out, tokenizer, corpus, self.device, self.watch)
         found = (example.prompt for example in read(self.recipe.data, "dev", 50 * NUM_SAMPLES))

@@ -98,6 +98,10 @@ class Parts:
             if not self.corpus.report.prompts:
                 return self.corpus
             teacher = AutoregressiveLM(self.teacher, self.tokenizer)
+            if (
+                self.recipe.family == "ar" and self.recipe.taught_by is not None
+            ):  # the net itself may have learned by now
+                teacher = AutoregressiveLM(teaching_model(self.recipe).model.to(self.device), self.tokenizer)
             file = write_teacher_targets(self.recipe, self.folder, teacher, self.watch)
             self.consensus, _ = corpus_of(self.recipe, self.folder, self.tokenizer, file, self.watch)
         return self.consensus

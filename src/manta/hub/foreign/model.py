@@ -182,7 +182,8 @@ class ForeignModel(RequestWriter):
         changed = any(piece.old for piece in pieces)
         check_strength(changed, options)
         if changed:
-            canvas = partly_hidden(canvas, old, self.mask_id, options.strength, make_generator(request.seed))
+            how = (self.mask_id, self.mask_id, options.strength, make_generator(request.seed))
+            canvas = partly_hidden(canvas, old, *how)
         return _Row(prompt, canvas, tuple(blanks), pieces, request.seed)
 
     def _write(
