@@ -51,8 +51,8 @@ class DownsampledAttention(Operator):
     ``u = x + W * x``  (depthwise, 2r − 1 elements wide, or those before if causal)
     ``κ(z_i, z_j) = softmax_j(τ_h cos(R_i q_i, R_j k_j))``  over j ≡ i mod r,  of u;  τ_h = exp(p_h) ≤ 100
 
-    Phases meet through the mixing before. A causal span computes the row up to its end anew. A row of n elements takes n²/r scores instead of n². The phase of an element
-    is its number in the row.
+    Phases meet through the mixing before. A row of n elements takes n²/r scores instead of n². The phase of an element
+    is its number in the row. A causal span computes the row up to its end anew.
 
     Args:
         dim: width of the state.
