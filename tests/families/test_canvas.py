@@ -1,6 +1,7 @@
 """Texts to fill: what is given comes back as it was given, and what is too long is refused unread."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -285,7 +286,8 @@ def test_without_a_plan_the_policy_acts_at_the_time_of_the_text():
 
     for infill, strength in (("[[the cat sat]]", 0.1), ("the ___ sat", None)):
         times.clear()
-        how = GenerateOptions(num_steps=6, flow_steps=0, **({} if strength is None else {"strength": strength}))
+        how = GenerateOptions(num_steps=6, flow_steps=0)
+        how = how if strength is None else replace(how, strength=strength)
         list(lm.generate([Request(infill=infill)], how, observer=Watching()))
         begun = 0.0 if strength is None else float(lm.density.quantile(torch.tensor(0.9, dtype=torch.float64)))
         assert times == pytest.approx([begun] * len(times)) and times

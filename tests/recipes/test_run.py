@@ -114,7 +114,8 @@ def test_a_half_written_checkpoint_is_ignored(whole, tmp_path):
 
 @pytest.mark.parametrize("consensus", ["medoid", "teacher"])
 def test_consensus_targets_train_and_resume(tmp_path, consensus):
-    settings = {"consensus": consensus, "warm_start": consensus == "teacher", "recombined": 5, "num_steps": 10}
+    taught = consensus == "teacher"
+    settings = {"consensus": consensus, "warm_start": taught, "recombined": 5 * taught, "num_steps": 10}
     finish(TrainingRun(recipe(**settings), tmp_path / "whole"))
     finish(TrainingRun(recipe(**settings), tmp_path / "run"), 5)
     finish(TrainingRun(None, tmp_path / "run", resume=True))

@@ -41,7 +41,8 @@ def training_rates(recipe: Recipe, *, pairs: int = 5, device: str | None = None)
         raise UsageError(f"pairs should be at least 1, received {pairs}")
     keep_memory()
     steps = WARM_UP + 2 * pairs
-    short = replace(recipe, num_steps=max(4, steps), time_budget=None, consensus="none", warm_start=False, recombined=0)
+    none = {"consensus": "none", "warm_start": False, "recombined": 0, "retries": 0, "targets": None}
+    short = replace(recipe, num_steps=max(4, steps), time_budget=None, **none)
     with tempfile.TemporaryDirectory() as folder:
         run = TrainingRun(short, folder + "/run", device=device)
         # One step more than are taken: at its end a stage would swap the averaged weights in.
