@@ -419,7 +419,7 @@ class TrainingRun:
         self._in_steps = True
         try:
             for progress in train_stage(stage):
-                self._log(before + progress.step, progress)
+                self.log.row(before + progress.step, log_row(before + progress.step, progress, self.parts))
                 if (steps := pacer.cut()) is not None:
                     self.plan[spec.name] = stage.num_steps = steps
                     stage.average.horizon = max(1.0, stage.config.average_share * steps)
@@ -477,9 +477,6 @@ class TrainingRun:
         state |= {"plan": self.plan, "data": self.data, "minutes": self.minutes, "spent": self.clock.now()}
         save_checkpoint(self.out, step, tensors, state)
         self.saved = standing({**state, "step": step})
-
-    def _log(self, step: int, progress: Progress) -> None:
-        self.log.row(step, log_row(step, progress, self.parts))
 
     def _samples(self, stage: Stage, step: int) -> Iterator[Note]:
         """A few texts by the averaged weights, into `samples/` and as a note."""
