@@ -203,13 +203,7 @@ class MantaLM(TrainedWriter[MantaModel]):
         return replace(split, flow=min(split.flow, left), silent=min(split.silent, left - 1))
 
     def _first_pass(self, split: Split, options: GenerateOptions, *, read: bool = False) -> int:
-        """Actions of the policy before the outer loop; with guidance an action takes two calls.
-
-        Args:
-            split: of the budget.
-            options: of the request.
-            read: a text is read first, to be changed.
-        """
+        """Actions of the policy before the outer loop, once a text to change is read; guided ones take two calls."""
         encoding = self.model.space.encoder_calls
         per_round = encoding + split.refine * _calls(options.guidance_scale)
         left = options.num_steps - _encoding_calls(options) - split.rounds * per_round - read * encoding

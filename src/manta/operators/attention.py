@@ -87,25 +87,13 @@ class SelfAttention(Operator):
         b, n, d = x.shape
         qkv = self.qkv(x).view(b, n, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4).contiguous()
         qk, v = qkv.split([2, 1])
-        q, k = rotate(rms_normalise(qk), self._tables(context)).unbind(0)
+        q, k = rotate(rms_normalise(qk), span_tables(context, self.head_dim, self.rotary_base)).unbind(0)
         v = v.squeeze(0)
         if cache is not None:
             k, v = cache.renew("keys and values", torch.stack([k, v]), context, self._seen(context)).unbind(0)
         scale, bias = score_scale(self.gain, self.head_dim), self._bias(context)
         y = attend_each(q, k, v, scale, bias) if context.alone else attend(q, k, v, scale, bias)
         return self.out(y.transpose(1, 2).reshape(b, n, d))
-
-    def _tables(self, context: OperatorContext) -> RotaryTables:
-        """The turn of each element of the span."""
-
-        def of_row() -> RotaryTables:
-            return rotary_tables(context.coordinates, self.head_dim, self.rotary_base)
-
-        def of_span() -> RotaryTables:
-            cos, sin = context.of_row(("rotary", self.head_dim, self.rotary_base), of_row)
-            return RotaryTables(context.here(cos).unsqueeze(-3), context.here(sin).unsqueeze(-3))
-
-        return context.of_span(("rotary", self.head_dim, self.rotary_base), of_span)
 
     def _seen(self, context: OperatorContext) -> int:
         """How many of the row's first elements a span looks at."""
@@ -148,6 +136,19 @@ class SelfAttention(Operator):
     def flops(self, n: int, d: int) -> int:
         """Projections, scores and weighted sum; masked pairs are computed too, so they count."""
         return 8 * n * d * d + 4 * n * n * d
+
+
+def span_tables(context: OperatorContext, head_dim: int, base: float) -> RotaryTables:
+    """The turn of each element of a span, worked out once for all operators of its context, for every head alike."""
+
+    def of_row() -> RotaryTables:
+        return rotary_tables(context.coordinates, head_dim, base)
+
+    def of_span() -> RotaryTables:
+        cos, sin = context.of_row(("rotary", head_dim, base), of_row)
+        return RotaryTables(context.here(cos).unsqueeze(-3), context.here(sin).unsqueeze(-3))
+
+    return context.of_span(("rotary", head_dim, base), of_span)
 
 
 def attend(

@@ -97,7 +97,7 @@ class SpectralConvolution(Operator):
         if cache is not None:
             v = cache.renew("convolved", v, context, context.stop if self.causal else context.length)
         dtype = torch.promote_types(x.dtype, torch.float32)
-        real = context.of_row(("real", dtype), lambda: _real(context, dtype))
+        real = context.of_row(("real", dtype), lambda: real_elements(context, dtype))
         return self.out(self._causal(v, real, context) if self.causal else self._global(v, real, context))
 
     def _global(self, v: Tensor, real: Tensor, context: OperatorContext) -> Tensor:
@@ -163,7 +163,7 @@ def product(left: Float[Tensor, "*#rows n m"], right: Float[Tensor, "*#rows m c"
     return left @ right
 
 
-def _real(context: OperatorContext, dtype: torch.dtype) -> Float[Tensor, "#b n"]:
+def real_elements(context: OperatorContext, dtype: torch.dtype) -> Float[Tensor, "#b n"]:
     """One at real elements, zero at others."""
     if context.mask is None:
         return torch.ones(1, context.length, dtype=dtype, device=context.coordinates.device)

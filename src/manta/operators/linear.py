@@ -23,11 +23,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from manta.errors import ConfigError
-from manta.operators.attention import check_heads, check_positive, head_width
+from manta.operators.attention import check_heads, check_positive, head_width, span_tables
 from manta.operators.context import HEADS, Cache, Operator, OperatorContext
 from manta.operators.fourier import product
 from manta.operators.normalise import rms_normalise
-from manta.operators.rotary import BASE, RotaryTables, rotary_tables, rotate
+from manta.operators.rotary import BASE, rotate
 
 SHORTEST, LONGEST = 32.0, 512.0
 """Places over which the first and the last head forget, at first."""
@@ -128,7 +128,7 @@ class KernelAttention(Operator):
             raise ConfigError(f"decay follows one axis, received {context.axes}; choose attention")
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, self.head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
         scale = (self.gain * self.head_dim**-0.25).to(x.dtype)[:, None, None]
-        tables = self._tables(context)
+        tables = span_tables(context, self.head_dim, self.rotary_base)
         q, k = (self.features(rotate(rms_normalise(part), tables) * scale) for part in (q, k))
         if self.divided:
             v = torch.cat([v, torch.ones_like(v[..., :1])], -1)
@@ -149,16 +149,6 @@ class KernelAttention(Operator):
         if self.divided:
             y = y[..., :-1] / y[..., -1:].clamp_min(LEAST)
         return self.told(y.to(x.dtype), x)
-
-    def _tables(self, context: OperatorContext) -> RotaryTables:
-        def of_row() -> RotaryTables:
-            return rotary_tables(context.coordinates, self.head_dim, self.rotary_base)
-
-        def of_span() -> RotaryTables:
-            cos, sin = context.of_row(("rotary", self.head_dim, self.rotary_base), of_row)
-            return RotaryTables(context.here(cos).unsqueeze(-3), context.here(sin).unsqueeze(-3))
-
-        return context.of_span(("rotary", self.head_dim, self.rotary_base), of_span)
 
     def _places(self, context: OperatorContext) -> Float[Tensor, "#b 1 n"]:
         def of_row() -> Tensor:

@@ -12,6 +12,7 @@ from manta.errors import ConfigError
 from manta.operators.attention import ALIKE, check_positive
 from manta.operators.context import HEADS, Cache, Operator, OperatorContext
 from manta.operators.depthwise import depthwise
+from manta.operators.fourier import real_elements
 
 SCALES = 2
 """Scales of the pyramid: 1 and 1/2."""
@@ -92,7 +93,7 @@ class PyramidConvolution(Operator):
             raise ConfigError(f"this convolution follows one axis, received {context.axes}; choose attention")
         if cache is not None:
             x = cache.renew("state", x, context, context.length)
-        real = context.of_row(("real", x.dtype), lambda: _real(context, x.dtype))
+        real = context.of_row(("real", x.dtype), lambda: real_elements(context, x.dtype))[..., None]
         x = x * real
         # A running sum is the same however far a row is padded.
         middle = x.cumsum(1)[:, -1:] / real.sum(1, keepdim=True).clamp_min(1)
@@ -111,12 +112,6 @@ class PyramidConvolution(Operator):
     def flops(self, n: int, d: int) -> int:
         """Projections; the convolutions are elementwise work."""
         return 2 * n * d * d + 2 * ALIKE * d * d
-
-
-def _real(context: OperatorContext, dtype: torch.dtype) -> Float[Tensor, "#b n 1"]:
-    if context.mask is None:
-        return torch.ones(1, context.length, 1, dtype=dtype, device=context.coordinates.device)
-    return context.mask[..., None].to(dtype)
 
 
 def _halved(
