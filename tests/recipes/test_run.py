@@ -30,6 +30,7 @@ from manta.recipes.runfolder import RunFolder
 from manta.recipes.stages import stage_specs
 from manta.spaces import LatentSpaceConfig
 from manta.training import Progress
+from manta.training.log import RunLog
 
 from ..training.test_log import events
 
@@ -427,15 +428,15 @@ def test_a_signal_writes_a_checkpoint_says_the_step_and_the_run_goes_on(
 ):
     file, run, steps = tmp_path / "first.toml", tmp_path / "run", []
     file.write_text(_toml({**TINY, "checkpoint_minutes": 60.0}))
-    original = TrainingRun._log
+    original = RunLog.row
 
-    def log(self, step, progress):
-        original(self, step, progress)
+    def log(self, step, row):
+        original(self, step, row)
         steps.append(step)
         if step == 6:
             os.kill(os.getpid(), getattr(signal, name))
 
-    monkeypatch.setattr(TrainingRun, "_log", log)
+    monkeypatch.setattr(RunLog, "row", log)
     assert main(["train", str(file), "--out", str(run)]) == code
     said = capsys.readouterr().err
     assert steps[-1] == 6 and "saved at step 6" in said and "--resume" in said
@@ -446,15 +447,15 @@ def test_a_signal_writes_a_checkpoint_says_the_step_and_the_run_goes_on(
 
 def test_a_second_signal_does_not_wait(tmp_path, monkeypatch):
     run = TrainingRun(recipe(checkpoint_minutes=60.0), tmp_path / "run")
-    original = TrainingRun._log
+    original = RunLog.row
 
-    def log(self, step, progress):
-        original(self, step, progress)
+    def log(self, step, row):
+        original(self, step, row)
         if step == 4:
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(TrainingRun, "_log", log)
+    monkeypatch.setattr(RunLog, "row", log)
     with pytest.raises(KeyboardInterrupt):
         finish(run)
     assert run.saved.startswith("step 0")
@@ -586,13 +587,13 @@ def test_a_stage_that_turns_out_slower_is_cut_to_its_time(tmp_path, monkeypatch)
     """Steps of a second where a hundredth was measured: the run ends about when it should."""
     monkeypatch.setattr(TrainingRun, "_seconds_per_step", lambda self, spec: 0.01)
     run = TrainingRun(recipe(num_steps=None, time_budget="300s", family="ar"), tmp_path / "run")
-    original = TrainingRun._log
+    original = RunLog.row
 
-    def log(self, step, progress):
-        original(self, step, progress)
-        self.clock.add(1.0)
+    def log(self, step, row):
+        original(self, step, row)
+        run.clock.add(1.0)
 
-    monkeypatch.setattr(TrainingRun, "_log", log)
+    monkeypatch.setattr(RunLog, "row", log)
     events = list(run.events())
     steps = [event for event in events if isinstance(event, Progress)]
     assert steps[0].num_steps > 10_000 and LEAST_STEPS <= len(steps) < 400
