@@ -3,7 +3,8 @@
 One reading of annotations serves every source of a value. TOML and JSON hand over typed values (`from_dict`), the
 command line hands over text (`parse_value`, `apply_overrides`). Understood annotations are `bool`, `int`, `float`,
 `str`, `Path`, `Literal`, `X | None` and other unions, `tuple[X, ...]`, `tuple[X, Y]`, `dict[str, X]` and nested
-dataclasses. In a union of dataclasses the key `kind`, a `Literal` in each, says which one is meant.
+dataclasses. In a union of dataclasses the key `kind`, a `Literal` in each, says which one is meant; text that is a kind
+stands for one with all its defaults.
 """
 
 import ast
@@ -179,6 +180,8 @@ def parse_value(annotation: Any, text: str, where: str) -> Any:
     if origin in (Union, types.UnionType):
         if type(None) in args and text.lower() == "none":
             return None
+        if (chosen := _by_kind([group for group in args if dataclasses.is_dataclass(group)]).get(text)) is not None:
+            return chosen()
         return _first_reading(annotation, text, where)
     if origin is Literal:
         for choice in args:

@@ -14,7 +14,7 @@ from manta.operators import CAUSAL, KINDS, OperatorContext, line
 @pytest.mark.parametrize("rows", [4, 8, 64])
 def test_a_net_stored_by_columns_gives_the_same_to_the_last_bit(kind, rows):
     torch.manual_seed(0)
-    trunk = Trunk(96, 2, KINDS[kind](), heads=4, causal=True)
+    trunk = Trunk(96, 2, (KINDS[kind](),), heads=4, causal=True)
     for parameter in trunk.parameters():
         nn.init.normal_(parameter, std=0.1)
     x, context = torch.randn(rows, 1, 96), OperatorContext(line(1))

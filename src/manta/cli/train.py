@@ -63,10 +63,10 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError("say what to train on: manta train FILE|builtin:weather|recipe.toml --out DIR")
     from manta.recipes import TrainingRun
 
-    progress = _Progress()
+    progress = Progress()
     if options.resume:
         from manta.recipes import resolve
-        from manta.recipes.origins import begun_from
+        from manta.recipes.begun import begun_from
         from manta.recipes.runfolder import refuse_changes, stored_recipe
 
         own = stored_recipe(options.out)
@@ -83,7 +83,12 @@ def run(argv: Sequence[str]) -> int:
         time_budget=options.time_budget if options.resume else None,
         tell=progress.say,
     )
-    again = f"manta train --resume --out {shlex.quote(str(options.out))}"
+    return follow(training, options.out, progress)
+
+
+def follow(training, out: Path, progress: "Progress") -> int:
+    """Train to the end, or to an interruption, and say how it goes on or what it can be used for."""
+    again = f"manta train --resume --out {shlex.quote(str(out))}"
     try:
         with closing(training.events()) as events:
             for event in events:
@@ -95,7 +100,7 @@ def run(argv: Sequence[str]) -> int:
         return getattr(error, "exit_code", 130)
     except TrainingError as error:
         raise TrainingError(f"{error} ({again})") from error
-    print(f"write with it: manta generate {shlex.quote(str(options.out))} --prompt '…'", file=sys.stderr)
+    print(f"write with it: manta generate {shlex.quote(str(out))} --prompt '…'", file=sys.stderr)
     return 0
 
 
@@ -129,7 +134,7 @@ def _recipe(options: TrainOptions, own=None):
     return apply_overrides(recipe, overrides)
 
 
-class _Progress:
+class Progress:
     """Shows a run: one line in place on a terminal, and a line every ten seconds elsewhere."""
 
     def __init__(self) -> None:

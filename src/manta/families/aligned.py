@@ -113,7 +113,7 @@ class AlignedLM(TrainedWriter[AlignedModel]):
         time = teaching.policy + teaching.own
         return [
             Taught("aligned", PLAIN_SHARE * time, matching(reveal=False)),
-            Taught("revealed", (1 - PLAIN_SHARE) * time, matching(reveal=True)),
+            Taught("revealed", (1 - PLAIN_SHARE) * time, matching(reveal=True), comparable=False),
         ]
 
     @contextmanager

@@ -4,7 +4,7 @@ Its parts carry the names of the other families' (`embedding`, `memory_encoder`,
 an autoregressive teacher's weights can serve as its first ones.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,10 +12,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from manta.errors import ConfigError
-from manta.families.model import OperatorChoice
 from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resolved
 from manta.nets.trunk import Trunk
-from manta.operators import AttentionConfig, OperatorContext, line
+from manta.operators import OperatorContext, line
 from manta.operators.cross_attention import ProjectedMemory
 from manta.text import BOS, EOS, MASK
 
@@ -27,12 +26,6 @@ CAUSAL = "causal."
 """Before the names of the teacher's weights among the parts of a folder."""
 MOST_SLOTS = 16
 """Most slots for a word."""
-LENGTH_WEIGHT = 0.1
-"""Weight of the length's nats beside those of the words."""
-MOST_SLOTS = 16
-"""Most slots for a word."""
-LENGTH_WEIGHT = 0.1
-"""Weight of the length's nats beside those of the words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +36,6 @@ class AlignedConfig(PromptedConfig):
     """Which family this is."""
     slots_per_word: int = 2
     """Slots of a canvas for each word of the length that is expected, 2 to 16."""
-    operator: OperatorChoice = field(default_factory=AttentionConfig)
-    """How slots act on each other."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,7 +67,7 @@ class AlignedModel(PromptedModel):
         """Tells how many slots of its row are left after each: without it a text is cut off where they end."""
         if self.rest is not None:
             nn.init.normal_(self.rest.weight, std=0.1)
-        self.trunk = Trunk(shape.dim, shape.depth, shape.operator, heads=shape.heads, cross=True)
+        self.trunk = Trunk(shape.dim, shape.depth, shape.mix, heads=shape.heads, cross=True)
 
     def forward(
         self, labels: Int64[Tensor, "b n"], mask: Bool[Tensor, "b n"], memory: tuple[ProjectedMemory, ...]

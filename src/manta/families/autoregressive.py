@@ -7,7 +7,7 @@ trained one can serve as a teacher and as the policy's first weights.
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -32,14 +32,13 @@ from manta.families.batching import ROWS, padded_prompts, padded_width, repeated
 from manta.families.canvas import Prompts, Template, prompt_tokens
 from manta.families.drafters import DraftLoss, RecurrentDrafter
 from manta.families.events import Event, EventKind, GenerateOptions, Request
-from manta.families.model import OperatorChoice
 from manta.families.observer import Beginning, Observer
 from manta.families.options import spelled
 from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resolved
 from manta.families.trained import LogLikelihood, Taught, Teaching, TrainedWriter
 from manta.nets.layout import columnwise
 from manta.nets.trunk import Trunk
-from manta.operators import AttentionConfig, OperatorContext, line
+from manta.operators import OperatorContext, line
 from manta.runtime import check_likelihood, make_generator
 from manta.text import BOS, EOS, HUMAN, MASK, Batch, Corpus, Tokenizer
 from manta.types import Loss
@@ -60,8 +59,6 @@ class AutoregressiveConfig(PromptedConfig):
 
     family: Literal["ar"] = "ar"
     """Which family this is."""
-    operator: OperatorChoice = field(default_factory=AttentionConfig)
-    """How a position acts on later ones."""
     draft_horizon: int = 0
     """Words ahead that a drafter of its own is taught, in a last stage, so that several are written a call; 0: no such
     stage, and words are drafted from a table of the training texts."""
@@ -88,7 +85,7 @@ class AutoregressiveModel(PromptedModel):
             num_lengths=None,
             num_places=max(shape.max_prompt, shape.max_text) + 1 if shape.absolute_places else 0,
         )
-        self.trunk = Trunk(shape.dim, shape.depth, shape.operator, heads=shape.heads, cross=True, causal=True)
+        self.trunk = Trunk(shape.dim, shape.depth, shape.mix, heads=shape.heads, cross=True, causal=True)
         self.drafter = (
             RecurrentDrafter(shape.dim, shape.heads, shape.draft_horizon, self.embedding)
             if shape.draft_horizon
@@ -256,7 +253,7 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
             )
         if options.decoder == "verified" and not self.model.trunk.answers_alone:
             raise UsageError(
-                f"the verified decoder needs attention, and this model's operator is {self.model.config.operator.kind};"
+                f"the verified decoder needs attention, and this model's operator is {self.model.config.kinds};"
                 " leave `decoder` out"
             )
         if options.num_drafts is not None and not self._drafts(options):

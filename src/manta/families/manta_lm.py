@@ -137,8 +137,14 @@ class MantaLM(TrainedWriter[MantaModel]):
         matching = PolicyMatching(teaching.objective, density, controller)
         stages = [Taught("policy", teaching.policy, matching)]
         if teaching.own:
-            stages.append(Taught("own", teaching.own, OwnStates(teaching.objective, matching), pace=0.5))
+            stages.append(
+                Taught("own", teaching.own, OwnStates(teaching.objective, matching), pace=0.5, comparable=False)
+            )
         return stages
+
+    def measured(self) -> dict[str, Any]:
+        """The density of times."""
+        return {"density": self.density}
 
     @classmethod
     def after(cls, net: MantaModel, tokenizer: Tokenizer, measured: Mapping[str, Any]) -> "MantaLM":

@@ -1,7 +1,7 @@
 """Masked-diffusion models: the same prompt memory and blocks as Manta-LM's policy, without a state or a time."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -17,7 +17,6 @@ from manta.families.batching import padded_prompts, padded_width
 from manta.families.canvas import Prompts, Template, changes, check_strength, partly_hidden, prompt_tokens, template_of
 from manta.families.decoding import DRAWN, Decoding, batches, canvas_events, chosen_decoder, write_canvas
 from manta.families.events import Event, GenerateOptions, Request
-from manta.families.model import OperatorChoice
 from manta.families.objectives import ObjectiveConfig, lay_out, length_cost, read_prompt
 from manta.families.observer import Beginning, Observer
 from manta.families.options import spelled
@@ -32,7 +31,7 @@ from manta.masked import (
     masked_cross_entropy,
 )
 from manta.nets.trunk import Trunk
-from manta.operators import AttentionConfig, OperatorContext, line
+from manta.operators import OperatorContext, line
 from manta.operators.cross_attention import ProjectedMemory
 from manta.runtime import check_likelihood, check_logits, make_generator
 from manta.text import MASK, NULL, Batch, Tokenizer
@@ -48,8 +47,6 @@ class MaskedConfig(PromptedConfig):
 
     family: Literal["masked"] = "masked"
     """Which family this is."""
-    operator: OperatorChoice = field(default_factory=AttentionConfig)
-    """How positions act on each other."""
 
 
 class MaskedModel(PromptedModel):
@@ -68,7 +65,7 @@ class MaskedModel(PromptedModel):
             num_lengths=self.max_cells,
             num_places=max(shape.max_prompt, self.max_cells) if shape.absolute_places else 0,
         )
-        self.trunk = Trunk(shape.dim, shape.depth, shape.operator, heads=shape.heads, cross=True)
+        self.trunk = Trunk(shape.dim, shape.depth, shape.mix, heads=shape.heads, cross=True)
 
     def forward(
         self, tokens: Int64[Tensor, "b n"], mask: Bool[Tensor, "b n"], memory: tuple[ProjectedMemory, ...]

@@ -10,30 +10,10 @@ from torch import Tensor
 from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resolved
 from manta.flow.time_density import TimeDensityConfig
 from manta.nets.vector_field import Condition, VectorField
-from manta.operators import (
-    AttentionConfig,
-    AttentionFourierConfig,
-    DijiangConfig,
-    DownsampledConfig,
-    FourierConfig,
-    LinearConfig,
-    PyramidConfig,
-    WindowedConfig,
-)
 from manta.spaces import EmbeddingSpaceConfig, LatentSpaceConfig, Space, Words
 from manta.text import BOS, MASK
 from manta.types import Estimate
 
-OperatorChoice = (
-    AttentionConfig
-    | FourierConfig
-    | AttentionFourierConfig
-    | WindowedConfig
-    | LinearConfig
-    | DijiangConfig
-    | PyramidConfig
-    | DownsampledConfig
-)
 SpaceChoice = LatentSpaceConfig | EmbeddingSpaceConfig
 
 
@@ -45,8 +25,6 @@ class MantaConfig(PromptedConfig):
     """Which family this is."""
     shifted: bool = True
     """Each place reads the word before it too, which lets a teacher's weights mean the same in the policy."""
-    operator: OperatorChoice = field(default_factory=AttentionConfig)
-    """The policy's integral operator."""
     space: SpaceChoice = field(default_factory=LatentSpaceConfig)
     """Where the state lives."""
     time: TimeDensityConfig = field(default_factory=TimeDensityConfig)
@@ -75,7 +53,7 @@ class MantaModel(PromptedModel):
             channels=self.space.channels,
             dim=shape.dim,
             depth=shape.depth,
-            operator=shape.operator,
+            operators=shape.mix,
             heads=shape.heads,
             rate=self.space.rate,
             estimates=self.space.estimates,

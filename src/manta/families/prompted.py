@@ -1,7 +1,7 @@
 """What all families share: a token table that is also read by, an encoded prompt, and a guess of the length."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from manta.errors import ConfigError
 from manta.families.batching import rowwise
 from manta.nets.head import Head
 from manta.nets.memory import MemoryEncoder
-from manta.operators import AttentionConfig
+from manta.operators import AttentionConfig, OperatorChoice
 
 TAGS = 3
 """Kinds of text asked for: human, consensus, and none (the null condition, without a prompt)."""
@@ -59,6 +59,11 @@ class PromptedConfig:
     masked models: without it the positions of an unwritten canvas cannot be told apart, since attention between equal
     tokens gives each of them the same, however it is turned, so the first words of a text are all the same one. None:
     as the recipe says, and without one no."""
+    operator: OperatorChoice = field(default_factory=AttentionConfig)
+    """How the elements of a text act on each other: the integral operator of every block that writes it."""
+    operators: tuple[OperatorChoice, ...] = ()
+    """Operators of the blocks one by one, from the first on, instead of `operator`; where there are fewer than blocks,
+    they are repeated."""
 
     def __post_init__(self) -> None:
         least = {"vocab_size": 1, "dim": 8, "heads": 1, "prompt_depth": 1, "depth": 1, "max_prompt": 0, "max_text": 1}
@@ -70,6 +75,18 @@ class PromptedConfig:
                 )
         if self.dim is not None and self.heads is not None and self.dim % (2 * self.heads):
             raise ConfigError(f"dim should be a multiple of 2·heads = {2 * self.heads}, received {self.dim}")
+        if self.depth is not None and len(self.operators) > self.depth:
+            raise ConfigError(f"operators holds {len(self.operators)}, and there are {self.depth} blocks")
+
+    @property
+    def mix(self) -> tuple[OperatorChoice, ...]:
+        """Operators of the blocks, repeated where there are fewer."""
+        return self.operators or (self.operator,)
+
+    @property
+    def kinds(self) -> str:
+        """Kinds of the operators, each once, in words."""
+        return ", ".join(dict.fromkeys(operator.kind for operator in self.mix))
 
 
 DEFAULTS: Mapping[str, Any] = {

@@ -39,7 +39,8 @@ def built(net_class: Callable[[Any], Net], shape: Any, sizes: Mapping[str, Seque
 def _check_numbers(shape: dict[str, Any], *, most_blocks: int) -> None:
     """Refuse sizes that no model has; every block has weights of its own, so there are no more blocks than these."""
     for name, value in shape.items():
-        if isinstance(value, dict):
-            _check_numbers(value, most_blocks=most_blocks)
+        if isinstance(value, dict | list):
+            inner = value if isinstance(value, dict) else dict(zip(map(str, range(len(value))), value, strict=True))
+            _check_numbers(inner, most_blocks=most_blocks)
         elif isinstance(value, int) and abs(value) > (most_blocks if "depth" in name else MAX_SIZE):
             raise ConfigError(f"{name} is {shortened(value)}")

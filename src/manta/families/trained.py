@@ -68,6 +68,8 @@ class Taught:
     """The only part of the net that is trained; all of it without one."""
     answers: bool = False
     """Learns from the net's own answers to prompts beside the texts."""
+    comparable: bool = True
+    """Two nets are asked the same by one batch and the same draws; not where a net's own answers lead to the rest."""
 
 
 class TrainedWriter(RequestWriter, Generic[Net]):
@@ -114,6 +116,10 @@ class TrainedWriter(RequestWriter, Generic[Net]):
             teaching: what the recipe says.
             measured: receives by name what is measured while training and steers it, and has a `state_dict`.
         """
+
+    def measured(self) -> dict[str, Any]:
+        """What was measured while the model was trained, as far as it is kept, by the names that `stages` gives it."""
+        return {}
 
     @classmethod
     def after(cls, net: Net, tokenizer: Tokenizer, measured: Mapping[str, Any]) -> "TrainedWriter[Net]":

@@ -85,6 +85,8 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.operator = operator
+        self.exchanged = nn.Identity()
+        """The state once the operator's output is added to it: for hooks."""
         self.cross = CrossAttention(dim, heads) if cross else None
         self.mlp = SwiGLU(dim)
         table = torch.tensor([0.0, 1.0, 1.0]).repeat(2).repeat_interleave(dim)
@@ -120,7 +122,7 @@ class Block(nn.Module):
         shift_operator, scale_operator, gate_operator, shift_mlp, scale_mlp, gate_mlp = factors
 
         received = self.operator(_modulated_norm(x, shift_operator, scale_operator), context, cache)
-        x = _residual(x, received, gate_operator)
+        x = self.exchanged(_residual(x, received, gate_operator))
         if self.cross is not None and memory is not None:
             x = _residual(x, self.cross(rms_normalise(x), memory, memory_mask, alone=context.alone), None)
         return _residual(x, self.mlp(_modulated_norm(x, shift_mlp, scale_mlp)), gate_mlp)

@@ -23,7 +23,7 @@ class MemoryEncoder(nn.Module):
         super().__init__()
         self.heading = nn.Embedding(kinds, dim)
         nn.init.normal_(self.heading.weight, std=0.1)
-        self.trunk = Trunk(dim, depth, operator, heads=heads)
+        self.trunk = Trunk(dim, depth, (operator,), heads=heads)
 
     def forward(
         self, states: Float[Tensor, "b p d"], mask: Bool[Tensor, "b p"], kind: Tensor, *, encode: bool = True

@@ -1,5 +1,7 @@
 """A stack of blocks with a norm at its end: the body of every net here."""
 
+from collections.abc import Sequence
+
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -10,12 +12,12 @@ from manta.operators.cross_attention import ProjectedMemory
 
 
 class Trunk(nn.Module):
-    """Blocks of one kind, one after the other, and a final norm.
+    """Blocks, one after the other, and a final norm.
 
     Args:
         dim: width of the residual stream.
         depth: number of blocks, ≥ 1.
-        operator: how elements act on each other.
+        operators: how elements act on each other, block by block; repeated where there are fewer than blocks.
         heads: of the reading of memory, and of an operator whose configuration does not set its own.
         cross: every block reads a memory.
         modulation: every block takes the shared modulation of the time.
@@ -26,7 +28,7 @@ class Trunk(nn.Module):
         self,
         dim: int,
         depth: int,
-        operator: OperatorConfig,
+        operators: Sequence[OperatorConfig],
         *,
         heads: int,
         cross: bool = False,
@@ -34,10 +36,10 @@ class Trunk(nn.Module):
         causal: bool = False,
     ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
-            Block(dim, operator.build(dim, heads=heads, causal=causal), cross=cross, modulation=modulation, heads=heads)
-            for _ in range(depth)
-        )
+        self.blocks = nn.ModuleList()
+        for index in range(depth):
+            operator = operators[index % len(operators)].build(dim, heads=heads, causal=causal)
+            self.blocks.append(Block(dim, operator, cross=cross, modulation=modulation, heads=heads))
         self.norm = RMSNorm(dim)
 
     def project(

@@ -1,5 +1,6 @@
 """The policy: a net made of operators that answers a state with the words it sees in it and the clean state."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -49,7 +50,7 @@ class VectorField(nn.Module):
         channels: c, width of a latent.
         dim: width of the net.
         depth: blocks.
-        operator: the global integral operator of each block.
+        operators: the global integral operators of the blocks; repeated where there are fewer.
         heads: heads, for the trunk.
         rate: r, tokens that share one latent.
         estimates: build `estimate`; a space in which the words determine the clean state does without.
@@ -63,7 +64,7 @@ class VectorField(nn.Module):
         channels: int,
         dim: int,
         depth: int,
-        operator: OperatorConfig,
+        operators: Sequence[OperatorConfig],
         heads: int,
         rate: int = 1,
         estimates: bool = True,
@@ -75,7 +76,7 @@ class VectorField(nn.Module):
         self.own = nn.Linear(dim, dim, bias=False) if shifted else None
         self.time = TimeEmbedding(dim)
         self.modulation = SharedModulation(dim)
-        self.trunk = Trunk(dim, depth, operator, heads=heads, cross=True, modulation=True)
+        self.trunk = Trunk(dim, depth, operators, heads=heads, cross=True, modulation=True)
         self.merge = nn.Linear(rate * dim, channels) if estimates else None
         nn.init.normal_(self.spread.weight, std=0.1)
         nn.init.zeros_(self.spread.bias)

@@ -3,6 +3,7 @@
 from manta.operators.attention import AttentionConfig, SelfAttention
 from manta.operators.combined import AttentionFourier, AttentionFourierConfig
 from manta.operators.context import Cache, Operator, OperatorConfig, OperatorContext, line
+from manta.operators.conversion import inherit_attention, near_share
 from manta.operators.cross_attention import CrossAttention, ProjectedMemory
 from manta.operators.dijiang import DijiangAttention, DijiangConfig
 from manta.operators.downsampled import DownsampledAttention, DownsampledConfig
@@ -21,6 +22,16 @@ KINDS = {
     "pyramid_conv": PyramidConfig,
     "downsampled": DownsampledConfig,
 }
+OperatorChoice = (
+    AttentionConfig
+    | FourierConfig
+    | AttentionFourierConfig
+    | WindowedConfig
+    | LinearConfig
+    | DijiangConfig
+    | PyramidConfig
+    | DownsampledConfig
+)
 CAUSAL = tuple(kind for kind in KINDS if kind != "pyramid_conv")
 """Kinds that can be causal, and so serve a left-to-right model."""
 
@@ -41,6 +52,7 @@ __all__ = [
     "LinearAttention",
     "LinearConfig",
     "Operator",
+    "OperatorChoice",
     "OperatorConfig",
     "OperatorContext",
     "ProjectedMemory",
@@ -50,5 +62,7 @@ __all__ = [
     "SpectralConvolution",
     "WindowedAttention",
     "WindowedConfig",
+    "inherit_attention",
     "line",
+    "near_share",
 ]

@@ -85,15 +85,29 @@ class SelfAttention(Operator):
     ) -> Float[Tensor, "b k d"]:
         """Attention of each element to the real ones of its row; turned keys, and values, are kept."""
         b, n, d = x.shape
-        qkv = self.qkv(x).view(b, n, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4).contiguous()
-        qk, v = qkv.split([2, 1])
-        q, k = rotate(rms_normalise(qk), span_tables(context, self.head_dim, self.rotary_base)).unbind(0)
-        v = v.squeeze(0)
+        q, k, v = self.turned(x, context)
         if cache is not None:
             k, v = cache.renew("keys and values", torch.stack([k, v]), context, self._seen(context)).unbind(0)
         scale, bias = score_scale(self.gain, self.head_dim), self._bias(context)
         y = attend_each(q, k, v, scale, bias) if context.alone else attend(q, k, v, scale, bias)
         return self.out(y.transpose(1, 2).reshape(b, n, d))
+
+    def turned(
+        self, x: Float[Tensor, "b k d"], context: OperatorContext
+    ) -> tuple[Float[Tensor, "b h k c"], Float[Tensor, "b h k c"], Float[Tensor, "b h k c"]]:
+        """Queries and keys, normalised and turned, and values of the elements of a span."""
+        b, n, _ = x.shape
+        qkv = self.qkv(x).view(b, n, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4).contiguous()
+        qk, v = qkv.split([2, 1])
+        q, k = rotate(rms_normalise(qk), span_tables(context, self.head_dim, self.rotary_base)).unbind(0)
+        return q, k, v.squeeze(0)
+
+    def scores(
+        self, q: Float[Tensor, "b h k c"], k: Float[Tensor, "b h m c"], context: OperatorContext
+    ) -> Float[Tensor, "b h k m"]:
+        """What the softmax is taken of, in the open: to be looked at."""
+        scores, bias = q @ k.mT * score_scale(self.gain, self.head_dim), self._bias(context)
+        return scores if bias is None else scores + bias
 
     def _seen(self, context: OperatorContext) -> int:
         """How many of the row's first elements a span looks at."""

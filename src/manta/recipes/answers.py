@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from manta.errors import DataError
-from manta.families.autoregressive import AutoregressiveLM
 from manta.families.events import GenerateOptions, Request, finished
+from manta.hub.folder import LanguageModel
 from manta.metrics.slots import slot_errors
 from manta.recipes.budget import Watch
 from manta.recipes.prepare import examples, targets_of, write_targets
@@ -28,7 +28,7 @@ SLOT_FORMS = (
 """Forms of a prompt's slots, joined by commas: what reads a slot, and what writes it."""
 
 
-def write_teacher_targets(recipe: Recipe, run: Path, teacher: AutoregressiveLM, watch: Watch) -> Path:
+def write_teacher_targets(recipe: Recipe, run: Path, teacher: LanguageModel, watch: Watch) -> Path:
     """Write what the teacher answers to the training prompts and to recombined ones.
 
     It answers greedily, and anew where `recipe.retries` asks for it, see `answers`. Prompts are taken in random order;
@@ -77,7 +77,7 @@ def write_teacher_targets(recipe: Recipe, run: Path, teacher: AutoregressiveLM, 
     return write_targets(run, "teacher", answered)
 
 
-def answers(teacher: AutoregressiveLM, prompts: Sequence[str], retries: int = 0) -> list[tuple[str, str]]:
+def answers(teacher: LanguageModel, prompts: Sequence[str], retries: int = 0) -> list[tuple[str, str]]:
     """Prompts with what the teacher answers.
 
     It answers greedily. With retries, an answer that omits, changes or adds a slot is drawn anew at the temperature
@@ -102,7 +102,7 @@ def answers(teacher: AutoregressiveLM, prompts: Sequence[str], retries: int = 0)
 
 
 def _told(
-    teacher: AutoregressiveLM, prompts: Sequence[str], indices: Sequence[int], options: GenerateOptions, seed: int
+    teacher: LanguageModel, prompts: Sequence[str], indices: Sequence[int], options: GenerateOptions, seed: int
 ) -> dict[int, str]:
     """By index, what the teacher tells to some of the prompts."""
     requests = [Request(prompt=prompts[index], seed=seed) for index in indices]

@@ -1,18 +1,25 @@
 """The model card that every trained model gets."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from manta.config import to_dict
 from manta.recipes.budget import undertrained
+from manta.recipes.conversion import Cost
 from manta.recipes.recipe import Recipe
 from manta.text import CorpusReport
 
 
 def model_card(
-    family: str, recipe: Recipe, plan: dict[str, int], minutes: dict[str, float], report: CorpusReport
+    family: str,
+    recipe: Recipe,
+    plan: dict[str, int],
+    minutes: dict[str, float],
+    report: CorpusReport,
+    scores: Sequence[Cost] = (),
 ) -> str:
     """Write the card: data, recipe, steps and minutes. Scores are added by whoever measures them.
 
@@ -22,6 +29,7 @@ def model_card(
         plan: steps of each stage.
         minutes: wall minutes of each stage, and of whatever else took time.
         report: what became of the data.
+        scores: what a conversion cost.
     """
     lines = [f"| {name} | {steps} | {minutes.get(name, 0):.1f} |" for name, steps in plan.items()]
     lines += [f"| {name} | – | {spent:.1f} |" for name, spent in minutes.items() if name not in plan]
@@ -32,15 +40,32 @@ def model_card(
         f"# {'An' if family[0] in 'aeiou' else 'A'} {family} model trained by manta\n\n"
         f"Data: `{recipe.data.split(':')[0]}` ({report}). "
         "The licence of the data applies to the texts it was made from.\n\n"
-        f"{warning}| stage | steps | minutes |\n|---|---|---|\n{rows}\n\n"
+        f"{_converted(recipe, scores)}{warning}| stage | steps | minutes |\n|---|---|---|\n{rows}\n\n"
         f"Load it with `manta.load(FOLDER)`; write with `manta generate FOLDER --prompt …`.\n\n"
         f"Recipe:\n\n```json\n{json.dumps(settings, indent=1)}\n```\n"
+    )
+
+
+def _converted(recipe: Recipe, scores: Sequence[Cost]) -> str:
+    """From what a model was converted, to what, and what that cost; empty for one that was not."""
+    config = recipe.conversion
+    if recipe.converted_from is None:
+        return ""
+    near = (
+        f" Its attention stayed within reach by {', '.join(f'{share:.0%}' for share in config.near)}, block by block."
+    )
+    rows = "\n".join(f"| {cost.name} | {cost.nats:.3f} | {cost.divergence:.3f} |" for cost in scores)
+    head = "| on held-out texts | nats a word | lost of the source's words, nats |\n|---|---|---|\n"
+    table = f"{head}{rows}\n\n" if scores else ""
+    return (
+        f"Converted from `{recipe.converted_from}`: attention of the blocks {config.layers.replace(',', ', ')} became "
+        f"`{config.operator.kind}`.{near if config.near else ''}\n\n{table}"
     )
 
 
 def portable(recipe: Recipe) -> Recipe:
     """The recipe as a model carries it away: of a path only the last part, which tells no folder's name."""
     kind, colon, place = recipe.data.rpartition(":")
-    others = {name: getattr(recipe, name) for name in ("drafter_of", "taught_by", "targets")}
+    others = {name: getattr(recipe, name) for name in ("drafter_of", "taught_by", "converted_from", "targets")}
     named = {name: path and Path(path).name for name, path in others.items()}
     return replace(recipe, data=kind + colon + Path(place).name, **named)

@@ -1,4 +1,4 @@
-"""Runs that begin with an autoregressive model: one that is to draft, or one that teaches."""
+"""Runs that begin with a model: one that is to draft, one that teaches, or one that is converted."""
 
 from dataclasses import replace
 from hashlib import sha256
@@ -9,29 +9,17 @@ from torch import nn
 
 from manta.config import filled, to_dict
 from manta.errors import ConfigError, ModelError
+from manta.families import FAMILIES
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM
+from manta.families.prompted import PromptedConfig
+from manta.families.trained import TrainedWriter
 from manta.hub import load
 from manta.hub.causal import HUB
-from manta.hub.folder import BUILTIN
+from manta.hub.folder import BUILTIN, LanguageModel
 from manta.recipes.recipe import Recipe
 
 HORIZON = 8
 """Words ahead that a drafter is taught, where the recipe does not say it."""
-
-
-def begun_from(recipe: Recipe) -> Recipe:
-    """The recipe of a run with what follows from the model that it begins with, if it begins with one.
-
-    Raises:
-        ModelError, ConfigError: see `for_drafter` and `for_taught`.
-    """
-    if recipe.targets is not None:
-        recipe = replace(recipe, targets=str(Path(recipe.targets).absolute()))
-    if recipe.drafter_of is not None and recipe.taught_by is not None:
-        raise ConfigError("a drafter has no teacher beside its own model; leave taught_by or drafter_of out")
-    if recipe.drafter_of is not None:
-        return for_drafter(recipe)
-    return recipe if recipe.taught_by is None else for_taught(recipe)
 
 
 def placed(model: str) -> str:
@@ -58,7 +46,7 @@ def for_drafter(recipe: Recipe) -> Recipe:
         vocab_size=max(512, min(32768, shape.vocab_size)),
         teacher=replace(shape, draft_horizon=horizon),
     )
-    return _kept(given, shape)
+    return kept_limits(given, shape)
 
 
 def drafting_model(recipe: Recipe) -> AutoregressiveLM:
@@ -70,7 +58,7 @@ def drafting_model(recipe: Recipe) -> AutoregressiveLM:
     lm = _autoregressive(recipe.drafter_of, "words are drafted for")
     if not lm.model.trunk.answers_alone:
         raise ModelError(
-            f"{recipe.drafter_of} has the operator {lm.model.config.operator.kind}; drafts are verified for attention"
+            f"{recipe.drafter_of} has the operator {lm.model.config.kinds}; drafts are verified for attention"
         )
     return lm
 
@@ -92,11 +80,11 @@ def for_taught(recipe: Recipe) -> Recipe:
         teacher=shape,
     )
     if recipe.family == "ar":  # drafts of the teacher's words would not be of its own
-        return _kept(replace(given, teacher=replace(shape, draft_horizon=0)), shape)
+        return kept_limits(replace(given, teacher=replace(shape, draft_horizon=0)), shape)
     return filled(given, {"max_prompt": shape.max_prompt, "max_text": shape.max_text})
 
 
-def _kept(recipe: Recipe, shape: AutoregressiveConfig) -> Recipe:
+def kept_limits(recipe: Recipe, shape: PromptedConfig) -> Recipe:
     """A recipe with the limits of a model that keeps its shape.
 
     Raises:
@@ -125,6 +113,21 @@ def _autoregressive(folder: str | None, purpose: str) -> AutoregressiveLM:
     return cast(AutoregressiveLM, lm)
 
 
+def source_model(recipe: Recipe) -> LanguageModel:
+    """The model that is to be converted.
+
+    Raises:
+        ModelError: the folder is none of a family that is trained here.
+    """
+    lm = load(recipe.converted_from, device="cpu")
+    if lm.family not in FAMILIES or not isinstance(lm, TrainedWriter):
+        raise ModelError(
+            f"{recipe.converted_from} is of the family {lm.family}, which is not trained here; convert a model of "
+            + ", ".join(name for name, row in FAMILIES.items() if row.writer is not None)
+        )
+    return lm
+
+
 def digests(recipe: Recipe) -> dict[str, str]:
     """What tells the models that a run begins with from every other, by what they are to it."""
     found = {}
@@ -132,10 +135,12 @@ def digests(recipe: Recipe) -> dict[str, str]:
         found["drafter of"] = _digest(drafting_model(recipe))
     if recipe.taught_by is not None:
         found["taught by"] = _digest(teaching_model(recipe))
+    if recipe.converted_from is not None:
+        found["converted from"] = _digest(source_model(recipe))
     return found
 
 
-def _digest(lm: AutoregressiveLM) -> str:
+def _digest(lm: LanguageModel) -> str:
     """What tells a model from every other: its shape and weights."""
     found = sha256(repr(to_dict(lm.model.config)).encode())
     for name, value in sorted(lm.model.state_dict().items()):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from manta.errors import CheckpointError, ConfigError, DataError
 from manta.recipes.budget import Watch
-from manta.recipes.origins import drafting_model, teaching_model
+from manta.recipes.origins import drafting_model, source_model, teaching_model
 from manta.recipes.recipe import Recipe
 from manta.runtime import atomic_write
 from manta.text import (
@@ -48,7 +48,9 @@ def tokenizer_of(recipe: Recipe, run: Path, watch: Watch) -> Tokenizer:
             f"has max_prompt={max_prompt} and max_text={max_text}; raise them"
         )
     if not file.exists():
-        if recipe.drafter_of is not None:
+        if recipe.converted_from is not None:
+            tokenizer = source_model(recipe).tokenizer
+        elif recipe.drafter_of is not None:
             tokenizer = drafting_model(recipe).tokenizer
         elif recipe.taught_by is not None:
             tokenizer = teaching_model(recipe).tokenizer
@@ -132,6 +134,8 @@ def guided_by(recipe: Recipe) -> Recipe:
             has no share of the time.
         DataError: consensus targets are asked for, and there are no prompts to have them.
     """
+    if recipe.converted_from is not None:
+        return _guided_by_source(recipe)
     if recipe.family == "ar" and recipe.taught_by is None and recipe.consensus in ("medoid", "teacher"):
         raise ConfigError(
             f"an autoregressive model without a teacher learns from the texts, and from targets that are given; set "
@@ -171,6 +175,26 @@ def guided_by(recipe: Recipe) -> Recipe:
         raise ConfigError("shares.teacher is 0, and consensus targets or a warm start need a teacher; give it a share")
     needed = consensus == "teacher" or (free and (trained or recipe.taught_by is not None))
     return replace(recipe, consensus=consensus, warm_start=needed if recipe.warm_start is None else recipe.warm_start)
+
+
+def _guided_by_source(recipe: Recipe) -> Recipe:
+    """A conversion's consensus targets are what its source answers to prompts, for a family that learns such texts.
+
+    Raises:
+        ConfigError: answers are to be checked.
+    """
+    if recipe.retries:
+        raise ConfigError("a conversion learns what its source answers; leave retries out")
+    consensus = recipe.consensus
+    if consensus == "auto" and recipe.targets is not None:
+        consensus = "given"
+    elif consensus == "auto":
+        prompted = any(example.prompt for example in read(recipe.data, recipe.split, 1))
+        learns = recipe.family in ("manta", "aligned") and task_of(recipe.data) is None
+        consensus = "teacher" if learns and prompted else "none"
+    if recipe.recombined and consensus != "teacher":
+        raise ConfigError("recombined is for what the source answers, and it does not here; leave recombined out")
+    return replace(recipe, consensus=consensus, warm_start=False)
 
 
 def _with_targets(rows: Iterable[Example], targets: Path | None) -> Iterator[Example]:

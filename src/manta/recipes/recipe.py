@@ -16,7 +16,9 @@ from manta.families.masked import MaskedConfig
 from manta.families.model import MantaConfig
 from manta.families.objectives import ObjectiveConfig
 from manta.families.prompted import PromptedConfig, resolved
+from manta.families.trained import Teaching
 from manta.masked import MaskedObjectiveConfig
+from manta.operators import DijiangConfig, OperatorChoice
 from manta.text import part_of, task_of
 from manta.training import TrainConfig
 
@@ -57,6 +59,40 @@ class StageShares:
     def __post_init__(self) -> None:
         if min(self.teacher, self.own) < 0 or self.policy <= 0:
             raise ConfigError("shares.teacher and shares.own should be at least 0, and shares.policy above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionConfig:
+    """How attention of a model that is trained becomes another operator."""
+
+    operator: OperatorChoice = field(default_factory=DijiangConfig)
+    """What it becomes."""
+    layers: str = "all"
+    """Blocks whose operator changes: `all`, their numbers such as `0,2`, or `local`, those whose attention stays
+    near."""
+    reach: int | None = None
+    """Places on either side that are near. None: half the kernel of a convolution, the radius of a window, else 6."""
+    least_near: float = 0.8
+    """Share of a block's attention that has to stay near for `local` to choose it."""
+    near: tuple[float, ...] = ()
+    """What `local` has measured, a block each."""
+    new_share: float = 0.3
+    """Share of the time in which the new operators are trained alone; after it everything is. 1 trains nothing else."""
+    outputs: float = 1.0
+    """Weight of the words that the source would tell, in nats, beside the task."""
+    states: float = 1.0
+    """Weight of the states after each new operator, as a share of their size."""
+
+    def __post_init__(self) -> None:
+        for name in ("least_near", "new_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"conversion.{name} should lie in [0, 1], received {getattr(self, name)}")
+        if min(self.outputs, self.states) < 0:
+            raise ConfigError("conversion.outputs and conversion.states should be at least 0")
+        if self.layers not in ("all", "local") and not re.fullmatch(r"\d{1,4}(,\d{1,4})*", self.layers):
+            raise ConfigError(
+                f"conversion.layers should be all, local or numbers such as 0,2, received {self.layers!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +150,9 @@ class Recipe:
     """Folder of an autoregressive model that is the teacher, instead of one that the run trains: its tokenizer, its
     answers to the prompts, and its weights to start from. An autoregressive model begins as its teacher, and learns
     from what it answers itself, beside the texts."""
+    converted_from: str | None = None
+    """Folder of a model, of any family that is trained here, whose attention becomes another operator: the run begins
+    with its weights, and learns what it answers beside the texts. See `manta convert`."""
     batch_tokens: int | None = None
     """Tokens of a batch, prompt and text with padding; None takes what fits the size."""
     time_budget: str | None = None
@@ -140,6 +179,8 @@ class Recipe:
     """How a masked model's words are hidden and weighed."""
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     """What an aligned model is shown of its alignments."""
+    conversion: ConversionConfig = field(default_factory=ConversionConfig)
+    """What changes in the model of `converted_from`, and how it is taught."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """How the stages are optimised."""
 
@@ -164,6 +205,17 @@ class Recipe:
             raise ConfigError(f"retries should lie between 0 and 64, received {self.retries}")
         if self.batch_tokens is not None and self.batch_tokens < 64:
             raise ConfigError(f"batch_tokens should be at least 64, received {self.batch_tokens}")
+
+    @property
+    def teaching(self) -> Teaching:
+        """What the recipe says of the objectives."""
+        return Teaching(
+            objective=self.objective,
+            masking=self.masking,
+            alignment=self.alignment,
+            policy=self.shares.policy,
+            own=self.shares.own,
+        )
 
     @property
     def lengths(self) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from manta.hub import is_saved, refuse_strangers, save_model
 from manta.hub.folder import LanguageModel
 from manta.recipes.advice import advice
 from manta.recipes.answers import TARGETS_SHARE, fitting
+from manta.recipes.begun import begun_from
 from manta.recipes.budget import (
     LEAST_STEPS,
     SAFETY,
@@ -32,8 +33,9 @@ from manta.recipes.budget import (
     undertrained,
 )
 from manta.recipes.card import model_card, portable
+from manta.recipes.conversion import Cost
 from manta.recipes.logged import log_row, minutes_of
-from manta.recipes.origins import begun_from, digests
+from manta.recipes.origins import digests
 from manta.recipes.pace import (
     MEASURED_SHARE,
     MEASURED_STEPS,
@@ -111,14 +113,14 @@ class TrainingRun:
         self.clock, self.tell = Clock(), tell
         self.out = Path(out)
         self.device = resolve_device(device)
-        asked = None if resume else resolve(begun_from(recipe or Recipe()))
+        asked = None if resume else resolve(begun_from(recipe or Recipe(), tell))
         if asked is not None and asked.train.precision == "auto":
             asked = replace(asked, train=replace(asked.train, precision=faster_precision(self.device)))
         if asked is not None and asked.train.tensorboard:
             require_tensorboard()
         self.folder = RunFolder(self.out, resume=resume)
         try:
-            self.asked = self._extended(stored_recipe(self.out), time_budget) if asked is None else asked
+            self.asked = self.folder.extended(stored_recipe(self.out), time_budget) if asked is None else asked
             if asked is None and self.asked.train.tensorboard:
                 require_tensorboard()
             if asked is None:
@@ -135,6 +137,8 @@ class TrainingRun:
         """Where the newest checkpoint stands, in words; empty where there is none."""
         self.minutes: dict[str, float] = {}
         """Minutes of what has no steps, by name."""
+        self.scores: list[Cost] = []
+        """What a conversion costs, see `how_well`."""
         self._paces: dict[str, float] = {}
         self._in_steps, self._stop = False, 0
 
@@ -213,6 +217,10 @@ class TrainingRun:
                 yield from self._run_stage(index, resumed)
         self.language_model = self.parts.language_model(self.specs[-1].name)
         self.language_model.learn_from(self.parts.corpus, self.parts.teaching)
+        if self.recipe.converted_from is not None:
+            self.scores = self.parts.measure_conversion()
+            told = ", ".join(f"{score.name} {score.nats:.3f}" for score in self.scores)
+            yield Note(f"nats a word, held out: {told}; lost of the source's words: {self.scores[-1].divergence:.3f}")
         if first == len(self.specs) and is_saved(self.out / "model", self.language_model):
             yield Note(f"this run is finished; its model is in {self.out / 'model'}")
             return
@@ -270,21 +278,6 @@ class TrainingRun:
         self.data |= digests(recipe)
         self.folder.keep_data(self.data, self.recipe.data)
         self.minutes["preparation"] = self.clock.now() / 60
-
-    def _extended(self, own: Recipe, time_budget: str | None) -> Recipe:
-        """The run's own recipe, with more time if that is asked for."""
-        if time_budget is None or time_budget == own.time_budget:
-            return own
-        if own.time_budget is None:
-            raise UsageError(f"{self.out} is a run of {own.num_steps} steps; leave --time-budget out")
-        if seconds(time_budget) < seconds(own.time_budget):
-            raise UsageError(
-                f"{self.out} has a time budget of {own.time_budget}, of which --resume can give more and not less; "
-                f"received {time_budget}"
-            )
-        found = replace(own, time_budget=time_budget)
-        self.folder.write_recipe(found)
-        return found
 
     def _check_time(self, first: int, state: dict[str, Any] | None, *, extended: bool) -> None:
         """Before anything is trained: see that a time budget gives every stage its least steps.
@@ -461,7 +454,7 @@ class TrainingRun:
         """A model folder, with a card that tells how it came about."""
         lm.prompted = self.report.prompts > 0
         recipe, minutes = portable(self.recipe), {**minutes_of(self.out, self.plan), **self.minutes}
-        card = model_card(lm.family, recipe, self.plan, minutes, self.report)
+        card = model_card(lm.family, recipe, self.plan, minutes, self.report, self.scores)
         save_model(folder, lm, recipe=to_dict(recipe), card=card)
 
     def _save_stage(self, stage: Stage, before: int) -> None:

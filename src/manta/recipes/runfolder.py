@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from manta.config import from_dict, to_dict
 from manta.errors import CheckpointError, ConfigError, DataError, UsageError
-from manta.recipes.recipe import Recipe
+from manta.recipes.recipe import Recipe, seconds
 from manta.runtime import atomic_write, sweep
 from manta.text.corpus import FILES
 from manta.text.files import expanded
@@ -83,6 +83,25 @@ class RunFolder:
     def write_recipe(self, recipe: Recipe) -> None:
         """Write down what is trained."""
         atomic_write(self.path / RECIPE, (json.dumps(to_dict(recipe), indent=1) + "\n").encode())
+
+    def extended(self, own: Recipe, time_budget: str | None) -> Recipe:
+        """The run's own recipe, with more time if that is asked for.
+
+        Raises:
+            UsageError: the run has steps and no time, or more time than that.
+        """
+        if time_budget is None or time_budget == own.time_budget:
+            return own
+        if own.time_budget is None:
+            raise UsageError(f"{self.path} is a run of {own.num_steps} steps; leave --time-budget out")
+        if seconds(time_budget) < seconds(own.time_budget):
+            raise UsageError(
+                f"{self.path} has a time budget of {own.time_budget}, of which --resume can give more and not less; "
+                f"received {time_budget}"
+            )
+        found = replace(own, time_budget=time_budget)
+        self.write_recipe(found)
+        return found
 
     def write_plan(self, plan: dict[str, int]) -> None:
         """Write down, for people, the steps of each stage that has begun; checkpoints hold what counts."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ from torch import nn
 
 from manta.families import FAMILIES
 from manta.families.autoregressive import AutoregressiveLM, AutoregressiveModel
-from manta.families.trained import Taught, Teaching
+from manta.families.imitation import Imitation
+from manta.families.prompted import PromptedModel
+from manta.families.trained import Taught
 from manta.hub.folder import LanguageModel
 from manta.recipes.answers import write_teacher_targets
 from manta.recipes.budget import Watch
-from manta.recipes.origins import drafting_model, take_over, teaching_model
+from manta.recipes.conversion import Cost, begin_as, converted_blocks, how_well, new_parts
+from manta.recipes.origins import drafting_model, source_model, take_over, teaching_model
 from manta.recipes.prepare import corpus_of, take_targets, write_medoids
 from manta.recipes.recipe import Recipe
 from manta.text import Corpus, Loader, Tokenizer
@@ -64,6 +68,13 @@ class Parts:
             return AutoregressiveLM(self.teacher, self.tokenizer)
         return self.writer.after(self.modules["model"], self.tokenizer, self.measured)
 
+    @cached_property
+    def source(self) -> LanguageModel:
+        """The model that is converted."""
+        lm = source_model(self.recipe)
+        lm.model.to(self.device)
+        return lm
+
     @property
     def writer(self) -> type[LanguageModel]:
         """What writes with the model."""
@@ -72,6 +83,8 @@ class Parts:
     @property
     def teaching(self) -> AutoregressiveLM | None:
         """Who has taught the model, if there was a teacher."""
+        if self.recipe.converted_from is not None:
+            return getattr(self.source, "causal", None)
         taught = "teacher" in self.modules and self.recipe.family != "ar"
         return AutoregressiveLM(self.teacher, self.tokenizer) if taught else None
 
@@ -97,14 +110,22 @@ class Parts:
         if self.consensus is None:
             if not self.corpus.report.prompts:
                 return self.corpus
-            teacher = AutoregressiveLM(self.teacher, self.tokenizer)
-            if (
-                self.recipe.family == "ar" and self.recipe.taught_by is not None
-            ):  # the net itself may have learned by now
-                teacher = AutoregressiveLM(teaching_model(self.recipe).model.to(self.device), self.tokenizer)
-            file = write_teacher_targets(self.recipe, self.folder, teacher, self.watch)
+            file = write_teacher_targets(self.recipe, self.folder, self._answering(), self.watch)
             self.consensus, _ = corpus_of(self.recipe, self.folder, self.tokenizer, file, self.watch)
         return self.consensus
+
+    def _answering(self) -> LanguageModel:
+        """Who answers the prompts."""
+        if self.recipe.converted_from is not None:  # an aligned model's own reading writes its best texts
+            return self.teaching or self.source
+        if self.recipe.family == "ar" and self.recipe.taught_by is not None:  # the net itself may have learned by now
+            return AutoregressiveLM(teaching_model(self.recipe).model.to(self.device), self.tokenizer)
+        return AutoregressiveLM(self.teacher, self.tokenizer)
+
+    def measure_conversion(self) -> list[Cost]:
+        """What a conversion costs by now, see `how_well`."""
+        net: Any = self.modules["teacher" if self.recipe.family == "ar" else "model"]
+        return how_well(self.recipe, self.source, net)
 
     def loader(self, corpus: Corpus, seed: int) -> Loader:
         """Endless batches of a corpus."""
@@ -118,29 +139,22 @@ def stage_specs(parts: Parts) -> list[StageSpec]:
     """The stages of the recipe's family, in order, a teacher's before them; builds the modules they train."""
     recipe = parts.recipe
     torch.manual_seed(recipe.seed)  # initial weights only: all other randomness has generators of its own
-    shares = recipe.shares
-    teaching = Teaching(
-        objective=recipe.objective,
-        masking=recipe.masking,
-        alignment=recipe.alignment,
-        policy=shares.policy,
-        own=shares.own,
-    )
+    teaching = recipe.teaching
     specs: list[StageSpec] = []
-    if recipe.family != "ar" and (recipe.consensus == "teacher" or recipe.warm_start):
+    if recipe.converted_from is None and recipe.family != "ar" and (recipe.consensus == "teacher" or recipe.warm_start):
         parts.modules["teacher"] = AutoregressiveModel(recipe.teacher).to(parts.device)
         if recipe.taught_by is not None:
             parts.teacher.load_state_dict(teaching_model(recipe).model.state_dict())
         else:
             [taught] = AutoregressiveLM.stages(parts.teacher, teaching, parts.measured)
-            specs.append(_spec(replace(taught, share=shares.teacher), parts.teacher, lambda: parts.corpus))
+            specs.append(_spec(replace(taught, share=recipe.shares.teacher), parts.teacher, lambda: parts.corpus))
     writer, shape = parts.writer, FAMILIES[recipe.family].shape
     net = writer.net_class(getattr(recipe, shape)).to(parts.device)
     parts.modules["teacher" if shape == "teacher" else "model"] = net
-    ours = [
-        _spec(taught, net, parts.answers if taught.answers else parts.targets)
-        for taught in writer.stages(net, teaching, parts.measured)
-    ]
+    taught_stages = writer.stages(net, teaching, parts.measured)
+    if recipe.converted_from is not None:
+        return _conversion(parts, net, taught_stages)
+    ours = [_spec(taught, net, parts.answers if taught.answers else parts.targets) for taught in taught_stages]
     if recipe.family == "ar" and recipe.taught_by is not None:  # it begins as its teacher, whose answers it learns
         take_over(teaching_model(recipe), net)
         return ours
@@ -152,10 +166,38 @@ def stage_specs(parts: Parts) -> list[StageSpec]:
     return [*specs, *ours]
 
 
+def _conversion(parts: Parts, net: PromptedModel, taught_stages: Sequence[Taught]) -> list[StageSpec]:
+    """The stages of a conversion: the new operators alone, then everything but a space, as the family is taught."""
+    recipe, config = parts.recipe, parts.recipe.conversion
+    source, blocks = parts.source, converted_blocks(recipe)
+    begin_as(source, net, blocks)
+    for name, part in source.measured().items():
+        parts.measured[name].load_state_dict(part.state_dict())
+
+    def objective(taught: Taught) -> Objective:
+        if not taught.comparable:
+            return taught.objective
+        frozen = source.model.requires_grad_(False)
+        weights = {"outputs": config.outputs, "states": config.states}
+        return Imitation(taught.objective, frozen, source.trunk_of, blocks, **weights)
+
+    new, all_ = new_parts(source, net, blocks), tuple(part for name, part in net.named_children() if name != "space")
+    first, whole = taught_stages[0], sum(taught.share for taught in taught_stages)
+    specs = [StageSpec("new", config.new_share, net, new, objective(first), parts.targets)]
+    for taught in taught_stages:
+        share = (1 - config.new_share) * taught.share / whole
+        specs.append(StageSpec(taught.name, share, net, all_, objective(taught), parts.targets, taught.pace))
+    return [spec for spec in specs if spec.share > 0]
+
+
 def is_asked(recipe: Recipe, specs: Sequence[StageSpec], index: int) -> bool:
     """Whether the model of a stage is to answer prompts for the stages after it."""
     answered = recipe.consensus == "teacher" or any(spec.answers for spec in specs)
-    return index == 0 and answered and (specs[0].name == "teacher" or recipe.taught_by is not None)
+    return (
+        index == 0
+        and answered
+        and (specs[0].name == "teacher" or recipe.taught_by is not None or recipe.converted_from is not None)
+    )
 
 
 def _spec(taught: Taught, model: nn.Module, corpus: Callable[[], Corpus]) -> StageSpec:

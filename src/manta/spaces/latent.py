@@ -86,7 +86,7 @@ class LatentSpace(Space):
         super().__init__()
         self.config, self.dim = config, dim
         self.rate, self.channels = config.rate, config.channels
-        self.encoder = Trunk(dim, config.encoder_depth, config.operator, heads=heads, cross=True)
+        self.encoder = Trunk(dim, config.encoder_depth, (config.operator,), heads=heads, cross=True)
         self.merge = nn.Linear(config.rate * dim, 2 * config.channels)
         self.register_buffer("mean", torch.zeros(config.channels))
         self.register_buffer("std", torch.ones(config.channels))

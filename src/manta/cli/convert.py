@@ -1,0 +1,106 @@
+"""`manta convert MODEL --operator KIND --data DATA --out DIR`: make a trained model's attention a cheaper operator."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from manta.cli.options import argument, parse_options
+from manta.config import apply_overrides, from_dict
+from manta.errors import UsageError
+
+Kind = Literal[
+    "attention",
+    "fourier",
+    "attention_fourier",
+    "windowed",
+    "linear",
+    "dijiang",
+    "pyramid_conv",
+    "downsampled",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """Turn the attention of a trained model into another operator, and train it until it writes as it did."""
+
+    model: str = argument("")
+    """A model folder, a run folder, or builtin:NAME; of any family that manta trains."""
+    overrides: tuple[str, ...] = argument((), "KEY=VALUE")
+    """Fields of the recipe, such as `conversion.new_share=0` or `conversion.operator.radius=chi`."""
+    operator: Kind | None = None
+    """What attention becomes."""
+    layers: str | None = None
+    """Blocks that change: `all`, numbers from 0 on such as `0,2`, or `local`, those whose measured attention stays
+    within reach of the operator; `all` without it."""
+    data: str | None = None
+    """What to train on, best what the model was trained on; see `manta train --help`."""
+    out: Path | None = None
+    """The run folder, new or empty; the model will be in its folder `model`, with a card that says what it cost."""
+    time_budget: str | None = None
+    """Time for the whole run, such as 3m or 2h; 30m without one."""
+    num_steps: int | None = None
+    """Steps of all stages together, instead of a time budget."""
+    seed: int | None = None
+    """All randomness of the run."""
+    device: str | None = None
+    """cpu, cuda or cuda:N; the first GPU if there is one."""
+    resume: bool = False
+    """Continue the run in --out, exactly where its last checkpoint stands."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the verb."""
+    options = parse_options(ConvertOptions, argv, "convert")
+    if options.out is None:
+        raise UsageError("say where the run goes: manta convert MODEL --operator KIND --data DATA --out DIR")
+    from manta.cli.train import Progress, follow
+    from manta.recipes import TrainingRun
+
+    progress = Progress()
+    if options.resume:
+        _refuse_others(options)
+        training = TrainingRun(
+            None,
+            options.out,
+            resume=True,
+            device=options.device,
+            time_budget=options.time_budget,
+            tell=progress.say,
+        )
+    else:
+        training = TrainingRun(_recipe(options), options.out, device=options.device, tell=progress.say)
+    return follow(training, options.out, progress)
+
+
+def _refuse_others(options: ConvertOptions) -> None:
+    """A run that goes on has a recipe; the time alone can be said anew.
+
+    Raises:
+        UsageError: something else was said.
+    """
+    said = [name for name in ("model", "operator", "layers", "data", "num_steps", "seed") if getattr(options, name)]
+    said += list(options.overrides)
+    if said:
+        raise UsageError(f"--resume goes on by the run's own recipe; leave {', '.join(said)} out")
+
+
+def _recipe(options: ConvertOptions):
+    """The recipe that the options describe."""
+    from manta.recipes import Recipe
+    from manta.recipes.origins import placed
+
+    if not options.model:
+        raise UsageError("say what to convert: manta convert MODEL --operator KIND --data DATA --out DIR")
+    if options.operator is None:
+        raise UsageError("say what attention becomes, such as --operator dijiang")
+    if options.data is None:
+        raise UsageError("say what to train on, best what the model was trained on: --data DATA")
+    named = {name: getattr(options, name) for name in ("data", "time_budget", "num_steps", "seed")}
+    given = {name: value for name, value in named.items() if value is not None}
+    conversion: dict[str, Any] = {"operator": {"kind": options.operator}}
+    if options.layers is not None:
+        conversion["layers"] = options.layers.replace(" ", "")
+    recipe = from_dict(Recipe, {**given, "converted_from": placed(options.model), "conversion": conversion})
+    return apply_overrides(recipe, options.overrides)

@@ -1,0 +1,33 @@
+"""What a run begins with: nothing, or a model that drafts, teaches or is converted."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from manta.errors import ConfigError
+from manta.recipes.conversion import for_converted
+from manta.recipes.origins import for_drafter, for_taught
+from manta.recipes.recipe import ConversionConfig, Recipe
+
+
+def begun_from(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> Recipe:
+    """The recipe of a run with what follows from the model that it begins with, if it begins with one.
+
+    Args:
+        recipe: as asked for.
+        tell: takes what is measured on the way.
+
+    Raises:
+        ModelError, ConfigError: see `for_drafter`, `for_taught` and `for_converted`.
+    """
+    if recipe.targets is not None:
+        recipe = replace(recipe, targets=str(Path(recipe.targets).absolute()))
+    if recipe.drafter_of is not None and recipe.taught_by is not None:
+        raise ConfigError("a drafter has no teacher beside its own model; leave taught_by or drafter_of out")
+    if recipe.converted_from is None and recipe.conversion != ConversionConfig():
+        raise ConfigError("conversion.* is for manta convert, or a recipe with converted_from; leave it out")
+    if recipe.converted_from is not None:
+        return for_converted(recipe, tell)
+    if recipe.drafter_of is not None:
+        return for_drafter(recipe)
+    return recipe if recipe.taught_by is None else for_taught(recipe)
