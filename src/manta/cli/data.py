@@ -14,11 +14,13 @@ from manta.errors import DataError, UsageError
 
 _HELP = """usage: manta data export SOURCE [--num N] [--split train|dev|test] [--seed K] [--out F.jsonl]
        manta data check builtin:weather|sudoku4|sudoku9|countdown F.jsonl [--seed K]
+       manta data shrink-vocab MODEL --data DATA --out DIR [--coverage X]
 
   export  write examples of a data set as JSON lines, on stdout or to a file
   check   let the oracle of a built-in corpus judge texts: lines with `prompt` and `text`
+  shrink-vocab  leave out of a model the tokens that its data do without
 
-manta data export --help and manta data check --help tell more.
+manta data export --help, manta data check --help and manta data shrink-vocab --help tell more.
 """
 
 
@@ -51,6 +53,22 @@ class CheckOptions:
     """Seed of the corpus texts that the share of distinct texts is compared with; builtin:weather only."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShrinkOptions:
+    """Write a model whose vocabulary holds what its data need and no more; nothing is trained."""
+
+    model: str = argument()
+    """A model folder, a run folder, or builtin:NAME; of any family that manta trains."""
+    data: str | None = None
+    """What it was trained on, or what it is for; see `manta train --help`."""
+    out: Path | None = None
+    """The new model's folder, new or empty."""
+    coverage: float = 0.98
+    """Share of the old tokens of the data that are to be one token still, in (0, 1], measured by encoding anew."""
+    device: str | None = None
+    """cpu, cuda or cuda:N; the first GPU if there is one."""
+
+
 def run(argv: Sequence[str]) -> int:
     """Runs `manta data`.
 
@@ -71,9 +89,11 @@ def run(argv: Sequence[str]) -> int:
         _export(parse_options(ExportOptions, rest, verb="data export"))
     elif action == "check":
         _check(parse_options(CheckOptions, rest, verb="data check"))
+    elif action == "shrink-vocab":
+        _shrink(parse_options(ShrinkOptions, rest, verb="data shrink-vocab"))
     else:
         received = f"not {action!r}" if action else "but nothing was given"
-        raise UsageError(f"data: say `export` or `check`, {received} (manta data --help)")
+        raise UsageError(f"data: say `export`, `check` or `shrink-vocab`, {received} (manta data --help)")
     return 0
 
 
@@ -115,6 +135,26 @@ def _check(options: CheckOptions) -> None:
     if not pairs:
         raise DataError(f"{options.file} holds no records; it needs lines with `prompt` and `text`")
     print(json.dumps(judge(pairs)))
+
+
+def _shrink(options: ShrinkOptions) -> None:
+    if options.data is None or options.out is None:
+        raise UsageError("say manta data shrink-vocab MODEL --data DATA --out DIR")
+    if options.out.is_file() or (options.out.is_dir() and any(options.out.iterdir())):
+        raise UsageError(f"{options.out} is there already; give --out a new folder")
+    from manta.hub import model_config, save_model
+    from manta.recipes.origins import trained_model
+    from manta.recipes.shrinking import shrink_vocabulary, shrinking_card
+
+    if not 0 < options.coverage <= 1:
+        raise UsageError(f"--coverage should be above 0 and at most 1, received {options.coverage}")
+    lm = trained_model(options.model, options.device)
+    found = shrink_vocabulary(lm, options.data, options.coverage, lambda text: print(text, file=sys.stderr))
+    names = [Path(place.rpartition(":")[2]).name for place in (options.model, options.data)]
+    card = shrinking_card(*names, found)
+    save_model(options.out, found.model, recipe=model_config(options.model).get("recipe", {}), card=card)
+    print(card.partition("\n\n")[2], end="")
+    print(f"written to {options.out}; train on with manta train --teacher {options.out}", file=sys.stderr)
 
 
 Pairs = Sequence[tuple[str, str]]

@@ -4,7 +4,7 @@ A call is a pass over the canvas; the prompt is read within the first one, so a 
 prompt's encoder and the trunk. (The other families count the prompt's encoder as a call of its own.)
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -37,42 +37,10 @@ LENGTH_QUANTILE = 0.8
 """Length that a canvas is made for, as a quantile of the length's distribution."""
 PLAIN_SHARE = 0.25
 """Share of the time before any label of an alignment is given."""
-SILENT = -1e4
-"""Logit of what cannot be said; finite, as a gradient passes by it."""
 ROOMS = (0.7, 1.1)
 """Smallest and largest canvas of texts to choose from, beside that of a single text."""
 CAUSAL = "causal."
 """Before the names of the teacher's weights among the parts of a folder."""
-MOST_SLOTS = 16
-"""Most slots for a word."""
-LENGTH_WEIGHT = 0.1
-"""Weight of the length's nats beside those of the words."""
-PLAIN_SHARE = 0.25
-"""Share of the time before any label of an alignment is given."""
-SILENT = -1e4
-"""Logit of what cannot be said; finite, as a gradient passes by it."""
-ROOMS = (0.7, 1.1)
-"""Smallest and largest canvas of texts to choose from, beside that of a single text."""
-CAUSAL = "causal."
-"""Before the names of the teacher's weights among the parts of a folder."""
-MOST_SLOTS = 16
-"""Most slots for a word."""
-LENGTH_WEIGHT = 0.1
-"""Weight of the length's nats beside those of the words."""
-ROOMS = (0.7, 1.1)
-"""Smallest and largest canvas of texts to choose from, beside that of a single text."""
-CAUSAL = "causal."
-"""Before the names of the teacher's weights among the parts of a folder."""
-MOST_SLOTS = 16
-"""Most slots for a word."""
-LENGTH_WEIGHT = 0.1
-"""Weight of the length's nats beside those of the words."""
-CAUSAL = "causal."
-"""Before the names of the teacher's weights among the parts of a folder."""
-MOST_SLOTS = 16
-"""Most slots for a word."""
-LENGTH_WEIGHT = 0.1
-"""Weight of the length's nats beside those of the words."""
 
 
 class AlignedLM(TrainedWriter[AlignedModel]):
@@ -130,6 +98,13 @@ class AlignedLM(TrainedWriter[AlignedModel]):
         if isinstance(teacher, AutoregressiveLM):
             self.causal = teacher
             self.causal.learn_from(corpus)
+
+    def with_vocabulary(
+        self, tokenizer: Tokenizer, smaller: Callable[[Any], Any], rows: Sequence[Sequence[int]]
+    ) -> "AlignedLM":
+        """With its teacher, which has it too."""
+        causal = None if self.causal is None else self.causal.with_vocabulary(tokenizer, smaller, rows)
+        return AlignedLM(smaller(self.model), tokenizer, causal)
 
     @classmethod
     def stored(

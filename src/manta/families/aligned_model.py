@@ -20,10 +20,6 @@ from manta.text import BOS, EOS, MASK
 
 SILENT = -1e4
 """Logit of what cannot be said; finite, as a gradient passes by it."""
-ROOMS = (0.7, 1.1)
-"""Smallest and largest canvas of texts to choose from, beside that of a single text."""
-CAUSAL = "causal."
-"""Before the names of the teacher's weights among the parts of a folder."""
 MOST_SLOTS = 16
 """Most slots for a word."""
 

@@ -5,7 +5,7 @@ trained one can serve as a teacher and as the policy's first weights.
 """
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -207,9 +207,21 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
     def learn_from(self, corpus: Corpus, teacher: TrainedWriter[Any] | None = None) -> None:
         """Keep a table of the training texts, to draft from."""
         if self.model.drafter is None:
-            texts = (corpus.text(row).tolist() for row in range(len(corpus)))
-            size = self.model.config.vocab_size
-            self.table = NgramDrafter(count_ngrams(texts, vocab_size=size, begin=BOS, end=EOS), size, BOS)
+            self._count(corpus.text(row).tolist() for row in range(len(corpus)))
+
+    def _count(self, texts: Iterable[Sequence[int]]) -> None:
+        """Make the table of some texts."""
+        size = self.model.config.vocab_size
+        self.table = NgramDrafter(count_ngrams(texts, vocab_size=size, begin=BOS, end=EOS), size, BOS)
+
+    def with_vocabulary(
+        self, tokenizer: Tokenizer, smaller: Callable[[Any], Any], rows: Sequence[Sequence[int]]
+    ) -> "AutoregressiveLM":
+        """With a table counted anew."""
+        found = AutoregressiveLM(smaller(self.model), tokenizer)
+        if self.table is not None:
+            found._count(rows)
+        return found
 
     @classmethod
     def stored(

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -116,6 +117,20 @@ class TrainedWriter(RequestWriter, Generic[Net]):
             teaching: what the recipe says.
             measured: receives by name what is measured while training and steers it, and has a `state_dict`.
         """
+
+    def with_vocabulary(
+        self, tokenizer: Tokenizer, smaller: Callable[[Any], Any], rows: Sequence[Sequence[int]]
+    ) -> "TrainedWriter[Net]":
+        """The model with another tokenizer.
+
+        Args:
+            tokenizer: of fewer tokens.
+            smaller: makes a net for it of one for the present tokenizer.
+            rows: texts it was trained on, encoded anew.
+        """
+        found = copy(self)
+        found.model, found.tokenizer = smaller(self.model).eval(), tokenizer
+        return found
 
     def measured(self) -> dict[str, Any]:
         """What was measured while the model was trained, as far as it is kept, by the names that `stages` gives it."""

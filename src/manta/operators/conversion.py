@@ -67,7 +67,7 @@ def _projections(source: SelfAttention, target: KernelAttention | DownsampledAtt
 
 @torch.no_grad()
 def near_share(
-    attention: SelfAttention, x: Float[Tensor, "b n d"], context: OperatorContext, reach: float
+    attention: SelfAttention, x: Float[Tensor, "b n d"], context: OperatorContext, reach: int
 ) -> Float[Tensor, "b"]:
     """Share of the attention of each row's real elements that goes to elements at most `reach` places away.
 

@@ -61,7 +61,7 @@ def for_converted(recipe: Recipe, tell: Callable[[str], None] = lambda line: Non
     for index in chosen:
         if type(trunk.blocks[index].operator) is not SelfAttention:
             raise ModelError(f"block {index} of {recipe.converted_from} is {operators[index].kind}, and not attention")
-        operators[index] = _instead(config.operator, operators[index])
+        operators[index] = _instead(config.operator, operators[index], shape.heads)
     shape = replace(shape, operators=tuple(operators))
     if lm.family == "ar":  # drafts are verified for attention
         shape = replace(shape, draft_horizon=0)
@@ -116,12 +116,16 @@ def _told(near: tuple[float, ...], reach: int) -> str:
     return f"attention that stays within {reach} places, block by block: {shares}"
 
 
-def _instead(operator: OperatorChoice, attention: OperatorChoice) -> OperatorChoice:
-    """An operator with the heads and the turn of the attention that it stands in for, where it has such."""
-    same = {name: getattr(attention, name) for name in ("heads", "rotary_base") if hasattr(operator, name)}
-    if same.get("heads") is None:
-        same.pop("heads", None)
-    return replace(operator, **same)
+def _instead(operator: OperatorChoice, attention: OperatorChoice, heads: int) -> OperatorChoice:
+    """An operator with the heads and the turn of the attention that it stands in for, where it has such.
+
+    Raises:
+        ConfigError: it is to have another number of heads.
+    """
+    asked, own = getattr(operator, "heads", None), getattr(attention, "heads", None)
+    if asked is not None and asked != (own or heads):
+        raise ConfigError(f"attention of {own or heads} heads keeps their number; leave conversion.operator.heads out")
+    return replace(operator, **{n: getattr(attention, n) for n in ("heads", "rotary_base") if hasattr(operator, n)})
 
 
 def _trunk(lm: LanguageModel) -> Trunk:
@@ -203,14 +207,14 @@ def near_shares(lm: LanguageModel, recipe: Recipe, reach: int) -> tuple[float, .
             )
         hooks.append(operator.register_forward_pre_hook(looking(shares[index])))
     try:
-        mean_parts(lm.model, _task(lm, recipe), held_out(recipe, lm, LOOKED_AT))
+        mean_parts(lm.model, task_of_model(lm, recipe), held_out(recipe, lm, LOOKED_AT))
     finally:
         for hook in hooks:
             hook.remove()
     return tuple(round(float(torch.cat(found).mean()), 4) for found in shares)
 
 
-def _task(lm: LanguageModel, recipe: Recipe) -> Objective:
+def task_of_model(lm: LanguageModel, recipe: Recipe) -> Objective:
     """The first thing that the family teaches, with what the model has measured while it was trained."""
     measured: dict[str, Any] = {}
     first = lm.stages(lm.model, recipe.teaching, measured)[0]
@@ -272,7 +276,7 @@ def how_well(recipe: Recipe, source: LanguageModel, net: PromptedModel) -> list[
     torch.manual_seed(recipe.seed)
     fresh = type(source).net_class(net.config).to(source.device)
     begin_as(source, fresh, blocks)
-    task = Imitation(_task(source, recipe), source.model, source.trunk_of, blocks, outputs=1.0, states=1.0)
+    task = Imitation(task_of_model(source, recipe), source.model, source.trunk_of, blocks, outputs=1.0, states=1.0)
     batches, found = held_out(recipe, source, MEASURED), []
     for name, each in (("source", source.model), ("right after the conversion", fresh), ("after training", net)):
         parts = mean_parts(each, task, batches)

@@ -119,12 +119,19 @@ def source_model(recipe: Recipe) -> LanguageModel:
     Raises:
         ModelError: the folder is none of a family that is trained here.
     """
-    lm = load(recipe.converted_from, device="cpu")
-    if lm.family not in FAMILIES or not isinstance(lm, TrainedWriter):
-        raise ModelError(
-            f"{recipe.converted_from} is of the family {lm.family}, which is not trained here; convert a model of "
-            + ", ".join(name for name, row in FAMILIES.items() if row.writer is not None)
-        )
+    return trained_model(recipe.converted_from, "cpu")
+
+
+def trained_model(path: str | None, device: str | None) -> LanguageModel:
+    """A model of a family that is trained here.
+
+    Raises:
+        ModelError: there is none, or it is of another.
+    """
+    lm = load(path, device=device)
+    if not isinstance(lm, TrainedWriter):
+        families = ", ".join(name for name, row in FAMILIES.items() if row.writer is not None)
+        raise ModelError(f"{path} is of the family {lm.family}, which is not trained here; give one of {families}")
     return lm
 
 

@@ -6,6 +6,7 @@ from manta.text.description import Description, describe
 from manta.text.example import CONSENSUS, HUMAN, Example
 from manta.text.hashing import part_of
 from manta.text.loader import Batch, Loader, collate
+from manta.text.shrinking import Shrunk, shrink
 from manta.text.sources import fingerprint, read, task_of, tokenizer_for
 from manta.text.tokenizers import BOS, EOS, MASK, NULL, SPECIALS, Tokenizer
 
@@ -23,6 +24,7 @@ __all__ = [
     "Description",
     "Example",
     "Loader",
+    "Shrunk",
     "Tokenizer",
     "build",
     "collate",
@@ -31,6 +33,7 @@ __all__ = [
     "medoids",
     "part_of",
     "read",
+    "shrink",
     "task_of",
     "tokenizer_for",
 ]

@@ -76,7 +76,8 @@ class Tokenizer:
         backend.encode_special_tokens = True
         backend.no_padding()
         backend.no_truncation()
-        self._backend = backend
+        self.backend = backend
+        """What encodes: for who looks into a vocabulary; it is not changed."""
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, *, max_chars: int = 256_000_000) -> "Tokenizer":
@@ -139,15 +140,33 @@ class Tokenizer:
         backend.add_special_tokens(list(SPECIALS))
         return cls(backend)
 
+    @classmethod
+    def of_description(cls, description: Any) -> "Tokenizer":
+        """A tokenizer from what a `tokenizer.json` of this project holds.
+
+        Raises:
+            ModelError: it describes another, or its ids do not count from 0 on.
+        """
+        ids = ids_of(description)
+        if sorted(ids) != list(range(len(ids))):
+            raise ModelError("its ids do not count from 0 on, each once")
+        return cls(backend_of(description))
+
+    @staticmethod
+    def words(text: str) -> list[str]:
+        """The words of a text, with the space before each: tokens of byte-level BPE are merged within them."""
+        split = hf.pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(text)
+        return [text[begin:end] for _, (begin, end) in split]
+
     @property
     def vocab_size(self) -> int:
         """The number of ids, specials included."""
-        return self._backend.get_vocab_size()
+        return self.backend.get_vocab_size()
 
     @cached_property
     def longest(self) -> int:
         """Bytes of the longest token (or 1 for a token a symbol): a text has at least `len(text) / longest` tokens."""
-        return max(len(token) for token, i in self._backend.get_vocab().items() if i >= len(SPECIALS))
+        return max(len(token) for token, i in self.backend.get_vocab().items() if i >= len(SPECIALS))
 
     def encode(self, text: str, *, start: bool = True) -> list[int]:
         """The token ids of a text; never a special id.
@@ -170,8 +189,8 @@ class Tokenizer:
         inputs = [self._lead + text if start and text else text for text in texts]
         try:
             if all(len(text) <= PIECE for text in inputs):
-                return [found.ids for found in self._backend.encode_batch_fast(inputs, add_special_tokens=False)]
-            encode = partial(self._backend.encode, add_special_tokens=False)
+                return [found.ids for found in self.backend.encode_batch_fast(inputs, add_special_tokens=False)]
+            encode = partial(self.backend.encode, add_special_tokens=False)
             return [[i for piece in pieces_of(text) for i in encode(piece).ids] for text in inputs]
         except TypeError as error:
             raise DataError(
@@ -185,7 +204,7 @@ class Tokenizer:
             ids: integers in [0, vocab_size); a list, an array or a tensor of one dimension.
             start: the ids begin a passage: take one leading space off, as `encode` put it there.
         """
-        text = self._backend.decode([int(i) for i in ids], skip_special_tokens=True)
+        text = self.backend.decode([int(i) for i in ids], skip_special_tokens=True)
         return text.removeprefix(self._lead) if start else text
 
     def decode_batch(self, rows: Iterable[Ids], *, start: bool = True) -> list[str]:
@@ -214,15 +233,12 @@ class Tokenizer:
         path = Path(path)
         description = read_json(path)
         try:
-            ids = ids_of(description)
-            if sorted(ids) != list(range(len(ids))):
-                raise ModelError("its ids do not count from 0 on, each once")
-            return cls(backend_of(description))
+            return cls.of_description(description)
         except ModelError as error:
             raise ModelError(f"{path} is not a tokenizer file of this project ({error}); copy it again") from None
 
     def _json(self) -> bytes:
-        return json.dumps(json.loads(self._backend.to_str()), ensure_ascii=False, sort_keys=True).encode("utf-8")
+        return json.dumps(json.loads(self.backend.to_str()), ensure_ascii=False, sort_keys=True).encode("utf-8")
 
 
 def pieces_of(text: str) -> Iterator[str]:

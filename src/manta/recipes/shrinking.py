@@ -1,0 +1,139 @@
+"""A trained model with a smaller vocabulary: the tokens that its data need, with the weights they have."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from manta.errors import DataError
+from manta.families.prompted import PromptedModel
+from manta.hub.folder import LanguageModel
+from manta.recipes.conversion import MEASURED, held_out, mean_parts, task_of_model
+from manta.recipes.recipe import Recipe
+from manta.text import Shrunk, read, shrink
+
+
+@dataclass(frozen=True)
+class Side:
+    """A model with one of its vocabularies."""
+
+    tokens: int
+    """Of the vocabulary."""
+    parameters: int
+    """Of the model."""
+    vocabulary_share: float
+    """Share of its parameters that the vocabulary takes."""
+    tokens_a_byte: float
+    """Of the data."""
+    nats_a_byte: float
+    """Of held-out texts, by the family's own task."""
+
+
+@dataclass(frozen=True)
+class Shrinking:
+    """What became of a model whose vocabulary was made smaller."""
+
+    model: LanguageModel
+    """With the smaller one."""
+    found: Shrunk
+    """Its tokenizer."""
+    before: Side
+    """As it was."""
+    after: Side
+    """As it is."""
+
+
+def shrink_vocabulary(lm: LanguageModel, data: str, coverage: float, tell: Callable[[str], None]) -> Shrinking:
+    """Leave out the tokens that data do without; nothing is trained.
+
+    The weights of the tokens that stay are gathered, and a table of words is counted anew. A word whose token is gone
+    is spelled by others, which the model has seldom seen in its place: what that costs is measured, and training on
+    mends it (`manta train --teacher` of the new model, or `--inherit`).
+
+    Args:
+        lm: a trained model.
+        data: see `manta.text.read`; prompts count as texts.
+        coverage: see `shrink`.
+        tell: takes lines about what is being done.
+
+    Raises:
+        ConfigError: see `shrink`.
+        DataError: there is no text.
+    """
+    tell(f"counting the tokens of {data}")
+    examples = list(read(data, "train"))
+    if not examples:
+        raise DataError(f"{data} has no training texts to count the tokens of")
+    texts = [text for example in examples for text in (example.prompt, example.text) if text]
+    found = shrink(lm.tokenizer, texts, coverage)
+    rows = found.tokenizer.encode_batch([example.text for example in examples])
+    smaller = lm.with_vocabulary(found.tokenizer, lambda net: with_vocabulary(net, found.kept), rows)
+    tell("measuring both on held-out texts")
+    sides = (_side(lm, data, found.tokens_before, found), _side(smaller, data, found.tokens_after, found))
+    return Shrinking(smaller, found, *sides)
+
+
+def with_vocabulary(net: PromptedModel, kept: Iterable[int]) -> PromptedModel:
+    """A net of the same weights for some tokens of its vocabulary.
+
+    Args:
+        net: of any family; not changed.
+        kept: id that each new token had, in order.
+    """
+    index = torch.tensor(list(kept), device=net.embedding.weight.device)
+    shape: Any = replace(net.config, vocab_size=len(index))
+    smaller = type(net)(shape).to(index.device)
+    weights = net.state_dict()
+    for name, value in smaller.state_dict().items():
+        if value.shape != weights[name].shape:
+            weights[name] = weights[name][index]
+    smaller.load_state_dict(weights)
+    return smaller.eval()
+
+
+def vocabulary_share(net: PromptedModel) -> float:
+    """Share of a net's parameters that hold its vocabulary: token table and head are one here."""
+    return net.embedding.weight.numel() / _parameters(net)
+
+
+def _parameters(net: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def _side(lm: LanguageModel, data: str, tokens: int, found: Shrunk) -> Side:
+    recipe = Recipe(data=data)
+    parts = mean_parts(lm.model, task_of_model(lm, recipe), held_out(recipe, lm, MEASURED))
+    nats = parts["nats" if "nats" in parts else "cross_entropy"]
+    return Side(
+        tokens=lm.tokenizer.vocab_size,
+        parameters=_parameters(lm.model),
+        vocabulary_share=vocabulary_share(lm.model),
+        tokens_a_byte=tokens / found.num_bytes,
+        nats_a_byte=nats * tokens / found.num_bytes,
+    )
+
+
+def shrinking_card(source: str, data: str, result: Shrinking) -> str:
+    """The card of such a model.
+
+    Args:
+        source: name of the model it was made from.
+        data: name of the data.
+        result: what became of it.
+    """
+    before, after = result.before, result.after
+    rows = [
+        ("tokens of the vocabulary", f"{before.tokens:,}", f"{after.tokens:,}"),
+        ("parameters", f"{before.parameters:,}", f"{after.parameters:,}"),
+        ("of them the vocabulary", f"{before.vocabulary_share:.1%}", f"{after.vocabulary_share:.1%}"),
+        ("tokens a byte of the data", f"{before.tokens_a_byte:.4f}", f"{after.tokens_a_byte:.4f}"),
+        ("nats a byte, held out", f"{before.nats_a_byte:.4f}", f"{after.nats_a_byte:.4f}"),
+    ]
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return (
+        f"# A model with a smaller vocabulary, made by manta\n\nMade from `{source}`: the tokens that `{data}` needs, "
+        f"with the weights they had. {result.found.coverage:.2%} of its old tokens are one token still; nothing was "
+        f"trained after it.\n\n|  | before | after |\n|---|---|---|\n{table}\n"
+    )

@@ -1,0 +1,100 @@
+"""A model with a smaller vocabulary tells the words that are left as it did, and says what the others cost."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+
+from manta.cli import main
+from manta.config import from_dict
+from manta.families.autoregressive import AutoregressiveLM
+from manta.hub import load
+from manta.recipes import Recipe, TrainingRun
+from manta.recipes.shrinking import shrink_vocabulary, vocabulary_share, with_vocabulary
+
+SHAPE: dict[str, Any] = {"dim": 16, "heads": 2, "depth": 1, "prompt_depth": 1}
+SMALL: dict[str, Any] = {
+    "data": "builtin:weather",
+    "num_examples": 200,
+    "vocab_size": 640,
+    "size": "nano",
+    "batch_tokens": 300,
+    "num_steps": 4,
+    "max_prompt": 40,
+    "max_text": 40,
+    "model": {**SHAPE, "space": {"encoder_depth": 1}},
+    **{name: SHAPE for name in ("masked", "aligned", "teacher")},
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "ar": {"family": "ar"},
+    "masked": {"family": "masked", "consensus": "none"},
+    "aligned": {"family": "aligned", "consensus": "none", "warm_start": True},
+    "manta": {"family": "manta", "consensus": "none", "warm_start": False},
+    "embeddings": {"consensus": "none", "warm_start": False, "model": {**SHAPE, "space": {"kind": "embedding"}}},
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, Path]:
+    found = {}
+    for name, changes in FAMILIES.items():
+        found[name] = tmp_path_factory.mktemp("models") / name
+        for _ in TrainingRun(from_dict(Recipe, {**SMALL, **changes}), found[name], device="cpu").events():
+            pass
+    return found
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_model_of_any_family_has_fewer_tokens_and_writes(name, models, tmp_path, capsys):
+    out = tmp_path / "out"
+    given = ["data", "shrink-vocab", str(models[name]), "--data", "builtin:weather", "--out", str(out)]
+    assert main([*given, "--coverage", "0.5", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    before, after = (cast(Any, load(folder, device="cpu")) for folder in (models[name], out))
+    assert after.tokenizer.vocab_size < before.tokenizer.vocab_size
+    assert after.model.embedding.num_embeddings == after.tokenizer.vocab_size
+    assert f"| tokens of the vocabulary | {before.tokenizer.vocab_size:,} | {after.tokenizer.vocab_size:,} |" in said
+    assert said.strip() in (out / "README.md").read_text()
+    assert len(after.write(["Monday: sunny"])) == 1
+    names = {token: index for token, index in before.tokenizer.backend.get_vocab().items()}
+    for token, index in after.tokenizer.backend.get_vocab().items():
+        assert torch.equal(after.model.embedding.weight[index], before.model.embedding.weight[names[token]])
+
+
+def test_logits_of_the_tokens_that_stay_are_what_they_were(models):
+    lm = cast(AutoregressiveLM, load(models["ar"], device="cpu"))
+    kept = [0, 1, 2, 3, *range(10, 200, 3)]
+    net = cast(Any, with_vocabulary(lm.model, kept))
+    new = torch.tensor([[2, 5, 9, 30]])
+    old = torch.tensor(kept)[new]
+    told = []
+    for each, tokens in ((lm.model, old), (net, new)):
+        memory = each.memory(tokens[:, :0], torch.tensor([0]), torch.tensor([0]))
+        with torch.no_grad():
+            told.append(each(tokens, memory))
+    torch.testing.assert_close(told[0][..., kept], told[1])
+    assert vocabulary_share(net) < vocabulary_share(lm.model)
+
+
+def test_the_table_of_words_is_counted_anew(models):
+    lm = cast(AutoregressiveLM, load(models["ar"], device="cpu"))
+    found = cast(AutoregressiveLM, shrink_vocabulary(lm, "builtin:weather", 0.6, lambda line: None).model)
+    assert lm.table is not None and found.table is not None
+    assert found.table.vocab_size == found.tokenizer.vocab_size
+    assert found.write(["", "rain"]) == found.write(["", "rain"], decoder="sequential")
+
+
+def test_what_cannot_be_is_refused_and_nothing_is_written(models, tmp_path, capsys):
+    model, out = str(models["masked"]), tmp_path / "out"
+    common = ["data", "shrink-vocab", model, "--data", "builtin:weather"]
+    for given, said in (
+        ([*common, "--out", str(out), "--coverage", "0"], "--coverage should be above 0"),
+        ([*common], "say manta data shrink-vocab MODEL --data DATA --out DIR"),
+        ([*common, "--out", str(models["ar"])], "is there already"),
+        (["data", "shrink-vocab", "nowhere", "--data", "builtin:weather", "--out", str(out)], "no model at nowhere"),
+        (["data", "shrink-vocab", model, "--data", "nowhere.txt", "--out", str(out)], "does not exist"),
+    ):
+        assert main(given) > 1
+        assert said in capsys.readouterr().err
+        assert not out.exists()
