@@ -95,6 +95,6 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(models, tmp_path, caps
         (["data", "shrink-vocab", "nowhere", "--data", "builtin:weather", "--out", str(out)], "no model at nowhere"),
         (["data", "shrink-vocab", model, "--data", "nowhere.txt", "--out", str(out)], "does not exist"),
     ):
-        assert main(given) > 1
+        assert main(given) != 0
         assert said in capsys.readouterr().err
         assert not out.exists()
