@@ -7,7 +7,16 @@ import torch
 
 from manta.config import from_dict
 from manta.errors import ConfigError
-from manta.operators import Cache, DijiangAttention, DijiangConfig, KernelAttention, LinearConfig, OperatorContext, line
+from manta.operators import (
+    Cache,
+    DijiangAttention,
+    DijiangConfig,
+    KernelAttention,
+    LinearConfig,
+    OperatorContext,
+    line,
+    linear,
+)
 from manta.operators.dijiang import chi_quantiles, cosines, directions
 
 CONFIGS = {"linear": LinearConfig, "dijiang": DijiangConfig}
@@ -49,6 +58,26 @@ def test_both_forms_of_a_row_that_sees_all_agree(kind):
     chunkwise = build(kind, chunk=64, causal=False)(x, context)
     materialised = build(kind, chunk=n, causal=False)(x, context)
     assert (chunkwise - materialised)[context.mask].abs().max() < 1e-4
+
+
+@every_kind
+@pytest.mark.parametrize("causal", [True, False])
+def test_segments_of_a_row_change_neither_it_nor_its_gradients(kind, causal, monkeypatch):
+    """Rows with gaps between places, of several segments with a rest, against the materialised form."""
+    monkeypatch.setattr(linear, "SEGMENT", 3)
+    n = 45
+    torch.manual_seed(3)
+    places = torch.rand(2, n, 1, dtype=torch.float64).mul(9).cumsum(1)
+    mask = torch.arange(n) < torch.tensor([[n], [n - 20]])
+    found = []
+    for chunk in (4, n):
+        operator = build(kind, chunk=chunk, causal=causal).double()
+        x = torch.randn(2, n, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        y = operator(x, OperatorContext(places, mask))
+        y[mask].square().sum().backward()
+        found.append([y[mask], x.grad, *(parameter.grad for parameter in operator.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @every_kind

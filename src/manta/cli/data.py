@@ -150,11 +150,13 @@ def _shrink(options: ShrinkOptions) -> None:
         raise UsageError(f"--coverage should be above 0 and at most 1, received {options.coverage}")
     lm = trained_model(options.model, options.device)
     found = shrink_vocabulary(lm, options.data, options.coverage, lambda text: print(text, file=sys.stderr))
-    names = [Path(place.rpartition(":")[2]).name for place in (options.model, options.data)]
-    card = shrinking_card(*names, found)
+    source, data = (Path(place.rpartition(":")[2]).name for place in (options.model, options.data))
+    card = shrinking_card(source, data, found)
     save_model(options.out, found.model, recipe=model_config(options.model).get("recipe", {}), card=card)
     print(card.partition("\n\n")[2], end="")
-    print(f"written to {options.out}; train on with manta train --teacher {options.out}", file=sys.stderr)
+    print(
+        f"written to {options.out}; train on with manta train {options.data} --inherit {options.out}", file=sys.stderr
+    )
 
 
 Pairs = Sequence[tuple[str, str]]

@@ -39,6 +39,9 @@ class TrainOptions:
     teacher: Path | None = None
     """An autoregressive model to teach this one, instead of one that the run trains: it answers the prompts, and its
     tokenizer and weights are where the model begins."""
+    inherit: Path | None = None
+    """A larger model that this one begins as a part of, with its family, tokenizer and shape but for what
+    `teacher.depth=3 teacher.hidden=96` say (`model.`, `aligned.`, `masked.` for the other families)."""
     family: FamilyName | None = None
     """Which family: `aligned` writes a text in one call or a few, `masked` is masked diffusion, `ar` left to right;
     `manta` without it."""
@@ -129,6 +132,8 @@ def _recipe(options: TrainOptions, own=None):
         given["drafter_of"] = placed(str(options.drafter))
     if options.teacher is not None:
         given["taught_by"] = placed(str(options.teacher))
+    if options.inherit is not None:
+        given["inherit"] = placed(str(options.inherit))
     recipe = from_dict(Recipe, {**to_dict(recipe), **given})
     overrides = ("train.tensorboard=true", *options.overrides) if options.tensorboard else options.overrides
     return apply_overrides(recipe, overrides)

@@ -63,7 +63,7 @@ class AlignedModel(PromptedModel):
         """Tells how many slots of its row are left after each: without it a text is cut off where they end."""
         if self.rest is not None:
             nn.init.normal_(self.rest.weight, std=0.1)
-        self.trunk = Trunk(shape.dim, shape.depth, shape.mix, heads=shape.heads, cross=True)
+        self.trunk = Trunk(shape.dim, shape.depth, shape.mix, heads=shape.heads, cross=True, hidden=shape.hidden)
 
     def forward(
         self, labels: Int64[Tensor, "b n"], mask: Bool[Tensor, "b n"], memory: tuple[ProjectedMemory, ...]

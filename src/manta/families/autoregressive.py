@@ -85,7 +85,9 @@ class AutoregressiveModel(PromptedModel):
             num_lengths=None,
             num_places=max(shape.max_prompt, shape.max_text) + 1 if shape.absolute_places else 0,
         )
-        self.trunk = Trunk(shape.dim, shape.depth, shape.mix, heads=shape.heads, cross=True, causal=True)
+        self.trunk = Trunk(
+            shape.dim, shape.depth, shape.mix, heads=shape.heads, cross=True, causal=True, hidden=shape.hidden
+        )
         self.drafter = (
             RecurrentDrafter(shape.dim, shape.heads, shape.draft_horizon, self.embedding)
             if shape.draft_horizon

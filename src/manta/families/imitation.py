@@ -75,8 +75,9 @@ class Imitation:
         call, told = ours[-1], theirs[-1]  # a call before the last is a first look, which the last one is shown
         assert call.hidden is not None and told.hidden is not None, "a call that has ended"
         real = call.mask
-        if real is None:
-            real = torch.ones(call.hidden.shape[:2], dtype=torch.bool, device=call.hidden.device)
+        if real is None:  # left to right a text stands behind its beginning, and nothing after it is ever seen
+            place = torch.arange(call.hidden.shape[1], device=call.hidden.device)
+            real = place <= batch.text_lengths[:, None]
         outputs = _divergence(self.source.head(told.hidden[real]), model.head(call.hidden[real]))
         pairs = zip(call.states, told.states, strict=True)
         states = torch.stack([_error(mine[real], other[real]) for mine, other in pairs]).mean()

@@ -65,7 +65,7 @@ class MaskedModel(PromptedModel):
             num_lengths=self.max_cells,
             num_places=max(shape.max_prompt, self.max_cells) if shape.absolute_places else 0,
         )
-        self.trunk = Trunk(shape.dim, shape.depth, shape.mix, heads=shape.heads, cross=True)
+        self.trunk = Trunk(shape.dim, shape.depth, shape.mix, heads=shape.heads, cross=True, hidden=shape.hidden)
 
     def forward(
         self, tokens: Int64[Tensor, "b n"], mask: Bool[Tensor, "b n"], memory: tuple[ProjectedMemory, ...]

@@ -58,6 +58,7 @@ class MantaModel(PromptedModel):
             rate=self.space.rate,
             estimates=self.space.estimates,
             shifted=shape.shifted,
+            hidden=shape.hidden,
         )
 
     def condition(

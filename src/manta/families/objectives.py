@@ -230,7 +230,7 @@ class PolicyMatching:
         sample = mean + std * torch.randn(mean.shape, generator=generator).to(mean.device)
         cell_mask = canvas.mask[:, :: space.rate]
         rate = (gaussian_rate(mean, std) * cell_mask).sum(1).mean()
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in space.parameters()):
             space.track(sample[cell_mask].detach())
             self.controller.observe(rate.item())
         seen = canvas.repeat(config.levels)

@@ -59,6 +59,8 @@ class PromptedConfig:
     masked models: without it the positions of an unwritten canvas cannot be told apart, since attention between equal
     tokens gives each of them the same, however it is turned, so the first words of a text are all the same one. None:
     as the recipe says, and without one no."""
+    hidden: int = 0
+    """Width inside the pointwise networks of the blocks that write the text; 0: 8/3 of `dim`."""
     operator: OperatorChoice = field(default_factory=AttentionConfig)
     """How the elements of a text act on each other: the integral operator of every block that writes it."""
     operators: tuple[OperatorChoice, ...] = ()
@@ -67,6 +69,7 @@ class PromptedConfig:
 
     def __post_init__(self) -> None:
         least = {"vocab_size": 1, "dim": 8, "heads": 1, "prompt_depth": 1, "depth": 1, "max_prompt": 0, "max_text": 1}
+        least["hidden"] = 0
         for name, lowest in least.items():
             value = getattr(self, name)
             if value is not None and value < lowest:

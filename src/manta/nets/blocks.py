@@ -39,15 +39,16 @@ class SwiGLU(nn.Module):
 
     Args:
         dim: width.
-        hidden: width inside; None takes 8/3 of ``dim``, rounded up to a multiple of 32, which costs as much as the
+        hidden: width inside; 0 takes 8/3 of ``dim``, rounded up to a multiple of 32, which costs as much as the
             usual ungated network of four times the width. The output starts at zero.
 
     Source: Shazeer, "GLU Variants Improve Transformer", arXiv 2002.05202.
     """
 
-    def __init__(self, dim: int, hidden: int | None = None) -> None:
+    def __init__(self, dim: int, hidden: int = 0) -> None:
         super().__init__()
-        hidden = hidden if hidden is not None else -(-dim * 8 // 96) * 32
+        hidden = hidden or -(-dim * 8 // 96) * 32
+        self.hidden = hidden
         self.gate_up = nn.Linear(dim, 2 * hidden, bias=False)
         self.out = nn.Linear(hidden, dim, bias=False)
         nn.init.zeros_(self.out.weight)
@@ -76,19 +77,27 @@ class Block(nn.Module):
         cross: read a memory.
         modulation: take modulation.
         heads: heads of the reading of memory.
+        hidden: width inside the pointwise network, see ``SwiGLU``.
 
     Source: adaLN-single: Chen et al., "PixArt-α", arXiv 2310.00426.
     """
 
     def __init__(
-        self, dim: int, operator: Operator, *, cross: bool = False, modulation: bool = False, heads: int = HEADS
+        self,
+        dim: int,
+        operator: Operator,
+        *,
+        cross: bool = False,
+        modulation: bool = False,
+        heads: int = HEADS,
+        hidden: int = 0,
     ) -> None:
         super().__init__()
         self.operator = operator
         self.exchanged = nn.Identity()
         """The state once the operator's output is added to it: for hooks."""
         self.cross = CrossAttention(dim, heads) if cross else None
-        self.mlp = SwiGLU(dim)
+        self.mlp = SwiGLU(dim, hidden)
         table = torch.tensor([0.0, 1.0, 1.0]).repeat(2).repeat_interleave(dim)
         self.table = nn.Parameter(table) if modulation else None
 

@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from manta.errors import UsageError
-from manta.nets.blocks import Block, RMSNorm
+from manta.nets.blocks import Block, RMSNorm, SwiGLU
 from manta.operators.context import Cache, OperatorConfig, OperatorContext
 from manta.operators.cross_attention import ProjectedMemory
 
@@ -22,6 +22,7 @@ class Trunk(nn.Module):
         cross: every block reads a memory.
         modulation: every block takes the shared modulation of the time.
         causal: build causal operators.
+        hidden: width inside the blocks' pointwise networks; 0: 8/3 of `dim`.
     """
 
     def __init__(
@@ -34,12 +35,13 @@ class Trunk(nn.Module):
         cross: bool = False,
         modulation: bool = False,
         causal: bool = False,
+        hidden: int = 0,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList()
         for index in range(depth):
             operator = operators[index % len(operators)].build(dim, heads=heads, causal=causal)
-            self.blocks.append(Block(dim, operator, cross=cross, modulation=modulation, heads=heads))
+            self.blocks.append(Block(dim, operator, cross=cross, modulation=modulation, heads=heads, hidden=hidden))
         self.norm = RMSNorm(dim)
 
     def project(
@@ -47,6 +49,11 @@ class Trunk(nn.Module):
     ) -> tuple[ProjectedMemory, ...]:
         """Keys and values of a memory for every block, computed once for all calls that read it."""
         return tuple(block.cross.project(memory, mask) for block in self.blocks)  # pyright: ignore
+
+    @property
+    def networks(self) -> tuple[SwiGLU, ...]:
+        """The pointwise networks of the blocks."""
+        return tuple(block.mlp for block in self.blocks)  # pyright: ignore
 
     @property
     def cacheable(self) -> bool:

@@ -56,6 +56,7 @@ class VectorField(nn.Module):
         estimates: build `estimate`; a space in which the words determine the clean state does without.
         shifted: each place reads the word before it as an autoregressive model does, and its own through a linear map
             that starts at zero: weights of such a model then mean the same here (Gong et al., arXiv 2410.17891).
+        hidden: width inside the pointwise networks; 0: 8/3 of `dim`.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class VectorField(nn.Module):
         rate: int = 1,
         estimates: bool = True,
         shifted: bool = False,
+        hidden: int = 0,
     ) -> None:
         super().__init__()
         self.rate, self.dim = rate, dim
@@ -76,7 +78,7 @@ class VectorField(nn.Module):
         self.own = nn.Linear(dim, dim, bias=False) if shifted else None
         self.time = TimeEmbedding(dim)
         self.modulation = SharedModulation(dim)
-        self.trunk = Trunk(dim, depth, operators, heads=heads, cross=True, modulation=True)
+        self.trunk = Trunk(dim, depth, operators, heads=heads, cross=True, modulation=True, hidden=hidden)
         self.merge = nn.Linear(rate * dim, channels) if estimates else None
         nn.init.normal_(self.spread.weight, std=0.1)
         nn.init.zeros_(self.spread.bias)

@@ -31,6 +31,8 @@ from manta.operators.rotary import BASE, rotate
 
 SHORTEST, LONGEST = 32.0, 512.0
 """Places over which the first and the last head forget, at first."""
+SEGMENT = 32
+"""Chunks of a row that are at hand at once."""
 LEAST = 1e-6
 """Least sum of weights that is divided by."""
 
@@ -201,6 +203,8 @@ class KernelAttention(Operator):
     ) -> tuple[Float[Tensor, "b h n c"], tuple[Tensor, Tensor]]:
         """Within chunks in the open, between them by states; returns the last state and its place, too.
 
+        A long row goes through segment by segment, so that what is at hand at once does not grow with it.
+
         Legend: g chunks of s elements; m features; c values.
         """
         n, size = q.shape[-2], self.chunk
@@ -208,41 +212,57 @@ class KernelAttention(Operator):
         if missing:
             q, k, v = (F.pad(part, (0, 0, 0, missing)) for part in (q, k, v))
             places = torch.cat([places, places[..., -1:].expand(*places.shape[:-1], missing)], -1)
-        q, k, v = (part.unflatten(-2, (-1, size)) for part in (q, k, v))
-        places = places.unflatten(-1, (-1, size))
-        first, last = places[..., 0], places[..., -1]
-        y = self._open(q, k, v, places, places, 0)
-        sums = self._sums(k, last[..., None] - places, v)
-        state, at = carried or (torch.zeros_like(sums[:, :, 0]), last[..., 0])
-        before = []
-        for chunk in range(sums.shape[2]):
-            before.append((state, at))
-            end = last[..., chunk]
-            state = state * self._kept(end - at, state)[..., None, None] + sums[:, :, chunk]
-            at = end
-        states, ends = (torch.stack(part, 2) for part in zip(*before, strict=True))
-        y = y + (q * self._kept(places - ends[..., None], q)[..., None]).to(states.dtype) @ states
-        if not self.causal:
-            y = y + self._from_later(q, k, v, places, first)
-        return y.flatten(2, 3)[:, :, :n], (state, at)
+        rows = [part.unflatten(-2, (-1, size)) for part in (q, k, v)]
+        parts = [part.split(SEGMENT, 2) for part in (*rows, places.unflatten(-1, (-1, size)))]
+        segments = list(zip(*parts, strict=True))
+        outputs = []
+        for own_q, own_k, own_v, own_places in segments:
+            y, carried = self._from_earlier(own_q, own_k, own_v, own_places, carried)
+            outputs.append(y + self._open(own_q, own_k, own_v, own_places, own_places, 0))
+        behind = None
+        for index in range(len(segments) - 1, -1, -1) if not self.causal else ():
+            y, behind = self._from_later(*segments[index], behind)
+            outputs[index] = outputs[index] + y
+        assert carried is not None, "a row has an element"
+        return torch.cat(outputs, 2).flatten(2, 3)[:, :, :n], carried
 
-    def _from_later(self, q: Tensor, k: Tensor, v: Tensor, places: Tensor, first: Tensor) -> Tensor:
-        """What chunks receive from those behind them."""
-        sums = self._sums(k, places - first[..., None], v)
-        state, at = torch.zeros_like(sums[:, :, 0]), first[..., -1]
-        behind = []
-        for chunk in reversed(range(sums.shape[2])):
-            behind.append((state, at))
-            begin = first[..., chunk]
-            state = state * self._kept(at - begin, state)[..., None, None] + sums[:, :, chunk]
-            at = begin
-        states, begins = (torch.stack(part[::-1], 2) for part in zip(*behind, strict=True))
-        return (q * self._kept(begins[..., None] - places, q)[..., None]).to(states.dtype) @ states
+    def _from_earlier(
+        self, q: Tensor, k: Tensor, v: Tensor, places: Tensor, carried: tuple[Tensor, Tensor] | None
+    ) -> tuple[Float[Tensor, "b h g s c"], tuple[Tensor, Tensor]]:
+        """What the chunks of a segment receive from those before them; and the state behind the last."""
+        last = places[..., -1]
+        sums = self._sums(k, last[..., None] - places, v)
+        states, ends, carried = self._states(sums, last, carried)
+        kept = self._kept(places - ends[..., None], q)
+        return (q * kept[..., None]).to(states.dtype) @ states, carried
+
+    def _from_later(
+        self, q: Tensor, k: Tensor, v: Tensor, places: Tensor, behind: tuple[Tensor, Tensor] | None
+    ) -> tuple[Float[Tensor, "b h g s c"], tuple[Tensor, Tensor]]:
+        """The same from the chunks behind them: a row that is turned round, whose places ascend again."""
+        turned = (part.flip(2) for part in (q, k, v))
+        y, behind = self._from_earlier(*(part.flip(3) for part in turned), -places.flip(2, 3), behind)
+        return y.flip(2, 3), behind
+
+    def _states(
+        self, sums: Float[Tensor, "b h g m c"], ends: Float[Tensor, "#b 1 g"], carried: tuple[Tensor, Tensor] | None
+    ) -> tuple[Float[Tensor, "b h g m c"], Float[Tensor, "#b 1 g"], tuple[Tensor, Tensor]]:
+        """The state before each chunk and its place, and the state behind the last chunk with its own.
+
+        ``S_g = Σ_{G<g} γ^(e_{g−1} − e_G) sums_G + γ^(e_{g−1} − e) S``,  S the state that is carried, of place e
+        """
+        state, at = carried or (torch.zeros_like(sums[:, :, 0]), ends[..., 0])
+        known = torch.cat([at[..., None], ends], -1)
+        weights = self._kept(known[..., :, None] - ends[..., None, :], sums).tril(-1)
+        with torch.autocast(sums.device.type, enabled=False):
+            found = (weights @ sums.flatten(-2)).unflatten(-1, sums.shape[-2:])
+        found = found + self._kept(known - at[..., None], sums)[..., None, None] * state[:, :, None]
+        return found[:, :, :-1], known[..., :-1], (found[:, :, -1], known[..., -1])
 
     def _sums(self, k: Tensor, distance: Tensor, v: Tensor) -> Float[Tensor, "b h g m c"]:
         """What each chunk adds to a state at some distance; in float32 at least, so that a long row loses nothing."""
         kept = self._kept(distance, k)[..., None]
-        return (k * kept).mT @ v.to(kept.dtype)
+        return ((k * kept).mT @ v.to(kept.dtype)).to(kept.dtype)
 
     def flops(self, n: int, d: int) -> int:
         """Projections, features and the products of the form that a whole row takes."""
@@ -251,8 +271,11 @@ class KernelAttention(Operator):
         if n <= self.chunk:
             return shared + 2 * n * n * (d + values)
         padded = n + -n % self.chunk
+        whole, rest = divmod(padded // self.chunk, SEGMENT)
+        carrying = whole * SEGMENT * (SEGMENT + 1) + rest * (rest + 1)
         ways = 1 if self.causal else 2
-        return shared + 2 * padded * self.chunk * (d + values) + ways * 4 * padded * self.head_dim * values
+        states = ways * (4 * padded + 2 * carrying) * self.head_dim * values
+        return shared + 2 * padded * self.chunk * (d + values) + states
 
     def feature_flops(self, n: int, d: int) -> int:
         """Of the features of queries and keys, and of what a subclass adds."""

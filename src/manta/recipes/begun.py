@@ -1,4 +1,4 @@
-"""What a run begins with: nothing, or a model that drafts, teaches or is converted."""
+"""What a run begins with: nothing, or a model that drafts, teaches, is converted or leaves a part of itself."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -6,8 +6,9 @@ from pathlib import Path
 
 from manta.errors import ConfigError
 from manta.recipes.conversion import for_converted
+from manta.recipes.inheritance import for_inherited
 from manta.recipes.origins import for_drafter, for_taught
-from manta.recipes.recipe import ConversionConfig, Recipe
+from manta.recipes.recipe import ConversionConfig, InheritanceConfig, Recipe
 
 
 def begun_from(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> Recipe:
@@ -18,7 +19,7 @@ def begun_from(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) 
         tell: takes what is measured on the way.
 
     Raises:
-        ModelError, ConfigError: see `for_drafter`, `for_taught` and `for_converted`.
+        ModelError, ConfigError: see `for_drafter`, `for_taught`, `for_converted` and `for_inherited`.
     """
     if recipe.targets is not None:
         recipe = replace(recipe, targets=str(Path(recipe.targets).absolute()))
@@ -28,6 +29,10 @@ def begun_from(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) 
         raise ConfigError("conversion.* is for manta convert, or a recipe with converted_from; leave it out")
     if recipe.converted_from is not None:
         return for_converted(recipe, tell)
+    if recipe.inherit is None and recipe.inheritance != InheritanceConfig():
+        raise ConfigError("inheritance.* is for a model that inherits; name the larger one with --inherit")
+    if recipe.inherit is not None:
+        return for_inherited(recipe)
     if recipe.drafter_of is not None:
         return for_drafter(recipe)
     return recipe if recipe.taught_by is None else for_taught(recipe)

@@ -20,6 +20,7 @@ def model_card(
     minutes: dict[str, float],
     report: CorpusReport,
     scores: Sequence[Cost] = (),
+    inherited: str = "",
 ) -> str:
     """Write the card: data, recipe, steps and minutes. Scores are added by whoever measures them.
 
@@ -30,17 +31,19 @@ def model_card(
         minutes: wall minutes of each stage, and of whatever else took time.
         report: what became of the data.
         scores: what a conversion cost.
+        inherited: what it began with, in words.
     """
     lines = [f"| {name} | {steps} | {minutes.get(name, 0):.1f} |" for name, steps in plan.items()]
     lines += [f"| {name} | – | {spent:.1f} |" for name, spent in minutes.items() if name not in plan]
     rows, short = "\n".join(lines), undertrained(plan)
     warning = f"**This model is {short}.**\n\n" if short else ""
+    inherited = f"Inherited from `{recipe.inherit}`: {inherited}.\n\n" if inherited else ""
     settings: dict[str, Any] = to_dict(recipe)
     return (
         f"# {'An' if family[0] in 'aeiou' else 'A'} {family} model trained by manta\n\n"
         f"Data: `{recipe.data.split(':')[0]}` ({report}). "
         "The licence of the data applies to the texts it was made from.\n\n"
-        f"{_converted(recipe, scores)}{warning}| stage | steps | minutes |\n|---|---|---|\n{rows}\n\n"
+        f"{_converted(recipe, scores)}{inherited}{warning}| stage | steps | minutes |\n|---|---|---|\n{rows}\n\n"
         f"Load it with `manta.load(FOLDER)`; write with `manta generate FOLDER --prompt …`.\n\n"
         f"Recipe:\n\n```json\n{json.dumps(settings, indent=1)}\n```\n"
     )
@@ -66,6 +69,8 @@ def _converted(recipe: Recipe, scores: Sequence[Cost]) -> str:
 def portable(recipe: Recipe) -> Recipe:
     """The recipe as a model carries it away: of a path only the last part, which tells no folder's name."""
     kind, colon, place = recipe.data.rpartition(":")
-    others = {name: getattr(recipe, name) for name in ("drafter_of", "taught_by", "converted_from", "targets")}
+    others = {
+        name: getattr(recipe, name) for name in ("drafter_of", "taught_by", "converted_from", "inherit", "targets")
+    }
     named = {name: path and Path(path).name for name, path in others.items()}
     return replace(recipe, data=kind + colon + Path(place).name, **named)

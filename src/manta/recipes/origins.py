@@ -122,6 +122,15 @@ def source_model(recipe: Recipe) -> LanguageModel:
     return trained_model(recipe.converted_from, "cpu")
 
 
+def larger_model(recipe: Recipe) -> LanguageModel:
+    """The model that a smaller one inherits from.
+
+    Raises:
+        ModelError: the folder is none of a family that is trained here.
+    """
+    return trained_model(recipe.inherit, "cpu")
+
+
 def trained_model(path: str | None, device: str | None) -> LanguageModel:
     """A model of a family that is trained here.
 
@@ -144,6 +153,8 @@ def digests(recipe: Recipe) -> dict[str, str]:
         found["taught by"] = _digest(teaching_model(recipe))
     if recipe.converted_from is not None:
         found["converted from"] = _digest(source_model(recipe))
+    if recipe.inherit is not None:
+        found["inherited from"] = _digest(larger_model(recipe))
     return found
 
 

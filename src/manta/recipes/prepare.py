@@ -9,7 +9,7 @@ from pathlib import Path
 
 from manta.errors import CheckpointError, ConfigError, DataError
 from manta.recipes.budget import Watch
-from manta.recipes.origins import drafting_model, source_model, teaching_model
+from manta.recipes.origins import drafting_model, larger_model, source_model, teaching_model
 from manta.recipes.recipe import Recipe
 from manta.runtime import atomic_write
 from manta.text import (
@@ -50,6 +50,8 @@ def tokenizer_of(recipe: Recipe, run: Path, watch: Watch) -> Tokenizer:
     if not file.exists():
         if recipe.converted_from is not None:
             tokenizer = source_model(recipe).tokenizer
+        elif recipe.inherit is not None:
+            tokenizer = larger_model(recipe).tokenizer
         elif recipe.drafter_of is not None:
             tokenizer = drafting_model(recipe).tokenizer
         elif recipe.taught_by is not None:

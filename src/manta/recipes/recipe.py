@@ -12,6 +12,7 @@ from manta.errors import ConfigError
 from manta.families import FAMILIES, FamilyName
 from manta.families.aligned_model import AlignedConfig
 from manta.families.autoregressive import AutoregressiveConfig
+from manta.families.inheritance import Layers, Neurons
 from manta.families.masked import MaskedConfig
 from manta.families.model import MantaConfig
 from manta.families.objectives import ObjectiveConfig
@@ -96,6 +97,25 @@ class ConversionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InheritanceConfig:
+    """Which part of a larger model a smaller one begins as."""
+
+    layers: Layers = "skip"
+    """How its blocks are chosen: `skip` leaves out, one after the other, the one without which the loss is least;
+    `ends`, `first`, `last`, `even` and `random` are controls."""
+    neurons: Neurons = "learned"
+    """How the neurons of its pointwise networks are chosen: a `learned` mask, `taylor`, `l2` or `random`."""
+    batches: int = 8
+    """Batches on which a loss is measured."""
+    mask_steps: int = 100
+    """Batches that a mask is learned on."""
+
+    def __post_init__(self) -> None:
+        if self.batches < 1 or self.mask_steps < 1:
+            raise ConfigError("inheritance.batches and inheritance.mask_steps should be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A training run."""
 
@@ -153,6 +173,9 @@ class Recipe:
     converted_from: str | None = None
     """Folder of a model, of any family that is trained here, whose attention becomes another operator: the run begins
     with its weights, and learns what it answers beside the texts. See `manta convert`."""
+    inherit: str | None = None
+    """Folder of a larger model that this one begins as a part of: its family, tokenizer and shape, with fewer blocks
+    (`depth` of its shape) and narrower pointwise networks (`hidden`)."""
     batch_tokens: int | None = None
     """Tokens of a batch, prompt and text with padding; None takes what fits the size."""
     time_budget: str | None = None
@@ -181,6 +204,8 @@ class Recipe:
     """What an aligned model is shown of its alignments."""
     conversion: ConversionConfig = field(default_factory=ConversionConfig)
     """What changes in the model of `converted_from`, and how it is taught."""
+    inheritance: InheritanceConfig = field(default_factory=InheritanceConfig)
+    """Which part of the model of `inherit` is taken over."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """How the stages are optimised."""
 

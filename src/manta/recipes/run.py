@@ -34,6 +34,7 @@ from manta.recipes.budget import (
 )
 from manta.recipes.card import model_card, portable
 from manta.recipes.conversion import Cost
+from manta.recipes.inheritance import inherited_words
 from manta.recipes.logged import log_row, minutes_of
 from manta.recipes.origins import digests
 from manta.recipes.pace import (
@@ -454,7 +455,7 @@ class TrainingRun:
         """A model folder, with a card that tells how it came about."""
         lm.prompted = self.report.prompts > 0
         recipe, minutes = portable(self.recipe), {**minutes_of(self.out, self.plan), **self.minutes}
-        card = model_card(lm.family, recipe, self.plan, minutes, self.report, self.scores)
+        card = model_card(lm.family, recipe, self.plan, minutes, self.report, self.scores, inherited_words(self.out))
         save_model(folder, lm, recipe=to_dict(recipe), card=card)
 
     def _save_stage(self, stage: Stage, before: int) -> None:

@@ -84,7 +84,8 @@ def with_vocabulary(net: PromptedModel, kept: Iterable[int]) -> PromptedModel:
     """
     index = torch.tensor(list(kept), device=net.embedding.weight.device)
     shape: Any = replace(net.config, vocab_size=len(index))
-    smaller = type(net)(shape).to(index.device)
+    net_class: Any = type(net)
+    smaller: PromptedModel = net_class(shape).to(index.device)
     weights = net.state_dict()
     for name, value in smaller.state_dict().items():
         if value.shape != weights[name].shape:

@@ -18,7 +18,8 @@ from manta.hub.folder import LanguageModel
 from manta.recipes.answers import write_teacher_targets
 from manta.recipes.budget import Watch
 from manta.recipes.conversion import Cost, begin_as, converted_blocks, how_well, new_parts
-from manta.recipes.origins import drafting_model, source_model, take_over, teaching_model
+from manta.recipes.inheritance import begin_as_part
+from manta.recipes.origins import drafting_model, larger_model, source_model, take_over, teaching_model
 from manta.recipes.prepare import corpus_of, take_targets, write_medoids
 from manta.recipes.recipe import Recipe
 from manta.text import Corpus, Loader, Tokenizer
@@ -161,6 +162,8 @@ def stage_specs(parts: Parts) -> list[StageSpec]:
     if recipe.drafter_of is not None:
         take_over(drafting_model(recipe), net)
         return [spec for spec in ours if spec.answers]
+    if recipe.inherit is not None:
+        ours[0] = replace(ours[0], begin=lambda: inherit_part(parts, net))
     if recipe.warm_start:
         ours[0] = replace(ours[0], begin=lambda: warm_start(parts))
     return [*specs, *ours]
@@ -218,6 +221,15 @@ def warm_start(parts: Parts) -> None:
         with torch.no_grad():
             model.places.weight[:both] = teacher.places.weight[:both]
     inherit(teacher.trunk, parts.writer.trunk_of(model))
+
+
+def inherit_part(parts: Parts, net: PromptedModel) -> None:
+    """Start a smaller model as a part of the larger one, judged by what the first stage learns from."""
+    source = larger_model(parts.recipe)
+    source.model.to(parts.device)
+    parts.watch.tell(f"choosing what is inherited from {parts.recipe.inherit}")
+    told = begin_as_part(parts.recipe, parts.folder, source, net, parts.corpus)
+    parts.watch.tell(f"inherited: {told}")
 
 
 def inherit(source: nn.Module, target: nn.Module) -> None:

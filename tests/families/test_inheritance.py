@@ -1,0 +1,142 @@
+"""Blocks and neurons of a smaller net are those that the loss needs most; controls are what they say."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveModel, NextToken
+from manta.families.batching import to_batch
+from manta.families.inheritance import choose_blocks, choose_neurons, mean_loss, only, skip_losses, thinned
+from manta.runtime import make_generator
+
+SHAPE: dict[str, Any] = {"vocab_size": 32, "dim": 16, "heads": 2, "depth": 4, "prompt_depth": 1}
+SHAPE |= {"max_prompt": 4, "max_text": 16}
+HIDDEN = 12
+
+
+@pytest.fixture(scope="module")
+def net() -> AutoregressiveModel:
+    """Trained a little on rows that count up, which needs no more than the last word."""
+    torch.manual_seed(0)
+    found = AutoregressiveModel(AutoregressiveConfig(**SHAPE, hidden=HIDDEN))
+    with torch.no_grad():
+        for block in found.trunk.blocks:
+            for part in (block.operator.out, block.mlp.out):
+                part.weight.normal_(std=0.02)
+    score, optimizer = batches(), torch.optim.Adam(found.parameters(), 1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        score(found).backward()
+        optimizer.step()
+    return found.requires_grad_(False)
+
+
+def batches():
+    """The losses of one batch after the other, the same whenever they begin."""
+    generator, task = make_generator(0), NextToken()
+
+    def score(net):
+        first = torch.randint(4, 20, (8,), generator=generator).tolist()
+        return task(net, to_batch([[]] * 8, [[n + i for i in range(8)] for n in first]), generator).total
+
+    return score
+
+
+def trunk_of(net):
+    return net.trunk
+
+
+def test_a_block_that_does_nothing_goes_first(net):
+    judged = copy.deepcopy(net)
+    silent = judged.trunk.blocks[2]
+    with torch.no_grad():
+        for part in (silent.operator.out, silent.mlp.out, silent.cross.out):
+            part.weight.zero_()
+    losses = skip_losses(judged, judged.trunk, range(4), batches, 3)
+    whole = mean_loss(judged, batches, 3)
+    assert losses[2] == pytest.approx(whole, abs=1e-6)
+    assert min(losses[i] - whole for i in (0, 1, 3)) != 0
+    kept = choose_blocks(judged, judged.trunk, 3, "skip", batches, 3, make_generator(0))
+    assert kept == (0, 1, 3) or losses[min(losses, key=losses.__getitem__)] < whole
+    assert len(judged.trunk.blocks) == 4
+
+
+def test_blocks_are_left_out_one_by_one(net):
+    """Each time the one without which the loss is least, by hand."""
+    kept = list(range(4))
+    for _ in range(2):
+        losses = {}
+        for index in kept:
+            rest = [other for other in kept if other != index]
+            with only(net.trunk, rest):
+                losses[index] = mean_loss(net, batches, 2)
+        kept.remove(min(losses, key=losses.__getitem__))
+    assert choose_blocks(net, net.trunk, 2, "skip", batches, 2, make_generator(0)) == tuple(kept)
+
+
+def test_controls_are_what_they_say(net):
+    chosen = {
+        how: choose_blocks(net, net.trunk, 2, how, batches, 1, make_generator(3))
+        for how in ("first", "last", "ends", "even", "random")
+    }
+    assert chosen["first"] == (0, 1) and chosen["last"] == (2, 3)
+    assert chosen["ends"] == (0, 3) == chosen["even"]
+    assert len(set(chosen["random"])) == 2 and chosen["random"] == tuple(sorted(chosen["random"]))
+    assert choose_blocks(net, net.trunk, 3, "ends", batches, 1, make_generator(0)) == (0, 1, 3)
+
+
+@pytest.mark.parametrize("how", ["taylor", "l2"])
+def test_neurons_that_do_nothing_go_first(net, how):
+    judged = copy.deepcopy(net)
+    dead = [1, 5, 6]
+    with torch.no_grad():
+        for network in judged.trunk.networks:
+            network.out.weight[:, dead] = 0
+            network.gate_up.weight[dead] = 0
+            network.gate_up.weight[[index + HIDDEN for index in dead]] = 0
+    before = {name: value.clone() for name, value in judged.state_dict().items()}
+    kept = choose_neurons(judged, judged.trunk, HIDDEN - 3, how, batches, 5, make_generator(0))
+    for found in kept:
+        assert found.tolist() == [index for index in range(HIDDEN) if index not in dead]
+    assert all(torch.equal(value, before[name]) for name, value in judged.state_dict().items())
+    assert not any(network.out._forward_pre_hooks for network in judged.trunk.networks)
+    small = thinned(judged, trunk_of, range(4), kept)
+    assert mean_loss(small, batches, 3) == pytest.approx(mean_loss(judged, batches, 3), abs=1e-5)
+
+
+def test_the_slope_of_a_mask_by_hand(net):
+    """`taylor` ranks neurons by |∂L/∂m|, summed over batches."""
+    kept = choose_neurons(net, net.trunk, 4, "taylor", batches, 2, make_generator(0))
+    score, sums = batches(), torch.zeros(4, HIDDEN)
+    for _ in range(2):
+        masks = [torch.ones(HIDDEN, requires_grad=True) for _ in range(4)]
+        hooks = [
+            network.out.register_forward_pre_hook(lambda module, args, own=mask: (args[0] * own,))
+            for network, mask in zip(net.trunk.networks, masks, strict=True)
+        ]
+        for index, slope in enumerate(torch.autograd.grad(score(net), masks)):
+            sums[index] += slope.abs()
+        for hook in hooks:
+            hook.remove()
+    assert [found.tolist() for found in kept] == [row.topk(4).indices.sort().values.tolist() for row in sums]
+
+
+def test_a_learned_mask_is_better_than_chance_before_any_training(net):
+    losses = {}
+    for how in ("learned", "random"):
+        kept = choose_neurons(net, net.trunk, 4, how, batches, 60, make_generator(1))
+        losses[how] = mean_loss(thinned(net, trunk_of, range(4), kept), batches, 5)
+    assert losses["learned"] < losses["random"]
+
+
+def test_a_part_of_a_net_has_its_shape_and_weights(net):
+    kept = [torch.tensor([0, 3, 7])] * 2
+    small = thinned(net, trunk_of, (1, 3), kept)
+    shape = AutoregressiveConfig(**{**SHAPE, "depth": 2}, hidden=3)
+    AutoregressiveModel(shape).load_state_dict(small.state_dict())
+    own, theirs = small.trunk.networks[1], net.trunk.networks[3]
+    assert torch.equal(own.out.weight, theirs.out.weight[:, [0, 3, 7]])
+    assert torch.equal(own.gate_up.weight, theirs.gate_up.weight[[0, 3, 7, HIDDEN, HIDDEN + 3, HIDDEN + 7]])
+    assert len(net.trunk.blocks) == 4

@@ -1,0 +1,130 @@
+"""A smaller model begins as a part of a larger one, says which, and can be taken up again."""
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+
+from manta.cli import main
+from manta.config import from_dict
+from manta.errors import ConfigError, ModelError
+from manta.hub import load
+from manta.recipes import Recipe, TrainingRun
+from manta.training import Progress
+
+SHAPE: dict[str, Any] = {"dim": 16, "heads": 2, "depth": 3, "prompt_depth": 1}
+SMALL: dict[str, Any] = {
+    "data": "builtin:weather",
+    "num_examples": 60,
+    "vocab_size": 512,
+    "max_prompt": 40,
+    "max_text": 40,
+    "size": "nano",
+    "batch_tokens": 300,
+    "num_steps": 8,
+    "consensus": "none",
+    "warm_start": False,
+    "model": {**SHAPE, "space": {"encoder_depth": 1}},
+    **{name: SHAPE for name in ("masked", "aligned", "teacher")},
+}
+FAMILIES = {"ar": "teacher", "masked": "masked", "aligned": "aligned", "manta": "model"}
+INHERITANCE = {"batches": 2, "mask_steps": 3}
+
+
+def finish(run: TrainingRun) -> None:
+    for _ in run.events():
+        pass
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, Path]:
+    found = {}
+    for family in FAMILIES:
+        found[family] = tmp_path_factory.mktemp("models") / family
+        finish(TrainingRun(from_dict(Recipe, {**SMALL, "family": family}), found[family], device="cpu"))
+    return found
+
+
+def inheriting(out: Path, model: Path, family: str, **changes: Any) -> TrainingRun:
+    recipe = {"data": "builtin:weather", "num_examples": 60, "batch_tokens": 300, "num_steps": 6, "consensus": "none"}
+    recipe |= {"inherit": str(model), "inheritance": INHERITANCE, FAMILIES[family]: {"depth": 2, "hidden": 24}}
+    return TrainingRun(from_dict(Recipe, {**recipe, **changes}), out, device="cpu")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_smaller_model_of_any_family_is_trained_and_writes(family, models, tmp_path):
+    finish(inheriting(tmp_path / "run", models[family], family))
+    lm = cast(Any, load(tmp_path / "run", device="cpu"))
+    trunk = lm.trunk_of(lm.model)
+    assert len(trunk.blocks) == 2 and {network.hidden for network in trunk.networks} == {24}
+    assert len(lm.write(["Monday: sunny"])) == 1
+    told = json.loads((tmp_path / "run" / "inheritance.json").read_text())
+    assert (
+        len(told["blocks"]) == 2 and told["neurons"] == 24 and set(told["losses"]) == {"whole", "blocks", "inherited"}
+    )
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert (
+        f"Inherited from `{family}`: the blocks {told['blocks'][0]}, {told['blocks'][1]} with 24 neurons each" in card
+    )
+
+
+def test_all_of_a_model_is_inherited_where_nothing_is_left_out(models, tmp_path):
+    run = inheriting(tmp_path / "run", models["ar"], "ar", teacher={})
+    events = run.events()
+    for event in events:
+        if isinstance(event, Progress):
+            events.close()
+            break
+    told = json.loads((tmp_path / "run" / "inheritance.json").read_text())
+    assert told["losses"]["whole"] == told["losses"]["inherited"] == told["losses"]["blocks"]
+    assert told["blocks"] == [0, 1, 2]
+
+
+def test_an_interrupted_run_ends_as_one_that_was_not(models, tmp_path):
+    finish(inheriting(tmp_path / "whole", models["masked"], "masked"))
+    events, steps = inheriting(tmp_path / "parted", models["masked"], "masked").events(), 0
+    for event in events:
+        steps += isinstance(event, Progress)
+        if steps == 3:
+            events.close()
+            break
+    finish(TrainingRun(None, tmp_path / "parted", resume=True, device="cpu"))
+    first, second = (cast(Any, load(tmp_path / name, device="cpu")) for name in ("whole", "parted"))
+    whole = first.model.state_dict()
+    assert all(torch.equal(value, whole[name]) for name, value in second.model.state_dict().items())
+    cards = [
+        (tmp_path / name / "model" / "README.md").read_text().split("| stage |")[0] for name in ("whole", "parted")
+    ]
+    assert cards[0] == cards[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"teacher": {"depth": 4}}, ConfigError, "the model has 3 blocks of 64 neurons"),
+        ({"teacher": {"hidden": 65}}, ConfigError, "the model has 3 blocks of 64 neurons"),
+        ({"teacher": {"dim": 32}}, ConfigError, "only depth and hidden can differ"),
+        ({"family": "masked"}, ConfigError, "is of the family ar"),
+        ({"taught_by": "builtin:e2e"}, ConfigError, "a model begins with one other"),
+        ({"inherit": "nowhere"}, ModelError, "no model at"),
+        ({"max_text": 7}, ConfigError, "the model has max_text=40"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_nothing_is_written(change, error, said, models, tmp_path):
+    with pytest.raises(error, match=said):
+        finish(inheriting(tmp_path / "run", models["ar"], "ar", **change))
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_without_a_model_are_refused():
+    with pytest.raises(ConfigError, match=r"inheritance\.\* is for a model that inherits"):
+        TrainingRun(from_dict(Recipe, {"inheritance": {"batches": 3}}), "nowhere")
+
+
+def test_the_command_line(models, tmp_path, capsys):
+    given = ["train", "builtin:weather", "--inherit", str(models["ar"]), "--out", str(tmp_path / "run")]
+    given += ["--num-steps", "4", "--device", "cpu", "num_examples=60", "batch_tokens=300", "teacher.depth=1"]
+    assert main([*given, "inheritance.batches=1", "inheritance.neurons=l2"]) == 0
+    assert "inherited: the blocks" in capsys.readouterr().err
