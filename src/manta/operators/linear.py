@@ -221,7 +221,8 @@ class KernelAttention(Operator):
             outputs.append(y + self._open(own_q, own_k, own_v, own_places, own_places, 0))
         behind = None
         for index in range(len(segments) - 1, -1, -1) if not self.causal else ():
-            y, behind = self._from_later(*segments[index], behind)
+            own_q, own_k, own_v, own_places = segments[index]
+            y, behind = self._from_later(own_q, own_k, own_v, own_places, behind)
             outputs[index] = outputs[index] + y
         assert carried is not None, "a row has an element"
         return torch.cat(outputs, 2).flatten(2, 3)[:, :, :n], carried
@@ -240,9 +241,9 @@ class KernelAttention(Operator):
         self, q: Tensor, k: Tensor, v: Tensor, places: Tensor, behind: tuple[Tensor, Tensor] | None
     ) -> tuple[Float[Tensor, "b h g s c"], tuple[Tensor, Tensor]]:
         """The same from the chunks behind them: a row that is turned round, whose places ascend again."""
-        turned = (part.flip(2) for part in (q, k, v))
-        y, behind = self._from_earlier(*(part.flip(3) for part in turned), -places.flip(2, 3), behind)
-        return y.flip(2, 3), behind
+        q, k, v, places = (part.flip(2, 3) for part in (q, k, v, places))
+        y, state = self._from_earlier(q, k, v, -places, behind)
+        return y.flip(2, 3), state
 
     def _states(
         self, sums: Float[Tensor, "b h g m c"], ends: Float[Tensor, "#b 1 g"], carried: tuple[Tensor, Tensor] | None

@@ -1,12 +1,17 @@
 """What a run writes into `metrics.jsonl` of each step, and what is read from it again."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from manta.hub.folder import LanguageModel
+from manta.recipes.answers import fitting
 from manta.recipes.stages import Parts
 from manta.runtime import peak_memory_bytes
 from manta.training import Progress, read_log
+
+NUM_SAMPLES = 4
+"""Texts that are shown now and then."""
 
 
 def log_row(step: int, progress: Progress, parts: Parts) -> dict[str, Any]:
@@ -30,6 +35,20 @@ def log_row(step: int, progress: Progress, parts: Parts) -> dict[str, Any]:
     if progress.step % 100 == 0:
         row["peak_memory_bytes"] = peak_memory_bytes(parts.device)
     return row
+
+
+def written_samples(lm: LanguageModel, prompts: Sequence[str | None]) -> list[str]:
+    """A few prompts with what a model writes to them; texts without a prompt differ by their seeds.
+
+    Args:
+        lm: as it is by now.
+        prompts: at most `NUM_SAMPLES`; those that it cannot read are left out.
+    """
+    read = [p for p in prompts if not p or fitting([p], lm.tokenizer, lm.model.config.max_prompt)]
+    if not read:
+        return []
+    read += read[-1:] * (NUM_SAMPLES - len(read))
+    return [f"{prompt or ''} -> {text}" for prompt, text in zip(read, lm.write(read, num_steps=8), strict=True)]
 
 
 def minutes_of(run: Path, stages: Iterable[str]) -> dict[str, float]:

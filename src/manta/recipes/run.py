@@ -35,7 +35,7 @@ from manta.recipes.budget import (
 from manta.recipes.card import model_card, portable
 from manta.recipes.conversion import Cost
 from manta.recipes.inheritance import inherited_words
-from manta.recipes.logged import log_row, minutes_of
+from manta.recipes.logged import NUM_SAMPLES, log_row, minutes_of, written_samples
 from manta.recipes.origins import digests
 from manta.recipes.pace import (
     MEASURED_SHARE,
@@ -46,6 +46,7 @@ from manta.recipes.pace import (
 )
 from manta.recipes.prepare import corpus_of, guided_by, source_of, take_targets, tokenizer_of
 from manta.recipes.recipe import Recipe, resolve, seconds
+from manta.recipes.rounds import Rows
 from manta.recipes.runfolder import RunFolder, changes, fitting_checkpoint, refuse_elsewhere, standing, stored_recipe
 from manta.recipes.stages import OnDevice, Parts, StageSpec, is_asked, stage_specs
 from manta.runtime import (
@@ -71,8 +72,6 @@ from manta.training import (
     save_checkpoint,
     train_stage,
 )
-
-NUM_SAMPLES = 4
 
 
 @dataclass(frozen=True)
@@ -138,8 +137,7 @@ class TrainingRun:
         """Where the newest checkpoint stands, in words; empty where there is none."""
         self.minutes: dict[str, float] = {}
         """Minutes of what has no steps, by name."""
-        self.scores: list[Cost] = []
-        """What a conversion costs, see `how_well`."""
+        self.scores: list[Cost] = []  # of a conversion
         self._paces: dict[str, float] = {}
         self._in_steps, self._stop = False, 0
 
@@ -353,9 +351,21 @@ class TrainingRun:
         most = MEASURED_SHARE * seconds(self.recipe.time_budget or "1h")
         return seconds_per_step(self._stage(trial, WARM_UP_STEPS + MEASURED_STEPS), self.clock, most)
 
-    def _stage(self, spec: StageSpec, num_steps: int) -> Stage:
-        seed = self.recipe.seed * 1000 + len(spec.name) + ord(spec.name[0])
-        batches = OnDevice(self.parts.loader(spec.corpus(), seed), self.device)
+    def _seed(self, spec: StageSpec) -> int:
+        return self.recipe.seed * 1000 + len(spec.name) + ord(spec.name[0])
+
+    def _rows_of(self, index: int) -> Rows | None:
+        """The texts of a stage's later round; None: all."""
+        spec, before = self.specs[index], self.specs[index - 1]
+        if spec.round == 0:
+            return None
+        loader = self.parts.loader(before.corpus(), self._seed(before), self._rows_of(index - 1))
+        num_batches = self.plan[before.name] * self.recipe.train.accumulate
+        return self.parts.rows_of_round(spec, loader, num_batches, self._seed(spec))
+
+    def _stage(self, spec: StageSpec, num_steps: int, rows: Rows | None = None) -> Stage:
+        seed = self._seed(spec)
+        batches = OnDevice(self.parts.loader(spec.corpus(), seed, rows), self.device)
         rate = self.recipe.train.learning_rate
         assert rate is not None, "resolved"
         return Stage(
@@ -399,7 +409,8 @@ class TrainingRun:
         if resumed is None:
             spec.begin()
         self._before_stage(spec)
-        stage = self._stage(spec, self._steps_of(index, resumed[1]["stage_step"] if resumed else 0))
+        steps = self._steps_of(index, resumed[1]["stage_step"] if resumed else 0)
+        stage = self._stage(spec, steps, self._rows_of(index))
         before = sum(self.plan[s.name] for s in self.specs[:index])
         if resumed is not None:
             with fitting_checkpoint(self.out / "checkpoints"):
@@ -475,19 +486,15 @@ class TrainingRun:
     def _samples(self, stage: Stage, step: int) -> Iterator[Note]:
         """A few texts by the averaged weights, into `samples/` and as a note."""
         lm = self.parts.language_model(stage.name)
-        prompts = [p for p in self.prompts if not p or fitting([p], lm.tokenizer, lm.model.config.max_prompt)]
-        if not prompts:
-            return
-        prompts += prompts[-1:] * (NUM_SAMPLES - len(prompts))  # texts without a prompt differ by their seeds
         stage.average.swap(stage.model)
         try:
-            texts = lm.write(prompts, num_steps=8)
+            lines = written_samples(lm, self.prompts)
         finally:
             stage.average.swap(stage.model)
             stage.model.train()
-        lines = [f"{prompt or ''} -> {text}" for prompt, text in zip(prompts, texts, strict=True)]
-        folder = self.out / "samples"
-        folder.mkdir(exist_ok=True)
-        atomic_write(folder / f"step-{step}.txt", ("\n".join(lines) + "\n").encode())
+        if not lines:
+            return
+        (self.out / "samples").mkdir(exist_ok=True)
+        atomic_write(self.out / "samples" / f"step-{step}.txt", ("\n".join(lines) + "\n").encode())
         self.log.samples(step, lines)
         yield Note("\n".join("  " + line for line in lines))

@@ -235,7 +235,9 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         CheckpointError: one of them cannot change while a run is interrupted.
     """
     changed = [name for name in now if before.get(name) != now[name]]
-    if fixed := [name for name in changed if name not in EDITABLE]:
+    rounds = {name: value for name, value in now["train"].items() if name.startswith("round")}
+    fixed = [f"train.{name}" for name, value in rounds.items() if before.get("train", {}).get(name, value) != value]
+    if fixed := fixed + [name for name in changed if name not in EDITABLE]:
         raise CheckpointError(
             f"{RECIPE} has another {', '.join(fixed)} than the run began with; change it back, or begin another run"
         )

@@ -22,7 +22,9 @@ from manta.recipes.inheritance import begin_as_part
 from manta.recipes.origins import drafting_model, larger_model, source_model, take_over, teaching_model
 from manta.recipes.prepare import corpus_of, take_targets, write_medoids
 from manta.recipes.recipe import Recipe
-from manta.text import Corpus, Loader, Tokenizer
+from manta.recipes.rounds import Rows, hard_rows, in_rounds, kept_rows, seen_rows
+from manta.runtime import make_generator
+from manta.text import Batch, Corpus, Loader, Tokenizer
 from manta.training.loop import Objective
 
 
@@ -46,6 +48,8 @@ class StageSpec:
     """Called once before the first step."""
     answers: bool = False
     """The data are a teacher's answers, or the model's own, which take time to write."""
+    round: int = 0
+    """Rounds of the same stage before this one, by which its texts are chosen."""
 
 
 @dataclass
@@ -115,6 +119,34 @@ class Parts:
             self.consensus, _ = corpus_of(self.recipe, self.folder, self.tokenizer, file, self.watch)
         return self.consensus
 
+    def rows_of_round(self, spec: StageSpec, before: Loader, num_batches: int, seed: int) -> Rows:
+        """The texts of a round, drawn from those of the one before and kept in the run folder.
+
+        Args:
+            spec: the round.
+            before: batches of the one before, from its first on.
+            num_batches: that it has learned from.
+            seed: of the draws.
+        """
+        config, corpus = self.recipe.train, spec.corpus()
+
+        def make() -> Rows:
+            self.watch.tell(f"drawing the texts of {spec.name}")
+            generator = make_generator(seed)
+            groups = self.loader(corpus, seed, seen_rows(before, num_batches), config.round_tokens)
+
+            def loss(batch: Batch) -> float:
+                return float(spec.objective(spec.model, batch.to(self.device), generator).total)
+
+            rows, means = hard_rows(groups, loss, config, generator)
+            told = f"{means['drawn']:.3f} of {means['all']:.3f} ± {means['spread']:.3f} nats"
+            self.watch.tell(
+                f"{spec.name} learns from {len(rows):,} texts; loss of those that were drawn, of all: {told}"
+            )
+            return rows
+
+        return kept_rows(self.folder, spec.name, make, len(corpus))
+
     def _answering(self) -> LanguageModel:
         """Who answers the prompts."""
         if self.recipe.converted_from is not None:  # an aligned model's own reading writes its best texts
@@ -128,12 +160,13 @@ class Parts:
         net: Any = self.modules["teacher" if self.recipe.family == "ar" else "model"]
         return how_well(self.recipe, self.source, net)
 
-    def loader(self, corpus: Corpus, seed: int) -> Loader:
-        """Endless batches of a corpus."""
+    def loader(self, corpus: Corpus, seed: int, rows: Rows | None = None, batch_tokens: int | None = None) -> Loader:
+        """Endless batches of a corpus, or of some of its rows."""
         recipe, net = self.recipe, dict(self.modules.items()).get("model")
         rate = 1 if net is None else self.writer.rate_of(net)
         share = recipe.consensus_share if corpus is self.consensus else None
-        return Loader(corpus, batch_tokens=recipe.batch_tokens or 0, multiple=rate, seed=seed, tag_share=share)
+        tokens = batch_tokens or recipe.batch_tokens or 0
+        return Loader(corpus, batch_tokens=tokens, multiple=rate, seed=seed, tag_share=share, rows=rows)
 
 
 def stage_specs(parts: Parts) -> list[StageSpec]:
@@ -158,7 +191,7 @@ def stage_specs(parts: Parts) -> list[StageSpec]:
     ours = [_spec(taught, net, parts.answers if taught.answers else parts.targets) for taught in taught_stages]
     if recipe.family == "ar" and recipe.taught_by is not None:  # it begins as its teacher, whose answers it learns
         take_over(teaching_model(recipe), net)
-        return ours
+        return in_rounds(ours, recipe.train)
     if recipe.drafter_of is not None:
         take_over(drafting_model(recipe), net)
         return [spec for spec in ours if spec.answers]
@@ -166,7 +199,7 @@ def stage_specs(parts: Parts) -> list[StageSpec]:
         ours[0] = replace(ours[0], begin=lambda: inherit_part(parts, net))
     if recipe.warm_start:
         ours[0] = replace(ours[0], begin=lambda: warm_start(parts))
-    return [*specs, *ours]
+    return [*specs, *in_rounds(ours, recipe.train)]
 
 
 def _conversion(parts: Parts, net: PromptedModel, taught_stages: Sequence[Taught]) -> list[StageSpec]:

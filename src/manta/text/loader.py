@@ -1,5 +1,6 @@
 """Endless batches of similar length, whose position is part of a checkpoint."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -118,6 +119,7 @@ class Loader:
         seed: int = 0,
         pool: int = 4096,
         tag_share: float | None = None,
+        rows: Integer[np.ndarray, " k"] | None = None,
     ) -> None:
         """Starts at the first batch of epoch 0.
 
@@ -128,6 +130,7 @@ class Loader:
             seed: of the order.
             pool: rows sorted together; more give less padding, and an order less random.
             tag_share: share of consensus rows, in [0, 1]; None for the corpus's own.
+            rows: the rows to read, at least one, each once; None for all.
 
         Raises:
             ConfigError: a number out of range.
@@ -139,7 +142,8 @@ class Loader:
             )
         if tag_share is not None and not 0 <= tag_share <= 1:
             raise ConfigError(f"tag_share is {tag_share}; give a share from 0 to 1")
-        self.corpus = corpus
+        self.corpus, self._members = corpus, rows
+        self._size = len(corpus) if rows is None else len(rows)
         self._batch_tokens, self._multiple, self._seed, self._pool = batch_tokens, multiple, seed, pool
         self._tag_share = tag_share
         self._by_tag = self._rows_by_tag() if tag_share is not None else None
@@ -161,7 +165,7 @@ class Loader:
         if self._batch_index == len(self._batches):
             self._batches, self._batch_index = None, 0
             self._pool_index += 1
-            if self._pool_index * self._pool >= len(self.corpus):
+            if self._pool_index * self._pool >= self._size:
                 self.epoch, self._pool_index = self.epoch + 1, 0
         return batch
 
@@ -195,8 +199,11 @@ class Loader:
         self._batches = None
 
     def _settings(self) -> dict[str, Any]:
+        members = self._members
+        digest = None if members is None else hashlib.sha256(members.astype("<i8").tobytes()).hexdigest()
         return {
             "rows": len(self.corpus),
+            "members": digest,
             "text_tokens": self.corpus.report.text_tokens,
             "batch_tokens": self._batch_tokens,
             "multiple": self._multiple,
@@ -206,7 +213,8 @@ class Loader:
         }
 
     def _rows_by_tag(self) -> tuple[np.ndarray, np.ndarray] | None:
-        consensus = self.corpus.tags == CONSENSUS
+        consensus = np.asarray(self.corpus.tags) == CONSENSUS
+        consensus = consensus if self._members is None else consensus[self._members]
         human, agreed = np.flatnonzero(~consensus), np.flatnonzero(consensus)
         return (human, agreed) if len(human) and len(agreed) else None
 
@@ -215,7 +223,7 @@ class Loader:
 
     def _rows(self, positions: np.ndarray) -> np.ndarray:
         """The rows at some positions of this epoch."""
-        size = len(self.corpus)
+        size = self._size
         slots = permutation(positions, size, self._key(_EPOCH, self.epoch))
         if self._by_tag is None:
             return slots
@@ -239,7 +247,8 @@ class Loader:
     def _pool_batches(self) -> list[np.ndarray]:
         """The batches of the present pool, in their shuffled order."""
         start = self._pool_index * self._pool
-        rows = self._rows(np.arange(start, min(start + self._pool, len(self.corpus))))
+        rows = self._rows(np.arange(start, min(start + self._pool, self._size)))
+        rows = rows if self._members is None else self._members[rows]
         texts, prompts = self.corpus.lengths(rows)
         texts = -(-texts // self._multiple) * self._multiple
         order = np.lexsort((prompts, texts))

@@ -46,6 +46,17 @@ class TrainConfig:
     precision: str = "auto"
     """Precision of matrix products: `bfloat16`, `float32`, or `auto`: a run takes the one that its device multiplies
     faster, and keeps it."""
+    rounds: int = 1
+    """Rounds of a stage that trains a model on texts: each after the first goes over a share of the texts of the one
+    before, drawn by their losses. A run keeps its rounds."""
+    round_share: float = 0.5
+    """Share of a round's texts that the next learns from, and of its steps."""
+    round_choice: str = "loss"
+    """How they are drawn: by `loss`, or `uniform`, the control."""
+    round_temperature: float = 1.0
+    """Nats by which a loss has to be higher for e times the chance."""
+    round_tokens: int | None = None
+    """Tokens of the groups that are drawn; None: those of a batch; 1: every text by itself."""
     tensorboard: bool = False
     """Write the log and the live samples as TensorBoard events too; needs the extra `log`."""
 
@@ -64,6 +75,12 @@ class TrainConfig:
             raise ConfigError(f"weight_decay should be at least 0 and finite, received {self.weight_decay}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"betas should lie in [0, 1), received {', '.join(map(str, self.betas))}")
+        if not 1 <= self.rounds <= 16 or not 0 < self.round_share <= 1:
+            raise ConfigError("rounds should lie between 1 and 16, and round_share in (0, 1]")
+        if self.round_choice not in ("loss", "uniform") or not 0 < self.round_temperature < math.inf:
+            raise ConfigError("round_choice should be 'loss' or 'uniform', and round_temperature above 0 and finite")
+        if self.round_tokens is not None and self.round_tokens < 1:
+            raise ConfigError(f"round_tokens should be at least 1, received {self.round_tokens}")
         if self.precision != "auto":
             dtype_of(self.precision)
         if self.accumulate < 1:
