@@ -1,6 +1,7 @@
 """The four parts of the recipe for small models, alone and together, at equal parameters and equal steps.
 
-    python benchmarks/tiny_recipe.py --data e2e:PATH --seeds 0 1 2 --keep runs/tiny --out benchmarks/results/tiny_recipe.json
+    python benchmarks/tiny_recipe.py --data e2e:PATH --seeds 0 1 2 --keep runs/tiny \
+        --out benchmarks/results/tiny_recipe.json
 
 A base whose vocabulary holds more than a third of its parameters is changed part by part: a compact tokenizer, whose
 saved parameters go into blocks; more and narrower blocks; blocks inherited from a model of half as many again; a second

@@ -27,14 +27,14 @@ from manta.bench import (
     training_rates,
     writing_rates,
 )
-from manta.bench.operators import peak_mebibytes
+from manta.bench.operators import STEPS, Behind, peak_mebibytes, randomised
 from manta.cli import main
 from manta.errors import ModelError, UsageError
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
 from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
 from manta.hub import save_model
 from manta.masked import DECODERS
-from manta.operators import KINDS
+from manta.operators import CAUSAL, KINDS, Cache
 from manta.recipes import Recipe
 from manta.text import BOS, EOS, Tokenizer
 
@@ -75,7 +75,8 @@ def test_a_table_has_a_column_for_every_name():
 def test_operators_are_measured_beside_their_operations():
     rows = operator_costs((8, 4), dim=16, batch=2, repeats=1)
     passes = [(row["operator"], row["pass"], row["length"]) for row in rows]
-    assert passes == [(kind, name, n) for n in (4, 8) for name in ("forward", "with gradient") for kind in KINDS]
+    told = {"forward": KINDS, "with gradient": KINDS, "one element more": CAUSAL}
+    assert passes == [(kind, name, n) for n in (4, 8) for name, kinds in told.items() for kind in kinds]
     attention = KINDS["attention"]().build(16)
     found = [row for row in rows if row["operator"] == "attention" and row["pass"] == "forward"]
     assert [row["mflop"] for row in found] == pytest.approx([2 * attention.flops(n, 16) / 1e6 for n in (4, 8)])
@@ -87,7 +88,8 @@ def test_an_operator_that_would_take_too_long_is_left_out(monkeypatch):
     takes = {("attention", 4): 0.01, ("attention", 8): 0.1, ("linear", 4): 0.01, ("linear", 8): 0.02}
 
     def timed(calls, repeats):
-        length = next(iter(calls.values())).args[1].shape[1]
+        call = next(iter(calls.values()))
+        length = call.length if isinstance(call, Behind) else call.args[1].shape[1]
         return {kind: [takes[kind, length]] * repeats for kind in calls}
 
     monkeypatch.setattr("manta.bench.operators.interleaved", timed)
@@ -113,6 +115,27 @@ def test_what_is_measured_stays_where_every_operator_takes_too_long(monkeypatch)
     monkeypatch.setattr("manta.bench.operators.KINDS", {"linear": KINDS["linear"]})
     rows = operator_costs((4, 64), dim=8, batch=1, repeats=1, most_seconds=1e-9)
     assert {row["length"] for row in rows} == {4}
+
+
+@torch.no_grad()
+def test_elements_behind_a_row_are_those_of_the_whole_row():
+    """Three calls read so many elements one by one; what is kept of them is what a whole row would have."""
+    torch.manual_seed(0)
+    operator, state = randomised(KINDS["linear"]().build(8, causal=True)), torch.randn(2, 100, 8)
+    behind = Behind(operator, state)
+    assert behind.mebibytes > 0
+    for _ in range(3):
+        behind()
+    whole = torch.cat([state, state[:, :1].expand(-1, 3 * STEPS, -1)], 1)
+    cache = Cache()
+    operator(whole, behind.row.span(0, whole.shape[1]), cache)
+    after = behind.row.span(behind.at, behind.at + 1)
+    for one, other in zip(behind.cache.carried(after), cache.carried(after), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    longer = Behind(operator, torch.randn(2, 1000, 8))
+    assert longer.mebibytes == behind.mebibytes, "a state does not grow with the row"
+    attention = KINDS["attention"]().build(8, causal=True)
+    assert Behind(attention, torch.randn(2, 1000, 8)).mebibytes > Behind(attention, state).mebibytes
 
 
 def measured(kind: str, name: str, *milliseconds: float) -> list[dict[str, Any]]:

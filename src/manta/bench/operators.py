@@ -9,20 +9,24 @@ from statistics import median
 from typing import TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from manta.bench.timing import Row, interleaved
-from manta.operators import KINDS, Operator, OperatorContext, line
+from manta.operators import CAUSAL, KINDS, Cache, Operator, OperatorContext, line
 from manta.report import Page, lines
-from manta.runtime import make_generator
+from manta.runtime import keep_memory, make_generator
 
 M = TypeVar("M", bound=nn.Module)
 
 
 RESET, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 """Where Linux tells a process of its memory."""
-FORWARD, GRADIENT = "forward", "with gradient"
-"""What is computed: the output, or the output and the gradients of state and weights."""
+FORWARD, GRADIENT, NEXT = "forward", "with gradient", "one element more"
+"""What is computed: the output; the output and the gradients of state and weights; or, left to right, what an element
+behind the row receives, the row being kept."""
+STEPS = 8
+"""Elements behind a row that are timed together, as one is too short to be timed."""
 PATIENCE = 1.5
 """Seconds of a call are at most so much more than growth by the square of the length foretells."""
 
@@ -37,6 +41,9 @@ def operator_costs(
     most_seconds: float = 60.0,
 ) -> list[Row]:
     """Seconds, memory and floating-point operations of every operator at every length, forward and with gradient.
+
+    Beside them stand the seconds of one element more, left to right, behind a row that is kept, and the memory that
+    keeping it takes.
 
     Args:
         lengths: elements of a row, each at least 1.
@@ -54,6 +61,8 @@ def operator_costs(
         many, and the rate is left out.
     """
     operators = {kind: randomised(config().build(dim)).to(device) for kind, config in KINDS.items()}
+    causal = {kind: randomised(KINDS[kind]().build(dim, causal=True)).to(device) for kind in CAUSAL if kind in KINDS}
+    keep_memory()  # as training and writing do
     last: dict[tuple[str, str], tuple[int, float]] = {}
     rows = []
     for length in sorted(lengths):
@@ -75,7 +84,45 @@ def operator_costs(
                 row |= {"mflop": flops / 1e6} if name == FORWARD else {}
                 row |= {"gflop_per_second": flops / seconds / 1e9} if name == FORWARD else {}
                 rows.append(row if peaks[kind] is None else {**row, "mebibytes": peaks[kind]})
+        behind: dict[str, Behind] = {}
+        for kind, operator in causal.items():
+            before, spent = last.get((kind, FORWARD), (length, 0.0))
+            if PATIENCE * spent * (length / before) ** 2 <= most_seconds and before == length:
+                behind[kind] = Behind(operator, state)
+        for kind, times in (interleaved(behind, repeats) if behind else {}).items():
+            row = {"operator": kind, "pass": NEXT, "length": length}
+            rows.append(row | {"milliseconds": 1000 * median(times) / STEPS, "mebibytes": behind[kind].mebibytes})
     return rows
+
+
+class Behind:
+    """Elements behind a row, one after the other; each call goes on with `STEPS` of them, and begins anew in time.
+
+    Args:
+        operator: causal.
+        state: the row, which is read and kept at once.
+    """
+
+    def __init__(self, operator: Operator, state: Float[Tensor, "b n d"]) -> None:
+        self.operator, self.state, self.cache = operator, state, Cache()
+        self.length = self.at = state.shape[1]
+        room = self.length + 64 * STEPS
+        self.row = OperatorContext(line(room, state.device), time=torch.full((len(state), room), 0.5).to(state))
+        with torch.no_grad():
+            operator(state, self.row.span(0, self.length), self.cache)
+
+    @property
+    def mebibytes(self) -> float:
+        """What keeping the row takes."""
+        return self.cache.num_bytes / 2**20
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        """Read some elements more."""
+        assert self.at + STEPS <= self.row.length, "rounds enough for any benchmark"
+        for _ in range(STEPS):
+            self.operator(self.state[:, :1], self.row.span(self.at, self.at + 1), self.cache)
+            self.at += 1
 
 
 def peak_mebibytes(call: Callable[[], object], device: torch.device) -> float | None:
@@ -168,7 +215,7 @@ def operators_page(rows: Sequence[Row], machine: Row) -> str:
     """
     page = Page("Operators against length")
     page.text("Measured on " + ", ".join(f"{key} {value}" for key, value in machine.items()) + ".")
-    for name in (FORWARD, GRADIENT):
+    for name in (FORWARD, GRADIENT, NEXT):
         mine = [row for row in rows if row["pass"] == name]
         page.section(name.capitalize())
         for key, unit, factor in (

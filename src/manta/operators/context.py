@@ -149,6 +149,11 @@ class Cache:
         """Keep the state of all elements up to the end of a span: it does not grow with the row."""
         self._carried, self._stop = state, context.stop
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory that holds it, of which room for elements to come is a part."""
+        return sum(part.numel() * part.element_size() for part in (*self._kept.values(), *self._carried))
+
     def renew(
         self, name: str, rows: Float[Tensor, "*shape k c"], context: OperatorContext, seen: int
     ) -> Float[Tensor, "*shape {seen} c"]:

@@ -1,0 +1,87 @@
+"""Tables of cheaper operators and smaller models; `benchmarks/tables.py` puts them into the pages."""
+
+import math
+from collections import defaultdict
+from statistics import mean
+from typing import Any
+
+FAMILIES = {"ar": "left to right", "masked": "masked", "manta": "Manta-LM"}
+
+
+def several(values: list[float], form: str = "{:.2f}") -> str:
+    """Mean over training seeds, and the least and the most of them."""
+    ends = f" ({form.format(min(values))} to {form.format(max(values))})" if len(values) > 1 else ""
+    return form.format(mean(values)) + ends
+
+
+def growth_table(result: dict[str, Any]) -> str:
+    """Milliseconds of every operator against length, its growth, and how it stands to attention."""
+    rows = {(row["operator"], row["pass"], row["length"]): row["milliseconds"] for row in result["operators"]}
+    lengths = sorted({length for _, _, length in rows})
+    heads = " | ".join(f"{length:,}" for length in lengths)
+    lines = []
+    for told in dict.fromkeys(part for _, part, _ in rows):
+        lines += ["", f"| {told}, ms | {heads} | slope from 4,096 | times faster than attention at 16,384 |"]
+        lines.append("|---|" + "---|" * (len(lengths) + 2))
+        for operator in dict.fromkeys(name for name, _, _ in rows):
+            found = {length: rows[operator, told, length] for length in lengths if (operator, told, length) in rows}
+            cells = [f"{found[length]:,.0f}" if length in found else "–" for length in lengths]
+            last = max(found)
+            slope = math.log(found[last] / found[4096]) / math.log(last / 4096) if last > 4096 else math.nan
+            beside = rows["attention", told, 16384] / found[16384] if 16384 in found else math.nan
+            lines.append(f"| {operator} | " + " | ".join([*cells, f"{slope:.2f}", f"{beside:.1f}"]) + " |")
+    return "\n".join(lines[1:])
+
+
+def conversions_table(result: list[dict[str, Any]]) -> str:
+    """Nats a word of sources, of what became of them, and of the same trained from scratch."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for row in result:
+        groups[row["data"], row["family"], row.get("operator"), row["how"], row.get("share")].append(row)
+    told = lambda key, name="nats": several([row[name] for row in groups[key]]) if key in groups else "–"  # noqa: E731
+    lines = [
+        "| nats a word, held out | source | becomes | at once | after 5% | after 20% | scratch, 5% | scratch, 20% |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for data, family, operator in dict.fromkeys((key[0], key[1], key[2]) for key in groups if key[2] is not None):
+        if (data, family, operator, "all", 0.2) not in groups:
+            continue
+        cells = [told((data, family, None, "source", None)), operator]
+        cells.append(told((data, family, operator, "all", 0.2), "before"))
+        cells += [told((data, family, operator, how, share)) for how in ("all", "scratch") for share in (0.05, 0.2)]
+        lines.append(f"| {data}, {FAMILIES[family]} | " + " | ".join(cells) + " |")
+    lines += ["", "| 20% of the steps | task, words and states | task alone | all at once |", "|---|---|---|---|"]
+    for data, family in dict.fromkeys((key[0], key[1]) for key in groups if key[3] == "task alone"):
+        cells = [told((data, family, "dijiang", how, 0.2)) for how in ("all", "task alone", "all at once")]
+        lines.append(f"| {data}, {FAMILIES[family]}, dijiang | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def convolution_table(result: list[dict[str, Any]]) -> str:
+    """What a convolution keeps of attention on a task of neighbours and on one of copying."""
+    lines = [
+        "| nats a hidden symbol | attention | convolution | its mean alone | recovered | attention that is near |",
+        "|---|---|---|---|---|---|",
+    ]
+    for task in dict.fromkeys(row["task"] for row in result):
+        rows = [row for row in result if row["task"] == task]
+        cells = [several([row[name] for row in rows]) for name in ("attention", "converted", "mean alone", "recovered")]
+        cells.append(", ".join(f"{100 * mean(row['near'][i] for row in rows):.0f}%" for i in range(2)))
+        lines.append(f"| {task} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def tiny_table(result: list[dict[str, Any]]) -> str:
+    """Nats a byte of the recipe's parts, and of what is inherited before any training."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in result:
+        groups[row["family"], row["name"]].append(row)
+    lines = [
+        "| nats a byte, held out | family | parameters | of them vocabulary | nats a byte |",
+        "|---|---|---|---|---|",
+    ]
+    for (family, name), rows in groups.items():
+        size, share = mean(row["parameters"] for row in rows), mean(row["vocabulary_share"] for row in rows)
+        cells = [FAMILIES[family], f"{size / 1e6:.2f}M", f"{share:.0%}"]
+        lines.append(f"| {name} | " + " | ".join([*cells, several([r["nats_a_byte"] for r in rows], "{:.3f}")]) + " |")
+    return "\n".join(lines)
