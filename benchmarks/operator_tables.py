@@ -50,7 +50,7 @@ def conversions_table(result: list[dict[str, Any]]) -> str:
         cells.append(told((data, family, operator, "all", 0.2), "before"))
         cells += [told((data, family, operator, how, share)) for how in ("all", "scratch") for share in (0.05, 0.2)]
         lines.append(f"| {data}, {FAMILIES[family]} | " + " | ".join(cells) + " |")
-    lines += ["", "| 20% of the steps | task, words and states | task alone | all at once |", "|---|---|---|---|"]
+    lines += ["", "| 20% of the steps | new ones first | the same, task alone | all at once |", "|---|---|---|---|"]
     for data, family in dict.fromkeys((key[0], key[1]) for key in groups if key[3] == "task alone"):
         cells = [told((data, family, "dijiang", how, 0.2)) for how in ("all", "task alone", "all at once")]
         lines.append(f"| {data}, {FAMILIES[family]}, dijiang | " + " | ".join(cells) + " |")

@@ -77,8 +77,9 @@ class ConversionConfig:
     """Share of a block's attention that has to stay near for `local` to choose it."""
     near: tuple[float, ...] = ()
     """What `local` has measured, a block each."""
-    new_share: float = 0.3
-    """Share of the time in which the new operators are trained alone; after it everything is. 1 trains nothing else."""
+    new_share: float = 0.0
+    """Share of the time in which the new operators are trained alone, before everything is; 1 trains nothing else. It
+    has shown no gain."""
     outputs: float = 1.0
     """Weight of the words that the source would tell, in nats, beside the task."""
     states: float = 1.0

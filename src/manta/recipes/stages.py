@@ -223,7 +223,7 @@ def _conversion(parts: Parts, net: PromptedModel, taught_stages: Sequence[Taught
     for taught in taught_stages:
         share = (1 - config.new_share) * taught.share / whole
         specs.append(StageSpec(taught.name, share, net, all_, objective(taught), parts.targets, taught.pace))
-    return [spec for spec in specs if spec.share > 0]
+    return in_rounds([spec for spec in specs if spec.share > 0], recipe.train)
 
 
 def is_asked(recipe: Recipe, specs: Sequence[StageSpec], index: int) -> bool:
