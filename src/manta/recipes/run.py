@@ -194,7 +194,7 @@ class TrainingRun:
             raise
         if edited:
             yield Note(f"recipe.json has another {', '.join(edited)} than at the last checkpoint; it counts from here")
-        yield Note("stages: " + ", ".join(names))
+        yield Note(f"stages: {', '.join(names)}; {self.parts.size}")
         yield from map(Note, advice(self.recipe, self.report))
         yield from self._goes_on(first, state)
         try:

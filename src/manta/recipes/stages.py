@@ -155,6 +155,14 @@ class Parts:
             return AutoregressiveLM(teaching_model(self.recipe).model.to(self.device), self.tokenizer)
         return AutoregressiveLM(self.teacher, self.tokenizer)
 
+    @property
+    def size(self) -> str:
+        """How large the model is, and on what its parameters are spent, in words."""
+        net: Any = self.modules["teacher" if self.recipe.family == "ar" else "model"]
+        count, shape = sum(p.numel() for p in net.parameters()), net.config
+        blocks = f"{shape.depth} blocks of width {shape.dim}"
+        return f"{count / 1e6:.1f}M parameters, {net.embedding.weight.numel() / count:.0%} the vocabulary, {blocks}"
+
     def measure_conversion(self) -> list[Cost]:
         """What a conversion costs by now, see `how_well`."""
         net: Any = self.modules["teacher" if self.recipe.family == "ar" else "model"]
