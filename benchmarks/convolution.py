@@ -28,7 +28,7 @@ from manta.recipes.conversion import mean_parts
 from manta.runtime import atomic_write, make_generator
 from manta.text import Batch
 
-LENGTH, SYMBOLS, FIRST, ROWS, KERNEL = 64, 16, 8, 32, 9
+LENGTH, SYMBOLS, FIRST, ROWS, KERNEL = 64, 16, 8, 16, 9
 SHAPE: dict[str, Any] = {"vocab_size": FIRST + SYMBOLS, "dim": 32, "heads": 4, "depth": 2, "prompt_depth": 1}
 SHAPE |= {"max_prompt": 0, "max_text": LENGTH, "absolute_places": True}
 LAYOUT = ObjectiveConfig(blank_share=0.0, extra_cell=0.0)
@@ -112,8 +112,8 @@ def main() -> None:
     """Read the command line and train what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--steps", type=int, default=2_000, help="of the source")
-    parser.add_argument("--conversion-steps", type=int, default=1_000)
+    parser.add_argument("--steps", type=int, default=1_200, help="of the source")
+    parser.add_argument("--conversion-steps", type=int, default=600)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     done = json.loads(args.out.read_text()) if args.out.exists() else []

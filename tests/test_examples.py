@@ -43,7 +43,10 @@ def test_the_python_block_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert "Blue Spice" in capsys.readouterr().out
 
 
-GUIDES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("training", "choosing", "measuring", "smaller"))]
+GUIDES = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("training", "choosing", "measuring", "smaller")),
+]
 README = "\n".join(page.read_text(encoding="utf-8") for page in GUIDES)
 COMMANDS = [
     *re.findall(r"^(\./run .*?)(?: *#.*)?$", README, re.M),

@@ -27,14 +27,14 @@ from manta.bench import (
     training_rates,
     writing_rates,
 )
-from manta.bench.operators import STEPS, Behind, peak_mebibytes, randomised
+from manta.bench.operators import ONE_BY_ONE, STEPS, Behind, peak_mebibytes, randomised
 from manta.cli import main
 from manta.errors import ModelError, UsageError
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
 from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
 from manta.hub import save_model
 from manta.masked import DECODERS
-from manta.operators import CAUSAL, KINDS, Cache
+from manta.operators import KINDS, Cache
 from manta.recipes import Recipe
 from manta.text import BOS, EOS, Tokenizer
 
@@ -75,7 +75,7 @@ def test_a_table_has_a_column_for_every_name():
 def test_operators_are_measured_beside_their_operations():
     rows = operator_costs((8, 4), dim=16, batch=2, repeats=1)
     passes = [(row["operator"], row["pass"], row["length"]) for row in rows]
-    told = {"forward": KINDS, "with gradient": KINDS, "one element more": CAUSAL}
+    told = {"forward": KINDS, "with gradient": KINDS, "one element more": ONE_BY_ONE}
     assert passes == [(kind, name, n) for n in (4, 8) for name, kinds in told.items() for kind in kinds]
     attention = KINDS["attention"]().build(16)
     found = [row for row in rows if row["operator"] == "attention" and row["pass"] == "forward"]

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from manta.bench.timing import Row, interleaved
-from manta.operators import CAUSAL, KINDS, Cache, Operator, OperatorContext, line
+from manta.operators import KINDS, Cache, Operator, OperatorContext, line
 from manta.report import Page, lines
 from manta.runtime import keep_memory, make_generator
 
@@ -25,6 +25,8 @@ RESET, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 FORWARD, GRADIENT, NEXT = "forward", "with gradient", "one element more"
 """What is computed: the output; the output and the gradients of state and weights; or, left to right, what an element
 behind the row receives, the row being kept."""
+ONE_BY_ONE = ("attention", "windowed", "linear", "dijiang")
+"""Operators that are made to be read one element after the other; others compute more of the row anew."""
 STEPS = 8
 """Elements behind a row that are timed together, as one is too short to be timed."""
 PATIENCE = 1.5
@@ -42,8 +44,8 @@ def operator_costs(
 ) -> list[Row]:
     """Seconds, memory and floating-point operations of every operator at every length, forward and with gradient.
 
-    Beside them stand the seconds of one element more, left to right, behind a row that is kept, and the memory that
-    keeping it takes.
+    Beside them stand, for `ONE_BY_ONE`, the seconds of one element more, left to right, behind a row that is kept, and
+    the memory that keeping it takes.
 
     Args:
         lengths: elements of a row, each at least 1.
@@ -61,7 +63,9 @@ def operator_costs(
         many, and the rate is left out.
     """
     operators = {kind: randomised(config().build(dim)).to(device) for kind, config in KINDS.items()}
-    causal = {kind: randomised(KINDS[kind]().build(dim, causal=True)).to(device) for kind in CAUSAL if kind in KINDS}
+    causal = {
+        kind: randomised(KINDS[kind]().build(dim, causal=True)).to(device) for kind in ONE_BY_ONE if kind in KINDS
+    }
     keep_memory()  # as training and writing do
     last: dict[tuple[str, str], tuple[int, float]] = {}
     rows = []
