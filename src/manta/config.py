@@ -180,8 +180,11 @@ def parse_value(annotation: Any, text: str, where: str) -> Any:
     if origin in (Union, types.UnionType):
         if type(None) in args and text.lower() == "none":
             return None
-        if (chosen := _by_kind([group for group in args if dataclasses.is_dataclass(group)]).get(text)) is not None:
-            return chosen()
+        kinds = _by_kind([group for group in args if dataclasses.is_dataclass(group)])
+        if text in kinds:
+            return kinds[text]()
+        if kinds:
+            raise _mismatch(Literal[tuple(kinds)], text, where)
         return _first_reading(annotation, text, where)
     if origin is Literal:
         for choice in args:

@@ -47,9 +47,9 @@ def models(tmp_path_factory) -> dict[str, Path]:
     return found
 
 
-def inheriting(out: Path, model: Path, family: str, **changes: Any) -> TrainingRun:
+def inheriting(out: Path, model: Path, source: str, **changes: Any) -> TrainingRun:
     recipe = {"data": "builtin:weather", "num_examples": 60, "batch_tokens": 300, "num_steps": 6, "consensus": "none"}
-    recipe |= {"inherit": str(model), "inheritance": INHERITANCE, FAMILIES[family]: {"depth": 2, "hidden": 24}}
+    recipe |= {"inherit": str(model), "inheritance": INHERITANCE, FAMILIES[source]: {"depth": 2, "hidden": 24}}
     return TrainingRun(from_dict(Recipe, {**recipe, **changes}), out, device="cpu")
 
 
