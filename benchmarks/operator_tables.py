@@ -14,6 +14,11 @@ def several(values: list[float], form: str = "{:.2f}") -> str:
     return form.format(mean(values)) + ends
 
 
+def figure(milliseconds: float) -> str:
+    """Milliseconds with as many digits as they deserve."""
+    return f"{milliseconds:,.0f}" if milliseconds >= 20 else f"{milliseconds:.1f}"
+
+
 def growth_table(result: dict[str, Any]) -> str:
     """Milliseconds of every operator against length, its growth, and how it stands to attention."""
     rows = {(row["operator"], row["pass"], row["length"]): row["milliseconds"] for row in result["operators"]}
@@ -25,7 +30,9 @@ def growth_table(result: dict[str, Any]) -> str:
         lines.append("|---|" + "---|" * (len(lengths) + 2))
         for operator in dict.fromkeys(name for name, _, _ in rows):
             found = {length: rows[operator, told, length] for length in lengths if (operator, told, length) in rows}
-            cells = [f"{found[length]:,.0f}" if length in found else "–" for length in lengths]
+            if not found:
+                continue
+            cells = [figure(found[length]) if length in found else "–" for length in lengths]
             last = max(found)
             slope = math.log(found[last] / found[4096]) / math.log(last / 4096) if last > 4096 else math.nan
             beside = rows["attention", told, 16384] / found[16384] if 16384 in found else math.nan
@@ -54,20 +61,6 @@ def conversions_table(result: list[dict[str, Any]]) -> str:
     for data, family in dict.fromkeys((key[0], key[1]) for key in groups if key[3] == "task alone"):
         cells = [told((data, family, "dijiang", how, 0.2)) for how in ("all", "task alone", "all at once")]
         lines.append(f"| {data}, {FAMILIES[family]}, dijiang | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def convolution_table(result: list[dict[str, Any]]) -> str:
-    """What a convolution keeps of attention on a task of neighbours and on one of copying."""
-    lines = [
-        "| nats a hidden symbol | attention | convolution | its mean alone | recovered | attention that is near |",
-        "|---|---|---|---|---|---|",
-    ]
-    for task in dict.fromkeys(row["task"] for row in result):
-        rows = [row for row in result if row["task"] == task]
-        cells = [several([row[name] for row in rows]) for name in ("attention", "converted", "mean alone", "recovered")]
-        cells.append(", ".join(f"{100 * mean(row['near'][i] for row in rows):.0f}%" for i in range(2)))
-        lines.append(f"| {task} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
