@@ -22,7 +22,7 @@ def net() -> AutoregressiveModel:
     torch.manual_seed(0)
     found = AutoregressiveModel(AutoregressiveConfig(**SHAPE, hidden=HIDDEN))
     with torch.no_grad():
-        for block in found.trunk.blocks:
+        for block in blocks_of(found):
             for part in (block.operator.out, block.mlp.out):
                 part.weight.normal_(std=0.02)
     score, optimizer = batches(), torch.optim.Adam(found.parameters(), 1e-2)
@@ -31,6 +31,10 @@ def net() -> AutoregressiveModel:
         score(found).backward()
         optimizer.step()
     return found.requires_grad_(False)
+
+
+def blocks_of(net: Any) -> list[Any]:
+    return list(net.trunk.blocks)
 
 
 def batches():
@@ -50,7 +54,7 @@ def trunk_of(net):
 
 def test_a_block_that_does_nothing_goes_first(net):
     judged = copy.deepcopy(net)
-    silent = judged.trunk.blocks[2]
+    silent = blocks_of(judged)[2]
     with torch.no_grad():
         for part in (silent.operator.out, silent.mlp.out, silent.cross.out):
             part.weight.zero_()
@@ -133,7 +137,7 @@ def test_a_learned_mask_is_better_than_chance_before_any_training(net):
 
 def test_a_part_of_a_net_has_its_shape_and_weights(net):
     kept = [torch.tensor([0, 3, 7])] * 2
-    small = thinned(net, trunk_of, (1, 3), kept)
+    small: Any = thinned(net, trunk_of, (1, 3), kept)
     shape = AutoregressiveConfig(**{**SHAPE, "depth": 2}, hidden=3)
     AutoregressiveModel(shape).load_state_dict(small.state_dict())
     own, theirs = small.trunk.networks[1], net.trunk.networks[3]

@@ -205,8 +205,8 @@ def test_only_attention_is_converted(models, tmp_path):
     ],
 )
 def test_slips_of_the_command_line(given, said, models, tmp_path, capsys):
-    put = {"MODEL": str(models["ar"]), "RUN": str(tmp_path / "run")}
-    assert main(["convert", *[put.get(word, word) for word in given]]) == UsageError.exit_code
+    words = [word.replace("MODEL", str(models["ar"])).replace("RUN", str(tmp_path / "run")) for word in given]
+    assert main(["convert", *words]) == UsageError.exit_code
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
