@@ -31,7 +31,7 @@ COMPACT = {"dim": 96, "depth": 5}
 NARROW_LARGE = {"dim": 80, "depth": 5}
 NARROW = {"dim": 80, "depth": 8}
 """More and narrower blocks, at the parameters of each."""
-ROUNDS = {"rounds": 2, "round_tokens": 256}
+ROUNDS = {"rounds": 2, "round_elements": 256}
 ROWS: dict[str, dict[str, Any]] = {
     "base": {"vocab_size": LARGE_VOCABULARY, "shape": BASE},
     "compact tokenizer": {"vocab_size": SMALL_VOCABULARY, "shape": COMPACT},

@@ -99,7 +99,7 @@ def finish(run: TrainingRun) -> TrainingRun:
 
 
 def rounds(out: Path, **changes: Any) -> TrainingRun:
-    recipe = {**SMALL, "train": {"rounds": 3, "round_tokens": 1, **changes}}
+    recipe = {**SMALL, "train": {"rounds": 3, "round_elements": 1, **changes}}
     return TrainingRun(from_dict(Recipe, recipe), out, device="cpu")
 
 
@@ -172,7 +172,7 @@ def test_rows_of_another_corpus_are_told(rows, tmp_path):
         {"round_choice": "hard"},
         {"round_temperature": 0.0},
         {"round_temperature": math.inf},
-        {"round_tokens": 0},
+        {"round_elements": 0},
     ],
 )
 def test_settings_out_of_range_are_refused(wrong):

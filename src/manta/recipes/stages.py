@@ -133,7 +133,7 @@ class Parts:
         def make() -> Rows:
             self.watch.tell(f"drawing the texts of {spec.name}")
             generator = make_generator(seed)
-            groups = self.loader(corpus, seed, seen_rows(before, num_batches), config.round_tokens)
+            groups = self.loader(corpus, seed, seen_rows(before, num_batches), config.round_elements)
 
             def loss(batch: Batch) -> float:
                 return float(spec.objective(spec.model, batch.to(self.device), generator).total)

@@ -55,7 +55,7 @@ class TrainConfig:
     """How they are drawn: by `loss`, or `uniform`, the control."""
     round_temperature: float = 1.0
     """Nats by which a loss has to be higher for e times the chance."""
-    round_tokens: int | None = None
+    round_elements: int | None = None
     """Tokens of the groups that are drawn; None: those of a batch; 1: every text by itself."""
     tensorboard: bool = False
     """Write the log and the live samples as TensorBoard events too; needs the extra `log`."""
@@ -79,8 +79,8 @@ class TrainConfig:
             raise ConfigError("rounds should lie between 1 and 16, and round_share in (0, 1]")
         if self.round_choice not in ("loss", "uniform") or not 0 < self.round_temperature < math.inf:
             raise ConfigError("round_choice should be 'loss' or 'uniform', and round_temperature above 0 and finite")
-        if self.round_tokens is not None and self.round_tokens < 1:
-            raise ConfigError(f"round_tokens should be at least 1, received {self.round_tokens}")
+        if self.round_elements is not None and self.round_elements < 1:
+            raise ConfigError(f"round_elements should be at least 1, received {self.round_elements}")
         if self.precision != "auto":
             dtype_of(self.precision)
         if self.accumulate < 1:
