@@ -16,7 +16,7 @@ from manta.families.imitation import Imitation, Objective
 from manta.families.prompted import PromptedConfig, PromptedModel
 from manta.hub.folder import LanguageModel
 from manta.nets.trunk import Trunk
-from manta.operators import OperatorChoice, SelfAttention, inherit_attention, near_share
+from manta.operators import OperatorChoice, SelfAttention, WindowedConfig, inherit_attention, near_share
 from manta.recipes.origins import kept_limits, placed, source_model
 from manta.recipes.recipe import SIZES, ConversionConfig, Recipe
 from manta.runtime import make_generator
@@ -87,7 +87,8 @@ def reach_of(config: ConversionConfig) -> int:
     if config.reach is not None:
         return config.reach
     kernel = getattr(config.operator, "kernel", None)
-    return kernel // 2 if kernel is not None else getattr(config.operator, "radius", REACH)
+    radius = config.operator.radius if isinstance(config.operator, WindowedConfig) else REACH
+    return radius if kernel is None else kernel // 2
 
 
 def chosen_blocks(config: ConversionConfig, near: tuple[float, ...], depth: int) -> tuple[int, ...]:
