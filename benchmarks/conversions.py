@@ -24,7 +24,7 @@ from manta.config import from_dict
 from manta.families.trained import TrainedWriter
 from manta.hub import load
 from manta.recipes import Recipe, TrainingRun
-from manta.recipes.conversion import held_out, mean_parts
+from manta.recipes.conversion import held_out, mean_parts, task_of_model
 from manta.runtime import atomic_write
 
 FAMILIES = ("ar", "masked", "manta")
@@ -58,11 +58,7 @@ def rows_wanted(family: str, operators: list[str]) -> Iterator[dict[str, Any]]:
 
 def nats(lm: TrainedWriter[Any], recipe: Recipe) -> float:
     """A word, of the family's own task on held-out texts."""
-    measured: dict[str, Any] = {}
-    task = lm.stages(lm.model, recipe.teaching, measured)[0].objective
-    for name, part in lm.measured().items():
-        measured[name].load_state_dict(part.state_dict())
-    return mean_parts(lm.model, task, held_out(recipe, lm, HELD_OUT))["nats"]
+    return mean_parts(lm.model, task_of_model(lm, recipe), held_out(recipe, lm, HELD_OUT))["nats"]
 
 
 def recipe_of(family: str, seed: int, row: dict[str, Any], source: Path, args: argparse.Namespace) -> Recipe:

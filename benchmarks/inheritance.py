@@ -16,7 +16,6 @@ import torch
 
 from manta.families.inheritance import Layers, Neurons, Score, choose_blocks, choose_neurons, thinned
 from manta.hub import load
-from manta.nets.trunk import Trunk
 from manta.recipes.conversion import held_out, mean_parts, task_of_model
 from manta.recipes.recipe import Recipe
 from manta.runtime import atomic_write, make_generator
@@ -35,7 +34,6 @@ def judged(folder: Path, data: str, corpora: Path) -> list[dict[str, Any]]:
     lengths = {"max_prompt": shape.max_prompt, "max_text": shape.max_text}
     build(read(data, "train", 4_000), lm.tokenizer, place, source=data, **lengths)
     corpus, trunk = Corpus.open(place), lm.trunk_of(net)
-    assert isinstance(trunk, Trunk)
 
     def scores() -> Score:
         loader = Loader(corpus, batch_tokens=BATCH_TOKENS, multiple=lm.rate_of(net))

@@ -1,5 +1,6 @@
 """A conversion begins with a model's weights, trains what is new, and says what it cost."""
 
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,36 +10,18 @@ import torch
 from manta.cli import main
 from manta.config import apply_overrides, from_dict
 from manta.errors import CheckpointError, ConfigError, ModelError, UsageError
-from manta.families.autoregressive import AutoregressiveConfig
-from manta.hub import load
+from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveModel
+from manta.hub import load, save_model
 from manta.nets.trunk import Trunk
 from manta.operators import AttentionConfig, DijiangConfig, KernelAttention, LinearConfig, SelfAttention
 from manta.recipes import Recipe, TrainingRun
 from manta.recipes.conversion import chosen_blocks
 from manta.recipes.recipe import ConversionConfig, resolve
-from manta.training import Progress
 
-SHAPE: dict[str, Any] = {"dim": 16, "heads": 2, "depth": 2, "prompt_depth": 1}
-SMALL: dict[str, Any] = {
-    "data": "builtin:weather",
-    "num_examples": 60,
-    "vocab_size": 512,
-    "max_prompt": 40,
-    "max_text": 40,
-    "size": "nano",
-    "batch_tokens": 300,
-    "num_steps": 8,
-    "consensus": "none",
-    "warm_start": False,
-    "model": {**SHAPE, "space": {"encoder_depth": 1}},
-    **{name: SHAPE for name in ("masked", "aligned", "teacher")},
-}
+from .small import card, finish, same_weights, small, stop
+
+SMALL = small(2)
 FAMILIES = ("ar", "masked", "aligned", "manta")
-
-
-def finish(run: TrainingRun) -> None:
-    for _ in run.events():
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +56,9 @@ def test_a_model_of_any_family_is_converted_and_writes(family, models, tmp_path,
     assert names == ["source", "right after the conversion", "after training"]
     assert run.scores[0].divergence == pytest.approx(0, abs=1e-6)
     assert all(cost.divergence > 0 and cost.nats > 0 for cost in run.scores[1:])
-    card = (tmp_path / "run" / "model" / "README.md").read_text()
-    assert f"Converted from `{family}`: attention of the blocks 0, 1 became `linear`." in card
-    assert f"| source | {run.scores[0].nats:.3f} | 0.000 |" in card
+    told = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert f"Converted from `{family}`: attention of the blocks 0, 1 became `linear`." in told
+    assert f"| source | {run.scores[0].nats:.3f} | 0.000 |" in told
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -103,36 +86,17 @@ def test_the_space_of_a_plan_is_not_trained(models, tmp_path):
 @pytest.mark.parametrize("family", ["ar", "manta"])
 def test_an_interrupted_conversion_ends_as_one_that_was_not(family, models, tmp_path):
     finish(converting(tmp_path / "whole", models[family]))
-    events, steps = converting(tmp_path / "parted", models[family]).events(), 0
-    for event in events:
-        steps += isinstance(event, Progress)
-        if steps == 4:
-            events.close()
-            break
+    stop(converting(tmp_path / "parted", models[family]), 4)
     assert main(["convert", "--resume", "--out", str(tmp_path / "parted"), "--device", "cpu"]) == 0
-    first, second = (cast(Any, load(tmp_path / name, device="cpu")) for name in ("whole", "parted"))
-    whole = first.model.state_dict()
-    assert all(torch.equal(value, whole[name]) for name, value in second.model.state_dict().items())
-    cards = [
-        (tmp_path / name / "model" / "README.md").read_text().split("| stage |")[0] for name in ("whole", "parted")
-    ]
-    assert cards[0] == cards[1]
+    assert same_weights(tmp_path / "whole", tmp_path / "parted")
+    assert card(tmp_path / "whole") == card(tmp_path / "parted")
 
 
 def test_another_source_than_at_the_beginning_is_refused(models, tmp_path):
-    import shutil
-
     model = tmp_path / "model"
     shutil.copytree(models["ar"] / "model", model)
-    run = converting(tmp_path / "run", model)
-    events = run.events()
-    for event in events:
-        if isinstance(event, Progress):
-            events.close()
-            break
+    stop(converting(tmp_path / "run", model))
     lm = cast(Any, load(model))
-    from manta.hub import save_model
-
     with torch.no_grad():
         lm.model.embedding.weight.add_(1)
     save_model(model, lm, recipe={}, card="")
@@ -222,8 +186,6 @@ def test_operators_block_by_block():
     shape = resolve(recipe).teacher
     assert shape.mix == (AttentionConfig(), DijiangConfig()) and shape.kinds == "attention, dijiang"
     assert AutoregressiveConfig(operator=LinearConfig()).mix == (LinearConfig(),)
-    from manta.families.autoregressive import AutoregressiveModel
-
     net = AutoregressiveModel(AutoregressiveConfig(vocab_size=16, dim=16, heads=2, depth=3, operators=shape.mix))
     kinds = [type(block.operator).__name__ for block in net.trunk.blocks]
     assert kinds == ["SelfAttention", "DijiangAttention", "SelfAttention"]

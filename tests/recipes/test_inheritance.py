@@ -5,37 +5,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-import torch
 
 from manta.cli import main
 from manta.config import from_dict
 from manta.errors import ConfigError, ModelError
 from manta.hub import load
 from manta.recipes import Recipe, TrainingRun
-from manta.training import Progress
 
-SHAPE: dict[str, Any] = {"dim": 16, "heads": 2, "depth": 3, "prompt_depth": 1}
-SMALL: dict[str, Any] = {
-    "data": "builtin:weather",
-    "num_examples": 60,
-    "vocab_size": 512,
-    "max_prompt": 40,
-    "max_text": 40,
-    "size": "nano",
-    "batch_tokens": 300,
-    "num_steps": 8,
-    "consensus": "none",
-    "warm_start": False,
-    "model": {**SHAPE, "space": {"encoder_depth": 1}},
-    **{name: SHAPE for name in ("masked", "aligned", "teacher")},
-}
+from .small import card, finish, same_weights, small, stop
+
+SMALL = small(3)
 FAMILIES = {"ar": "teacher", "masked": "masked", "aligned": "aligned", "manta": "model"}
 INHERITANCE = {"batches": 2, "mask_steps": 3}
-
-
-def finish(run: TrainingRun) -> None:
-    for _ in run.events():
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -64,19 +45,13 @@ def test_a_smaller_model_of_any_family_is_trained_and_writes(family, models, tmp
     assert (
         len(told["blocks"]) == 2 and told["neurons"] == 24 and set(told["losses"]) == {"whole", "blocks", "inherited"}
     )
-    card = (tmp_path / "run" / "model" / "README.md").read_text()
-    assert (
-        f"Inherited from `{family}`: the blocks {told['blocks'][0]}, {told['blocks'][1]} with 24 neurons each" in card
-    )
+    written = card(tmp_path / "run")
+    first, second = told["blocks"]
+    assert f"Inherited from `{family}`: the blocks {first}, {second} with 24 neurons each" in written
 
 
 def test_all_of_a_model_is_inherited_where_nothing_is_left_out(models, tmp_path):
-    run = inheriting(tmp_path / "run", models["ar"], "ar", teacher={})
-    events = run.events()
-    for event in events:
-        if isinstance(event, Progress):
-            events.close()
-            break
+    stop(inheriting(tmp_path / "run", models["ar"], "ar", teacher={}))
     told = json.loads((tmp_path / "run" / "inheritance.json").read_text())
     assert told["losses"]["whole"] == told["losses"]["inherited"] == told["losses"]["blocks"]
     assert told["blocks"] == [0, 1, 2]
@@ -84,20 +59,10 @@ def test_all_of_a_model_is_inherited_where_nothing_is_left_out(models, tmp_path)
 
 def test_an_interrupted_run_ends_as_one_that_was_not(models, tmp_path):
     finish(inheriting(tmp_path / "whole", models["masked"], "masked"))
-    events, steps = inheriting(tmp_path / "parted", models["masked"], "masked").events(), 0
-    for event in events:
-        steps += isinstance(event, Progress)
-        if steps == 3:
-            events.close()
-            break
+    stop(inheriting(tmp_path / "parted", models["masked"], "masked"), 3)
     finish(TrainingRun(None, tmp_path / "parted", resume=True, device="cpu"))
-    first, second = (cast(Any, load(tmp_path / name, device="cpu")) for name in ("whole", "parted"))
-    whole = first.model.state_dict()
-    assert all(torch.equal(value, whole[name]) for name, value in second.model.state_dict().items())
-    cards = [
-        (tmp_path / name / "model" / "README.md").read_text().split("| stage |")[0] for name in ("whole", "parted")
-    ]
-    assert cards[0] == cards[1]
+    assert same_weights(tmp_path / "whole", tmp_path / "parted")
+    assert card(tmp_path / "whole") == card(tmp_path / "parted")
 
 
 @pytest.mark.parametrize(

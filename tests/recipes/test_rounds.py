@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,25 +10,15 @@ import torch
 
 from manta.config import from_dict
 from manta.errors import CheckpointError, ConfigError
-from manta.hub import load
 from manta.recipes import Recipe, TrainingRun
 from manta.recipes.rounds import hard_rows, kept_rows, seen_rows
 from manta.runtime import make_generator
 from manta.text import Corpus, Example, Loader, Tokenizer, build
-from manta.training import Progress, TrainConfig, read_log
+from manta.training import TrainConfig, read_log
 
-SMALL: dict[str, Any] = {
-    "data": "builtin:weather",
-    "num_examples": 200,
-    "vocab_size": 512,
-    "max_prompt": 40,
-    "max_text": 40,
-    "size": "nano",
-    "batch_tokens": 300,
-    "num_steps": 12,
-    "family": "ar",
-    "teacher": {"dim": 16, "heads": 2, "depth": 1, "prompt_depth": 1},
-}
+from .small import finish, same_weights, small, stop
+
+SMALL = small(1, num_examples=200, num_steps=12, family="ar", consensus="auto", warm_start=None)
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +82,6 @@ def test_the_first_draw_follows_the_softmax(corpus):
     np.testing.assert_allclose(counts / 3000, expected, atol=0.03)
 
 
-def finish(run: TrainingRun) -> TrainingRun:
-    for _ in run.events():
-        pass
-    return run
-
-
 def rounds(out: Path, **changes: Any) -> TrainingRun:
     recipe = {**SMALL, "train": {"rounds": 3, "round_elements": 1, **changes}}
     return TrainingRun(from_dict(Recipe, recipe), out, device="cpu")
@@ -123,24 +107,13 @@ def test_a_drafter_has_no_rounds(tmp_path):
 @pytest.mark.parametrize("at", [3, 8, 11])
 def test_an_interrupted_run_ends_as_one_that_was_not(at, tmp_path):
     finish(rounds(tmp_path / "whole"))
-    events, steps = rounds(tmp_path / "parted").events(), 0
-    for event in events:
-        steps += isinstance(event, Progress)
-        if steps == at:
-            events.close()
-            break
+    stop(rounds(tmp_path / "parted"), at)
     finish(TrainingRun(None, tmp_path / "parted", resume=True, device="cpu"))
-    first, second = (cast(Any, load(tmp_path / name, device="cpu")) for name in ("whole", "parted"))
-    whole = first.model.state_dict()
-    assert all(torch.equal(value, whole[name]) for name, value in second.model.state_dict().items())
+    assert same_weights(tmp_path / "whole", tmp_path / "parted")
 
 
 def test_a_run_keeps_its_rounds(tmp_path):
-    events = rounds(tmp_path / "run").events()
-    for event in events:
-        if isinstance(event, Progress):
-            events.close()
-            break
+    stop(rounds(tmp_path / "run"))
     file = tmp_path / "run" / "recipe.json"
     file.write_text(file.read_text().replace('"rounds": 3', '"rounds": 2'))
     with pytest.raises(CheckpointError, match=r"has another train\.rounds"):

@@ -13,25 +13,15 @@ from manta.hub import load
 from manta.recipes import Recipe, TrainingRun
 from manta.recipes.shrinking import shrink_vocabulary, vocabulary_share, with_vocabulary
 
-SHAPE: dict[str, Any] = {"dim": 16, "heads": 2, "depth": 1, "prompt_depth": 1}
-SMALL: dict[str, Any] = {
-    "data": "builtin:weather",
-    "num_examples": 200,
-    "vocab_size": 640,
-    "size": "nano",
-    "batch_tokens": 300,
-    "num_steps": 4,
-    "max_prompt": 40,
-    "max_text": 40,
-    "model": {**SHAPE, "space": {"encoder_depth": 1}},
-    **{name: SHAPE for name in ("masked", "aligned", "teacher")},
-}
+from .small import finish, small
+
+SMALL = small(1, num_examples=200, vocab_size=640, num_steps=4)
 FAMILIES: dict[str, dict[str, Any]] = {
     "ar": {"family": "ar"},
-    "masked": {"family": "masked", "consensus": "none"},
-    "aligned": {"family": "aligned", "consensus": "none", "warm_start": True},
-    "manta": {"family": "manta", "consensus": "none", "warm_start": False},
-    "embeddings": {"consensus": "none", "warm_start": False, "model": {**SHAPE, "space": {"kind": "embedding"}}},
+    "masked": {"family": "masked"},
+    "aligned": {"family": "aligned", "warm_start": True},
+    "manta": {"family": "manta"},
+    "embeddings": {"model": {**SMALL["model"], "space": {"kind": "embedding"}}},
 }
 
 
@@ -40,8 +30,7 @@ def models(tmp_path_factory) -> dict[str, Path]:
     found = {}
     for name, changes in FAMILIES.items():
         found[name] = tmp_path_factory.mktemp("models") / name
-        for _ in TrainingRun(from_dict(Recipe, {**SMALL, **changes}), found[name], device="cpu").events():
-            pass
+        finish(TrainingRun(from_dict(Recipe, {**SMALL, **changes}), found[name], device="cpu"))
     return found
 
 

@@ -54,7 +54,7 @@ class Imitation:
         self,
         task: Objective,
         source: PromptedModel,
-        trunk_of: Callable[[Any], nn.Module],
+        trunk_of: Callable[[Any], Trunk],
         blocks: Sequence[int],
         *,
         outputs: float,
@@ -86,14 +86,13 @@ class Imitation:
 
 
 @contextmanager
-def watched(trunk: nn.Module, blocks: Sequence[int]) -> Iterator[list[TrunkCall]]:
+def watched(trunk: Trunk, blocks: Sequence[int]) -> Iterator[list[TrunkCall]]:
     """Write down every call of a trunk meanwhile.
 
     Args:
         trunk: of any family.
         blocks: whose states are kept.
     """
-    assert isinstance(trunk, Trunk)
     calls: list[TrunkCall] = []
 
     def begins(module: nn.Module, args: tuple[Any, ...]) -> None:

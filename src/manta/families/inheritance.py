@@ -220,7 +220,7 @@ def _masked(
 
 @torch.no_grad()
 def thinned(
-    net: PromptedModel, trunk_of: Callable[[Any], nn.Module], blocks: Sequence[int], neurons: Sequence[Tensor] | None
+    net: PromptedModel, trunk_of: Callable[[Any], Trunk], blocks: Sequence[int], neurons: Sequence[Tensor] | None
 ) -> PromptedModel:
     """A copy of a net with some of its blocks, and some neurons of their pointwise networks.
 
@@ -232,7 +232,6 @@ def thinned(
     """
     found = copy.deepcopy(net)
     trunk = trunk_of(found)
-    assert isinstance(trunk, Trunk)
     trunk.blocks = nn.ModuleList(trunk.blocks[index] for index in blocks)
     if neurons is None:
         return found

@@ -135,12 +135,8 @@ class MantaLM(TrainedWriter[MantaModel]):
             return [Taught("policy", teaching.policy + teaching.own, EmbeddingMatching(teaching.objective, density))]
         controller = measured["controller"] = RateController(information)
         matching = PolicyMatching(teaching.objective, density, controller)
-        stages = [Taught("policy", teaching.policy, matching)]
-        if teaching.own:
-            stages.append(
-                Taught("own", teaching.own, OwnStates(teaching.objective, matching), pace=0.5, comparable=False)
-            )
-        return stages
+        own = Taught("own", teaching.own, OwnStates(teaching.objective, matching), pace=0.5, comparable=False)
+        return [Taught("policy", teaching.policy, matching), *([own] if teaching.own else [])]
 
     def measured(self) -> dict[str, Any]:
         """The density of times."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from manta.aligned import AlignmentConfig
 from manta.errors import UsageError
@@ -21,6 +21,7 @@ from manta.families.observer import Beginning
 from manta.families.prompted import PromptedModel
 from manta.families.serving import RequestWriter
 from manta.masked import MaskedObjectiveConfig
+from manta.nets.trunk import Trunk
 from manta.text import Batch, Corpus, Tokenizer
 from manta.types import Loss
 
@@ -193,7 +194,7 @@ class TrainedWriter(RequestWriter, Generic[Net]):
         """Where a batch begins; `encode` runs the prompt's encoder."""
 
     @staticmethod
-    def trunk_of(net: Net) -> nn.Module:
+    def trunk_of(net: Net) -> Trunk:
         """The blocks that may begin from a teacher's weights."""
         return net.trunk  # pyright: ignore[reportReturnType]
 

@@ -15,10 +15,9 @@ from manta.families.batching import to_batch
 from manta.families.imitation import Imitation, Objective
 from manta.families.prompted import PromptedConfig, PromptedModel
 from manta.hub.folder import LanguageModel
-from manta.nets.trunk import Trunk
 from manta.operators import OperatorChoice, SelfAttention, WindowedConfig, inherit_attention, near_share
-from manta.recipes.origins import kept_limits, placed, source_model
-from manta.recipes.recipe import SIZES, ConversionConfig, Recipe
+from manta.recipes.origins import of_shape, placed, source_model
+from manta.recipes.recipe import ConversionConfig, Recipe
 from manta.runtime import make_generator
 from manta.text import Batch, read
 
@@ -51,7 +50,7 @@ def for_converted(recipe: Recipe, tell: Callable[[str], None] = lambda line: Non
     shape: Any = lm.model.config
     if getattr(recipe, row.shape) != type(shape)():
         raise ConfigError(f"the model keeps its shape; leave {row.shape}.* out")
-    trunk = _trunk(lm)
+    trunk = lm.trunk_of(lm.model)
     near: tuple[float, ...] = ()
     if config.layers == "local":
         near = near_shares(lm, recipe, reach_of(config))
@@ -65,21 +64,13 @@ def for_converted(recipe: Recipe, tell: Callable[[str], None] = lambda line: Non
     shape = replace(shape, operators=tuple(operators))
     if lm.family == "ar":  # drafts are verified for attention
         shape = replace(shape, draft_horizon=0)
-    given = replace(
-        recipe,
-        family=lm.family,
-        size=min(SIZES, key=lambda size: abs(SIZES[size][0] - shape.dim)),
-        converted_from=placed(str(recipe.converted_from)),
-        vocab_size=max(512, min(32768, shape.vocab_size)),
-        conversion=replace(config, layers=",".join(map(str, chosen)), near=near),
-        **{row.shape: shape},
-    )
     try:
         with torch.device("meta"):
             type(lm).net_class(shape)
     except ConfigError as error:
         raise ConfigError(f"{recipe.converted_from}, a model of the family {lm.family}: {error}") from None
-    return kept_limits(given, shape)
+    config = replace(config, layers=",".join(map(str, chosen)), near=near)
+    return of_shape(recipe, shape, converted_from=placed(str(recipe.converted_from)), conversion=config)
 
 
 def reach_of(config: ConversionConfig) -> int:
@@ -129,12 +120,6 @@ def _instead(operator: OperatorChoice, attention: OperatorChoice, heads: int) ->
     return replace(operator, **{n: getattr(attention, n) for n in ("heads", "rotary_base") if hasattr(operator, n)})
 
 
-def _trunk(lm: LanguageModel) -> Trunk:
-    trunk = lm.trunk_of(lm.model)
-    assert isinstance(trunk, Trunk)
-    return trunk
-
-
 def begin_as(source: LanguageModel, net: PromptedModel, blocks: tuple[int, ...]) -> None:
     """Give a net the weights of its source, and its new operators what they can take over.
 
@@ -143,8 +128,7 @@ def begin_as(source: LanguageModel, net: PromptedModel, blocks: tuple[int, ...])
         net: of the same shape, but for the operators of some blocks.
         blocks: those.
     """
-    trunk, own = _trunk(source), source.trunk_of(net)
-    assert isinstance(own, Trunk)
+    trunk, own = source.trunk_of(source.model), source.trunk_of(net)
     new = {f"{name}." for name, part in net.named_modules() if part in {own.blocks[i].operator for i in blocks}}
     weights = {name: value for name, value in source.model.state_dict().items() if not name.startswith("drafter.")}
     weights = {name: value for name, value in weights.items() if not name.startswith(tuple(new))}
@@ -189,7 +173,7 @@ def near_shares(lm: LanguageModel, recipe: Recipe, reach: int) -> tuple[float, .
     Raises:
         ModelError: a block has another operator than attention.
     """
-    trunk = _trunk(lm)
+    trunk = lm.trunk_of(lm.model)
     shares: list[list[Tensor]] = [[] for _ in trunk.blocks]
 
     def looking(into: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...]], None]:

@@ -9,10 +9,9 @@ from manta.families import FAMILIES
 from manta.families.inheritance import Score, choose_blocks, choose_neurons, mean_loss, thinned
 from manta.families.prompted import PromptedModel
 from manta.hub.folder import LanguageModel
-from manta.nets.trunk import Trunk
 from manta.recipes.conversion import task_of_model
-from manta.recipes.origins import kept_limits, larger_model, placed
-from manta.recipes.recipe import SIZES, Recipe
+from manta.recipes.origins import larger_model, of_shape, placed
+from manta.recipes.recipe import Recipe
 from manta.runtime import atomic_write, make_generator
 from manta.text import Corpus, Loader
 
@@ -51,27 +50,12 @@ def for_inherited(recipe: Recipe) -> Recipe:
     shape = replace(own, depth=depth, hidden=asked.hidden or own.hidden)
     if lm.family == "ar":
         shape = replace(shape, draft_horizon=0)
-    given = replace(
-        recipe,
-        family=lm.family,
-        size=min(SIZES, key=lambda size: abs(SIZES[size][0] - shape.dim)),
-        inherit=placed(str(recipe.inherit)),
-        vocab_size=max(512, min(32768, shape.vocab_size)),
-        warm_start=False,
-        **{row.shape: shape},
-    )
-    return kept_limits(given, shape)
+    return of_shape(recipe, shape, inherit=placed(str(recipe.inherit)), warm_start=False)
 
 
 def _hidden(lm: LanguageModel) -> int:
     """Neurons of a block's pointwise network."""
-    return _trunk(lm, lm.model).networks[0].hidden
-
-
-def _trunk(lm: LanguageModel, net: PromptedModel) -> Trunk:
-    trunk = lm.trunk_of(net)
-    assert isinstance(trunk, Trunk)
-    return trunk
+    return lm.trunk_of(lm.model).networks[0].hidden
 
 
 def begin_as_part(recipe: Recipe, run: Path, source: LanguageModel, net: PromptedModel, corpus: Corpus) -> str:
@@ -96,12 +80,12 @@ def begin_as_part(recipe: Recipe, run: Path, source: LanguageModel, net: Prompte
         generator = make_generator(seed)
         return lambda judged: task(judged, next(loader).to(device), generator).total
 
-    depth, hidden = net.config.depth, _trunk(source, net).networks[0].hidden
+    depth, hidden = net.config.depth, source.trunk_of(net).networks[0].hidden
     generator = make_generator(seed)
-    blocks = choose_blocks(whole, _trunk(source, whole), depth, config.layers, scores, config.batches, generator)
+    blocks = choose_blocks(whole, source.trunk_of(whole), depth, config.layers, scores, config.batches, generator)
     shallow, neurons = thinned(whole, source.trunk_of, blocks, None), None
     if hidden < _hidden(source):
-        trunk = _trunk(source, shallow)
+        trunk = source.trunk_of(shallow)
         neurons = choose_neurons(shallow, trunk, hidden, config.neurons, scores, config.mask_steps, generator)
     small = thinned(whole, source.trunk_of, blocks, neurons)
     weights = {name: value for name, value in small.state_dict().items() if not name.startswith("drafter.")}

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from torch import nn
 
@@ -16,7 +16,7 @@ from manta.families.trained import TrainedWriter
 from manta.hub import load
 from manta.hub.causal import HUB
 from manta.hub.folder import BUILTIN, LanguageModel
-from manta.recipes.recipe import Recipe
+from manta.recipes.recipe import SIZES, Recipe
 
 HORIZON = 8
 """Words ahead that a drafter is taught, where the recipe does not say it."""
@@ -84,6 +84,28 @@ def for_taught(recipe: Recipe) -> Recipe:
     if recipe.family == "ar":  # drafts of the teacher's words would not be of its own
         return kept_limits(replace(given, teacher=replace(shape, draft_horizon=0)), shape)
     return filled(given, {"max_prompt": shape.max_prompt, "max_text": shape.max_text})
+
+
+def of_shape(recipe: Recipe, shape: Any, **changes: Any) -> Recipe:
+    """The recipe of a run whose model has the family and limits of another.
+
+    Args:
+        recipe: as asked for.
+        shape: of the run's model, resolved.
+        changes: other fields that follow.
+
+    Raises:
+        ConfigError: the recipe asks for other limits.
+    """
+    given = replace(
+        recipe,
+        family=shape.family,
+        size=min(SIZES, key=lambda size: abs(SIZES[size][0] - shape.dim)),
+        vocab_size=max(512, min(32768, shape.vocab_size)),
+        **{FAMILIES[shape.family].shape: shape},
+        **changes,
+    )
+    return kept_limits(given, shape)
 
 
 def kept_limits(recipe: Recipe, shape: PromptedConfig) -> Recipe:
