@@ -72,6 +72,7 @@ def recipe_of(family: str, seed: int, row: dict[str, Any], args: argparse.Namesp
     recipe |= {"shares": {"policy": 1.0, "own": 0.0}, "warm_start": False, "size": "nano", "family": family}
     if "larger" in row:
         inherited = str(args.keep / f"{family}-{row['larger'].replace(' ', '-')}-{seed}")
+        del recipe["size"]
         return from_dict(Recipe, {**recipe, "inherit": inherited, SHAPES[family]: {"depth": shape["depth"]}})
     return from_dict(Recipe, {**recipe, "vocab_size": row["vocab_size"], SHAPES[family]: shape})
 

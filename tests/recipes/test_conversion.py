@@ -13,9 +13,9 @@ from manta.errors import CheckpointError, ConfigError, ModelError, UsageError
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveModel
 from manta.hub import load, save_model
 from manta.nets.trunk import Trunk
-from manta.operators import AttentionConfig, DijiangConfig, KernelAttention, LinearConfig, SelfAttention
+from manta.operators import KINDS, AttentionConfig, DijiangConfig, KernelAttention, LinearConfig, SelfAttention
 from manta.recipes import Recipe, TrainingRun
-from manta.recipes.conversion import chosen_blocks
+from manta.recipes.conversion import chosen_blocks, reach_of
 from manta.recipes.recipe import ConversionConfig, resolve
 
 from .small import card, finish, same_weights, small, stop
@@ -117,6 +117,20 @@ def test_local_measures_and_chooses(models, tmp_path, capsys):
     assert "Its attention stayed within reach by" in (out / "model" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_operator_has_a_reach(kind):
+    assert reach_of(ConversionConfig(operator=KINDS[kind]())) == {"windowed": 2}.get(kind, 6)
+    assert reach_of(ConversionConfig(operator=KINDS[kind](), reach=3)) == 3
+
+
+def test_local_leaves_other_operators_as_they_are(models, tmp_path):
+    finish(converting(tmp_path / "once", models["ar"], {"layers": "0", "operator": {"kind": "linear"}}))
+    local = {"layers": "local", "least_near": 0.01, "operator": {"kind": "dijiang"}}
+    run = converting(tmp_path / "more", tmp_path / "once", local)
+    assert run.asked.conversion.near[0] == 0 < run.asked.conversion.near[1]
+    assert [operator.kind for operator in run.asked.teacher.operators] == ["linear", "dijiang"]
+
+
 def test_blocks_are_chosen_by_what_was_measured():
     config = ConversionConfig(layers="local", least_near=0.5)
     assert chosen_blocks(config, (0.4, 0.5, 0.9), 3) == (1, 2)
@@ -133,6 +147,15 @@ def test_blocks_are_chosen_by_what_was_measured():
         ({"conversion": {"operator": {"kind": "pyramid_conv"}}}, ConfigError, "no left-to-right model can use it"),
         ({"conversion": {"layers": "0,9"}}, ConfigError, "the model has the blocks 0 to 1"),
         ({"conversion": {"operator": {"kind": "linear", "heads": 4}}}, ConfigError, "attention of 2 heads keeps"),
+        ({"conversion": {"operator": {"kind": "windowed", "rotary_base": 5}}}, ConfigError, "keep their turn"),
+        ({"conversion": {"reach": 3}}, ConfigError, "reach and least_near are for layers = local"),
+        ({"conversion": {"near": [0.5]}}, ConfigError, "near is measured"),
+        ({"conversion": {"layers": "local", "reach": -4}}, ConfigError, "reach should be at least 0"),
+        ({"model": {"depth": 9}}, ConfigError, "of the family ar, decides model"),
+        ({"family": "masked"}, ConfigError, "decides family"),
+        ({"size": "large"}, ConfigError, "decides size"),
+        ({"vocab_size": 600}, ConfigError, "decides vocab_size"),
+        ({"warm_start": True}, ConfigError, "decides warm_start"),
         ({"max_text": 7}, ConfigError, "the model has max_text="),
         ({"teacher": {"depth": 5}}, ConfigError, "leave teacher"),
         ({"taught_by": "builtin:e2e"}, ConfigError, "a conversion begins with one model"),
@@ -165,7 +188,10 @@ def test_only_attention_is_converted(models, tmp_path):
         (["MODEL", "--operator", "linear", "--out", "RUN"], "say what to train on"),
         (["MODEL", "--operator", "lineer", "--out", "RUN"], "did you mean 'linear'"),
         (["MODEL", "--operator", "linear"], "say where the run goes"),
+        (["MODEL", "--operator", "linear", "--data", "", "--out", "RUN"], "say what to train on"),
         (["--resume", "--operator", "linear", "--out", "RUN"], "leave operator out"),
+        (["--resume", "--seed", "0", "--out", "RUN"], "leave seed out"),
+        (["--resume", "--out", "MODEL"], "is no conversion"),
     ],
 )
 def test_slips_of_the_command_line(given, said, models, tmp_path, capsys):

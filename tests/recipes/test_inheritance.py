@@ -71,7 +71,11 @@ def test_an_interrupted_run_ends_as_one_that_was_not(models, tmp_path):
         ({"teacher": {"depth": 4}}, ConfigError, "the model has 3 blocks of 64 neurons"),
         ({"teacher": {"hidden": 65}}, ConfigError, "the model has 3 blocks of 64 neurons"),
         ({"teacher": {"dim": 32}}, ConfigError, "only depth and hidden can differ"),
-        ({"family": "masked"}, ConfigError, "is of the family ar"),
+        ({"family": "masked"}, ConfigError, "of the family ar, decides family"),
+        ({"masked": {"depth": 2}}, ConfigError, "decides masked"),
+        ({"size": "large"}, ConfigError, "decides size"),
+        ({"warm_start": True}, ConfigError, "decides warm_start"),
+        ({"retries": 1}, ConfigError, "leave retries out"),
         ({"taught_by": "builtin:e2e"}, ConfigError, "a model begins with one other"),
         ({"inherit": "nowhere"}, ModelError, "no model at"),
         ({"max_text": 7}, ConfigError, "the model has max_text=40"),
@@ -81,6 +85,31 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(change, error, said, m
     with pytest.raises(error, match=said):
         finish(inheriting(tmp_path / "run", models["ar"], "ar", **change))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_whose_operator_was_changed_everywhere_can_be_inherited(models, tmp_path):
+    recipe = {"data": "builtin:weather", "num_examples": 60, "batch_tokens": 300, "num_steps": 4}
+    recipe |= {"converted_from": str(models["ar"]), "conversion": {"operator": {"kind": "linear"}}}
+    finish(TrainingRun(from_dict(Recipe, recipe), tmp_path / "linear", device="cpu"))
+    finish(inheriting(tmp_path / "run", tmp_path / "linear", "ar"))
+    lm = cast(Any, load(tmp_path / "run", device="cpu"))
+    assert [type(block.operator).__name__ for block in lm.model.trunk.blocks] == ["LinearAttention"] * 2
+
+
+def test_the_larger_model_answers_and_lends_what_it_has_measured(models, tmp_path):
+    """No teacher is trained where prompts have to be answered; times are drawn as the larger model drew them."""
+    run = inheriting(tmp_path / "run", models["manta"], "manta", consensus="auto", num_steps=200)
+    stop(run)
+    assert list(run.parts.modules) == ["model"]
+    assert list((tmp_path / "run").glob("targets-teacher-*.jsonl"))
+    before = cast(Any, load(models["manta"], device="cpu")).density.state_dict()
+    begun = inheriting(tmp_path / "other", models["manta"], "manta")
+    events = begun.events()
+    while not hasattr(begun, "specs"):
+        next(events)
+    after = begun.parts.measured["density"].state_dict()
+    events.close()
+    assert str(before) == str(after)
 
 
 def test_settings_without_a_model_are_refused():

@@ -128,6 +128,24 @@ def test_damaged_rows_are_told(content, tmp_path):
         kept_rows(tmp_path, "teacher-2", lambda: np.arange(3), 10)
 
 
+def test_rows_that_are_gone_are_told_once_their_round_has_begun(tmp_path):
+    with pytest.raises(CheckpointError, match=r"teacher-2\.npy is missing"):
+        kept_rows(tmp_path, "teacher-2", lambda: np.arange(3), 10, begun=True)
+    assert not (tmp_path / "rounds").exists()
+    assert kept_rows(tmp_path, "teacher-2", lambda: np.arange(3), 10).tolist() == [0, 1, 2]
+
+
+def test_no_more_groups_are_judged_than_there_is_time_for(corpus):
+    config, seen = TrainConfig(), []
+
+    def loss(batch):
+        seen.append(int(batch.index[0]))
+        return 1.0
+
+    rows, _ = hard_rows(groups(corpus), loss, config, make_generator(0), lambda num: num >= 10)
+    assert len(seen) == 10 and len(rows) == 5 and set(rows.tolist()) <= set(seen)
+
+
 @pytest.mark.parametrize("rows", [[3, 2], [0, 10], [-1, 2], [1, 1]])
 def test_rows_of_another_corpus_are_told(rows, tmp_path):
     (tmp_path / "rounds").mkdir()

@@ -12,6 +12,7 @@ from manta.families.autoregressive import AutoregressiveLM
 from manta.hub import load
 from manta.recipes import Recipe, TrainingRun
 from manta.recipes.shrinking import shrink_vocabulary, vocabulary_share, with_vocabulary
+from manta.text import read
 
 from .small import finish, small
 
@@ -43,6 +44,7 @@ def test_a_model_of_any_family_has_fewer_tokens_and_writes(name, models, tmp_pat
     before, after = (cast(Any, load(folder, device="cpu")) for folder in (models[name], out))
     assert after.tokenizer.vocab_size < before.tokenizer.vocab_size
     assert after.model.embedding.num_embeddings == after.tokenizer.vocab_size
+    assert after.prompted == before.prompted is not None
     assert f"| tokens of the vocabulary | {before.tokenizer.vocab_size:,} | {after.tokenizer.vocab_size:,} |" in said
     assert said.strip() in (out / "README.md").read_text()
     assert len(after.write(["Monday: sunny"])) == 1
@@ -72,6 +74,24 @@ def test_the_table_of_words_is_counted_anew(models):
     assert lm.table is not None and found.table is not None
     assert found.table.vocab_size == found.tokenizer.vocab_size
     assert found.write(["", "rain"]) == found.write(["", "rain"], decoder="sequential")
+
+
+def test_nats_a_byte_are_of_the_texts_that_both_models_read_whole(models):
+    """By hand: the exact likelihood of those texts over their bytes; and the share of the others."""
+    lm = cast(AutoregressiveLM, load(models["ar"], device="cpu"))
+    result = shrink_vocabulary(lm, "builtin:weather", 0.5, lambda line: None)
+    held, smaller = list(read("builtin:weather", "dev", 256)), cast(Any, result.model)
+
+    def fits(each: Any, example: Any) -> bool:
+        return len(each.tokenizer.encode(example.prompt)) <= 40 and len(each.tokenizer.encode(example.text)) <= 40
+
+    both = [example for example in held if fits(lm, example) and fits(smaller, example)]
+    assert 0 < len(both) < len(held)
+    num_bytes = sum(len(example.text.encode()) for example in both)
+    for each, side in ((lm, result.before), (smaller, result.after)):
+        prompts, texts = ([each.tokenizer.encode(getattr(e, n)) for e in both] for n in ("prompt", "text"))
+        assert side.nats_a_byte == pytest.approx(-sum(each.likelihoods(prompts, texts)) / num_bytes, rel=1e-4)
+        assert side.fitting == pytest.approx(sum(fits(each, example) for example in held) / len(held))
 
 
 def test_what_cannot_be_is_refused_and_nothing_is_written(models, tmp_path, capsys):

@@ -28,7 +28,7 @@ class ConvertOptions:
     model: str = argument("")
     """A model folder, a run folder, or builtin:NAME; of any family that manta trains."""
     overrides: tuple[str, ...] = argument((), "KEY=VALUE")
-    """Fields of the recipe, such as `conversion.new_share=0` or `conversion.operator.radius=chi`."""
+    """Fields of the recipe, such as `conversion.states=0`, or `conversion.operator.radius=chi` of dijiang."""
     operator: Kind | None = None
     """What attention becomes."""
     layers: str | None = None
@@ -80,10 +80,15 @@ def _refuse_others(options: ConvertOptions) -> None:
     Raises:
         UsageError: something else was said.
     """
-    said = [name for name in ("model", "operator", "layers", "data", "num_steps", "seed") if getattr(options, name)]
-    said += list(options.overrides)
+    from manta.recipes.runfolder import stored_recipe
+
+    names = ("operator", "layers", "data", "num_steps", "seed")
+    said = [name for name in names if getattr(options, name) is not None]
+    said = [*(["model"] if options.model else []), *said, *options.overrides]
     if said:
         raise UsageError(f"--resume goes on by the run's own recipe; leave {', '.join(said)} out")
+    if options.out is not None and stored_recipe(options.out).converted_from is None:
+        raise UsageError(f"{options.out} is no conversion; go on with manta train --resume --out {options.out}")
 
 
 def _recipe(options: ConvertOptions):
@@ -95,7 +100,7 @@ def _recipe(options: ConvertOptions):
         raise UsageError("say what to convert: manta convert MODEL --operator KIND --data DATA --out DIR")
     if options.operator is None:
         raise UsageError("say what attention becomes, such as --operator dijiang")
-    if options.data is None:
+    if not options.data:
         raise UsageError("say what to train on, best what the model was trained on: --data DATA")
     named = {name: getattr(options, name) for name in ("data", "time_budget", "num_steps", "seed")}
     given = {name: value for name, value in named.items() if value is not None}

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import count, groupby
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -103,8 +103,10 @@ class AlignedLM(TrainedWriter[AlignedModel]):
         self, tokenizer: Tokenizer, smaller: Callable[[Any], Any], rows: Sequence[Sequence[int]]
     ) -> "AlignedLM":
         """With its teacher, which has it too."""
-        causal = None if self.causal is None else self.causal.with_vocabulary(tokenizer, smaller, rows)
-        return AlignedLM(smaller(self.model), tokenizer, causal)
+        found = cast(AlignedLM, super().with_vocabulary(tokenizer, smaller, rows))
+        if self.causal is not None:
+            found.causal = self.causal.with_vocabulary(tokenizer, smaller, rows)
+        return found
 
     @classmethod
     def stored(

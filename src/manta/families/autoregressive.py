@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -220,7 +220,7 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
         self, tokenizer: Tokenizer, smaller: Callable[[Any], Any], rows: Sequence[Sequence[int]]
     ) -> "AutoregressiveLM":
         """With a table counted anew."""
-        found = AutoregressiveLM(smaller(self.model), tokenizer)
+        found = cast(AutoregressiveLM, super().with_vocabulary(tokenizer, smaller, rows))
         if self.table is not None:
             found._count(rows)
         return found

@@ -227,10 +227,13 @@ class PolicyMatching:
         canvas = lay_out(batch, space.rate, config, generator, max_cells=model.max_cells)
         memory = read_prompt(model, batch, config, generator)
         mean, std = encode(model, canvas, memory, generator, drop=space.config.token_drop)
+        trained = any(parameter.requires_grad for parameter in space.parameters())
+        if not trained:  # it is a given place: nothing that it reads is moved for its sake
+            mean, std = mean.detach(), std.detach()
         sample = mean + std * torch.randn(mean.shape, generator=generator).to(mean.device)
         cell_mask = canvas.mask[:, :: space.rate]
         rate = (gaussian_rate(mean, std) * cell_mask).sum(1).mean()
-        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in space.parameters()):
+        if torch.is_grad_enabled() and trained:
             space.track(sample[cell_mask].detach())
             self.controller.observe(rate.item())
         seen = canvas.repeat(config.levels)

@@ -1,7 +1,7 @@
 """Conversions: attention of a model that is trained becomes another operator, and what that costs it."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,10 +16,11 @@ from manta.families.imitation import Imitation, Objective
 from manta.families.prompted import PromptedConfig, PromptedModel
 from manta.hub.folder import LanguageModel
 from manta.operators import OperatorChoice, SelfAttention, WindowedConfig, inherit_attention, near_share
+from manta.operators.rotary import BASE
 from manta.recipes.origins import of_shape, placed, source_model
 from manta.recipes.recipe import ConversionConfig, Recipe
 from manta.runtime import make_generator
-from manta.text import Batch, read
+from manta.text import Batch, Example, read
 
 REACH = 6
 """Places on either side that are near, for an operator that has no reach of its own."""
@@ -50,6 +51,11 @@ def for_converted(recipe: Recipe, tell: Callable[[str], None] = lambda line: Non
     shape: Any = lm.model.config
     if getattr(recipe, row.shape) != type(shape)():
         raise ConfigError(f"the model keeps its shape; leave {row.shape}.* out")
+    default = ConversionConfig()
+    if config.near or (config.layers != "local" and (config.reach, config.least_near) != (None, default.least_near)):
+        raise ConfigError(
+            "conversion.near is measured, and reach and least_near are for layers = local; leave them out"
+        )
     trunk = lm.trunk_of(lm.model)
     near: tuple[float, ...] = ()
     if config.layers == "local":
@@ -112,11 +118,14 @@ def _instead(operator: OperatorChoice, attention: OperatorChoice, heads: int) ->
     """An operator with the heads and the turn of the attention that it stands in for, where it has such.
 
     Raises:
-        ConfigError: it is to have another number of heads.
+        ConfigError: it is to have another number of heads, or another turn.
     """
     asked, own = getattr(operator, "heads", None), getattr(attention, "heads", None)
     if asked is not None and asked != (own or heads):
         raise ConfigError(f"attention of {own or heads} heads keeps their number; leave conversion.operator.heads out")
+    turn = getattr(operator, "rotary_base", BASE)
+    if turn not in (BASE, getattr(attention, "rotary_base", turn)):
+        raise ConfigError("queries and keys keep their turn; leave conversion.operator.rotary_base out")
     return replace(operator, **{n: getattr(attention, n) for n in ("heads", "rotary_base") if hasattr(operator, n)})
 
 
@@ -151,27 +160,31 @@ def held_out(recipe: Recipe, lm: LanguageModel, num: int) -> list[Batch]:
     Raises:
         DataError: there is nothing that the model could read.
     """
+    for split in ("dev", recipe.split):
+        if found := to_batches(lm, read(recipe.data, split, num)):
+            return found
+    raise DataError(f"{recipe.data} has no text that the model could read")
+
+
+def to_batches(lm: LanguageModel, examples: Iterable[Example]) -> list[Batch]:
+    """Examples in batches of `ROWS`; prompts that are too long are left out, and long texts are cut."""
     shape: PromptedConfig = lm.model.config
     assert shape.max_prompt is not None and shape.max_text is not None, "a net's shape is resolved"
-    for split in ("dev", recipe.split):
-        rows = []
-        for example in read(recipe.data, split, num):
-            prompt = lm.tokenizer.encode(example.prompt) if example.prompt else []
-            text = lm.tokenizer.encode(example.text)[: shape.max_text]
-            if text and len(prompt) <= shape.max_prompt:
-                rows.append((prompt, text))
-        if rows:
-            groups = [tuple(zip(*rows[i : i + ROWS], strict=True)) for i in range(0, len(rows), ROWS)]
-            return [to_batch(prompts, texts, lm.device) for prompts, texts in groups]
-    raise DataError(f"{recipe.data} has no text that the model could read")
+    rows = []
+    for example in examples:
+        prompt = lm.tokenizer.encode(example.prompt) if example.prompt else []
+        text = lm.tokenizer.encode(example.text)[: shape.max_text]
+        if text and len(prompt) <= shape.max_prompt:
+            rows.append((prompt, text))
+    groups = [tuple(zip(*rows[i : i + ROWS], strict=True)) for i in range(0, len(rows), ROWS)]
+    return [to_batch(prompts, texts, lm.device) for prompts, texts in groups]
 
 
 @torch.no_grad()
 def near_shares(lm: LanguageModel, recipe: Recipe, reach: int) -> tuple[float, ...]:
     """Of each block, the share of its attention that stays within some places, while the model does its task.
 
-    Raises:
-        ModelError: a block has another operator than attention.
+    A block with another operator than attention has none that could stay.
     """
     trunk = lm.trunk_of(lm.model)
     shares: list[list[Tensor]] = [[] for _ in trunk.blocks]
@@ -184,19 +197,16 @@ def near_shares(lm: LanguageModel, recipe: Recipe, reach: int) -> tuple[float, .
         return look
 
     hooks = []
-    for index, block in enumerate(trunk.blocks):
+    for block, into in zip(trunk.blocks, shares, strict=True):
         operator: Any = block.operator
-        if type(operator) is not SelfAttention:
-            raise ModelError(
-                f"block {index} of {recipe.converted_from} is {type(operator).__name__}, and not attention"
-            )
-        hooks.append(operator.register_forward_pre_hook(looking(shares[index])))
+        if type(operator) is SelfAttention:
+            hooks.append(operator.register_forward_pre_hook(looking(into)))
     try:
         mean_parts(lm.model, task_of_model(lm, recipe), held_out(recipe, lm, LOOKED_AT))
     finally:
         for hook in hooks:
             hook.remove()
-    return tuple(round(float(torch.cat(found).mean()), 4) for found in shares)
+    return tuple(round(float(torch.cat(found).mean()), 4) if found else 0.0 for found in shares)
 
 
 def task_of_model(lm: LanguageModel, recipe: Recipe) -> Objective:

@@ -32,10 +32,6 @@ def for_inherited(recipe: Recipe) -> Recipe:
         raise ConfigError("a model begins with one other; leave taught_by, drafter_of and converted_from out")
     lm = larger_model(recipe)
     row = FAMILIES[lm.family]
-    if recipe.family not in ("manta", lm.family):
-        raise ConfigError(
-            f"{recipe.inherit} is of the family {lm.family}, and so will be what inherits; leave family out"
-        )
     asked, own = getattr(recipe, row.shape), lm.model.config
     if replace(asked, depth=None, hidden=0) != type(asked)():
         raise ConfigError(f"of {row.shape}.* only depth and hidden can differ from the model's; leave the others out")
@@ -47,10 +43,11 @@ def for_inherited(recipe: Recipe) -> Recipe:
             f"the model has {own.depth} blocks of {wide} neurons; {row.shape}.depth={depth} and "
             f"{row.shape}.hidden={asked.hidden} should be no more"
         )
-    shape = replace(own, depth=depth, hidden=asked.hidden or own.hidden)
+    hidden = asked.hidden or own.hidden
+    shape = replace(own, depth=depth, hidden=hidden, operator=own.mix[0], operators=())
     if lm.family == "ar":
         shape = replace(shape, draft_horizon=0)
-    return of_shape(recipe, shape, inherit=placed(str(recipe.inherit)), warm_start=False)
+    return of_shape(recipe, shape, inherit=placed(str(recipe.inherit)))
 
 
 def _hidden(lm: LanguageModel) -> int:

@@ -95,10 +95,21 @@ def of_shape(recipe: Recipe, shape: Any, **changes: Any) -> Recipe:
         changes: other fields that follow.
 
     Raises:
-        ConfigError: the recipe asks for other limits.
+        ConfigError: the recipe asks for other limits, or for what the other model decides.
     """
+    default = Recipe()
+    decided = [name for name in ("size", "vocab_size") if getattr(recipe, name) != getattr(default, name)]
+    decided += ["family"] if recipe.family not in (default.family, shape.family) else []
+    decided += ["warm_start"] if recipe.warm_start else []
+    shapes = {row.shape for row in FAMILIES.values() if row.shape} - {FAMILIES[shape.family].shape}
+    decided += [f"{name}.*" for name in sorted(shapes) if getattr(recipe, name) != getattr(default, name)]
+    if decided:
+        raise ConfigError(
+            f"the model that it begins with, of the family {shape.family}, decides {decided[0]}; leave it out"
+        )
     given = replace(
         recipe,
+        warm_start=False,
         family=shape.family,
         size=min(SIZES, key=lambda size: abs(SIZES[size][0] - shape.dim)),
         vocab_size=max(512, min(32768, shape.vocab_size)),

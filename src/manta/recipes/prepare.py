@@ -136,7 +136,7 @@ def guided_by(recipe: Recipe) -> Recipe:
             has no share of the time.
         DataError: consensus targets are asked for, and there are no prompts to have them.
     """
-    if recipe.converted_from is not None:
+    if recipe.converted_from is not None or recipe.inherit is not None:
         return _guided_by_source(recipe)
     if recipe.family == "ar" and recipe.taught_by is None and recipe.consensus in ("medoid", "teacher"):
         raise ConfigError(
@@ -180,13 +180,13 @@ def guided_by(recipe: Recipe) -> Recipe:
 
 
 def _guided_by_source(recipe: Recipe) -> Recipe:
-    """A conversion's consensus targets are what its source answers to prompts, for a family that learns such texts.
+    """Consensus targets are what the model that a run begins with answers, for a family that learns such texts.
 
     Raises:
         ConfigError: answers are to be checked.
     """
     if recipe.retries:
-        raise ConfigError("a conversion learns what its source answers; leave retries out")
+        raise ConfigError("what is learned is what the model answers that it begins with; leave retries out")
     consensus = recipe.consensus
     if consensus == "auto" and recipe.targets is not None:
         consensus = "given"
@@ -195,7 +195,7 @@ def _guided_by_source(recipe: Recipe) -> Recipe:
         learns = recipe.family in ("manta", "aligned") and task_of(recipe.data) is None
         consensus = "teacher" if learns and prompted else "none"
     if recipe.recombined and consensus != "teacher":
-        raise ConfigError("recombined is for what the source answers, and it does not here; leave recombined out")
+        raise ConfigError("recombined is for what that model answers, and it does not here; leave recombined out")
     return replace(recipe, consensus=consensus, warm_start=False)
 
 

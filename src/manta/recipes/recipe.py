@@ -89,6 +89,8 @@ class ConversionConfig:
         for name in ("least_near", "new_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"conversion.{name} should lie in [0, 1], received {getattr(self, name)}")
+        if self.reach is not None and self.reach < 0:
+            raise ConfigError(f"conversion.reach should be at least 0, received {self.reach}")
         if min(self.outputs, self.states) < 0:
             raise ConfigError("conversion.outputs and conversion.states should be at least 0")
         if self.layers not in ("all", "local") and not re.fullmatch(r"\d{1,4}(,\d{1,4})*", self.layers):

@@ -26,7 +26,8 @@ Rows = Integer[np.ndarray, " k"]
 def in_rounds(specs: "Sequence[StageSpec]", config: TrainConfig) -> "list[StageSpec]":
     """Each stage as so many rounds, which have its share of the time together.
 
-    A round after the first goes once over a share r of what the one before has seen, so it has r of its steps.
+    A round after the first learns from a share r of what the one before has seen, in r of its steps: it goes over its
+    texts as often.
 
     Args:
         specs: the stages.
@@ -61,7 +62,11 @@ def seen_rows(loader: Loader, num_batches: int) -> Rows:
 
 @torch.no_grad()
 def hard_rows(
-    groups: Loader, loss: Callable[[Batch], float], config: TrainConfig, generator: torch.Generator
+    groups: Loader,
+    loss: Callable[[Batch], float],
+    config: TrainConfig,
+    generator: torch.Generator,
+    enough: Callable[[int], bool] = lambda num: False,
 ) -> tuple[Rows, dict[str, float]]:
     """Draw a share of the rows, in groups, without replacement and by their losses.
 
@@ -72,6 +77,7 @@ def hard_rows(
         loss: of a group, in nats, under the weights as they are.
         config: share, temperature and how to choose.
         generator: of the draw.
+        enough: asked with the number of groups so far, whether it should be left at these.
 
     Returns:
         The rows; and the mean loss of all groups, of those that were drawn, and the spread of all.
@@ -80,7 +86,7 @@ def hard_rows(
         hardly differ, so that drawing by them is drawing uniformly.
     """
     rows, losses = [], []
-    while groups.epoch == 0:
+    while groups.epoch == 0 and not (rows and enough(len(rows))):
         batch = next(groups)
         rows.append(batch.index.cpu().numpy())
         losses.append(loss(batch))
@@ -97,7 +103,7 @@ def _drawn(losses: Float[Tensor, "g"], count: int, config: TrainConfig, generato
     return (logits - (-uniform.log()).log()).topk(count).indices
 
 
-def kept_rows(run: Path, name: str, make: Callable[[], Rows], size: int) -> Rows:
+def kept_rows(run: Path, name: str, make: Callable[[], Rows], size: int, *, begun: bool = False) -> Rows:
     """The rows of a round: read back where the run has chosen them, else made and kept.
 
     Args:
@@ -105,11 +111,14 @@ def kept_rows(run: Path, name: str, make: Callable[[], Rows], size: int) -> Rows
         name: of the round.
         make: chooses them.
         size: rows of the corpus.
+        begun: the round has begun, so that they must be there.
 
     Raises:
-        CheckpointError: what was kept is damaged.
+        CheckpointError: what was kept is damaged, or gone.
     """
     file = run / "rounds" / f"{name}.npy"
+    if begun and not file.exists():
+        raise CheckpointError(f"{file} is missing; the run cannot be continued without it")
     if not file.exists():
         stream = io.BytesIO()
         np.save(stream, make(), allow_pickle=False)

@@ -354,14 +354,14 @@ class TrainingRun:
     def _seed(self, spec: StageSpec) -> int:
         return self.recipe.seed * 1000 + len(spec.name) + ord(spec.name[0])
 
-    def _rows_of(self, index: int) -> Rows | None:
+    def _rows_of(self, index: int, *, begun: bool) -> Rows | None:
         """The texts of a stage's later round; None: all."""
         spec, before = self.specs[index], self.specs[index - 1]
         if spec.round == 0:
             return None
-        loader = self.parts.loader(before.corpus(), self._seed(before), self._rows_of(index - 1))
+        loader = self.parts.loader(before.corpus(), self._seed(before), self._rows_of(index - 1, begun=True))
         num_batches = self.plan[before.name] * self.recipe.train.accumulate
-        return self.parts.rows_of_round(spec, loader, num_batches, self._seed(spec))
+        return self.parts.rows_of_round(spec, loader, num_batches, self._seed(spec), begun=begun)
 
     def _stage(self, spec: StageSpec, num_steps: int, rows: Rows | None = None) -> Stage:
         seed = self._seed(spec)
@@ -409,8 +409,8 @@ class TrainingRun:
         if resumed is None:
             spec.begin()
         self._before_stage(spec)
-        steps = self._steps_of(index, resumed[1]["stage_step"] if resumed else 0)
-        stage = self._stage(spec, steps, self._rows_of(index))
+        rows = self._rows_of(index, begun=resumed is not None)  # which takes time that has no steps
+        stage = self._stage(spec, self._steps_of(index, resumed[1]["stage_step"] if resumed else 0), rows)
         before = sum(self.plan[s.name] for s in self.specs[:index])
         if resumed is not None:
             with fitting_checkpoint(self.out / "checkpoints"):

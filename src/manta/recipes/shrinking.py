@@ -1,6 +1,6 @@
 """A trained model with a smaller vocabulary: the tokens that its data need, with the weights they have."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from manta.errors import DataError
-from manta.families.prompted import PromptedModel
+from manta.families.prompted import PromptedConfig, PromptedModel
 from manta.hub.folder import LanguageModel
-from manta.recipes.conversion import MEASURED, held_out, mean_parts, task_of_model
+from manta.recipes.conversion import MEASURED, mean_parts, task_of_model, to_batches
 from manta.recipes.recipe import Recipe
-from manta.text import Shrunk, read, shrink
+from manta.text import Example, Shrunk, read, shrink
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,10 @@ class Side:
     """Share of its parameters that the vocabulary takes."""
     tokens_a_byte: float
     """Of the data."""
+    fitting: float
+    """Share of the held-out examples whose prompt and text fit the model."""
     nats_a_byte: float
-    """Of held-out texts, by the family's own task."""
+    """Of the held-out texts that fit it with either vocabulary, by the family's own task."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def shrink_vocabulary(lm: LanguageModel, data: str, coverage: float, tell: Calla
 
     Raises:
         ConfigError: see `shrink`.
-        DataError: there is no text.
+        DataError: there is no text, or none that fits the model any more.
     """
     tell(f"counting the tokens of {data}")
     examples = list(read(data, "train"))
@@ -71,7 +73,12 @@ def shrink_vocabulary(lm: LanguageModel, data: str, coverage: float, tell: Calla
     rows = found.tokenizer.encode_batch([example.text for example in examples])
     smaller = lm.with_vocabulary(found.tokenizer, lambda net: with_vocabulary(net, found.kept), rows)
     tell("measuring both on held-out texts")
-    sides = (_side(lm, data, found.tokens_before, found), _side(smaller, data, found.tokens_after, found))
+    held = list(read(data, "dev", MEASURED)) or examples[:MEASURED]
+    both = [example for example in held if _fits(lm, example) and _fits(smaller, example)]
+    if not both:
+        raise DataError(f"no held-out text of {data} fits the model with fewer tokens; raise the coverage")
+    rates = (found.tokens_before / found.num_bytes, found.tokens_after / found.num_bytes)
+    sides = [_side(each, data, rate, held, both) for each, rate in zip((lm, smaller), rates, strict=True)]
     return Shrinking(smaller, found, *sides)
 
 
@@ -103,16 +110,26 @@ def _parameters(net: nn.Module) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
 
 
-def _side(lm: LanguageModel, data: str, tokens: int, found: Shrunk) -> Side:
-    recipe = Recipe(data=data)
-    parts = mean_parts(lm.model, task_of_model(lm, recipe), held_out(recipe, lm, MEASURED))
+def _fits(lm: LanguageModel, example: Example) -> bool:
+    """Whether a model reads an example whole."""
+    shape: PromptedConfig = lm.model.config
+    assert shape.max_prompt is not None and shape.max_text is not None, "a net's shape is resolved"
+    prompt, text = lm.tokenizer.encode_batch([example.prompt or "", example.text])
+    return len(prompt) <= shape.max_prompt and 0 < len(text) <= shape.max_text
+
+
+def _side(lm: LanguageModel, data: str, tokens_a_byte: float, held: Sequence[Example], both: Sequence[Example]) -> Side:
+    """A model on held-out examples, and its nats on those that both models read whole."""
+    parts = mean_parts(lm.model, task_of_model(lm, Recipe(data=data)), to_batches(lm, both))
     nats = parts["nats" if "nats" in parts else "cross_entropy"]
+    num_tokens = sum(len(row) + 1 for row in lm.tokenizer.encode_batch([example.text for example in both]))
     return Side(
         tokens=lm.tokenizer.vocab_size,
         parameters=_parameters(lm.model),
         vocabulary_share=vocabulary_share(lm.model),
-        tokens_a_byte=tokens / found.num_bytes,
-        nats_a_byte=nats * tokens / found.num_bytes,
+        tokens_a_byte=tokens_a_byte,
+        fitting=sum(_fits(lm, example) for example in held) / len(held),
+        nats_a_byte=nats * num_tokens / sum(len(example.text.encode()) for example in both),
     )
 
 
@@ -130,7 +147,8 @@ def shrinking_card(source: str, data: str, result: Shrinking) -> str:
         ("parameters", f"{before.parameters:,}", f"{after.parameters:,}"),
         ("of them the vocabulary", f"{before.vocabulary_share:.1%}", f"{after.vocabulary_share:.1%}"),
         ("tokens a byte of the data", f"{before.tokens_a_byte:.4f}", f"{after.tokens_a_byte:.4f}"),
-        ("nats a byte, held out", f"{before.nats_a_byte:.4f}", f"{after.nats_a_byte:.4f}"),
+        ("held-out examples that fit", f"{before.fitting:.1%}", f"{after.fitting:.1%}"),
+        ("nats a byte of those", f"{before.nats_a_byte:.4f}", f"{after.nats_a_byte:.4f}"),
     ]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     return (

@@ -1,5 +1,6 @@
 """The stages of each family: what is trained, on what, by which objective, and what closes the stage."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,11 +22,14 @@ from manta.recipes.conversion import Cost, begin_as, converted_blocks, how_well,
 from manta.recipes.inheritance import begin_as_part
 from manta.recipes.origins import drafting_model, larger_model, source_model, take_over, teaching_model
 from manta.recipes.prepare import corpus_of, take_targets, write_medoids
-from manta.recipes.recipe import Recipe
+from manta.recipes.recipe import Recipe, seconds
 from manta.recipes.rounds import Rows, hard_rows, in_rounds, kept_rows, seen_rows
 from manta.runtime import make_generator
 from manta.text import Batch, Corpus, Loader, Tokenizer
 from manta.training.loop import Objective
+
+JUDGING_SHARE = 0.05
+"""Share of a time budget in which the texts of a later round are judged."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +77,15 @@ class Parts:
             return AutoregressiveLM(self.teacher, self.tokenizer)
         return self.writer.after(self.modules["model"], self.tokenizer, self.measured)
 
+    @property
+    def begins_with_another(self) -> bool:
+        """Whether the model begins as another of its family."""
+        return self.recipe.converted_from is not None or self.recipe.inherit is not None
+
     @cached_property
     def source(self) -> LanguageModel:
-        """The model that is converted."""
-        lm = source_model(self.recipe)
+        """The model that is converted, or that leaves a part of itself."""
+        lm = source_model(self.recipe) if self.recipe.inherit is None else larger_model(self.recipe)
         lm.model.to(self.device)
         return lm
 
@@ -88,7 +97,7 @@ class Parts:
     @property
     def teaching(self) -> AutoregressiveLM | None:
         """Who has taught the model, if there was a teacher."""
-        if self.recipe.converted_from is not None:
+        if self.begins_with_another:
             return getattr(self.source, "causal", None)
         taught = "teacher" in self.modules and self.recipe.family != "ar"
         return AutoregressiveLM(self.teacher, self.tokenizer) if taught else None
@@ -119,14 +128,17 @@ class Parts:
             self.consensus, _ = corpus_of(self.recipe, self.folder, self.tokenizer, file, self.watch)
         return self.consensus
 
-    def rows_of_round(self, spec: StageSpec, before: Loader, num_batches: int, seed: int) -> Rows:
+    def rows_of_round(self, spec: StageSpec, before: Loader, num_batches: int, seed: int, *, begun: bool) -> Rows:
         """The texts of a round, drawn from those of the one before and kept in the run folder.
+
+        With a time budget they are drawn from as many as can be judged in `JUDGING_SHARE` of it.
 
         Args:
             spec: the round.
             before: batches of the one before, from its first on.
             num_batches: that it has learned from.
             seed: of the draws.
+            begun: the round has begun.
         """
         config, corpus = self.recipe.train, spec.corpus()
 
@@ -138,18 +150,25 @@ class Parts:
             def loss(batch: Batch) -> float:
                 return float(spec.objective(spec.model, batch.to(self.device), generator).total)
 
-            rows, means = hard_rows(groups, loss, config, generator)
+            budget, first = self.recipe.time_budget, self.watch.clock.now()
+            allowed = math.inf if budget is None else JUDGING_SHARE * seconds(budget)
+
+            def enough(num: int) -> bool:
+                self.watch.at(f"{num:,} groups of texts judged for {spec.name}")
+                return self.watch.clock.now() - first > allowed
+
+            rows, means = hard_rows(groups, loss, config, generator, enough)
             told = f"{means['drawn']:.3f} of {means['all']:.3f} ± {means['spread']:.3f} nats"
             self.watch.tell(
                 f"{spec.name} learns from {len(rows):,} texts; loss of those that were drawn, of all: {told}"
             )
             return rows
 
-        return kept_rows(self.folder, spec.name, make, len(corpus))
+        return kept_rows(self.folder, spec.name, make, len(corpus), begun=begun)
 
     def _answering(self) -> LanguageModel:
         """Who answers the prompts."""
-        if self.recipe.converted_from is not None:  # an aligned model's own reading writes its best texts
+        if self.begins_with_another:  # an aligned model's own reading writes its best texts
             return self.teaching or self.source
         if self.recipe.family == "ar" and self.recipe.taught_by is not None:  # the net itself may have learned by now
             return AutoregressiveLM(teaching_model(self.recipe).model.to(self.device), self.tokenizer)
@@ -183,7 +202,8 @@ def stage_specs(parts: Parts) -> list[StageSpec]:
     torch.manual_seed(recipe.seed)  # initial weights only: all other randomness has generators of its own
     teaching = recipe.teaching
     specs: list[StageSpec] = []
-    if recipe.converted_from is None and recipe.family != "ar" and (recipe.consensus == "teacher" or recipe.warm_start):
+    taught = recipe.consensus == "teacher" or recipe.warm_start
+    if recipe.family != "ar" and taught and not parts.begins_with_another:
         parts.modules["teacher"] = AutoregressiveModel(recipe.teacher).to(parts.device)
         if recipe.taught_by is not None:
             parts.teacher.load_state_dict(teaching_model(recipe).model.state_dict())
@@ -194,6 +214,9 @@ def stage_specs(parts: Parts) -> list[StageSpec]:
     net = writer.net_class(getattr(recipe, shape)).to(parts.device)
     parts.modules["teacher" if shape == "teacher" else "model"] = net
     taught_stages = writer.stages(net, teaching, parts.measured)
+    if parts.begins_with_another:
+        for name, part in parts.source.measured().items():
+            parts.measured[name].load_state_dict(part.state_dict())
     if recipe.converted_from is not None:
         return _conversion(parts, net, taught_stages)
     ours = [_spec(taught, net, parts.answers if taught.answers else parts.targets) for taught in taught_stages]
@@ -215,8 +238,6 @@ def _conversion(parts: Parts, net: PromptedModel, taught_stages: Sequence[Taught
     recipe, config = parts.recipe, parts.recipe.conversion
     source, blocks = parts.source, converted_blocks(recipe)
     begin_as(source, net, blocks)
-    for name, part in source.measured().items():
-        parts.measured[name].load_state_dict(part.state_dict())
 
     def objective(taught: Taught) -> Objective:
         if not taught.comparable:
@@ -240,7 +261,7 @@ def is_asked(recipe: Recipe, specs: Sequence[StageSpec], index: int) -> bool:
     return (
         index == 0
         and answered
-        and (specs[0].name == "teacher" or recipe.taught_by is not None or recipe.converted_from is not None)
+        and (specs[0].name == "teacher" or any((recipe.taught_by, recipe.converted_from, recipe.inherit)))
     )
 
 
@@ -265,11 +286,9 @@ def warm_start(parts: Parts) -> None:
 
 
 def inherit_part(parts: Parts, net: PromptedModel) -> None:
-    """Start a smaller model as a part of the larger one, judged by what the first stage learns from."""
-    source = larger_model(parts.recipe)
-    source.model.to(parts.device)
+    """Start a smaller model as a part of the larger one, judged by the training texts."""
     parts.watch.tell(f"choosing what is inherited from {parts.recipe.inherit}")
-    told = begin_as_part(parts.recipe, parts.folder, source, net, parts.corpus)
+    told = begin_as_part(parts.recipe, parts.folder, parts.source, net, parts.corpus)
     parts.watch.tell(f"inherited: {told}")
 
 

@@ -35,7 +35,7 @@ class Shrunk:
 
 
 def shrink(tokenizer: Tokenizer, texts: Iterable[str], coverage: float) -> Shrunk:
-    """The smallest part of a tokenizer's vocabulary that covers its texts.
+    """A small part of a tokenizer's vocabulary that covers its texts.
 
     Tokens are taken in the order of how often the texts have them, each with those it is merged from, so that no token
     is there that could not be reached, until the share of the old tokens that encoding anew gives back reaches
@@ -72,7 +72,7 @@ def shrink(tokenizer: Tokenizer, texts: Iterable[str], coverage: float) -> Shrun
             counts[names[index]] += words[word]
     order = [name for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if name in parents]
     low, high = 0, len(order)
-    while low < high:  # the fewest of them that cover enough
+    while low < high:  # few of them that cover enough: a token more hardly ever covers less
         middle = (low + high) // 2
         candidate = _part(tokenizer, order[:middle], parents)
         if _coverage(spans, _spans(candidate, words), words) >= coverage:

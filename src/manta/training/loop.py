@@ -47,8 +47,8 @@ class TrainConfig:
     """Precision of matrix products: `bfloat16`, `float32`, or `auto`: a run takes the one that its device multiplies
     faster, and keeps it."""
     rounds: int = 1
-    """Rounds of a stage that trains a model on texts: each after the first goes over a share of the texts of the one
-    before, drawn by their losses. A run keeps its rounds."""
+    """Rounds of a stage that trains a model on texts: each after the first learns from a share of the texts of the one
+    before, drawn by their losses, and has that share of its steps. A run keeps its rounds."""
     round_share: float = 0.5
     """Share of a round's texts that the next learns from, and of its steps."""
     round_choice: str = "loss"
