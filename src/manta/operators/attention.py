@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -26,11 +26,8 @@ MASKED_SCORE = -1e4
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttentionConfig:
-    """Softmax self-attention with rotary positions and normalised queries and keys."""
-
-    kind: Literal["attention"] = "attention"
-    """Which operator this is."""
+class HeadsConfig:
+    """What operators with queries and keys share."""
 
     heads: int | None = None
     """Number of heads; divides the width, and leaves each head an even one. None: the model's."""
@@ -38,13 +35,55 @@ class AttentionConfig:
     rotary_base: float = BASE
     """Base of the rotary angles; larger turns slower, for longer rows."""
 
+    rotary_share: float = 1.0
+    """Share of a head's channels that are turned, the first ones; above 0 and at most 1."""
+
+    bias: bool = False
+    """The projections have biases."""
+
     def __post_init__(self) -> None:
         check_heads(self.heads)
+        if not 0 < self.rotary_share <= 1:
+            raise ConfigError(f"rotary_share should be above 0 and at most 1, received {self.rotary_share}")
+
+    @property
+    def projections(self) -> dict[str, Any]:
+        """Arguments that say it to an operator."""
+        return {"rotary_base": self.rotary_base, "rotary_share": self.rotary_share, "bias": self.bias}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftmaxConfig(HeadsConfig):
+    """What operators with a softmax over scores share."""
+
+    kv_heads: int | None = None
+    """Heads of keys and values, each for as many heads of queries (grouped queries); None: as many as of queries."""
+
+    normalised: bool = True
+    """Normalise queries and keys before they are turned."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kv_heads is not None:
+            check_positive("kv_heads", self.kv_heads)
+
+    @property
+    def projections(self) -> dict[str, Any]:
+        """Arguments that say it to an operator."""
+        return {**super().projections, "kv_heads": self.kv_heads, "normalised": self.normalised}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig(SoftmaxConfig):
+    """Softmax self-attention with rotary positions and normalised queries and keys."""
+
+    kind: Literal["attention"] = "attention"
+    """Which operator this is."""
 
     def build(self, dim: int, *, heads: int = HEADS, causal: bool = False) -> "SelfAttention":
         """A freshly initialised operator, see ``OperatorConfig``; its output starts at zero."""
         heads = heads if self.heads is None else self.heads
-        return SelfAttention(dim, heads, causal=causal, rotary_base=self.rotary_base)
+        return SelfAttention(dim, heads, causal=causal, **self.projections)
 
 
 class SelfAttention(Operator):
@@ -53,32 +92,51 @@ class SelfAttention(Operator):
     ``κ(z_i, z_j, i − j) = softmax_j(g · <R_i q̂_i, R_j k̂_j> / sqrt(head_dim))``
 
     with q̂, k̂ of unit root mean square, R the rotary turn and g a learned gain per head. A gain per channel would be
-    redundant with the projections' own rows.
+    redundant with the projections' own rows. Models of others differ in what is normalised, turned and shared.
 
     Args:
         dim: width of the state.
         heads: number of heads.
         causal: let each position see itself and earlier ones only.
         rotary_base: see ``rotary_tables``.
+        rotary_share: share of a head's channels that are turned, the first ones.
+        bias: the projections have biases.
+        kv_heads: heads of keys and values, each for ``heads / kv_heads`` of queries; None: as many.
+        normalised: q̂ and k̂ are normalised.
 
     Raises:
-        ConfigError: the width does not split into heads of even width.
+        ConfigError: the width does not split into heads of even width, or these into heads of keys.
 
-    Source: Vaswani et al., arXiv 1706.03762; query-key normalisation: Dehghani et al., arXiv 2302.05442.
+    Source: Vaswani et al., arXiv 1706.03762; query-key normalisation: Dehghani et al., arXiv 2302.05442; grouped
+        queries: Ainslie et al., arXiv 2305.13245.
     """
 
     answers_alone = True
 
-    def __init__(self, dim: int, heads: int, *, causal: bool = False, rotary_base: float = BASE) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        causal: bool = False,
+        rotary_base: float = BASE,
+        rotary_share: float = 1.0,
+        bias: bool = False,
+        kv_heads: int | None = None,
+        normalised: bool = True,
+    ) -> None:
         super().__init__()
         self.head_dim = head_width(dim, heads)
-        self.heads = heads
-        self.causal = causal
-        self.rotary_base = rotary_base
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.heads, self.kv_heads, self.causal, self.normalised = heads, kv_heads or heads, causal, normalised
+        if heads % self.kv_heads:
+            raise ConfigError(f"{heads} heads of queries do not share {self.kv_heads} heads of keys evenly")
+        self.turn = Turn(self.head_dim, rotary_base, rotary_share)
+        self.qkv = nn.Linear(dim, (heads + 2 * self.kv_heads) * self.head_dim, bias=bias)
         self.gain = nn.Parameter(torch.ones(heads))
-        self.out = nn.Linear(dim, dim, bias=False)
+        self.out = nn.Linear(dim, dim, bias=bias)
         nn.init.zeros_(self.out.weight)
+        if bias:
+            nn.init.zeros_(self.out.bias)
 
     def forward(
         self, x: Float[Tensor, "b k d"], context: OperatorContext, cache: Cache | None = None
@@ -89,24 +147,34 @@ class SelfAttention(Operator):
         if cache is not None:
             k, v = cache.renew("keys and values", torch.stack([k, v]), context, self._seen(context)).unbind(0)
         scale, bias = score_scale(self.gain, self.head_dim), self._bias(context)
+        k, v = self.shared(k), self.shared(v)
         y = attend_each(q, k, v, scale, bias) if context.alone else attend(q, k, v, scale, bias)
         return self.out(y.transpose(1, 2).reshape(b, n, d))
 
     def turned(
         self, x: Float[Tensor, "b k d"], context: OperatorContext
-    ) -> tuple[Float[Tensor, "b h k c"], Float[Tensor, "b h k c"], Float[Tensor, "b h k c"]]:
-        """Queries and keys, normalised and turned, and values of the elements of a span."""
+    ) -> tuple[Float[Tensor, "b h k c"], Float[Tensor, "b g k c"], Float[Tensor, "b g k c"]]:
+        """Queries of h heads and keys of g, normalised and turned, and values of the elements of a span."""
         b, n, _ = x.shape
-        qkv = self.qkv(x).view(b, n, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4).contiguous()
-        qk, v = qkv.split([2, 1])
-        q, k = rotate(rms_normalise(qk), span_tables(context, self.head_dim, self.rotary_base)).unbind(0)
-        return q, k, v.squeeze(0)
+        if self.kv_heads == self.heads:
+            qkv = self.qkv(x).view(b, n, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4).contiguous()
+            qk, v = qkv.split([2, 1])
+            q, k = self.turn(rms_normalise(qk) if self.normalised else qk, context).unbind(0)
+            return q, k, v.squeeze(0)
+        heads = self.qkv(x).view(b, n, -1, self.head_dim).transpose(1, 2).contiguous()
+        qk, v = heads.split([self.heads + self.kv_heads, self.kv_heads], 1)
+        q, k = self.turn(rms_normalise(qk) if self.normalised else qk, context).split([self.heads, self.kv_heads], 1)
+        return q, k, v
+
+    def shared(self, part: Float[Tensor, "b g m c"]) -> Float[Tensor, "b h m c"]:
+        """Keys or values as every head of queries reads them."""
+        return part if self.kv_heads == self.heads else part.repeat_interleave(self.heads // self.kv_heads, 1)
 
     def scores(
-        self, q: Float[Tensor, "b h k c"], k: Float[Tensor, "b h m c"], context: OperatorContext
+        self, q: Float[Tensor, "b h k c"], k: Float[Tensor, "b g m c"], context: OperatorContext
     ) -> Float[Tensor, "b h k m"]:
         """What the softmax is taken of, in the open: to be looked at."""
-        scores, bias = q @ k.mT * score_scale(self.gain, self.head_dim), self._bias(context)
+        scores, bias = q @ self.shared(k).mT * score_scale(self.gain, self.head_dim), self._bias(context)
         return scores if bias is None else scores + bias
 
     def _seen(self, context: OperatorContext) -> int:
@@ -149,20 +217,45 @@ class SelfAttention(Operator):
 
     def flops(self, n: int, d: int) -> int:
         """Projections, scores and weighted sum; masked pairs are computed too, so they count."""
-        return 8 * n * d * d + 4 * n * n * d
+        return 2 * n * d * (2 * d + 2 * self.kv_heads * self.head_dim) + 4 * n * n * d
 
 
-def span_tables(context: OperatorContext, head_dim: int, base: float) -> RotaryTables:
-    """The turn of each element of a span, worked out once for all operators of its context, for every head alike."""
+@dataclass(frozen=True)
+class Turn:
+    """The rotary turn of queries or keys by the place of each, of all their channels or the first ones."""
 
-    def of_row() -> RotaryTables:
-        return rotary_tables(context.coordinates, head_dim, base)
+    head_dim: int
+    """Channels."""
+    base: float = BASE
+    """See ``rotary_tables``."""
+    share: float = 1.0
+    """Of the channels, those that are turned; rounded down to pairs."""
 
-    def of_span() -> RotaryTables:
-        cos, sin = context.of_row(("rotary", head_dim, base), of_row)
-        return RotaryTables(context.here(cos).unsqueeze(-3), context.here(sin).unsqueeze(-3))
+    def __post_init__(self) -> None:
+        if self.width < 2:
+            raise ConfigError(f"a share of {self.share} leaves no pair of {self.head_dim} channels to turn; raise it")
 
-    return context.of_span(("rotary", head_dim, base), of_span)
+    @property
+    def width(self) -> int:
+        """Channels that are turned."""
+        return int(self.head_dim * self.share) // 2 * 2
+
+    def __call__(self, x: Float[Tensor, "*heads k c"], context: OperatorContext) -> Float[Tensor, "*heads k c"]:
+        """Turn what is of the elements of a span."""
+        if self.width == self.head_dim:
+            return rotate(x, self._tables(context))
+        turned, kept = x.split([self.width, self.head_dim - self.width], -1)
+        return torch.cat([rotate(turned, self._tables(context)), kept], -1)
+
+    def _tables(self, context: OperatorContext) -> RotaryTables:
+        """Of each element of a span, worked out once for all operators of its context, for every head alike."""
+        name = ("rotary", self.width, self.base)
+
+        def of_span() -> RotaryTables:
+            cos, sin = context.of_row(name, lambda: rotary_tables(context.coordinates, self.width, self.base))
+            return RotaryTables(context.here(cos).unsqueeze(-3), context.here(sin).unsqueeze(-3))
+
+        return context.of_span(name, of_span)
 
 
 def attend(

@@ -6,21 +6,17 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from manta.operators.attention import AttentionConfig, SelfAttention, check_heads
+from manta.operators.attention import AttentionConfig, SelfAttention, SoftmaxConfig
 from manta.operators.context import HEADS, Cache, Operator, OperatorContext
 from manta.operators.fourier import FourierConfig, SpectralConvolution
-from manta.operators.rotary import BASE
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttentionFourierConfig:
+class AttentionFourierConfig(SoftmaxConfig):
     """The sum of softmax self-attention and a Fourier convolution."""
 
     kind: Literal["attention_fourier"] = "attention_fourier"
     """Which operator this is."""
-
-    heads: int | None = None
-    """Attention heads; divides the width, and leaves each head an even one. None: the model's."""
 
     modes: int = 16
     """Fourier modes, the constant one included."""
@@ -28,14 +24,11 @@ class AttentionFourierConfig:
     groups: int = 8
     """Channel groups with a Fourier kernel of their own; divides the width."""
 
-    rotary_base: float = BASE
-    """Base of the rotary angles."""
-
     period: float = 256.0
     """Longest lag the Fourier kernel resolves when causal, in units of position."""
 
     def __post_init__(self) -> None:
-        check_heads(self.heads)
+        super().__post_init__()
         self._fourier()
 
     def _fourier(self) -> FourierConfig:
@@ -43,7 +36,7 @@ class AttentionFourierConfig:
 
     def build(self, dim: int, *, heads: int = HEADS, causal: bool = False) -> "AttentionFourier":
         """A freshly initialised operator, see ``OperatorConfig``; its output starts at zero."""
-        attention = AttentionConfig(heads=self.heads, rotary_base=self.rotary_base)
+        attention = AttentionConfig(heads=self.heads, **self.projections)
         return AttentionFourier(
             attention.build(dim, heads=heads, causal=causal), self._fourier().build(dim, causal=causal)
         )

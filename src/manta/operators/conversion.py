@@ -17,7 +17,7 @@ LEAST_GAIN = 1e-4
 
 
 @torch.no_grad()
-def inherit_attention(source: SelfAttention, target: Operator) -> None:
+def inherit_attention(source: SelfAttention, target: Operator, scale: Float[Tensor, " d"] | None = None) -> None:
     """Give an operator what the weights of attention mean in it; the rest stays as it was initialised.
 
     attention, windowed      all of it
@@ -28,14 +28,20 @@ def inherit_attention(source: SelfAttention, target: Operator) -> None:
     pyramid_conv             ``W_m = W_o W_v``: the mean of the row is what attention with equal weights receives
     fourier                  nothing: it has no weight that depends on the state
 
+    Heads of keys and values that several heads of queries share are repeated. Attention that does not normalise its
+    queries and keys has, in an operator that does, the gain of their sizes: ``g |W_q| |W_k| / head_dim`` of each head,
+    Frobenius norms, which is right for states whose channels are uncorrelated. Biases are taken over where the target
+    has some.
+
     Args:
         source: attention, not changed.
         target: of the same width and, where it has heads, as many; changed.
+        scale: size of each channel of the states that it reads, root mean square; None: 1 each.
 
     Raises:
         ConfigError: another width, or another number of heads.
     """
-    width, heads = source.out.in_features, getattr(target, "heads", source.heads)
+    heads = getattr(target, "heads", source.heads)
     if heads != source.heads:
         raise ConfigError(f"attention of {source.heads} heads means nothing to an operator of {heads}; keep the number")
     match target:
@@ -45,24 +51,47 @@ def inherit_attention(source: SelfAttention, target: Operator) -> None:
             inherit_attention(source, target.attention)
         case KernelAttention():
             _projections(source, target)
-            target.gain.copy_(source.gain.abs().clamp_min(LEAST_GAIN).sqrt())
+            target.gain.copy_(_gain(source, scale).clamp_min(LEAST_GAIN).sqrt())
         case DownsampledAttention():
             _projections(source, target)
-            temperature = source.gain.abs() * source.head_dim**0.5
+            temperature = _gain(source, scale) * source.head_dim**0.5
             target.log_temperature.copy_(temperature.clamp(LEAST_GAIN, LARGEST).log())
             target.mixing.zero_()
         case PyramidConvolution():
-            target.mean.weight.copy_(source.out.weight @ source.qkv.weight[2 * width :])
+            target.mean.weight.copy_(source.out.weight @ _for_every_head(source, source.qkv.weight)[2])
         case _:
             pass
 
 
 def _projections(source: SelfAttention, target: KernelAttention | DownsampledAttention) -> None:
     """Queries, keys, values and the output; a head whose gain is below zero turns its queries round."""
-    d = source.out.in_features
-    target.qkv.weight.copy_(source.qkv.weight)
-    target.qkv.weight[:d] *= source.gain.sign().repeat_interleave(source.head_dim)[:, None]
+    sign = source.gain.sign().repeat_interleave(source.head_dim)
+    for own, theirs in ((target.qkv.weight, source.qkv.weight), (target.qkv.bias, source.qkv.bias)):
+        if own is not None and theirs is not None:
+            q, k, v = _for_every_head(source, theirs)
+            own.copy_(torch.cat([q * sign.view(-1, *[1] * (q.ndim - 1)), k, v]))
     target.out.weight.copy_(source.out.weight)
+    if target.out.bias is not None and source.out.bias is not None:
+        target.out.bias.copy_(source.out.bias)
+
+
+def _for_every_head(source: SelfAttention, rows: Float[Tensor, "k *d"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of the queries' projection, the keys' and the values', each of all heads of queries."""
+    parts = rows.unflatten(0, (-1, source.head_dim)).split([source.heads, source.kv_heads, source.kv_heads])
+    q, k, v = (part.repeat_interleave(source.heads // len(part), 0).flatten(0, 1) for part in parts)
+    return q, k, v
+
+
+def _gain(source: SelfAttention, scale: Tensor | None) -> Float[Tensor, " h"]:
+    """Size of each head's gain where queries and keys are normalised."""
+    gain = source.gain.abs()
+    if source.normalised:
+        return gain
+    weights = source.qkv.weight if scale is None else source.qkv.weight * scale
+    q, k, _ = (
+        part.unflatten(0, (source.heads, -1)).flatten(1).norm(dim=1) for part in _for_every_head(source, weights)
+    )
+    return gain * q * k / source.head_dim
 
 
 @torch.no_grad()

@@ -2,18 +2,17 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from manta.operators.attention import check_heads, check_positive
+from manta.operators.attention import HeadsConfig, check_positive
 from manta.operators.context import HEADS
 from manta.operators.linear import KernelAttention
 from manta.operators.normalise import rms_normalise
-from manta.operators.rotary import BASE
 
 Radius = Literal["icdf", "chi"]
 LARGEST = 30.0
@@ -21,14 +20,11 @@ LARGEST = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class DijiangConfig:
+class DijiangConfig(HeadsConfig):
     """Linear attention by weighted quasi-Monte-Carlo features of the discrete cosine transform."""
 
     kind: Literal["dijiang"] = "dijiang"
     """Which operator this is."""
-
-    heads: int | None = None
-    """Number of heads; divides the width, and leaves each head an even one. None: the model's."""
 
     radius: Radius = "icdf"
     """How far the features' directions reach: `icdf` as in the paper, normal quantiles; `chi` as long as normal vectors
@@ -37,18 +33,14 @@ class DijiangConfig:
     chunk: int = 64
     """Elements of a chunk: rows up to this long are computed in the open."""
 
-    rotary_base: float = BASE
-    """Base of the rotary angles."""
-
     def __post_init__(self) -> None:
-        check_heads(self.heads)
+        super().__post_init__()
         check_positive("chunk", self.chunk)
 
     def build(self, dim: int, *, heads: int = HEADS, causal: bool = False) -> "DijiangAttention":
         """A freshly initialised operator, see ``OperatorConfig``; its output starts at zero."""
         heads = heads if self.heads is None else self.heads
-        how = {"causal": causal, "chunk": self.chunk, "rotary_base": self.rotary_base}
-        return DijiangAttention(dim, heads, radius=self.radius, **how)
+        return DijiangAttention(dim, heads, radius=self.radius, causal=causal, chunk=self.chunk, **self.projections)
 
 
 class DijiangAttention(KernelAttention):
@@ -84,10 +76,9 @@ class DijiangAttention(KernelAttention):
         *,
         radius: Radius = "icdf",
         causal: bool = False,
-        chunk: int = 64,
-        rotary_base: float = BASE,
+        **options: Any,
     ) -> None:
-        super().__init__(dim, heads, causal=causal, chunk=chunk, rotary_base=rotary_base)
+        super().__init__(dim, heads, causal=causal, **options)
         self.register_buffer("directions", directions(self.head_dim, radius).float())
         self.weight = nn.Parameter(torch.ones(heads, self.head_dim))
         self.gate = nn.Linear(dim, dim, bias=False)

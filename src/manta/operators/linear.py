@@ -23,11 +23,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from manta.errors import ConfigError
-from manta.operators.attention import check_heads, check_positive, head_width, span_tables
+from manta.operators.attention import HeadsConfig, Turn, check_positive, head_width
 from manta.operators.context import HEADS, Cache, Operator, OperatorContext
 from manta.operators.fourier import product
 from manta.operators.normalise import rms_normalise
-from manta.operators.rotary import BASE, rotate
+from manta.operators.rotary import BASE
 
 SHORTEST, LONGEST = 32.0, 512.0
 """Places over which the first and the last head forget, at first."""
@@ -38,29 +38,23 @@ LEAST = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearConfig:
+class LinearConfig(HeadsConfig):
     """Linear attention: features ELU + 1, divided by the sum of the weights."""
 
     kind: Literal["linear"] = "linear"
     """Which operator this is."""
 
-    heads: int | None = None
-    """Number of heads; divides the width, and leaves each head an even one. None: the model's."""
-
     chunk: int = 64
     """Elements of a chunk: rows up to this long are computed in the open."""
 
-    rotary_base: float = BASE
-    """Base of the rotary angles."""
-
     def __post_init__(self) -> None:
-        check_heads(self.heads)
+        super().__post_init__()
         check_positive("chunk", self.chunk)
 
     def build(self, dim: int, *, heads: int = HEADS, causal: bool = False) -> "LinearAttention":
         """A freshly initialised operator, see ``OperatorConfig``; its output starts at zero."""
         heads = heads if self.heads is None else self.heads
-        return LinearAttention(dim, heads, causal=causal, chunk=self.chunk, rotary_base=self.rotary_base)
+        return LinearAttention(dim, heads, causal=causal, chunk=self.chunk, **self.projections)
 
 
 class KernelAttention(Operator):
@@ -75,6 +69,8 @@ class KernelAttention(Operator):
         causal: let each position receive from itself and earlier ones only.
         chunk: elements of a chunk.
         rotary_base: see ``rotary_tables``.
+        rotary_share: share of a head's channels that are turned, the first ones.
+        bias: the projections have biases.
 
     Raises:
         ConfigError: the width does not split into heads of even width.
@@ -88,18 +84,29 @@ class KernelAttention(Operator):
     """Whether what is received is divided by the sum of the weights."""
 
     def __init__(
-        self, dim: int, heads: int, *, causal: bool = False, chunk: int = 64, rotary_base: float = BASE
+        self,
+        dim: int,
+        heads: int,
+        *,
+        causal: bool = False,
+        chunk: int = 64,
+        rotary_base: float = BASE,
+        rotary_share: float = 1.0,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         self.head_dim = head_width(dim, heads)
-        self.heads, self.causal, self.chunk, self.rotary_base = heads, causal, chunk, rotary_base
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.heads, self.causal, self.chunk = heads, causal, chunk
+        self.turn = Turn(self.head_dim, rotary_base, rotary_share)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
         self.gain = nn.Parameter(torch.ones(heads))
         forgotten = torch.linspace(-math.log(SHORTEST), -math.log(LONGEST), heads).exp()
         self.log_rate = nn.Parameter((-(1 - forgotten).log()).log())
         """log(−log γ) of each head."""
-        self.out = nn.Linear(dim, dim, bias=False)
+        self.out = nn.Linear(dim, dim, bias=bias)
         nn.init.zeros_(self.out.weight)
+        if bias:
+            nn.init.zeros_(self.out.bias)
 
     @abstractmethod
     def features(self, x: Float[Tensor, "*rows h n c"]) -> Float[Tensor, "*rows h n c"]:
@@ -130,8 +137,7 @@ class KernelAttention(Operator):
             raise ConfigError(f"decay follows one axis, received {context.axes}; choose attention")
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, self.head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
         scale = (self.gain * self.head_dim**-0.25).to(x.dtype)[:, None, None]
-        tables = span_tables(context, self.head_dim, self.rotary_base)
-        q, k = (self.features(rotate(rms_normalise(part), tables) * scale) for part in (q, k))
+        q, k = (self.features(self.turn(rms_normalise(part), context) * scale) for part in (q, k))
         if self.divided:
             v = torch.cat([v, torch.ones_like(v[..., :1])], -1)
         if context.mask is not None:

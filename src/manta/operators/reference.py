@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from manta.operators.attention import SelfAttention
+from manta.operators.attention import SelfAttention, Turn
 from manta.operators.combined import AttentionFourier
 from manta.operators.context import Operator, OperatorContext
 from manta.operators.cross_attention import CrossAttention
@@ -82,7 +82,11 @@ def _scattered(row_of: Callable, operator: Operator, x: Tensor, context: Operato
 
 
 def _attention_row(operator: SelfAttention, x: Tensor, coordinates: Tensor, _: Tensor | None) -> Tensor:
-    query, key, value = (_heads(part, operator.heads) for part in operator.qkv(x).chunk(3, -1))
+    sizes = [heads * operator.head_dim for heads in (operator.heads, operator.kv_heads, operator.kv_heads)]
+    query, key, value = (part.unflatten(-1, (-1, operator.head_dim)) for part in operator.qkv(x).split(sizes, -1))
+    query, key, value = (part.transpose(0, 1) for part in (query, key, value))
+    if operator.normalised:
+        query, key = (torch.stack([torch.stack([_unit(y) for y in head]) for head in part]) for part in (query, key))
     radius = operator.radius if isinstance(operator, WindowedAttention) else math.inf
     elements = []
     for i in range(len(x)):
@@ -90,12 +94,11 @@ def _attention_row(operator: SelfAttention, x: Tensor, coordinates: Tensor, _: T
         seen = [j for j in range(last + 1) if max(abs(coordinates[i] - coordinates[j])) <= radius]
         heads = []
         for h in range(operator.heads):
-            turned = _turned(_unit(query[h, i]), coordinates[i], operator.rotary_base)
-            scores = [
-                operator.gain[h] * _similarity(turned, _turned(_unit(key[h, j]), coordinates[j], operator.rotary_base))
-                for j in seen
-            ]
-            heads.append(_softmax_sum(scores, [value[h, j] for j in seen], query[h, i]))
+            group = h * operator.kv_heads // operator.heads
+            turned = _partly_turned(query[h, i], coordinates[i], operator.turn)
+            keys = [_partly_turned(key[group, j], coordinates[j], operator.turn) for j in seen]
+            scores = [operator.gain[h] * _similarity(turned, k) for k in keys]
+            heads.append(_softmax_sum(scores, [value[group, j] for j in seen], query[h, i]))
         elements.append(torch.cat(heads))
     return operator.out(torch.stack(elements))
 
@@ -150,7 +153,7 @@ def _kernel_row(operator: KernelAttention, x: Tensor, coordinates: Tensor, _: Te
     for h in range(operator.heads):
         scale = operator.gain[h] * operator.head_dim**-0.25
         turned = [
-            [_turned(_unit(part[h, i]), coordinates[i], operator.rotary_base) * scale for i in range(len(x))]
+            [_partly_turned(_unit(part[h, i]), coordinates[i], operator.turn) * scale for i in range(len(x))]
             for part in (query, key)
         ]
         for i in range(len(x)):
@@ -210,6 +213,10 @@ def _heads(x: Tensor, heads: int) -> Tensor:
 
 def _unit(x: Tensor) -> Tensor:
     return x / ((x * x).sum() / len(x) + EPS).sqrt()
+
+
+def _partly_turned(x: Tensor, place: Tensor, turn: Turn) -> Tensor:
+    return torch.cat([_turned(x[: turn.width], place, turn.base), x[turn.width :]])
 
 
 def _turned(x: Tensor, place: Tensor, base: float) -> Tensor:

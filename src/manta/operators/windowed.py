@@ -1,37 +1,30 @@
 """Attention that cannot reach beyond a window: the negative control for "global"."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from manta.operators.attention import SelfAttention, check_heads, check_positive
+from manta.operators.attention import SelfAttention, SoftmaxConfig, check_positive
 from manta.operators.context import HEADS
-from manta.operators.rotary import BASE
 
 
 @dataclass(frozen=True, kw_only=True)
-class WindowedConfig:
+class WindowedConfig(SoftmaxConfig):
     """Softmax self-attention within a fixed reach."""
 
     kind: Literal["windowed"] = "windowed"
     """Which operator this is."""
 
-    heads: int | None = None
-    """Number of heads; divides the width, and leaves each head an even one. None: the model's."""
-
     radius: int = 2
     """Farthest place that can be seen on either side, along every axis, in units of position."""
 
-    rotary_base: float = BASE
-    """Base of the rotary angles."""
-
     def __post_init__(self) -> None:
-        check_heads(self.heads)
+        super().__post_init__()
         check_positive("radius", self.radius)
 
     def build(self, dim: int, *, heads: int = HEADS, causal: bool = False) -> "WindowedAttention":
         """A freshly initialised operator, see ``OperatorConfig``; its output starts at zero."""
         heads = heads if self.heads is None else self.heads
-        return WindowedAttention(dim, heads, self.radius, causal=causal, rotary_base=self.rotary_base)
+        return WindowedAttention(dim, heads, self.radius, causal=causal, **self.projections)
 
 
 class WindowedAttention(SelfAttention):
@@ -46,8 +39,8 @@ class WindowedAttention(SelfAttention):
     Other arguments and errors are those of ``SelfAttention``.
     """
 
-    def __init__(self, dim: int, heads: int, radius: int, *, causal: bool = False, rotary_base: float = BASE) -> None:
-        super().__init__(dim, heads, causal=causal, rotary_base=rotary_base)
+    def __init__(self, dim: int, heads: int, radius: int, *, causal: bool = False, **projections: Any) -> None:
+        super().__init__(dim, heads, causal=causal, **projections)
         self.radius = radius
 
     def _reach(self) -> tuple[int | float, bool]:
