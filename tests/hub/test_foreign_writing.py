@@ -232,7 +232,7 @@ def framed(
     write_tokenizer(folder, turns)
     config = {"chat_template": template, "bos_token": {"content": "<|begin|>"}}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    tokenizer = ForeignTokenizer.load(folder)
+    tokenizer = ForeignTokenizer.of_folder(folder)
     assert tokenizer is not None
     return tokenizer, find_frame(folder, tokenizer)
 
@@ -255,7 +255,7 @@ def test_a_frame_is_what_the_template_renders(tmp_path, template, turns):
 
 def test_an_unknown_template_leaves_prompts_plain(tmp_path):
     write_tokenizer(tmp_path)
-    tokenizer = ForeignTokenizer.load(tmp_path)
+    tokenizer = ForeignTokenizer.of_folder(tmp_path)
     assert tokenizer is not None and find_frame(tmp_path, tokenizer) is None
     for template in ("[INST] {{ messages }}", [{"name": "default", "template": CHATML}], CHATML):
         with pytest.warns(UserWarning, match="chat template that manta does not know"):
@@ -282,7 +282,7 @@ def test_a_template_is_found_wherever_it_is_stored(tmp_path, place):
         file.parent.mkdir(exist_ok=True)
         file.write_text(LLAMA3 if place.endswith("jinja") else json.dumps({"chat_template": LLAMA3}))
         write_tokenizer(tmp_path, turns)
-        tokenizer = ForeignTokenizer.load(tmp_path)
+        tokenizer = ForeignTokenizer.of_folder(tmp_path)
         assert tokenizer is not None
         frame = find_frame(tmp_path, tokenizer)
     assert frame is not None and frame.end == "<|eot_id|>"

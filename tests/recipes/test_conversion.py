@@ -146,8 +146,12 @@ def test_blocks_are_chosen_by_what_was_measured():
     [
         ({"conversion": {"operator": {"kind": "pyramid_conv"}}}, ConfigError, "no left-to-right model can use it"),
         ({"conversion": {"layers": "0,9"}}, ConfigError, "the model has the blocks 0 to 1"),
-        ({"conversion": {"operator": {"kind": "linear", "heads": 4}}}, ConfigError, "attention of 2 heads keeps"),
-        ({"conversion": {"operator": {"kind": "windowed", "rotary_base": 5}}}, ConfigError, "keep their turn"),
+        ({"conversion": {"operator": {"kind": "linear", "heads": 4}}}, ConfigError, "heads=2 is kept"),
+        (
+            {"conversion": {"operator": {"kind": "windowed", "rotary_base": 5}}},
+            ConfigError,
+            "rotary_base=1000.0 is kept",
+        ),
         ({"conversion": {"reach": 3}}, ConfigError, "reach and least_near are for layers = local"),
         ({"conversion": {"near": [0.5]}}, ConfigError, "near is measured"),
         ({"conversion": {"layers": "local", "reach": -4}}, ConfigError, "reach should be at least 0"),

@@ -55,7 +55,7 @@ def folder(request, trained, tmp_path):
 
 
 def load(folder) -> ForeignTokenizer:
-    tokenizer = ForeignTokenizer.load(folder, split=SPLIT)
+    tokenizer = ForeignTokenizer.of_folder(folder, split=SPLIT)
     assert tokenizer is not None
     return tokenizer
 
@@ -100,7 +100,7 @@ def test_half_a_surrogate_pair_is_refused(folder):
 def test_a_damaged_tokenizer_is_named(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(ModelError, match=r"tokenizer\.json"):
-        ForeignTokenizer.load(tmp_path)
+        ForeignTokenizer.of_folder(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["vocab.json", "merges.txt", "tokenizer_config.json"])

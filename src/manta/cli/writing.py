@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from manta.cli.options import Section, parse_sections
-from manta.families import FAMILIES
+from manta.families import FAMILIES, PUBLISHED_AS
 from manta.families.asked import followers, listed
 from manta.families.options import GenerateOptions, read_options
 
@@ -67,5 +67,6 @@ def _family_of(argv: Sequence[str]) -> str | None:
             if not argument.startswith("-") and file.is_file():
                 config: Any = read_json(file)
                 family = config.get("family", config.get("model_type")) if isinstance(config, dict) else None
-                return family if isinstance(family, str) and family in FAMILIES else None
+                family = PUBLISHED_AS.get(family, family) if isinstance(family, str) else None
+                return family if family in FAMILIES else None
     return None

@@ -55,8 +55,17 @@ FAMILIES: Final[Mapping[str, Family]] = {
         writer="manta.families.autoregressive:AutoregressiveLM",
         shape="teacher",
     ),
+    "decoder": Family(
+        words="published causal models",
+        options=AutoregressiveOptions,
+        writer="manta.families.decoder:DecoderLM",
+        shape="decoder",
+    ),
     "llada": Family(words="published masked models", options=PublishedOptions),
     "Dream": Family(words="published masked models", options=PublishedOptions),
     "mdlm": Family(words="published masked models", options=PublishedOptions),
 }
 """From a family's name to its row; a table, so that neither the command line nor a message loads a net."""
+
+PUBLISHED_AS: Final[Mapping[str, str]] = {"llama": "decoder", "gpt_neox": "decoder"}
+"""Family of a published folder by the `model_type` of its config.json, where the two differ."""

@@ -301,9 +301,7 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
 
         A network call tells one word, or those of a draft that it bears out. Who watches is told word by word.
         """
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
-        for begin in range(0, len(order), batch_size):
-            chosen = order[begin : begin + batch_size]
+        for chosen in self._groups([prompt for prompt, _ in rows], batch_size):
             texts = [_Text() for _ in chosen]
             for step in self._steps([rows[i] for i in chosen], options, observer):
                 for row, text in enumerate(texts):
@@ -312,6 +310,29 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
                         yield text.event("draft", chosen[row], self)
             for index, text in zip(chosen, texts, strict=True):
                 yield text.event("done", index, self)
+
+    def _groups(self, prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
+        """Which are written side by side."""
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        yield from (order[begin : begin + batch_size] for begin in range(0, len(order), batch_size))
+
+    def _room(self, prompts: Sequence[Sequence[int]]) -> int:
+        """Most tokens of a text behind one of these prompts."""
+        return self.capacity
+
+    def _reader(self, prompts: Sequence[Sequence[int]], room: int, *, drafting: bool) -> CachedReader:
+        """The model behind its cache, with the prompts read.
+
+        Args:
+            prompts: tokens of each.
+            room: places that are read at most.
+            drafting: the drafter reads the prompts, too.
+        """
+        prompt, lengths = padded_prompts(prompts, self.device)
+        memory = self.model.memory(prompt, lengths, torch.zeros_like(lengths))
+        if drafting and self.drafter is not None:
+            self.drafter.begin(memory)
+        return CachedReader(self.model, memory, room)
 
     def _steps(
         self, rows: Sequence[tuple[list[int], int]], options: GenerateOptions, observer: Observer
@@ -326,13 +347,8 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
         )
         watch = _watched_by(observer)
         num_drafts = 0 if watch is not None else self._num_drafts(options, len(rows))
-        drafter = self.drafter if num_drafts else None
-        prompt, lengths = padded_prompts(prompts, self.device)
-        memory = self.model.memory(prompt, lengths, torch.zeros_like(lengths))
-        if drafter is not None:
-            drafter.begin(memory)
-        max_tokens = min(self.capacity, options.max_tokens or sys.maxsize)
-        reader = CachedReader(self.model, memory, max_tokens + num_drafts + ROWS)
+        max_tokens = min(self._room(prompts), options.max_tokens or sys.maxsize)
+        reader = self._reader(prompts, max_tokens + num_drafts + ROWS, drafting=num_drafts > 0)
         return decode(
             reader,
             choose,
@@ -340,7 +356,7 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
             begin=self.model.begin,
             end=self.model.end,
             max_tokens=max_tokens,
-            drafter=drafter,
+            drafter=self.drafter if num_drafts else None,
             num_drafts=num_drafts,
             multiple=reader.multiple,
             watch=watch,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -75,9 +75,8 @@ class Imitation:
         call, told = ours[-1], theirs[-1]  # a call before the last is a first look, which the last one is shown
         assert call.hidden is not None and told.hidden is not None, "a call that has ended"
         real = call.mask
-        if real is None:  # left to right a text stands behind its beginning, and nothing after it is ever seen
-            place = torch.arange(call.hidden.shape[1], device=call.hidden.device)
-            real = place <= batch.text_lengths[:, None]
+        if real is None:  # left to right nothing behind a text is ever seen, so nothing is masked
+            real = cast(Any, model).shifted(batch)[2]
         outputs = _divergence(self.source.head(told.hidden[real]), model.head(call.hidden[real]))
         pairs = zip(call.states, told.states, strict=True)
         states = torch.stack([_error(mine[real], other[real]) for mine, other in pairs]).mean()

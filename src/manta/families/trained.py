@@ -86,6 +86,8 @@ class TrainedWriter(RequestWriter, Generic[Net]):
     """Shape of the net."""
     net_class: ClassVar[Callable[[Any], PromptedModel]]
     """The net of a shape."""
+    tokenizer_class: ClassVar[type[Tokenizer]] = Tokenizer
+    """What its folder's tokenizer is read as."""
 
     def __init__(self, model: Net, tokenizer: Tokenizer) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer

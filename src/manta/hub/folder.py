@@ -17,10 +17,10 @@ from manta.families.prompted import PromptedModel
 from manta.families.stored import built
 from manta.families.trained import TrainedWriter
 from manta.hub.causal import HUB
-from manta.hub.foreign import ForeignModel, find_foreign, load_foreign
+from manta.hub.foreign import CAUSAL_KINDS, ForeignModel, find_foreign, load_decoder, load_foreign
 from manta.hub.foreign.checkpoint import check_weight, headers
 from manta.runtime import atomic_folder, read_json, resolve_device
-from manta.text import Tokenizer
+from manta.text import ForeignTokenizer, Tokenizer
 
 FORMAT = 1
 """Version of the folder's layout."""
@@ -92,7 +92,7 @@ def is_saved(folder: Path, lm: LanguageModel, *, dtype: torch.dtype = torch.bflo
         return False
     fingerprint = lm.tokenizer.fingerprint()
     try:
-        tokenizer = Tokenizer.load(folder / "tokenizer.json").fingerprint()
+        tokenizer = _read_tokenizer(config, folder).fingerprint()
     except MantaError:
         return False
     return same and config.get("tokenizer") == fingerprint == tokenizer
@@ -151,7 +151,7 @@ def load(path: str | Path | None = None, *, device: str | None = None) -> Langua
 
     Returns:
         A model with `generate` and `write`; for a published checkpoint of LLaDA, Dream or MDLM, what `ForeignModel`
-        says.
+        says, and for one of Llama's or GPT-NeoX's layout a `DecoderLM`.
 
     Raises:
         ModelError: when the folder is missing, damaged, or of another format; the message says which file.
@@ -160,10 +160,13 @@ def load(path: str | Path | None = None, *, device: str | None = None) -> Langua
     if path is not None and not isinstance(path, str | Path):
         raise UsageError(f"a model is a path or a name, received {path!r} ({type(path).__name__})")
     folder = shipped() if path is None else _find(path)
-    if find_foreign(folder) is not None:
+    kind = find_foreign(folder)
+    if kind in CAUSAL_KINDS:
+        return load_decoder(folder, kind, device)
+    if kind is not None:
         return load_foreign(folder, device)
     config = _read_config(folder)
-    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    tokenizer = _read_tokenizer(config, folder)
     if config.get("tokenizer") != tokenizer.fingerprint():
         raise ModelError(f"{folder}/tokenizer.json is not the tokenizer this model was trained with; copy it again")
     where = resolve_device(device)
@@ -176,6 +179,13 @@ def load(path: str | Path | None = None, *, device: str | None = None) -> Langua
         raise ModelError(
             f"{folder}/config.json does not describe a model ({type(error).__name__}: {reason}); copy the folder again"
         ) from error
+
+
+def _read_tokenizer(config: dict[str, Any], folder: Path) -> Tokenizer:
+    """The tokenizer of a folder, as its family has them."""
+    family = config["family"]
+    known = isinstance(family, str) and family in FAMILIES and FAMILIES[family].writer is not None
+    return (FAMILIES[family].load().tokenizer_class if known else Tokenizer).load(folder / "tokenizer.json")
 
 
 def _read_model(config: dict[str, Any], file: Path, tokenizer: Tokenizer, where: torch.device) -> LanguageModel:
@@ -191,7 +201,8 @@ def _read_model(config: dict[str, Any], file: Path, tokenizer: Tokenizer, where:
 def _built(net_class: Callable[[Any], PromptedModel], shape: Any, tokenizer: Tokenizer, file: Path) -> PromptedModel:
     """A model with its weights: whatever they and its shape ask for is compared before any memory is taken."""
     stored = {name: size for name, (_, size) in headers(file).items()}
-    if shape.vocab_size != tokenizer.vocab_size:
+    spare = isinstance(tokenizer, ForeignTokenizer)  # a published table may have rows that no token has
+    if not (shape.vocab_size >= tokenizer.vocab_size if spare else shape.vocab_size == tokenizer.vocab_size):
         raise ModelError(
             f"{file.parent}/config.json says {shape.vocab_size} tokens, and its tokenizer has {tokenizer.vocab_size}; "
             "copy the folder again"

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from manta.errors import ConfigError
+from manta.families.decoder import DecoderConfig
 from manta.recipes.conversion import for_converted
 from manta.recipes.inheritance import for_inherited
 from manta.recipes.origins import for_drafter, for_taught
@@ -29,6 +30,10 @@ def begun_from(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) 
         raise ConfigError("conversion.* is for manta convert, or a recipe with converted_from; leave it out")
     if recipe.converted_from is not None:
         return for_converted(recipe, tell)
+    if recipe.family == "decoder" or recipe.decoder != DecoderConfig():
+        raise ConfigError(
+            "a decoder is a published model, and never trained from nothing; convert one, or train --family ar"
+        )
     if recipe.inherit is None and recipe.inheritance != InheritanceConfig():
         raise ConfigError("inheritance.* is for a model that inherits; name the larger one with --inherit")
     if recipe.inherit is not None:

@@ -16,7 +16,6 @@ from manta.families.imitation import Imitation, Objective
 from manta.families.prompted import PromptedConfig, PromptedModel
 from manta.hub.folder import LanguageModel
 from manta.operators import OperatorChoice, SelfAttention, WindowedConfig, inherit_attention, near_share
-from manta.operators.rotary import BASE
 from manta.recipes.origins import of_shape, placed, source_model
 from manta.recipes.recipe import ConversionConfig, Recipe
 from manta.runtime import make_generator
@@ -30,6 +29,8 @@ MEASURED = 256
 """Held-out texts on which a conversion is measured."""
 ROWS = 32
 """Texts of a batch that is measured."""
+KEPT = ("heads", "rotary_base", "rotary_share", "bias", "kv_heads", "normalised")
+"""Of attention, what the operator in its place has too."""
 
 
 def for_converted(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> Recipe:
@@ -70,6 +71,9 @@ def for_converted(recipe: Recipe, tell: Callable[[str], None] = lambda line: Non
     shape = replace(shape, operators=tuple(operators))
     if lm.family == "ar":  # drafts are verified for attention
         shape = replace(shape, draft_horizon=0)
+    if lm.family == "decoder":  # rows of others may be longer than what one would train on
+        longest = min(shape.max_text, recipe.max_text or shape.max_text)
+        shape = replace(shape, max_text=longest, max_prompt=min(longest - 1, recipe.max_prompt or longest))
     try:
         with torch.device("meta"):
             type(lm).net_class(shape)
@@ -115,18 +119,20 @@ def _told(near: tuple[float, ...], reach: int) -> str:
 
 
 def _instead(operator: OperatorChoice, attention: OperatorChoice, heads: int) -> OperatorChoice:
-    """An operator with the heads and the turn of the attention that it stands in for, where it has such.
+    """An operator with the heads, the turn and the biases of the attention that it stands in for, where it has such.
 
     Raises:
-        ConfigError: it is to have another number of heads, or another turn.
+        ConfigError: it is to have others.
     """
-    asked, own = getattr(operator, "heads", None), getattr(attention, "heads", None)
-    if asked is not None and asked != (own or heads):
-        raise ConfigError(f"attention of {own or heads} heads keeps their number; leave conversion.operator.heads out")
-    turn = getattr(operator, "rotary_base", BASE)
-    if turn not in (BASE, getattr(attention, "rotary_base", turn)):
-        raise ConfigError("queries and keys keep their turn; leave conversion.operator.rotary_base out")
-    return replace(operator, **{n: getattr(attention, n) for n in ("heads", "rotary_base") if hasattr(operator, n)})
+    kept = {name: getattr(attention, name) for name in KEPT if hasattr(attention, name) and hasattr(operator, name)}
+    default = type(operator)()
+    for name, own in kept.items():
+        own = own or heads if name == "heads" else own
+        if getattr(operator, name) not in (getattr(default, name), own):
+            raise ConfigError(
+                f"{name}={own} is kept, as queries and keys stay what they are; leave conversion.operator.{name} out"
+            )
+    return replace(operator, **kept)
 
 
 def begin_as(source: LanguageModel, net: PromptedModel, blocks: tuple[int, ...]) -> None:
@@ -145,7 +151,8 @@ def begin_as(source: LanguageModel, net: PromptedModel, blocks: tuple[int, ...])
     net.load_state_dict({**weights, **kept})
     for index in blocks:
         attention: Any = trunk.blocks[index].operator
-        inherit_attention(attention, own.blocks[index].operator)  # pyright: ignore[reportArgumentType]
+        scale = getattr(trunk.blocks[index], "scale", None)  # norms of others have gains
+        inherit_attention(attention, own.blocks[index].operator, scale)  # pyright: ignore[reportArgumentType]
 
 
 def new_parts(source: LanguageModel, net: PromptedModel, blocks: tuple[int, ...]) -> tuple[nn.Module, ...]:

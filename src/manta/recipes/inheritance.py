@@ -32,6 +32,11 @@ def for_inherited(recipe: Recipe) -> Recipe:
         raise ConfigError("a model begins with one other; leave taught_by, drafter_of and converted_from out")
     lm = larger_model(recipe)
     row = FAMILIES[lm.family]
+    if lm.family == "decoder":
+        raise ConfigError(
+            f"{recipe.inherit} is a published causal model, of which no part is taken; convert it, or "
+            "inherit from a model that manta trains"
+        )
     asked, own = getattr(recipe, row.shape), lm.model.config
     if replace(asked, depth=None, hidden=0) != type(asked)():
         raise ConfigError(f"of {row.shape}.* only depth and hidden can differ from the model's; leave the others out")

@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from manta.errors import CheckpointError, ConfigError, DataError
+from manta.families import FAMILIES
 from manta.recipes.budget import Watch
 from manta.recipes.origins import drafting_model, larger_model, source_model, teaching_model
 from manta.recipes.recipe import Recipe
@@ -62,7 +63,7 @@ def tokenizer_of(recipe: Recipe, run: Path, watch: Watch) -> Tokenizer:
             rows = watch.over(examples(recipe), "the tokenizer's texts")
             tokenizer = Tokenizer.train((text for e in rows for text in (e.prompt, e.text) if text), recipe.vocab_size)
         tokenizer.save(file)
-    return Tokenizer.load(file)
+    return FAMILIES[recipe.family].load().tokenizer_class.load(file)
 
 
 def corpus_of(

@@ -12,6 +12,7 @@ from manta.errors import ConfigError
 from manta.families import FAMILIES, FamilyName
 from manta.families.aligned_model import AlignedConfig
 from manta.families.autoregressive import AutoregressiveConfig
+from manta.families.decoder import DecoderConfig
 from manta.families.inheritance import Layers, Neurons
 from manta.families.masked import MaskedConfig
 from manta.families.model import MantaConfig
@@ -131,8 +132,8 @@ class Recipe:
     split: str = "train"
     """What to learn from: the training split, or a part of it: `train:1/2` shares no prompt, or no text where there are
     none, with `train:2/2`."""
-    family: FamilyName = "manta"
-    """Which family to train."""
+    family: FamilyName | Literal["decoder"] = "manta"
+    """Which family to train; a `decoder` is a published causal model that is converted, see `converted_from`."""
     size: Literal["auto", "nano", "tiny", "small", "base", "large"] = "auto"
     """The size dial; sets width, heads and depth of `model`, `aligned`, `masked` and
     `teacher`. `auto` follows the time budget."""
@@ -199,6 +200,8 @@ class Recipe:
     """Shape of the model if `family = "masked"`."""
     teacher: AutoregressiveConfig = field(default_factory=AutoregressiveConfig)
     """Shape of the teacher, or of the model if `family = "ar"`."""
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    """Shape of a published causal model that is converted."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """What the stages are taught."""
     masking: MaskedObjectiveConfig = field(default_factory=MaskedObjectiveConfig)
@@ -307,6 +310,7 @@ def resolve(recipe: Recipe) -> Recipe:
     derived |= {name: getattr(taught, name) for name in ("dim", "heads", "depth", "prompt_depth")}
     teacher = _shaped("teacher", recipe.teacher, derived)
     shapes: dict[str, Any] = {"model": model, "aligned": aligned, "masked": masked, "teacher": teacher}
+    shapes["decoder"] = _shaped("decoder", recipe.decoder, derived)
     width = shapes[FAMILIES[recipe.family].shape].dim
     train = filled(recipe.train, {"learning_rate": LEARNING_RATE / width})
     for name, shape in shapes.items():

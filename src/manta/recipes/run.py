@@ -263,7 +263,7 @@ class TrainingRun:
         recipe = guided_by(self.recipe)
         tokenizer = tokenizer_of(recipe, self.out, self.watch)
         size = tokenizer.vocab_size
-        names = [row.shape for row in FAMILIES.values() if row.shape]
+        names = [row.shape for row in FAMILIES.values() if row.shape and row.shape != "decoder"]
         shapes = {name: replace(getattr(recipe, name), vocab_size=size) for name in names}
         self.recipe = replace(recipe, **shapes)
         if recipe.consensus == "given":

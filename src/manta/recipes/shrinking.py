@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from manta.errors import DataError
+from manta.errors import ConfigError, DataError
 from manta.families.prompted import PromptedConfig, PromptedModel
 from manta.hub.folder import LanguageModel
 from manta.recipes.conversion import MEASURED, mean_parts, task_of_model, to_batches
 from manta.recipes.recipe import Recipe
-from manta.text import Example, Shrunk, read, shrink
+from manta.text import Example, ForeignTokenizer, Shrunk, read, shrink
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,11 @@ def shrink_vocabulary(lm: LanguageModel, data: str, coverage: float, tell: Calla
         tell: takes lines about what is being done.
 
     Raises:
-        ConfigError: see `shrink`.
+        ConfigError: see `shrink`; or the tokenizer is another's.
         DataError: there is no text, or none that fits the model any more.
     """
+    if isinstance(lm.tokenizer, ForeignTokenizer):
+        raise ConfigError("a published model keeps its tokenizer; give a model that manta trains from the beginning")
     tell(f"counting the tokens of {data}")
     examples = list(read(data, "train"))
     if not examples:

@@ -4,6 +4,7 @@ from manta.text.consensus import medoids
 from manta.text.corpus import Corpus, CorpusReport, build
 from manta.text.description import Description, describe
 from manta.text.example import CONSENSUS, HUMAN, Example
+from manta.text.foreign import ForeignTokenizer
 from manta.text.hashing import part_of
 from manta.text.loader import Batch, Loader, collate
 from manta.text.shrinking import Shrunk, shrink
@@ -23,6 +24,7 @@ __all__ = [
     "CorpusReport",
     "Description",
     "Example",
+    "ForeignTokenizer",
     "Loader",
     "Shrunk",
     "Tokenizer",

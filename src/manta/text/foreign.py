@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,17 @@ import tokenizers as hf
 
 from manta.errors import DataError, ModelError
 from manta.runtime import read_json
-from manta.text.tokenizers import MAX_ID, Ids, backend_of, ids_of, panics
+from manta.text.tokenizers import MAX_ID, Ids, Tokenizer, backend_of, ids_of, panics
 
 MOST_BYTES = 512 << 20
 """Of the largest file of a tokenizer."""
 
 
-class ForeignTokenizer:
+class ForeignTokenizer(Tokenizer):
     """Text to the token ids of a published model and back.
 
     It keeps to what its files say: whatever they normalise is normalised, nothing is put before or after a text, and a
-    round trip is only as exact as they are. Not to be confused with `Tokenizer`, whose special ids are manta's own.
+    round trip is only as exact as they are. The special ids are the model's own, none of `Tokenizer`'s.
 
     Args:
         description: text of a `tokenizer.json`.
@@ -35,17 +36,38 @@ class ForeignTokenizer:
         except (ValueError, RecursionError) as error:
             raise ModelError(str(error)) from None
         ids_of(parsed, most)
+        self._description, self.symbols = parsed, None
         # Whether the names of specials are read is a state of the backend, so each way has a backend of its own.
         self._names, self._plain = _backend(parsed), _backend(parsed)
         self._plain.encode_special_tokens = True
-        self.vocab_size = 1 + max(self._names.get_vocab(with_added_tokens=True).values(), default=-1)
+        self._num_ids = 1 + max(self._names.get_vocab(with_added_tokens=True).values(), default=-1)
+
+    @property
+    def vocab_size(self) -> int:
         """One more than the largest id."""
-        self.longest = 4 * max(map(len, self._names.get_vocab(with_added_tokens=True)), default=1)
+        return self._num_ids
+
+    @cached_property
+    def longest(self) -> int:
         """Characters that a token stands for at most, about: normalising may shorten a text, four times at most in what
         is published."""
+        return 4 * max(map(len, self._names.get_vocab(with_added_tokens=True)), default=1)
 
     @classmethod
-    def load(cls, folder: Path, *, split: str | None = None, most: int = MAX_ID) -> "ForeignTokenizer | None":
+    def load(cls, path: str | Path) -> "ForeignTokenizer":
+        """Reads a file that `save` wrote.
+
+        Raises:
+            ModelError: the file is missing, or describes no tokenizer.
+        """
+        description = read_json(Path(path), most=MOST_BYTES)
+        try:
+            return cls(json.dumps(description))
+        except ModelError as error:
+            raise ModelError(f"{path} is not a tokenizer file of this model ({error}); copy it again") from None
+
+    @classmethod
+    def of_folder(cls, folder: Path, *, split: str | None = None, most: int = MAX_ID) -> "ForeignTokenizer | None":
         """Reads the tokenizer of a model folder.
 
         Args:
@@ -63,45 +85,69 @@ class ForeignTokenizer:
         """
         file = folder / "tokenizer.json"
         if file.exists():
-            description = read_json(file, most=MOST_BYTES)
-            try:
-                return cls(json.dumps(description), most=most)
-            except ModelError as error:
-                raise ModelError(f"{file} is not a tokenizer file of this model ({error}); copy it again") from None
+            found = cls.load(file)
+            if found.vocab_size > most:
+                raise ModelError(
+                    f"{file} is not a tokenizer file of this model (it has the id {found.vocab_size - 1}, where ids "
+                    f"are integers below {most}); copy it again"
+                )
+            return found
         if split is None or not (folder / "vocab.json").exists():
             return None
         return cls(_byte_level(folder, split, most).to_str(), most=most)
 
-    def encode(self, text: str, *, special_names: bool = False) -> list[int]:
+    def encode(self, text: str, *, start: bool = True, special_names: bool = False) -> list[int]:
         """The token ids of a text.
 
         Args:
             text: any Unicode string.
+            start: changes nothing: what a text begins with is the files' to say.
             special_names: read the name of a special token as that token, as a filled chat template needs; without it
                 the name is plain text, so that a user's text cannot hold a mask or an end.
 
         Raises:
             DataError: the text holds half a surrogate pair.
         """
-        try:
-            with panics():
-                return (self._names if special_names else self._plain).encode(text, add_special_tokens=False).ids
-        except (TypeError, UnicodeEncodeError) as error:
-            raise DataError("a text holds half a surrogate pair, which is no Unicode text; write it whole") from error
+        return _encoded(self._names if special_names else self._plain, [text])[0]
 
-    def decode(self, ids: Ids, *, special_names: bool = False) -> str:
+    def encode_batch(self, texts: Sequence[str], *, start: bool = True) -> list[list[int]]:
+        """`encode` of each text, in parallel."""
+        return _encoded(self._plain, texts)
+
+    def decode(self, ids: Ids, *, start: bool = True, special_names: bool = False) -> str:
         """The text of token ids.
 
         Args:
             ids: integers of one row.
+            start: changes nothing, as in `encode`.
             special_names: keep the names of special tokens; without it they are dropped.
         """
         with panics():
             return self._names.decode([int(i) for i in ids], skip_special_tokens=not special_names)
 
+    def token(self, index: int) -> str:
+        """The text of one id for people to read, a special's name among them."""
+        return self.decode([index], special_names=True)
+
+    def _json(self) -> bytes:
+        return json.dumps(self._description, ensure_ascii=False, sort_keys=True).encode("utf-8")
+
     def id_of(self, name: str) -> int | None:
         """The id of a token by its name, such as `<|endoftext|>`; None where there is none."""
         return self._names.token_to_id(name)
+
+
+def _encoded(backend: hf.Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of texts, nothing put around them.
+
+    Raises:
+        DataError: a text holds half a surrogate pair.
+    """
+    try:
+        with panics():
+            return [found.ids for found in backend.encode_batch(list(texts), add_special_tokens=False)]
+    except (TypeError, UnicodeEncodeError) as error:
+        raise DataError("a text holds half a surrogate pair, which is no Unicode text; write it whole") from error
 
 
 def _backend(description: Any) -> hf.Tokenizer:

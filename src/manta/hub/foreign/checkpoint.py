@@ -1,5 +1,6 @@
 """The weights of a published checkpoint: safetensors only, every name and shape checked, one tensor at a time."""
 
+import re
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -49,6 +50,7 @@ def load_weights(
     device: torch.device,
     dtype: torch.dtype,
     constants: Mapping[str, Tensor] | None = None,
+    unused: str = r"(?!)",
 ) -> None:
     """Fill a net that was built on the meta device; the checkpoint has to hold its weights and nothing else.
 
@@ -62,6 +64,7 @@ def load_weights(
         device: where the net goes.
         dtype: of its weights.
         constants: values that some checkpoints also store and the net computes; checked where they are there.
+        unused: regular expression of the names of what is stored and nobody reads.
 
     Raises:
         ModelError: a file is missing, damaged, a pickle or outside the folder, or a weight is missing, unexpected or of
@@ -74,9 +77,11 @@ def load_weights(
     found: set[str] = set()
     for file, claimed in claims.items():
         for name, shape in headers(file).items():
+            if re.fullmatch(unused, name):
+                continue
             _check_weight(file, name, shape, shapes, claimed)
             found.add(name)
-        if absent := sorted((claimed or set()) - found):
+        if absent := sorted(name for name in (claimed or set()) - found if not re.fullmatch(unused, name)):
             raise ModelError(f"{file} does not hold {absent[0]}, which {INDEX} says it does; copy the model again")
     if missing := sorted(names.keys() - found):
         file = next(iter(claims)) if len(claims) == 1 else folder / INDEX
@@ -84,12 +89,14 @@ def load_weights(
     net.to(dtype).to_empty(device=device)
     with torch.no_grad():
         for file in claims:
-            _copy(file, net, names, constants)
+            _copy(file, net, names, constants, unused)
 
 
-def _copy(file: Path, net: nn.Module, names: Mapping[str, str], constants: Mapping[str, Tensor]) -> None:
+def _copy(file: Path, net: nn.Module, names: Mapping[str, str], constants: Mapping[str, Tensor], unused: str) -> None:
     with _opened(file) as handle:
         for name in handle.keys():  # noqa: SIM118  (a handle is no mapping)
+            if re.fullmatch(unused, name):
+                continue
             try:
                 value: Tensor = handle.get_tensor(name)
             except (OSError, SafetensorError) as error:

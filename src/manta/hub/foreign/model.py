@@ -20,6 +20,7 @@ from manta.families.events import Event, GenerateOptions, Request
 from manta.families.observer import Observer
 from manta.families.serving import RequestWriter
 from manta.hub.foreign import dream, llada, mdlm
+from manta.hub.foreign.causal import CAUSAL_KINDS, CausalKind
 from manta.hub.foreign.chat import ChatFrame, find_frame
 from manta.hub.foreign.checkpoint import load_weights
 from manta.hub.foreign.decoder import DecoderNet
@@ -247,7 +248,7 @@ class ForeignModel(RequestWriter):
         return next(self.net.parameters()).device
 
 
-def find_foreign(folder: str | Path) -> Kind | None:
+def find_foreign(folder: str | Path) -> Kind | CausalKind | None:
     """Say which published layout a folder holds, if any.
 
     Args:
@@ -266,10 +267,11 @@ def find_foreign(folder: str | Path) -> Kind | None:
         return None
     if "format" in config or "model_type" not in config:
         return None
-    for kind in KINDS:
+    for kind in (*KINDS, *CAUSAL_KINDS):
         if config["model_type"] == kind:
             return kind
-    raise ModelError(f"{file} has the model_type {config['model_type']!r}; manta reads {', '.join(KINDS)}")
+    known = ", ".join((*KINDS, *CAUSAL_KINDS))
+    raise ModelError(f"{file} has the model_type {config['model_type']!r}; manta reads {known}")
 
 
 def load_foreign(folder: str | Path, device: str | None = None, *, dtype: torch.dtype | None = None) -> ForeignModel:
@@ -291,7 +293,7 @@ def load_foreign(folder: str | Path, device: str | None = None, *, dtype: torch.
     kind = find_foreign(folder)
     file = folder / "config.json"
     config = read_json(file)
-    if kind is None:
+    if kind not in KINDS:
         raise ModelError(f"{file} is not that of a published masked model; manta reads {', '.join(KINDS)}")
     where = resolve_device(device)
     try:
@@ -317,4 +319,4 @@ def load_foreign(folder: str | Path, device: str | None = None, *, dtype: torch.
 
 
 def _tokenizer(folder: Path, layout: Layout) -> ForeignTokenizer | None:
-    return ForeignTokenizer.load(folder, split=layout.split, most=layout.vocab_size)
+    return ForeignTokenizer.of_folder(folder, split=layout.split, most=layout.vocab_size)
