@@ -78,3 +78,44 @@ def tiny_table(result: list[dict[str, Any]]) -> str:
         cells = [FAMILIES[family], f"{size / 1e6:.2f}M", f"{share:.0%}"]
         lines.append(f"| {name} | " + " | ".join([*cells, several([r["nats_a_byte"] for r in rows], "{:.3f}")]) + " |")
     return "\n".join(lines)
+
+
+def convolution_table(result: list[dict[str, Any]]) -> str:
+    """Where attention becomes a convolution: a task of neighbours beside one of copying."""
+    words = {"walk": "neighbours", "copy": "copy from 32 places away"}
+    lines = [
+        "| nats a hidden symbol | attention near | attention | convolution | its mean alone | gap recovered |",
+        "|---|---|---|---|---|---|",
+    ]
+    for task, said in words.items():
+        rows = [row for row in result if row["task"] == task]
+        cells = [several([mean(row["near"]) for row in rows], "{:.0%}")]
+        cells += [
+            several([row[name] for row in rows]) for name in ("attention", "converted", "mean alone", "recovered")
+        ]
+        lines.append(f"| {said} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def inheritance_table(result: list[dict[str, Any]]) -> str:
+    """What half a model loses at once, by how the half was chosen."""
+    groups: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for row in result:
+        groups[row["what"], row["how"]].append(row["nats"])
+    lines = ["| kept, before any training | chosen by | nats a word |", "|---|---|---|"]
+    kept = {"whole": "everything", "blocks": "half of the blocks", "neurons": "half of the neurons"}
+    lines += [f"| {kept[what]} | {how or '–'} | {several(nats)} |" for (what, how), nats in groups.items()]
+    return "\n".join(lines)
+
+
+def mixes_table(result: list[dict[str, Any]]) -> str:
+    """Nats a word of Manta-LM with every mix, by data and length of the rows."""
+    groups: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in result:
+        groups[row["data"], row["length"]][row["mix"]].append(row["nats"])
+    heads = [f"{data.removeprefix('builtin:')}, {length:,}" for data, length in groups]
+    lines = ["| nats a word, held out | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
+    for mix in dict.fromkeys(row["mix"] for row in result):
+        cells = [several(found[mix], "{:.3f}") if mix in found else "–" for found in groups.values()]
+        lines.append(f"| {mix.replace(',', ', ')} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -26,7 +26,14 @@ from cost_tables import (
     speed_table,
 )
 from diagnosis_tables import diagnose_table, feedback_table, prediction_table, steering_table, verdicts_table
-from operator_tables import conversions_table, growth_table, tiny_table
+from operator_tables import (
+    conversions_table,
+    convolution_table,
+    growth_table,
+    inheritance_table,
+    mixes_table,
+    tiny_table,
+)
 
 from manta.metrics.bootstrap import wilson
 
@@ -436,6 +443,9 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "growth": (("bench_operators.json", growth_table),),
     "conversions": (("conversions.json", conversions_table),),
     "tiny": (("tiny_recipe.json", tiny_table),),
+    "convolution": (("convolution.json", convolution_table),),
+    "inheritance": (("inheritance.json", inheritance_table),),
+    "mixes": (("mixes.json", mixes_table),),
     "bench": (("bench.json", bench_table),),
     "gpu": (("bench_gpu.json", gpu_table),),
     "rate": (("rate.json", rate_table),),

@@ -26,8 +26,8 @@ class ConvertOptions:
     """Turn the attention of a trained model into another operator, and train it until it writes as it did."""
 
     model: str = argument("")
-    """A model folder, a run folder, or builtin:NAME, of any family that manta trains; or the folder of a published causal
-    model of Llama's or GPT-NeoX's layout."""
+    """A model folder, a run folder, or builtin:NAME, of any family that manta trains; or the folder of a published
+    causal model of Llama's or GPT-NeoX's layout."""
     overrides: tuple[str, ...] = argument((), "KEY=VALUE")
     """Fields of the recipe, such as `conversion.states=0`, or `conversion.operator.radius=chi` of dijiang."""
     operator: Kind | None = None
