@@ -12,6 +12,7 @@ from manta.families.aligned import AlignedLM
 from manta.families.aligned_model import AlignedConfig, AlignedModel
 from manta.families.asked import applicable, follows, listed
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel, log_likelihood
+from manta.families.block import BlockCausalConfig, BlockCausalLM, BlockCausalModel
 from manta.families.events import GenerateOptions
 from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel, bound
 from manta.families.options import MOST
@@ -32,6 +33,7 @@ OTHER: dict[str, Any] = {
     "confidence": "margin",
     "threshold": 0.5,
     "block_length": 4,
+    "block_steps": 3,
     "window_masked": 3,
     "window_width": 5,
     "cache": "dual",
@@ -57,6 +59,9 @@ def make(family: str) -> Any:
     if family == "ar":
         model = AutoregressiveModel(AutoregressiveConfig(**shape))
         return AutoregressiveLM(random_weights(model) or model, lm.tokenizer)
+    if family == "block":
+        block = BlockCausalModel(BlockCausalConfig(**shape))
+        return BlockCausalLM(random_weights(block) or block, lm.tokenizer)
     if family == "aligned":
         net = AlignedModel(AlignedConfig(**shape))
         return AlignedLM(random_weights(net) or net, lm.tokenizer)
@@ -64,7 +69,7 @@ def make(family: str) -> Any:
     return MaskedLM(random_weights(model) or model, lm.tokenizer)
 
 
-@pytest.fixture(scope="module", params=["manta", "aligned", "masked", "ar"])
+@pytest.fixture(scope="module", params=["manta", "aligned", "masked", "block", "ar"])
 def lm(request):
     return make(request.param)
 
@@ -161,7 +166,7 @@ def test_a_temperature_near_zero_takes_the_likeliest_words(lm, temperature):
 @pytest.mark.parametrize("part", ["trunk", "length"])
 def test_logits_that_are_not_finite_are_an_error_that_names_the_call(lm, value, part):
     damaged = make(lm.family)
-    if part == "length" and damaged.family == "ar":
+    if part == "length" and damaged.family in ("ar", "block"):
         return
     net = damaged.model
     trunk = net.field.trunk if damaged.family == "manta" else net.trunk
@@ -171,7 +176,7 @@ def test_logits_that_are_not_finite_are_an_error_that_names_the_call(lm, value, 
     with torch.no_grad():
         weight.fill_(value)
     trials: tuple[dict[str, Any], ...] = (
-        ({}, {"temperature": 1.0}) if damaged.family in ("ar", "aligned") else ({}, {"style": "consensus"})
+        ({}, {"temperature": 1.0}) if damaged.family in ("ar", "aligned", "block") else ({}, {"style": "consensus"})
     )
     for options in trials:
         with pytest.raises(ModelError, match=r"logits of network call [12] are not finite"):

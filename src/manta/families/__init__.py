@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from manta.families.options import (
     AlignedOptions,
     AutoregressiveOptions,
+    BlockOptions,
     MantaOptions,
     MaskedOptions,
     Options,
@@ -17,7 +18,7 @@ from manta.families.options import (
 if TYPE_CHECKING:
     from manta.families.trained import TrainedWriter
 
-FamilyName = Literal["manta", "aligned", "masked", "ar"]
+FamilyName = Literal["manta", "aligned", "masked", "block", "ar"]
 """The families that manta trains."""
 
 
@@ -48,6 +49,9 @@ FAMILIES: Final[Mapping[str, Family]] = {
     ),
     "masked": Family(
         words="masked models", options=MaskedOptions, writer="manta.families.masked:MaskedLM", shape="masked"
+    ),
+    "block": Family(
+        words="block-causal models", options=BlockOptions, writer="manta.families.block:BlockCausalLM", shape="block"
     ),
     "ar": Family(
         words="autoregressive models",

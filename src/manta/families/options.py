@@ -146,7 +146,7 @@ class MantaOptions(Reworked, Styled, Changed, Chosen):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decoded(Reworked):
+class Committed(Options):
     """Of families whose words are committed by a masked decoder."""
 
     decoder: DecoderName = choice("", MaskedDecoder)
@@ -155,12 +155,18 @@ class Decoded(Reworked):
     """How sure the model is of a position."""
     threshold: float | None = None
     """Least confidence of a word committed beside the surest; without it, the decoder's own."""
-    block_length: int | None = option(None, least=1)
-    """Words of a block (block, threshold, confidence)."""
     window_masked: int | None = option(None, least=1)
     """Most masked words in the window (deferred)."""
     window_width: int | None = option(None, least=1)
     """Most positions in the window (deferred)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded(Reworked, Committed):
+    """Of masked families that have the whole text before them."""
+
+    block_length: int | None = option(None, least=1)
+    """Words of a block (block, threshold, confidence)."""
     cache: CacheKind = "none"
     """What is computed anew in a call: everything, the window and all after it, or the window alone."""
     refresh: int = option(32, least=0)
@@ -175,6 +181,14 @@ class MaskedOptions(Decoded, Styled, Changed, Chosen):
 @dataclass(frozen=True, kw_only=True)
 class PublishedOptions(Decoded, Changed, Bounded):
     """Of published masked models."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockOptions(Committed, Bounded, Chosen):
+    """Of block-causal models."""
+
+    block_steps: int | None = option(None, least=1)
+    """Most network calls for a block; without it, as many as the decoder takes, a word a call at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,13 +222,13 @@ class AlignedOptions(Budgeted, AutoregressiveOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateOptions(MantaOptions, MaskedOptions, PublishedOptions, AlignedOptions):
+class GenerateOptions(MantaOptions, MaskedOptions, PublishedOptions, BlockOptions, AlignedOptions):
     """How to write, whatever the family: the options of all of them. A model refuses those that are not its own."""
 
     decoder: DecoderName = ""
-    """How words are committed; without it, the model's own way. Masked models: deferred, block, threshold, confidence,
-    remask or first_hitting; left to right: sequential or verified, which gives the same text in fewer calls; aligned
-    models: aligned, or these two."""
+    """How words are committed; without it, the model's own way. Masked and block-causal models: deferred, block,
+    threshold, confidence, remask or first_hitting; left to right: sequential or verified, which gives the same text in
+    fewer calls; aligned models: aligned, or these two."""
 
 
 def given(options: GenerateOptions) -> dict[str, Any]:

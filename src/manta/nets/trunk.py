@@ -65,6 +65,11 @@ class Trunk(nn.Module):
         """Whether an element of a span gets what it would get alone, see ``OperatorContext.alone``."""
         return all(block.operator.answers_alone for block in self.blocks)  # pyright: ignore
 
+    @property
+    def follows_blocks(self) -> bool:
+        """Whether elements can be kept to their own block and those before, see ``OperatorContext.blocks``."""
+        return all(block.operator.follows_blocks for block in self.blocks)  # pyright: ignore
+
     def new_cache(self) -> tuple[Cache, ...]:
         """An empty cache a block, for one batch of rows.
 

@@ -112,6 +112,7 @@ class SelfAttention(Operator):
     """
 
     answers_alone = True
+    follows_blocks = True
 
     def __init__(
         self,
@@ -179,7 +180,7 @@ class SelfAttention(Operator):
 
     def _seen(self, context: OperatorContext) -> int:
         """How many of the row's first elements a span looks at."""
-        if not self.causal:
+        if not self.causal and context.blocks is None:
             return context.length
         return min(context.length, -(-context.stop // ALIKE) * ALIKE) if context.alone else context.stop
 
@@ -203,11 +204,12 @@ class SelfAttention(Operator):
         """The part of visibility that follows from where elements are, "b 1 k m" where rows differ in that."""
         radius, causal = self._reach()
         there = slice(self._seen(context))
-        pairs = None
+        pairs = None if context.blocks is None else _of_blocks(context, there)
         if causal and (context.alone or context.start + 1 < context.stop):
             index = torch.arange(context.length, device=context.coordinates.device)
             here = index[context.start : context.stop] if context.at is None else context.at[:, None]
-            pairs = here[..., None] >= index[there]
+            before = here[..., None] >= index[there]
+            pairs = before if pairs is None else before & pairs
         if radius < math.inf:
             place = context.coordinates
             near = (context.here(place)[..., None, :] - place[..., None, there, :]).abs().amax(-1) <= radius
@@ -218,6 +220,17 @@ class SelfAttention(Operator):
     def flops(self, n: int, d: int) -> int:
         """Projections, scores and weighted sum; masked pairs are computed too, so they count."""
         return 2 * n * d * (2 * d + 2 * self.kv_heads * self.head_dim) + 4 * n * n * d
+
+
+def _of_blocks(context: OperatorContext, there: slice) -> Bool[Tensor, "k m"]:
+    """Who is seen by the elements of a span: their own block, and what lasts of those before."""
+    assert context.blocks is not None and context.at is None, "a span of blocks is the same in all rows"
+    here = slice(context.start, context.stop)
+    own, other = context.blocks[here, None], context.blocks[None, there]
+    if context.lasting is None:
+        return other <= own
+    lasting = context.lasting
+    return (lasting[None, there] & (other < own)) | ((other == own) & (lasting[here, None] == lasting[None, there]))
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,12 @@ class OperatorContext:
     """The one after its last; None: the row's end."""
     at: Int64[Tensor, "b k"] | None = None
     """Elements that the state holds where rows hold different ones; None: those from `start` on."""
+    blocks: Int64[Tensor, "n"] | None = None
+    """Block of each element, ascending: an element receives from its own block and from those before; None: there are
+    none. Of operators that compare pairs (`follows_blocks`)."""
+    lasting: Bool[Tensor, "n"] | None = None
+    """With blocks: True for elements that later blocks receive from; the others are a copy beside them, seen by
+    nobody but their own block's copy. None: all last."""
     alone: bool = False
     """Ask that what an element of a span receives be, bit for bit, what it would if it were the only one, and whatever
     stands behind it: of operators that keep spans, on CPU, for causal decoding."""
@@ -189,6 +195,7 @@ class Operator(nn.Module, ABC):
         causal: True when the output at i is independent, bit for bit, of every element after i.
         cacheable: True when a span can be computed from what a `Cache` keeps of the other elements.
         answers_alone: True when it does what `OperatorContext.alone` asks, and rows may have spans of their own.
+        follows_blocks: True when it heeds `OperatorContext.blocks`.
         carries: True when a causal one keeps a state that does not grow, so that each span begins where the last ended.
     """
 
@@ -196,6 +203,7 @@ class Operator(nn.Module, ABC):
     cacheable: ClassVar[bool] = True
     answers_alone: ClassVar[bool] = False
     carries: ClassVar[bool] = False
+    follows_blocks: ClassVar[bool] = False
 
     @abstractmethod
     def forward(

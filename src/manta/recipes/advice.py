@@ -20,7 +20,7 @@ def advice(recipe: Recipe, report: CorpusReport) -> tuple[str, ...]:
         recipe: as resolved.
         report: what became of the data.
     """
-    if recipe.family == "ar" or report.prompts or task_of(recipe.data) is not None:
+    if recipe.family in ("ar", "block") or report.prompts or task_of(recipe.data) is not None:
         return ()
     if recipe.time_budget is not None:
         if seconds(recipe.time_budget) >= ENOUGH:

@@ -12,6 +12,7 @@ from manta.errors import ConfigError
 from manta.families import FAMILIES, FamilyName
 from manta.families.aligned_model import AlignedConfig
 from manta.families.autoregressive import AutoregressiveConfig
+from manta.families.block import BlockCausalConfig
 from manta.families.decoder import DecoderConfig
 from manta.families.inheritance import Layers, Neurons
 from manta.families.masked import MaskedConfig
@@ -135,8 +136,8 @@ class Recipe:
     family: FamilyName | Literal["decoder"] = "manta"
     """Which family to train; a `decoder` is a published causal model that is converted, see `converted_from`."""
     size: Literal["auto", "nano", "tiny", "small", "base", "large"] = "auto"
-    """The size dial; sets width, heads and depth of `model`, `aligned`, `masked` and
-    `teacher`. `auto` follows the time budget."""
+    """The size dial; sets width, heads and depth of `model`, `aligned`, `masked`, `block`
+    and `teacher`. `auto` follows the time budget."""
     vocab_size: int = 1024
     """Tokens of the tokenizer, 512 to 32768."""
     max_prompt: int | None = None
@@ -198,6 +199,8 @@ class Recipe:
     """Shape of the model if `family = "aligned"`."""
     masked: MaskedConfig = field(default_factory=MaskedConfig)
     """Shape of the model if `family = "masked"`."""
+    block: BlockCausalConfig = field(default_factory=BlockCausalConfig)
+    """Shape of the model if `family = "block"`."""
     teacher: AutoregressiveConfig = field(default_factory=AutoregressiveConfig)
     """Shape of the teacher, or of the model if `family = "ar"`."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
@@ -306,10 +309,11 @@ def resolve(recipe: Recipe) -> Recipe:
     # A teacher gives its weights to the model it teaches, so it takes the model's shape.
     masked = _shaped("masked", recipe.masked, derived)
     aligned = _shaped("aligned", recipe.aligned, derived)
-    taught = {"manta": model, "aligned": aligned}.get(recipe.family, masked)
+    block = _shaped("block", recipe.block, derived)
+    taught = {"manta": model, "aligned": aligned, "block": block}.get(recipe.family, masked)
     derived |= {name: getattr(taught, name) for name in ("dim", "heads", "depth", "prompt_depth")}
     teacher = _shaped("teacher", recipe.teacher, derived)
-    shapes: dict[str, Any] = {"model": model, "aligned": aligned, "masked": masked, "teacher": teacher}
+    shapes: dict[str, Any] = {"model": model, "aligned": aligned, "masked": masked, "block": block, "teacher": teacher}
     shapes["decoder"] = _shaped("decoder", recipe.decoder, derived)
     width = shapes[FAMILIES[recipe.family].shape].dim
     train = filled(recipe.train, {"learning_rate": LEARNING_RATE / width})

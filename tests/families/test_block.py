@@ -1,0 +1,235 @@
+"""Block-causal models: left to right at one end, masked at the other, and the same with and without a cache between."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+
+from manta.config import from_dict
+from manta.errors import ConfigError, RequestError, UsageError
+from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel, NextToken
+from manta.families.batching import to_batch
+from manta.families.block import BlockCausalConfig, BlockCausalLM, BlockCausalModel, BlockMatching, BlockReader
+from manta.families.events import GenerateOptions, Request
+from manta.families.masked import MaskedConfig, MaskedModel
+from manta.hub import load
+from manta.masked import MaskedObjectiveConfig
+from manta.operators import LinearConfig, WindowedConfig
+from manta.recipes import Recipe, TrainingRun
+from manta.runtime import make_generator
+from manta.text import MASK, Tokenizer
+
+SHAPE: dict[str, Any] = {"dim": 16, "heads": 2, "depth": 2, "prompt_depth": 1, "max_prompt": 12, "max_text": 40}
+WORDS = "rain and sun over the hill in the morning, wind and snow later; cold by night."
+PROMPTS = ["rain", "", "sun over the", "wind and snow"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train([WORDS] * 3, 512)
+
+
+def randomised(net: Any, seed: int = 0) -> Any:
+    """Weights away from where they begin, so that nothing is hidden by a zero."""
+    torch.manual_seed(seed)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.25 if parameter.ndim > 1 else 0.5)
+    return net.eval()
+
+
+def model(size: int, length: int, **changes: Any) -> BlockCausalModel:
+    return randomised(BlockCausalModel(BlockCausalConfig(vocab_size=size, block_length=length, **{**SHAPE, **changes})))
+
+
+def batch_of(size: int, lengths: tuple[int, ...] = (9, 4, 17)) -> Any:
+    generator = make_generator(3)
+    rows = [torch.randint(4, size, (n,), generator=generator).tolist() for n in lengths]
+    return to_batch([[5, 6, 7], [], [9]], rows)
+
+
+def of_autoregressive(source: AutoregressiveModel) -> BlockCausalModel:
+    """A model of blocks of one word with the weights of one from left to right."""
+    shape = BlockCausalConfig(vocab_size=source.config.vocab_size, block_length=1, **SHAPE)
+    net = BlockCausalModel(shape)
+    missing = net.load_state_dict(source.state_dict(), strict=False)
+    assert missing.missing_keys == ["own.weight"] and not missing.unexpected_keys
+    return net.eval()
+
+
+def test_blocks_of_one_word_are_left_to_right(tokenizer):
+    """Equal weights have the same loss, the same likelihoods and the same texts."""
+    source = randomised(AutoregressiveModel(AutoregressiveConfig(vocab_size=tokenizer.vocab_size, **SHAPE)))
+    net, batch = of_autoregressive(source), batch_of(tokenizer.vocab_size)
+    ours = BlockMatching(MaskedObjectiveConfig())(net, batch, make_generator(0))
+    theirs = NextToken()(source, batch, make_generator(0))
+    torch.testing.assert_close(ours.total, theirs.total, rtol=1e-5, atol=1e-5)
+    block, causal = BlockCausalLM(net, tokenizer), AutoregressiveLM(source, tokenizer)
+    generators = [make_generator(row) for row in range(3)]
+    found = block.log_likelihood(batch, generators)
+    torch.testing.assert_close(found.value, causal.log_likelihood(batch).value, rtol=1e-5, atol=1e-4)
+    assert found.standard_error is not None and float(found.standard_error.max()) == 0
+    requests = [Request(prompt=prompt) for prompt in PROMPTS]
+    texts = [[e for e in lm.generate(requests) if e.kind == "done"] for lm in (block, causal)]
+    for mine, other in zip(*(sorted(events, key=lambda e: e.index) for events in texts), strict=True):
+        assert mine.tokens == other.tokens and mine.nfe == len(mine.tokens) + 1 + (len(mine.tokens) < 40)
+
+
+def test_one_block_for_the_whole_text_is_a_masked_model():
+    masked = randomised(MaskedModel(MaskedConfig(vocab_size=50, **SHAPE)))
+    net = BlockCausalModel(BlockCausalConfig(vocab_size=50, block_length=16, shifted=False, **SHAPE))
+    missing = net.load_state_dict({k: v for k, v in masked.state_dict().items() if "length." not in k}, strict=False)
+    assert missing.missing_keys == ["inside.weight"] and not missing.unexpected_keys
+    assert net.inside is not None
+    torch.nn.init.zeros_(net.inside.weight)
+    tokens = torch.randint(4, 50, (3, 16), generator=make_generator(1))
+    shown = tokens.masked_fill(torch.rand(3, 16, generator=make_generator(2)) < 0.5, MASK)
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    memory = masked.memory(tokens[:, :4], torch.tensor([4, 0, 2]), torch.tensor([0, 0, 0]))
+    projected = masked.trunk.project(memory.states, memory.mask)
+    with torch.no_grad():
+        torch.testing.assert_close(net(tokens, shown, mask, projected), masked(shown, mask, projected))
+
+
+@pytest.mark.parametrize("shifted", [True, False])
+@pytest.mark.parametrize("length", [1, 3, 4, 8])
+def test_one_pass_over_both_copies_tells_what_block_after_block_tells(length, shifted):
+    net = model(60, length, shifted=shifted)
+    clean = torch.randint(4, 60, (3, 24), generator=make_generator(1))
+    shown = clean.masked_fill(torch.rand(3, 24, generator=make_generator(2)) < 0.6, MASK)
+    memory = net.memory(clean[:, :5], torch.tensor([5, 3, 0]), torch.tensor([0, 0, 0]))
+    with torch.no_grad():
+        told = net(
+            clean, shown, torch.ones_like(clean, dtype=torch.bool), net.trunk.project(memory.states, memory.mask)
+        )
+        reader = BlockReader(net, memory, 24)
+        for begin in range(0, 24, length):
+            part = slice(begin, begin + length)
+            logits = reader(shown[:, part], 0, length)
+            torch.testing.assert_close(logits, told[:, part], rtol=1e-4, atol=1e-5)
+            reader.settle(clean[:, part])
+
+
+@pytest.mark.parametrize("length", [1, 3, 8])
+def test_what_is_kept_changes_nothing_to_the_last_bit(length):
+    net = model(60, length)
+    clean = torch.randint(4, 60, (3, 24), generator=make_generator(1))
+    with torch.no_grad():
+        memory = net.memory(clean[:, :5], torch.tensor([5, 3, 0]), torch.tensor([0, 0, 0]))
+        reader = BlockReader(net, memory, 24)
+        for begin in range(0, 24, length):
+            tokens = clean[:, begin : begin + length].clone()
+            tokens[:, ::2] = MASK
+            reader(torch.full_like(tokens, MASK), 0, length)  # the first call, with the clean block before
+            kept = reader(tokens, 0, length)
+            anew = BlockReader(net, memory, 24)
+            anew.settled = reader.settled
+            assert torch.equal(anew(tokens, 0, length), kept)
+            reader.settle(clean[:, begin : begin + length])
+
+
+def test_later_words_change_nothing_before_them():
+    net = model(60, 4)
+    clean = torch.randint(4, 60, (2, 16), generator=make_generator(1))
+    other = torch.cat([clean[:, :8], clean[:, 8:].flip(1)], 1)
+    mask, memory = torch.ones_like(clean, dtype=torch.bool), net.memory(clean[:, :0], clean[:, 0] * 0, clean[:, 0] * 0)
+    projected, hidden = net.trunk.project(memory.states, memory.mask), torch.full_like(clean, MASK)
+    with torch.no_grad():
+        told, changed = (net(row, hidden, mask, projected) for row in (clean, other))
+    assert torch.equal(told[:, :12], changed[:, :12])  # the third block has the same two before it
+    assert not torch.equal(told[:, 12:], changed[:, 12:])
+
+
+def written(lm: BlockCausalLM, requests: list[Request], options: GenerateOptions, size: int) -> dict[int, Any]:
+    return {e.index: e for e in lm.generate(requests, options, batch_size=size) if e.kind == "done"}
+
+
+@pytest.mark.parametrize("decoder", ["threshold", "deferred", "confidence", "block", "remask", "first_hitting"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_text_is_the_same_alone_and_in_a_batch(decoder, temperature, tokenizer):
+    lm = BlockCausalLM(model(tokenizer.vocab_size, 4), tokenizer)
+    options = GenerateOptions(decoder=decoder, temperature=temperature, max_tokens=18, block_steps=3)
+    requests = [Request(prompt=prompt, seed=seed) for seed, prompt in enumerate(PROMPTS)]
+    together, alone = (written(lm, requests, options, size) for size in (4, 1))
+    assert [together[i].tokens for i in range(4)] == [alone[i].tokens for i in range(4)]
+    assert [together[i].nfe for i in range(4)] == [alone[i].nfe for i in range(4)]
+    assert all(event.nfe <= 1 + 3 * 5 and len(event.tokens) <= 18 for event in together.values())
+
+
+def test_a_text_may_be_longer_than_any_that_was_learned(tokenizer):
+    lm = BlockCausalLM(model(tokenizer.vocab_size, 8), tokenizer)
+    with torch.no_grad():
+        lm.model.embedding.weight[lm.model.end] = 0  # such a model hardly ever ends
+    events = list(lm.generate([Request(prompt="rain")], GenerateOptions(max_tokens=300, block_steps=2)))
+    done = events[-1]
+    assert done.kind == "done" and len(done.tokens) == 300
+    assert done.nfe == 1 + 2 * 38 and done.processed <= 38 * (16 + 8)
+    drafts = [event for event in events if event.kind == "draft"]
+    assert len(drafts) == 76
+    for earlier, later in itertools.pairwise(drafts):  # what is settled never changes
+        settled = len(earlier.tokens) // 8 * 8 - 8
+        assert later.tokens[:settled] == earlier.tokens[:settled]
+
+
+def test_every_block_counts_and_a_whole_block_of_padding_does_not():
+    net, config = model(60, 4), MaskedObjectiveConfig()
+    batch = batch_of(60)
+    clean, mask = net.in_blocks(batch)
+    assert clean.shape == (3, 32) and mask.sum(1).tolist() == [12, 8, 20]
+    assert clean[1, 4:8].tolist() == [net.end] * 4
+    loss = BlockMatching(config)(net, batch, make_generator(0))
+    assert loss.count == 40 and torch.isfinite(loss.total)
+    longer = to_batch([[5, 6, 7]], [batch.text[0, :9].tolist()])
+    lm = BlockCausalLM(net, Tokenizer.train([WORDS], 512))
+    apart = lm.log_likelihood(longer, [make_generator(5)], 4).value
+    beside = lm.log_likelihood(batch, [make_generator(5), make_generator(6), make_generator(7)], 4).value
+    assert torch.equal(apart[0], beside[0])
+
+
+def test_only_operators_that_compare_pairs_follow_blocks():
+    BlockCausalModel(BlockCausalConfig(vocab_size=20, **SHAPE, operator=WindowedConfig(radius=3)))
+    with pytest.raises(ConfigError, match="blocks need attention"):
+        BlockCausalModel(BlockCausalConfig(vocab_size=20, **SHAPE, operator=LinearConfig()))
+    with pytest.raises(ConfigError, match="block_length should be at least 1"):
+        BlockCausalConfig(block_length=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"num_steps": 4}, "means nothing to block-causal models"),
+        ({"cache": "dual"}, "means nothing to block-causal models"),
+        ({"choose": 2}, "there is one text to choose from"),
+        ({"decoder": "sequential"}, "means nothing to block-causal models"),
+        ({"window_width": 3}, "has no setting window_width"),
+    ],
+)
+def test_options_of_others_are_refused(options, said, tokenizer):
+    lm = BlockCausalLM(model(tokenizer.vocab_size, 4), tokenizer)
+    with pytest.raises(UsageError, match=said):
+        list(lm.generate([Request(prompt="rain")], GenerateOptions(**options)))
+
+
+def test_a_text_to_fill_is_refused_and_absolute_places_end(tokenizer):
+    lm = BlockCausalLM(model(tokenizer.vocab_size, 4, absolute_places=True), tokenizer)
+    [event] = lm.generate([Request(infill="rain ___")])
+    assert event.kind == "failed" and isinstance(event.error, RequestError)
+    with pytest.raises(UsageError, match="knows 40 absolute places"):
+        list(lm.generate([Request(prompt="rain")], GenerateOptions(max_tokens=41)))
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_it_is_trained_from_nothing_or_from_a_left_to_right_model(warm, tmp_path):
+    common = {"data": "builtin:weather", "num_examples": 80, "vocab_size": 512, "batch_tokens": 400, "size": "nano"}
+    small = {"dim": 32, "depth": 2, "heads": 2, "prompt_depth": 1}
+    recipe: dict[str, Any] = {**common, "num_steps": 30, "family": "block", "block": {**small, "block_length": 4}}
+    if warm:
+        given = {**common, "num_steps": 60, "family": "ar", "teacher": small}
+        for _ in TrainingRun(from_dict(Recipe, given), tmp_path / "ar", device="cpu").events():
+            pass
+        recipe |= {"taught_by": str(tmp_path / "ar"), "warm_start": True, "consensus": "none"}
+    run = TrainingRun(from_dict(Recipe, recipe), tmp_path / "run", device="cpu")
+    totals = [event.loss for event in run.events() if hasattr(event, "loss")]
+    assert sum(totals[-5:]) < sum(totals[:5])
+    lm = load(tmp_path / "run", device="cpu")
+    assert isinstance(lm, BlockCausalLM) and len(lm.write(["Monday"], block_steps=2)) == 1
