@@ -42,6 +42,7 @@ ONLY_IN = {
     "huggingface_hub": {"hub", "text"},
     "jinja2": {"report"},
     "matplotlib": {"report"},
+    "interegular": {"text"},
     "rich": {"cli", "training"},
     "rouge_score": {"metrics"},
     "sacrebleu": {"metrics"},

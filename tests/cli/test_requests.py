@@ -33,7 +33,7 @@ def test_the_help_of_a_model_has_its_options_and_no_others(folders, capsys, monk
     for heading in (
         "options of every model:",
         "options of Manta-LM:",
-        "options of aligned models and autoregressive models:",
+        "options of aligned models, autoregressive models and published causal models:",
     ):
         assert heading in shown["all"]
     assert "--top-p" in shown["ar"] and "--solver" not in shown["ar"] and "--num-steps" not in shown["ar"]

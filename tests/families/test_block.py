@@ -19,6 +19,7 @@ from manta.operators import LinearConfig, WindowedConfig
 from manta.recipes import Recipe, TrainingRun
 from manta.runtime import make_generator
 from manta.text import MASK, Tokenizer
+from manta.training import Progress
 
 SHAPE: dict[str, Any] = {"dim": 16, "heads": 2, "depth": 2, "prompt_depth": 1, "max_prompt": 12, "max_text": 40}
 WORDS = "rain and sun over the hill in the morning, wind and snow later; cold by night."
@@ -229,7 +230,7 @@ def test_it_is_trained_from_nothing_or_from_a_left_to_right_model(warm, tmp_path
             pass
         recipe |= {"taught_by": str(tmp_path / "ar"), "warm_start": True, "consensus": "none"}
     run = TrainingRun(from_dict(Recipe, recipe), tmp_path / "run", device="cpu")
-    totals = [event.loss for event in run.events() if hasattr(event, "loss")]
+    totals = [event.loss for event in run.events() if isinstance(event, Progress)]
     assert sum(totals[-5:]) < sum(totals[:5])
     lm = load(tmp_path / "run", device="cpu")
     assert isinstance(lm, BlockCausalLM) and len(lm.write(["Monday"], block_steps=2)) == 1

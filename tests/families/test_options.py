@@ -47,6 +47,8 @@ OTHER: dict[str, Any] = {
     "choose": 2,
     "choose_by": "likelihood",
     "strength": 0.3,
+    "pattern": "a+",
+    "schema": "{}",
 }
 """A value of every option that is not its default."""
 

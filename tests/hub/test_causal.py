@@ -244,7 +244,7 @@ def test_what_a_published_model_cannot_do_is_said(folders, tmp_path, capsys):
     lm = cast(DecoderLM, load(model, device="cpu"))
     [event] = lm.generate([Request(prompt="the cat " * 40)])
     assert event.kind == "failed" and isinstance(event.error, RequestError)
-    with pytest.raises(UsageError, match="needs a drafter"):
+    with pytest.raises(UsageError, match="means nothing to published causal models"):
         list(lm.generate([Request(prompt="the")], GenerateOptions(decoder="verified")))
     with pytest.raises(ConfigError, match="never trained from nothing"):
         TrainingRun(Recipe(family="decoder"), tmp_path / "run")

@@ -60,7 +60,7 @@ class Restless:
 class Spy(WordSampler):
     """Remembers what was proposed."""
 
-    def __call__(self, logits: Tensor, start: int = 0) -> tuple[Tensor, Tensor]:
+    def __call__(self, logits: Tensor, start: int = 0, tokens: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.start = start
         self.word, self.sure = super().__call__(logits, start)
         return self.word, self.sure

@@ -81,6 +81,9 @@ class Round:
     """Places computed for the row; 0 once it has ended."""
 
 
+Hold = Callable[[Tensor, Sequence[Sequence[int]], Sequence[Sequence[int]]], Tensor]
+"""`hold(logits "b k v", written, drafts) -> logits`: of the places behind what is written and behind each draft."""
+
 Watch = Callable[[Tensor, Sequence[Sequence[int]]], Tensor]
 """`watch(logits "b v", written) -> logits`: the next word's logits, and the words before it."""
 
@@ -99,6 +102,7 @@ def decode(
     multiple: int = 1,
     given: Sequence[Sequence[int | None]] | None = None,
     watch: Watch | None = None,
+    hold: Hold | None = None,
 ) -> Iterator[Round]:
     """Write rows left to right behind a cache; yields what each call commits, until every row has ended.
 
@@ -123,6 +127,7 @@ def decode(
             used.
         given: of each row, words that stand in place of chosen ones, None where the model writes; `max_tokens` long.
         watch: sees the logits of the next word and the words before it, and may change them; goes without a drafter.
+        hold: takes from the logits what must not come.
 
     Raises:
         UsageError: drawing without a generator for every row, or a watch beside a drafter.
@@ -159,6 +164,8 @@ def decode(
         check_logits(logits, call)
         if watch is not None:
             logits = watch(logits[:, 0], written)[:, None]
+        if hold is not None:
+            logits = hold(logits, written, drafts)
         words = choose.words(logits, starts)
         chances = logits.softmax(-1).gather(-1, words[..., None])[..., 0].tolist()
         fresh = [

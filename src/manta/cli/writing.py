@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from manta.cli.options import Section, parse_sections
+from manta.errors import UsageError
 from manta.families import FAMILIES, PUBLISHED_AS
 from manta.families.asked import followers, listed
 from manta.families.options import GenerateOptions, read_options
 
 T = TypeVar("T")
+
+MOST_SCHEMA = 1 << 20
+"""Bytes of a file with a schema."""
 
 
 def parse_writing(
@@ -33,7 +37,23 @@ def parse_writing(
     family = _family_of(argv) if {"-h", "--help"} & set(argv) else None
     names = [known.name for known in fields(GenerateOptions) if known.name not in leave_out]
     options, given = parse_sections(cls, argv, verb, _sections(names, family))
+    if given.get("schema") and not given["schema"].lstrip().startswith(("{", "[")):
+        given = {**given, "schema": _read_schema(Path(given["schema"]))}
     return options, read_options(given)
+
+
+def _read_schema(file: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        UsageError: it cannot be read, or is too large for a schema.
+    """
+    try:
+        if file.stat().st_size > MOST_SCHEMA:
+            raise UsageError(f"--schema {file} is larger than {MOST_SCHEMA:,} bytes; make it smaller")
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--schema should be JSON, or a file that holds it; {file} cannot be read ({error})") from None
 
 
 def _sections(names: Sequence[str], family: str | None) -> list[Section]:
@@ -47,15 +67,18 @@ def _sections(names: Sequence[str], family: str | None) -> list[Section]:
     alike: dict[tuple[str, ...], list[str]] = {}
     for name in names:
         alike.setdefault(followers(name), []).append(name)
-    everyone = len({row.words for row in FAMILIES.values()})
     return [
-        Section(
-            "options of every model" if len(words) == everyone else f"options of {listed(words)}",
-            GenerateOptions,
-            tuple(alike[words]),
-        )
+        Section(f"options of {_whose(words)}", GenerateOptions, tuple(alike[words]))
         for words in sorted(alike, key=len, reverse=True)
     ]
+
+
+def _whose(words: Sequence[str]) -> str:
+    """Families in a sentence, or those that are not among them where they are fewer."""
+    others = [each for each in dict.fromkeys(row.words for row in FAMILIES.values()) if each not in words]
+    if not others:
+        return "every model"
+    return listed(words) if len(words) <= len(others) else f"every model but {listed(others)}"
 
 
 def _family_of(argv: Sequence[str]) -> str | None:

@@ -9,6 +9,7 @@ from manta.families.options import (
     AlignedOptions,
     AutoregressiveOptions,
     BlockOptions,
+    LeftToRightOptions,
     MantaOptions,
     MaskedOptions,
     Options,
@@ -61,7 +62,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
     ),
     "decoder": Family(
         words="published causal models",
-        options=AutoregressiveOptions,
+        options=LeftToRightOptions,
         writer="manta.families.decoder:DecoderLM",
         shape="decoder",
     ),

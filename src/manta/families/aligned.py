@@ -160,7 +160,7 @@ class AlignedLM(TrainedWriter[AlignedModel]):
             self.causal.check(options)
             return
         check_options(options, self.family)
-        for name in ("top_k", "top_p", "max_tokens", "num_drafts"):
+        for name in ("top_k", "top_p", "max_tokens", "num_drafts", "pattern", "schema"):
             if name in given(options):
                 raise UsageError(
                     f"{spelled(name)} means nothing to aligned models but to their decoders sequential and verified; "

@@ -35,6 +35,7 @@ from manta.families.events import Event, EventKind, GenerateOptions, Request
 from manta.families.observer import Beginning, Observer
 from manta.families.options import spelled
 from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resolved
+from manta.families.structured import NextHeld, automaton_for, check_room
 from manta.families.trained import LogLikelihood, Taught, Teaching, TrainedWriter
 from manta.nets.layout import columnwise
 from manta.nets.trunk import Trunk
@@ -270,6 +271,8 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
                 f"the verified decoder needs attention, and this model's operator is {self.model.config.kinds};"
                 " leave `decoder` out"
             )
+        if (automaton := automaton_for(options, self.tokenizer)) is not None:
+            check_room(automaton, min(self.capacity, options.max_tokens or self.capacity))
         if options.num_drafts is not None and not self._drafts(options):
             raise UsageError(f"{spelled('num_drafts')} is for the verified decoder; leave it out")
 
@@ -302,7 +305,7 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
         A network call tells one word, or those of a draft that it bears out. Who watches is told word by word.
         """
         for chosen in self._groups([prompt for prompt, _ in rows], batch_size):
-            texts = [_Text() for _ in chosen]
+            texts = [_Text(exactly=options.pattern is not None or options.schema is not None) for _ in chosen]
             for step in self._steps([rows[i] for i in chosen], options, observer):
                 for row, text in enumerate(texts):
                     text.add(step, row)
@@ -349,6 +352,8 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
         num_drafts = 0 if watch is not None else self._num_drafts(options, len(rows))
         max_tokens = min(self._room(prompts), options.max_tokens or sys.maxsize)
         reader = self._reader(prompts, max_tokens + num_drafts + ROWS, drafting=num_drafts > 0)
+        automaton = automaton_for(options, self.tokenizer)
+        hold = None if automaton is None else NextHeld(automaton, self.model.end, max_tokens, len(rows))
         return decode(
             reader,
             choose,
@@ -360,6 +365,7 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
             num_drafts=num_drafts,
             multiple=reader.multiple,
             watch=watch,
+            hold=hold,
         )
 
     def _beginning(
@@ -405,9 +411,14 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
 
 
 class _Text:
-    """What is told of one text while it is written."""
+    """What is told of one text while it is written.
 
-    def __init__(self) -> None:
+    Args:
+        exactly: white space around it stays.
+    """
+
+    def __init__(self, *, exactly: bool = False) -> None:
+        self.exactly = exactly
         self.words: list[int] = []
         self.chances: list[float] = []
         self.nfe, self.processed = 1, 0
@@ -422,8 +433,10 @@ class _Text:
     def event(self, kind: EventKind, index: int, lm: AutoregressiveLM) -> Event:
         """The text so far, without what ends it."""
         words = self.words[:-1] if self.words[-1] == lm.model.end else self.words
-        text, sure = lm.tokenizer.decode(words).strip(), sum(self.chances) / len(self.chances)
-        return Event(kind, index, text, tuple(words), 1.0, sure, self.nfe, self.processed)
+        text, sure = lm.tokenizer.decode(words), sum(self.chances) / len(self.chances)
+        return Event(
+            kind, index, text if self.exactly else text.strip(), tuple(words), 1.0, sure, self.nfe, self.processed
+        )
 
 
 def _watched_by(observer: Observer) -> Watch | None:

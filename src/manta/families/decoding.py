@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Final
+from typing import Any, Final
 
 import torch
 from jaxtyping import Bool, Int64
@@ -19,8 +19,10 @@ from manta.masked import (
     ConfidenceConfig,
     DecoderConfig,
     DeferredConfig,
+    Held,
     RemaskConfig,
     SpanDenoiser,
+    StructuredSampler,
     WordSampler,
     decode,
 )
@@ -104,6 +106,8 @@ def write_canvas(
     end_id: int | None,
     ends_last: bool,
     max_calls: int,
+    held: Sequence[Held] = (),
+    mask: Bool[Tensor, "b n"] | None = None,
 ) -> Iterator[Canvas]:
     """Write a batch of canvases as the options of a request say; see `manta.masked.decode` for the arguments.
 
@@ -118,16 +122,25 @@ def write_canvas(
         generators: one a row.
         width: positions of the largest canvas, whatever the batch.
         max_calls: budget of network calls.
+        held: what holds each row to a pattern; none for free ones.
+        mask: True on each row's canvas, for rows that are held.
     """
     if isinstance(decoder, ConfidenceConfig | RemaskConfig):
         decoder = replace(decoder, num_steps=max_calls)
     policy = decoder.build()
+    how: dict[str, Any] = {"temperature": options.temperature, "generators": generators, "width": width}
+    how["confidence"] = options.confidence
+    if held:
+        assert mask is not None, "a canvas that is held has an end"
+        sampler = StructuredSampler(held, mask, mask_id, **how)
+    else:
+        sampler = WordSampler(**how)
     return decode(
         denoiser,
         tokens,
         policy,
         mask_id=mask_id,
-        sampler=WordSampler(options.temperature, generators, width, confidence=options.confidence),
+        sampler=sampler,
         cache=CacheConfig(kind=options.cache, refresh=options.refresh),
         end_id=end_id,
         ends_last=ends_last and not (policy.exact and options.temperature > 0),

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from manta.config import from_dict, to_dict
-from manta.errors import UsageError
+from manta.errors import RequestError, UsageError
 from manta.families.asked import check_options
 from manta.families.batching import padded_prompts, padded_width
 from manta.families.canvas import Prompts, Template, changes, check_strength, partly_hidden, prompt_tokens, template_of
@@ -21,12 +21,15 @@ from manta.families.objectives import ObjectiveConfig, lay_out, length_cost, rea
 from manta.families.observer import Beginning, Observer
 from manta.families.options import spelled
 from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resolved
+from manta.families.structured import automaton_for, check_room
 from manta.families.trained import LogLikelihood, Taught, Teaching, TrainedWriter
 from manta.masked import (
     Canvas,
     DecoderConfig,
+    Held,
     LikelihoodBound,
     MaskedObjectiveConfig,
+    completes,
     likelihood_bound,
     masked_cross_entropy,
 )
@@ -250,12 +253,25 @@ class MaskedLM(TrainedWriter[MaskedModel]):
         self.decoder_for(options)
         if options.cache != "none":
             self.model.trunk.new_cache()
+        if (automaton := automaton_for(options, self.tokenizer)) is not None:
+            check_room(automaton, self.model.max_cells)
+            if options.cache != "none":
+                raise UsageError("a text that is held to a pattern is looked at as a whole; leave `cache` out")
 
     def read(self, request: Request, options: GenerateOptions) -> tuple[list[int], Template | None, int]:
-        """Tokens of the prompt, the text to fill if there is one, and the seed; see `RequestWriter`."""
+        """Tokens of the prompt, the text to fill if there is one, and the seed; see `RequestWriter`.
+
+        Raises:
+            RequestError: also for words to keep that no text of the pattern has.
+        """
         prompt = prompt_tokens(request, self.tokenizer, self.model.config.max_prompt)
         template = template_of(request, self.tokenizer, rate=1, max_cells=self.model.max_cells)
         check_strength(changes(template), options)
+        automaton = automaton_for(options, self.tokenizer)
+        if automaton is None or template is None:
+            return prompt, template, request.seed
+        if not completes(Held(automaton, NULL, gaps=True), template.tokens, MASK):
+            raise RequestError("no text of the pattern, or schema, keeps the given words; change them or the blanks")
         return prompt, template, request.seed
 
     def write_rows(
@@ -297,8 +313,10 @@ class MaskedLM(TrainedWriter[MaskedModel]):
     ) -> Iterator[list[Event]]:
         encode = options.num_steps > 1
         beginning = self._beginning(batch, templates, options, encode=encode)
+        automaton = automaton_for(options, self.tokenizer)
+        free_text = self._text if automaton is None else self._exactly
         texts = [
-            self._text if template is None else partial(template.text, tokenizer=self.tokenizer)
+            free_text if template is None else partial(template.text, tokenizer=self.tokenizer)
             for template in templates
         ]
         free, canvas = all(template is None for template in templates), None
@@ -318,6 +336,8 @@ class MaskedLM(TrainedWriter[MaskedModel]):
         def denoiser(tokens: Tensor, start: int, stop: int) -> Tensor:
             return observer.logits(net(tokens, start, stop).float(), tokens[:, start:stop])
 
+        automaton = automaton_for(options, self.tokenizer)
+        held = [] if automaton is None else [Held(automaton, NULL, gaps=not ends_last)] * len(beginning.tokens)
         for canvas in write_canvas(
             denoiser,
             beginning.tokens,
@@ -329,6 +349,8 @@ class MaskedLM(TrainedWriter[MaskedModel]):
             end_id=NULL,
             ends_last=ends_last,
             max_calls=max_calls,
+            held=held,
+            mask=beginning.mask,
         ):
             observer.settled(canvas)
             yield canvas
@@ -348,6 +370,9 @@ class MaskedLM(TrainedWriter[MaskedModel]):
             rows = zip(chance.cpu(), batch.generators, strict=True)
             drawn = [torch.multinomial(row, 1, generator=g) for row, g in rows]
             length = torch.cat(drawn).to(self.device) + 1
+        automaton = automaton_for(options, self.tokenizer)
+        if automaton is not None:  # a canvas has room for the shortest text that matches
+            length = length.clamp_min(int(automaton.distance[automaton.start]))
         for row, template in enumerate(templates):
             if template is not None:
                 length[row] = len(template.tokens)
@@ -362,6 +387,10 @@ class MaskedLM(TrainedWriter[MaskedModel]):
                     begun = torch.tensor(partly_hidden(begun.tolist(), template.old.tolist(), *how))
                 tokens[row, : len(begun)] = begun.to(self.device)
         return Beginning(memory, tokens, mask, batch.generators)
+
+    def _exactly(self, words: list[int]) -> str:
+        """With the white space that a pattern may ask for."""
+        return self.tokenizer.decode([t for t in words if t not in (NULL, MASK)])
 
     def _text(self, words: list[int]) -> str:
         return self.tokenizer.decode([t for t in words if t not in (NULL, MASK)]).strip()

@@ -129,6 +129,17 @@ class Bounded(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Structured(Options):
+    """Of families whose texts can be held to a pattern."""
+
+    pattern: str | None = None
+    """A regular expression that the whole text matches, such as `(yes|no)` or `[0-9]+ stars`. Every text does; masked
+    models look for the likeliest text that does, left to right each next token is one that leads to a match."""
+    schema: str | None = None
+    """A JSON Schema, as JSON, that the text is an instance of; on the command line also a file that holds one."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MantaOptions(Reworked, Styled, Changed, Chosen):
     """Of Manta-LM."""
 
@@ -174,7 +185,7 @@ class Decoded(Reworked, Committed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedOptions(Decoded, Styled, Changed, Chosen):
+class MaskedOptions(Decoded, Styled, Changed, Chosen, Structured):
     """Of masked models."""
 
 
@@ -192,23 +203,29 @@ class BlockOptions(Committed, Bounded, Chosen):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoregressiveOptions(Bounded, Chosen):
-    """Of autoregressive models."""
+class LeftToRightOptions(Bounded, Chosen):
+    """Of models that tell the next word, published ones among them."""
 
     top_k: int | None = option(None, least=1)
     """Sample from the k likeliest words; without it, from all."""
     top_p: float = 1.0
     """Sample from the fewest words that make up this probability, in (0, 1]."""
-    decoder: DecoderName = choice("", CausalDecoder)
-    """A word a call, or words drafted ahead and checked in one call, which gives the same text in fewer; without it,
-    verified where the model has a drafter and it saves time."""
-    num_drafts: int | None = option(None, least=1)
-    """Most words drafted a call (verified); without it, 7, or as many as save time where no decoder is named."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.top_p <= 1:
             raise UsageError(f"{spelled('top_p')} should be above 0 and at most 1, received {self.top_p:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoregressiveOptions(LeftToRightOptions, Structured):
+    """Of autoregressive models."""
+
+    decoder: DecoderName = choice("", CausalDecoder)
+    """A word a call, or words drafted ahead and checked in one call, which gives the same text in fewer; without it,
+    verified where the model has a drafter and it saves time."""
+    num_drafts: int | None = option(None, least=1)
+    """Most words drafted a call (verified); without it, 7, or as many as save time where no decoder is named."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from manta.masked.policies import (
     ThresholdConfig,
 )
 from manta.masked.sampling import CONFIDENCES, WordSampler
+from manta.masked.structured import Held, StructuredSampler, completes
 
 __all__ = [
     "CONFIDENCES",
@@ -31,13 +32,16 @@ __all__ = [
     "DecoderConfig",
     "DeferredConfig",
     "FirstHittingConfig",
+    "Held",
     "LikelihoodBound",
     "MaskedObjectiveConfig",
     "Policy",
     "RemaskConfig",
     "SpanDenoiser",
+    "StructuredSampler",
     "ThresholdConfig",
     "WordSampler",
+    "completes",
     "decode",
     "likelihood_bound",
     "masked_cross_entropy",

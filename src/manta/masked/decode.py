@@ -213,7 +213,7 @@ def decode(
         logits = denoiser(canvas.tokens, start, stop).float()
         logits[..., mask_id] = -torch.inf
         canvas.processed += len(tokens) * (stop - start)
-        word, sure = (_on_canvas(part, start, tokens) for part in sampler(logits, start))
+        word, sure = (_on_canvas(part, start, tokens) for part in sampler(logits, start, canvas.tokens))
         computed = (place >= start) & (place < stop)
         if ends_last:
             worded = torch.where(computed, word != end_id, worded)

@@ -45,13 +45,14 @@ class WordSampler:
         """Network calls whose logits were drawn from."""
 
     def __call__(
-        self, logits: Float[Tensor, "b n v"], start: int = 0
+        self, logits: Float[Tensor, "b n v"], start: int = 0, tokens: Int64[Tensor, "b w"] | None = None
     ) -> tuple[Int64[Tensor, "b n"], Float[Tensor, "b n"]]:
         """A word for every position, and the confidence in it; higher is surer.
 
         Args:
             logits: float; words that must not come are at −inf.
             start: first position of the logits on the canvas.
+            tokens: the canvases as they stand, for who looks at more than a place by itself.
 
         Raises:
             ModelError: logits that no word can be chosen from.

@@ -33,6 +33,16 @@ _BPE, _SYMBOLS = ("BPE", "ByteLevel", "ByteLevel"), ("WordLevel", "Split", "Fuse
 """Model, pre-tokenizer and decoder of a backend of either kind."""
 
 
+def _byte_alphabet() -> dict[str, int]:
+    """Byte of each character of the byte-level alphabet: printable ones stand for themselves, others follow at 256."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(b): b for b in plain} | {chr(256 + n): b for n, b in enumerate(others)}
+
+
+_BYTES = _byte_alphabet()
+
+
 class Tokenizer:
     """Byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) with four special ids before the byte alphabet.
 
@@ -167,6 +177,14 @@ class Tokenizer:
     def longest(self) -> int:
         """Bytes of the longest token (or 1 for a token a symbol): a text has at least `len(text) / longest` tokens."""
         return max(len(token) for token, i in self.backend.get_vocab().items() if i >= len(SPECIALS))
+
+    @cached_property
+    def bytes_of_tokens(self) -> list[bytes]:
+        """What each id stands for; specials for nothing."""
+        tokens = [self.backend.id_to_token(index) or "" for index in range(self.vocab_size)]
+        if self.symbols is not None:
+            return [token.encode() for token in tokens]
+        return [b"" if i < len(SPECIALS) else bytes(_BYTES[c] for c in token) for i, token in enumerate(tokens)]
 
     def encode(self, text: str, *, start: bool = True) -> list[int]:
         """The token ids of a text; never a special id.
