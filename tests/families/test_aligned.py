@@ -178,8 +178,8 @@ def test_it_learns_texts_that_their_prompts_decide_and_writes_them_in_one_call()
     optimizer = torch.optim.AdamW(lm.model.parameters(), lr=5e-3)
     generator = make_generator(0)
     lm.model.train()
-    for step in range(400):
-        optimizer.param_groups[0]["lr"] = 5e-3 * (1 - step / 400)
+    for step in range(600):
+        optimizer.param_groups[0]["lr"] = 5e-3 * (1 - step / 600)
         loss = matching(lm.model, batch, generator)
         optimizer.zero_grad()
         loss.total.backward()

@@ -213,7 +213,7 @@ def test_learning_can_be_interrupted():
     assert learning.stdout is not None and learning.stdout.readline() == "learning\n"
     learning.send_signal(signal.SIGINT)
     try:
-        _, said = learning.communicate(timeout=20)
+        _, said = learning.communicate(timeout=120)
     finally:
         learning.kill()
     assert learning.returncode == -signal.SIGINT or "KeyboardInterrupt" in said
