@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from challenge_tables import blocks_table, structure_table
 from cost_tables import (
     bench_table,
     caches_table,
@@ -44,6 +45,7 @@ PAGES = (
     ROOT / "docs" / "results.md",
     ROOT / "docs" / "diagnostics.md",
     ROOT / "docs" / "smaller.md",
+    ROOT / "docs" / "challenges.md",
 )
 MARKS = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- /\2 -->)", re.S)
 
@@ -446,6 +448,8 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "convolution": (("convolution.json", convolution_table),),
     "inheritance": (("inheritance.json", inheritance_table),),
     "mixes": (("mixes.json", mixes_table),),
+    "blocks": (("blocks.json", blocks_table),),
+    "structure": (("structure.json", structure_table),),
     "bench": (("bench.json", bench_table),),
     "gpu": (("bench_gpu.json", gpu_table),),
     "rate": (("rate.json", rate_table),),

@@ -124,6 +124,8 @@ def test_given_words_are_kept(lm):
         ({"schema": "[]"}, "should be a JSON Schema"),
         ({"schema": '{"type": "nothing"}'}, "type of the `schema` should be one of string"),
         ({"schema": '{"type": "integer", "minimum": 3}'}, "the keyword minimum is not known here"),
+        ({"pattern": "a$b"}, "anchors stand at its ends alone"),
+        ({"schema": '{"type": "object", "required": [["a"]]}'}, "none of its properties"),
         ({"schema": '{"type": "array"}'}, "should say its items"),
         ({"schema": '{"type": "object", "required": ["a"]}'}, "none of its properties"),
         ({"schema": '{"type": "string", "minLength": 3, "maxLength": 2}'}, "below minLength"),
@@ -152,6 +154,9 @@ def test_the_automaton_accepts_what_the_pattern_matches(tokenizer):
         assert automaton.accepts(tokenizer.encode(text))
     for text in ("", "sun and", "and sun", "sun sun", "sun " * 9):
         assert not automaton.accepts(tokenizer.encode(text))
+    assert automaton_of(tokenizer, "^sun$", None).accepts(tokenizer.encode("sun"))
+    assert automaton_of(tokenizer, r"sun\$", None).accepts(tokenizer.encode("sun$"))
+    assert automaton_of(tokenizer, r"sun\\$", None).accepts(tokenizer.encode("sun\\"))
     symbols = Tokenizer.of_symbols("0123456789+= ")
     assert automaton_of(symbols, "[0-9]+=[0-9]", None).accepts(symbols.encode("12=3"))
 

@@ -110,7 +110,7 @@ def _object(asked: Mapping[str, Any], depth: int) -> str:
     members, needed = asked.get("properties", {}), asked.get("required", [])
     if not isinstance(members, dict) or not isinstance(needed, list):
         raise UsageError("properties of the `schema` should be an object, and required a list of their names")
-    if missing := [name for name in needed if name not in members]:
+    if missing := [name for name in needed if not isinstance(name, str) or name not in members]:
         raise UsageError(f"the `schema` requires {shortened(missing[0])}, which is none of its properties")
     written = [
         (re.escape(json.dumps(name, ensure_ascii=False)) + ": " + _instances(part, depth + 1), name in needed)
