@@ -375,7 +375,7 @@ class _Text:
         """Take over a block that is written; returns whether the text has ended."""
         words = canvas.tokens[row].tolist()
         self.nfe += int(canvas.calls_of[row])
-        self.processed += canvas.processed // len(canvas.tokens)
+        self.processed += canvas.processed // len(canvas.tokens) + (len(words) if self.words else 0)  # the one before
         kept = self._before_end(words)
         self._sure += canvas.confidence[row, : len(kept)].clamp(max=1).tolist()
         self.words = [*self.words, *kept][: self.room]
