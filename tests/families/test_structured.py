@@ -107,6 +107,11 @@ def test_given_words_are_kept(lm):
         return
     text = lm.write(infill="the ___{6} is ___{4}", pattern="the (sun|rain) is (warm|12)")
     assert re.fullmatch("the (sun|rain) is (warm|12)", text)
+    for infill, pattern in (("the ___ x", "the(se|m) x"), ("the ___{3}", "the"), ("___{3} sun", "sun")):
+        for seed in range(3):
+            assert re.fullmatch(pattern, lm.write(infill=infill, pattern=pattern, temperature=1.0, seed=seed))
+    edited = lm.write(infill="the sun is [[warm and the rain]]", pattern="the sun is (12|no)")
+    assert edited in ("the sun is 12", "the sun is no")
     [event] = lm.generate([Request(infill="the ___ was ___")], GenerateOptions(pattern="the sun is warm"))
     assert event.kind == "failed" and isinstance(event.error, RequestError)
     assert "keeps the given words" in str(event.error)
@@ -118,7 +123,15 @@ def test_given_words_are_kept(lm):
         ({"pattern": "("}, "none that can be followed"),
         ({"pattern": ""}, "is empty"),
         ({"pattern": "(a)\\1"}, "none that can be followed"),
-        ({"pattern": "(?=a)b"}, "no text of this model's tokens matches"),
+        ({"pattern": "(?=a)b"}, "which cannot be followed"),
+        ({"pattern": "a*+a"}, "which cannot be followed"),
+        ({"pattern": "[^]a]"}, "spell its characters out"),
+        ({"pattern": "\\W"}, "which cannot be followed"),
+        ({"pattern": "a{,5000}"}, "has 5,000 characters"),
+        ({"schema": '{"type": ["integer", "null"], "minimum": 3}'}, "minimum is not known"),
+        ({"schema": '{"type": []}'}, "an empty list"),
+        ({"schema": '{"enum": [NaN]}'}, "which is no JSON"),
+        ({"schema": '{"type": "string", "minLength": null}'}, "whole number"),
         ({"pattern": "a", "schema": "{}"}, "give one of them"),
         ({"schema": "{"}, "is no JSON"),
         ({"schema": "[]"}, "should be a JSON Schema"),

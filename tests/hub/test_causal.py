@@ -198,6 +198,7 @@ def test_the_features_carry_on_from_place_to_place(folders, tmp_path):
         ({"num_key_value_heads": 3}, "do not share 3 heads"),
         ({"eos_token_id": None}, "a text needs an end"),
         ({"bos_token_id": 300}, "outside the vocabulary"),
+        ({"eos_token_id": [300, 1]}, "outside the vocabulary"),
         ({"num_hidden_layers": 3}, "has no model.layers.2"),
         ({"intermediate_size": 10**12}, "out of range"),
         ({"attention_multiplier": 2.0}, "attention_multiplier"),

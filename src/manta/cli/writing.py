@@ -49,9 +49,11 @@ def _read_schema(file: Path) -> str:
         UsageError: it cannot be read, or is too large for a schema.
     """
     try:
-        if file.stat().st_size > MOST_SCHEMA:
+        with file.open("rb") as stream:
+            found = stream.read(MOST_SCHEMA + 1)
+        if len(found) > MOST_SCHEMA:
             raise UsageError(f"--schema {file} is larger than {MOST_SCHEMA:,} bytes; make it smaller")
-        return file.read_text(encoding="utf-8")
+        return found.decode()
     except (OSError, ValueError) as error:
         raise UsageError(f"--schema should be JSON, or a file that holds it; {file} cannot be read ({error})") from None
 

@@ -369,16 +369,18 @@ class _Text:
     def draft(self, row: int, canvas: Canvas) -> Event:
         """With the words of a block that stand so far."""
         words = [*self.words, *self._before_end(canvas.tokens[row].tolist())]
-        return replace(self.event("draft", row, words), nfe=self.nfe + int(canvas.calls_of[row]))
+        return replace(self.event("draft", row, words[: self.room]), nfe=self.nfe + int(canvas.calls_of[row]))
 
     def settle(self, canvas: Canvas, row: int) -> bool:
         """Take over a block that is written; returns whether the text has ended."""
         words = canvas.tokens[row].tolist()
         self.nfe += int(canvas.calls_of[row])
-        self.processed += canvas.processed // len(canvas.tokens) + (len(words) if self.words else 0)  # the one before
+        anew = len(words) if self.words else 0  # the block before
+        self.processed += len(words) * int(canvas.calls_of[row]) + anew
         kept = self._before_end(words)
         self._sure += canvas.confidence[row, : len(kept)].clamp(max=1).tolist()
         self.words = [*self.words, *kept][: self.room]
+        self._sure = self._sure[: self.room]
         self.ended = len(kept) < len(words) or len(self.words) >= self.room
         return self.ended
 

@@ -5,7 +5,7 @@ operator can stand where their attention was.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from manta.families.autoregressive import AutoregressiveLM, AutoregressiveModel,
 from manta.families.batching import padded_width
 from manta.families.canvas import Prompts, Template
 from manta.families.events import GenerateOptions
-from manta.families.observer import Beginning
+from manta.families.observer import Beginning, Observer
 from manta.families.prompted import Memory, PromptedConfig, resolved
 from manta.families.trained import Taught, Teaching, TrainedWriter
 from manta.nets.decoder import DecoderStyle, DecoderTrunk, Norm
@@ -123,6 +123,10 @@ class DecoderModel(AutoregressiveModel):
         return given, target, (in_text >= 0) & (in_text < texts + ended.long())
 
 
+UNBOUNDED = 128
+"""Tokens of a text that is not told how long to be."""
+
+
 class PrefixedReader(CachedReader):
     """A decoder behind its cache, with prompts of one length read before; see `CachedReader`.
 
@@ -195,6 +199,10 @@ class DecoderLM(AutoregressiveLM):
     def _room(self, prompts: Sequence[Sequence[int]]) -> int:
         """What the prompts leave."""
         return self.capacity - len(prompts[0])
+
+    def _steps(self, rows: Sequence[tuple[list[int], int]], options: GenerateOptions, observer: Observer) -> Any:
+        """Up to `UNBOUNDED` tokens where nothing else is asked for."""
+        return super()._steps(rows, replace(options, max_tokens=options.max_tokens or UNBOUNDED), observer)
 
     def _reader(self, prompts: Sequence[Sequence[int]], room: int, *, drafting: bool) -> CachedReader:
         """Behind the prompts."""

@@ -316,7 +316,9 @@ class MaskedLM(TrainedWriter[MaskedModel]):
         automaton = automaton_for(options, self.tokenizer)
         free_text = self._text if automaton is None else self._exactly
         texts = [
-            free_text if template is None else partial(template.text, tokenizer=self.tokenizer)
+            free_text
+            if template is None or automaton is not None  # what is held is all that stands on the canvas
+            else partial(template.text, tokenizer=self.tokenizer)
             for template in templates
         ]
         free, canvas = all(template is None for template in templates), None
@@ -384,7 +386,9 @@ class MaskedLM(TrainedWriter[MaskedModel]):
                 begun = template.tokens
                 if template.old is not None:
                     how = (MASK, NULL, options.strength, batch.generators[row])
-                    begun = torch.tensor(partly_hidden(begun.tolist(), template.old.tolist(), *how))
+                    shown = torch.tensor(partly_hidden(begun.tolist(), template.old.tolist(), *how))
+                    if automaton is None or completes(Held(automaton, NULL, gaps=True), shown, MASK):
+                        begun = shown  # else what would be kept is part of no text that matches
                 tokens[row, : len(begun)] = begun.to(self.device)
         return Beginning(memory, tokens, mask, batch.generators)
 

@@ -95,6 +95,8 @@ def automaton_of(tokenizer: Tokenizer, pattern: str | None, schema: str | None) 
         raise UsageError("a text is held to a `pattern` or to a `schema`; give one of them")
     if type(tokenizer) is not Tokenizer:
         raise UsageError("texts of a published model cannot be held to a pattern yet; leave `pattern` and `schema` out")
+    if pattern is not None:
+        _check_syntax(pattern)
     name, given = ("schema", pattern_of(schema or "")) if pattern is None else ("pattern", pattern)
     if not given:
         raise UsageError(f"the `{name}` is empty; leave it out, or say what the text should match")
@@ -113,10 +115,10 @@ def num_parts(pattern: str) -> int:
         pattern: any text; one that is no regular expression gives some number.
     """
     open_, last = [0], 0
-    for found in re.finditer(r"\\(?:[pPx]\{[^}]*\}|.)|\[\^?\]?(?:\\.|[^\]])*\]|\{(\d+)(,?)(\d*)\}|.", pattern, re.S):
+    for found in re.finditer(r"\\(?:[pPx]\{[^}]*\}|.)|\[\^?\]?(?:\\.|[^\]])*\]|\{(\d*)(,?)(\d*)\}|.", pattern, re.S):
         part = found[0]
-        if found[1]:
-            times = int(found[3] or found[1]) + (found[2] == "," and not found[3])
+        if part[0] == "{" and len(part) > 2:
+            times = int(found[3] or found[1] or 0) + (found[2] == "," and not found[3])
             last, extra = last * times, last * (times - 1)
             open_[-1] += extra
         elif part == "(":
@@ -129,6 +131,27 @@ def num_parts(pattern: str) -> int:
             last = 1
             open_[-1] += 1
     return sum(open_)
+
+
+def _check_syntax(pattern: str) -> None:
+    """Refuse what is no regular expression, and what the library understands otherwise than Python.
+
+    Raises:
+        UsageError: naming it.
+    """
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise UsageError(f"the `pattern` is none that can be followed ({error})") from None
+    for found in re.finditer(r"\\.|\[\^?\]?(?:\\.|[^\]])*\]|\(\?[=!<]|(?:[*+?]|\{[\d,]+\})\+", pattern, re.S):
+        part = found[0]
+        negated = part.startswith("[^") and re.search(r"\\[wds]", part)
+        if part[0] == "[" and (part.startswith(("[]", "[^]")) or re.search(r"\\[WDSb]", part) or negated):
+            raise UsageError(
+                f"the `pattern` has the class {part[:40]}, which cannot be followed; spell its characters out"
+            )
+        if part[0] in "(*+?{" or part[:2] in (r"\W", r"\D", r"\S", r"\b", r"\B", r"\A", r"\Z"):
+            raise UsageError(f"the `pattern` has {part[:40]}, which cannot be followed; write it without")
 
 
 @lru_cache(KEPT)

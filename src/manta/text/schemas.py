@@ -12,6 +12,8 @@ IGNORED = {"$schema", "$id", "title", "description", "default", "examples", "add
 """Keywords that ask nothing of an instance as it is written here: properties that are not named are never written."""
 CHARACTER = r'(?:[^"\\\x00-\x1F\x7F-\x9F]|\\["\\/bfnrt])'
 """Of a JSON string."""
+MOST_LENGTH = 50_000
+"""Characters of an object's regular expression: a bound on the time that it takes."""
 MOST_NESTED = 12
 """Schemas within schemas."""
 
@@ -44,11 +46,10 @@ def _instances(schema: Any, depth: int) -> str:
     for keyword in ("enum", "const"):
         if keyword in asked:
             values = asked.pop(keyword) if keyword == "enum" else [asked.pop(keyword)]
-            asked.pop("type", None)
-            _all_followed(asked)
+            _all_followed(asked)  # a type beside them may rule some out, and is not followed
             if not isinstance(values, list) or not values:
                 raise UsageError(f"enum of the `schema` should be a list of values, received {shortened(values)}")
-            return _either(re.escape(json.dumps(value, ensure_ascii=False)) for value in values)
+            return _either(re.escape(_written(value)) for value in values)
     for keyword in ("anyOf", "oneOf"):
         if keyword in asked:
             parts = asked.pop(keyword)
@@ -58,15 +59,28 @@ def _instances(schema: Any, depth: int) -> str:
             return _either(_instances(part, depth + 1) for part in parts)
     kinds = asked.pop("type", None)
     kinds = kinds if isinstance(kinds, list) else [kinds]
+    known = set().union(*(KINDS[kind][0] for kind in kinds if isinstance(kind, str) and kind in KINDS))
+    if not kinds:
+        raise UsageError("type of the `schema` is an empty list, which no value has")
     written = []
     for kind in kinds:
         if not isinstance(kind, str) or kind not in KINDS:
             raise UsageError(f"type of the `schema` should be one of {', '.join(KINDS)}, received {shortened(kind)}")
-        keywords, write = KINDS[kind]
-        if len(kinds) == 1:
-            _all_followed({key: value for key, value in asked.items() if key not in keywords})
-        written.append(write(asked, depth))
+        written.append(KINDS[kind][1](asked, depth))
+    _all_followed({key: value for key, value in asked.items() if key not in known})
     return _either(written)
+
+
+def _written(value: Any) -> str:
+    """A value as JSON.
+
+    Raises:
+        UsageError: it is a number that JSON does not have.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise UsageError(f"the `schema` asks for {shortened(value)}, which is no JSON") from None
 
 
 def _all_followed(rest: Mapping[str, Any]) -> None:
@@ -81,7 +95,7 @@ def _either(parts: Any) -> str:
 def _counts(asked: Mapping[str, Any], least: str, most: str) -> tuple[int, int | None]:
     low, high = asked.get(least, 0), asked.get(most)
     for name, value in ((least, low), (most, high)):
-        if value is not None and (type(value) is not int or value < 0):
+        if (value is not None or name in asked) and (type(value) is not int or value < 0):
             raise UsageError(
                 f"{name} of the `schema` should be a whole number of 0 or more, received {shortened(value)}"
             )
@@ -116,6 +130,8 @@ def _object(asked: Mapping[str, Any], depth: int) -> str:
         (re.escape(json.dumps(name, ensure_ascii=False)) + ": " + _instances(part, depth + 1), name in needed)
         for name, part in members.items()
     ]
+    if len(written) * sum(len(member) for member, _ in written) > MOST_LENGTH:
+        raise UsageError("an object of the `schema` has too many or too large properties; make it smaller")
     behind = ["".join(f", {m}" if must else f"(?:, {m})?" for m, must in written[k:]) for k in range(len(written) + 1)]
     begun = ""
     for k in range(len(written) - 1, -1, -1):  # whichever is the first that is written has no comma before it

@@ -68,7 +68,7 @@ class LlamaConfig:
     """Words are told by the table that they are read by."""
     bos_token_id: int | None = None
     """Token before the first of a row; None: the end of the text before."""
-    eos_token_id: int | list[int] | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
     """The end of a text; of several the first."""
 
     @property
@@ -126,12 +126,14 @@ class NeoXConfig:
     """Words are told by the table that they are read by."""
     bos_token_id: int | None = 0
     """Token before the first of a row."""
-    eos_token_id: int | list[int] | None = 0
+    eos_token_id: int | tuple[int, ...] | None = 0
     """The end of a text; of several the first."""
 
     @property
     def shape(self) -> DecoderConfig:
         """Shape of the net."""
+        if int(self.hidden_size // self.num_attention_heads * self.rotary_pct) % 2:
+            raise ConfigError(f"rotary_pct is {self.rotary_pct}, which turns an odd number of a head's channels")
         attention = AttentionConfig(
             rotary_base=self.rotary_emb_base,
             rotary_share=self.rotary_pct,
@@ -148,7 +150,7 @@ def _sizes(config: LlamaConfig | NeoXConfig) -> dict[str, Any]:
     Raises:
         ConfigError: a size is out of range, or no token ends a text.
     """
-    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    ends = config.eos_token_id if isinstance(config.eos_token_id, tuple) else (config.eos_token_id,)
     if not ends or ends[0] is None:
         raise ConfigError("eos_token_id is not given, and a text needs an end")
     begin = ends[0] if config.bos_token_id is None else config.bos_token_id
