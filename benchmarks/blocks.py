@@ -1,6 +1,7 @@
 """Block-causal models from left to right to masked diffusion: blocks of b words at equal steps.
 
-    python benchmarks/blocks.py --data e2e:PATH --lengths 1 4 8 16 96 --seeds 0 1 --out benchmarks/results/blocks.json
+    python benchmarks/blocks.py --data e2e:PATH --lengths 1 4 8 16 96 --seeds 0 --num-steps 600 --every 8 \
+        --out benchmarks/results/blocks.json
 
 Every model has the same shape and sees the same texts as often. `nats` is a word's, of held-out texts: exact for blocks
 of one word, else the bound. Texts are written for the prompts of the development split, greedily, with so many network
@@ -70,9 +71,9 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="as manta train takes it")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1, 4, 8, 16, 96], help="words of a block")
     parser.add_argument("--size", default="nano")
-    parser.add_argument("--num-steps", type=int, default=1_000)
+    parser.add_argument("--num-steps", type=int, default=600)
     parser.add_argument("--batch-tokens", type=int, default=2_000)
-    parser.add_argument("--every", type=int, default=4, help="use every n-th prompt of dev")
+    parser.add_argument("--every", type=int, default=8, help="use every n-th prompt of dev")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="training seeds")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()

@@ -2,6 +2,8 @@
 
     python benchmarks/conversions.py --data e2e:PATH --seeds 0 1 --keep runs/conversions \
         --out benchmarks/results/conversions.json
+    python benchmarks/conversions.py --data tinystories:PATH --seeds 0 --keep runs/conversions \
+        --out benchmarks/results/conversions.json
 
 A source of each family is trained, converted with 5% and 20% of its steps, and beside it the same shape is trained from
 scratch with as many steps, on the same texts. `linear` is the control of `dijiang`; new operators are trained alone

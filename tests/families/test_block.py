@@ -154,6 +154,7 @@ def test_a_text_is_the_same_alone_and_in_a_batch(decoder, temperature, tokenizer
     together, alone = (written(lm, requests, options, size) for size in (4, 1))
     assert [together[i].tokens for i in range(4)] == [alone[i].tokens for i in range(4)]
     assert [together[i].nfe for i in range(4)] == [alone[i].nfe for i in range(4)]
+    assert [together[i].processed for i in range(4)] == [alone[i].processed for i in range(4)]
     assert all(event.nfe <= 1 + 3 * 5 and len(event.tokens) <= 18 for event in together.values())
 
 
@@ -166,6 +167,7 @@ def test_a_text_may_be_longer_than_any_that_was_learned(tokenizer):
     assert done.kind == "done" and len(done.tokens) == 300
     assert done.nfe == 1 + 2 * 38 and done.processed == 38 * 16 + 37 * 8
     drafts = [event for event in events if event.kind == "draft"]
+    assert max(len(event.tokens) for event in drafts) == 300
     assert len(drafts) == 76
     for earlier, later in itertools.pairwise(drafts):  # what is settled never changes
         settled = len(earlier.tokens) // 8 * 8 - 8

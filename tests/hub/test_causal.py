@@ -212,6 +212,31 @@ def test_what_is_not_computed_is_refused_by_name(change, said, tmp_path):
         load(tmp_path)
 
 
+def test_of_several_ends_the_first_counts(tmp_path):
+    published(tmp_path, "llama")
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "eos_token_id": [7, 1]}))
+    assert cast(DecoderLM, load(tmp_path, device="cpu")).model.end == 7
+
+
+def test_an_odd_number_of_turned_channels_is_refused(tmp_path):
+    """There `transformers` spreads the angles otherwise than the layout's equations say."""
+    published(tmp_path, "neox")
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    config["rope_parameters"]["partial_rotary_factor"] = 0.4
+    file.write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="turns an odd number"):
+        load(tmp_path)
+
+
+def test_a_text_that_is_not_told_how_long_to_be_is_bounded(folders, monkeypatch):
+    monkeypatch.setattr("manta.families.decoder.UNBOUNDED", 5)
+    lm = cast(DecoderLM, load(folders["llama"][0], device="cpu"))
+    [done] = [e for e in lm.generate([Request(prompt="the cat")]) if e.kind == "done"]
+    assert len(done.tokens) == 5
+
+
 def test_a_folder_without_a_fast_tokenizer_is_refused(tmp_path):
     published(tmp_path, "neox")
     (tmp_path / "tokenizer.json").unlink()

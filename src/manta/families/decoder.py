@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from manta.errors import ConfigError, UsageError
-from manta.families.asked import check_options
 from manta.families.autoregressive import AutoregressiveLM, AutoregressiveModel, CachedReader, NextToken
 from manta.families.batching import padded_width
 from manta.families.canvas import Prompts, Template
@@ -183,11 +182,6 @@ class DecoderLM(AutoregressiveLM):
 
     def learn_from(self, corpus: Corpus, teacher: TrainedWriter[Any] | None = None) -> None:
         """Nothing: no words are drafted."""
-
-    def check(self, options: GenerateOptions) -> None:
-        """Refuse options that such a model does not follow; see `RequestWriter`."""
-        check_options(options, self.family)
-        super().check(options)
 
     def _groups(self, prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
         """Prompts of one length."""

@@ -10,6 +10,7 @@ Source: the likeliest text by dynamic programming over places and states, as in 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class Held:
     end: int
     gaps: bool = False
 
-    @property
+    @cached_property
     def edges(self) -> "Edges":
         """The automaton's, and those of the end.
 
