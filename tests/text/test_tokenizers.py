@@ -196,7 +196,9 @@ def test_a_file_that_gives_other_ids_or_does_more_is_refused(tmp_path, damage):
 
 ENDLESS = """
 import itertools
+import signal
 from manta.text import Tokenizer
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
 def texts():
     for number in itertools.count():
         yield f"word {number % 1000}"
@@ -213,7 +215,7 @@ def test_learning_can_be_interrupted():
     assert learning.stdout is not None and learning.stdout.readline() == "learning\n"
     learning.send_signal(signal.SIGINT)
     try:
-        _, said = learning.communicate(timeout=120)
+        _, said = learning.communicate(timeout=20)
     finally:
         learning.kill()
     assert learning.returncode == -signal.SIGINT or "KeyboardInterrupt" in said
