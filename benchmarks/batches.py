@@ -22,7 +22,8 @@ from tokenizers import models, pre_tokenizers
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
 from manta.families.events import GenerateOptions, Request, Writer
 from manta.families.manta_lm import MantaLM
-from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
+from manta.families.masked import MaskedLM
+from manta.families.masked_model import MaskedConfig, MaskedModel
 from manta.families.model import MantaConfig, MantaModel
 from manta.hub import load
 from manta.hub.foreign.decoder import DecoderNet, DecoderShape

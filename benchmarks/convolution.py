@@ -20,7 +20,8 @@ from torch import nn
 
 from manta.families.batching import to_batch
 from manta.families.imitation import Imitation
-from manta.families.masked import MaskedConfig, MaskedMatching, MaskedModel
+from manta.families.masked_model import MaskedConfig, MaskedModel
+from manta.families.masked_objective import MaskedMatching
 from manta.families.objectives import ObjectiveConfig
 from manta.masked import MaskedObjectiveConfig
 from manta.operators import PyramidConfig, SelfAttention, inherit_attention, near_share

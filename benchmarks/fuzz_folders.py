@@ -38,7 +38,8 @@ def make_folders(root: Path) -> dict[str, Path]:
     from tests.hub.test_foreign_writing import write_tokenizer
 
     from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
-    from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
+    from manta.families.masked import MaskedLM
+    from manta.families.masked_model import MaskedConfig, MaskedModel
     from manta.hub import load, save_model
     from manta.text import Tokenizer
 

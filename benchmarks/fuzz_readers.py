@@ -261,7 +261,8 @@ def tiny() -> Any:
     """A masked model of random weights, the smallest there is."""
     import torch
 
-    from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
+    from manta.families.masked import MaskedLM
+    from manta.families.masked_model import MaskedConfig, MaskedModel
     from manta.text import Tokenizer
 
     torch.manual_seed(0)

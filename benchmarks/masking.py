@@ -22,7 +22,8 @@ import numpy as np
 
 from manta.bench import machine
 from manta.config import from_dict
-from manta.families.masked import MaskedLM, bound
+from manta.families.masked import MaskedLM
+from manta.families.masked_objective import bound
 from manta.hub import load
 from manta.masked import MaskedObjectiveConfig
 from manta.recipes import Recipe, TrainingRun

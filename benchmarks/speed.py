@@ -24,7 +24,7 @@ from manta.bench import generate, gpt2_like, has_transformers, interleaved, mach
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveModel, CachedReader
 from manta.families.decoding import write_canvas
 from manta.families.events import GenerateOptions
-from manta.families.masked import CachedDenoiser, MaskedConfig, MaskedModel
+from manta.families.masked_model import CachedDenoiser, MaskedConfig, MaskedModel
 from manta.families.prompted import Memory, PromptedModel
 from manta.masked import Canvas, ConfidenceConfig
 from manta.runtime import atomic_write, peak_memory_bytes

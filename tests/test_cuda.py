@@ -12,7 +12,8 @@ from manta.cli import main
 from manta.config import from_dict
 from manta.families.events import GenerateOptions, Request
 from manta.families.manta_lm import MantaLM
-from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
+from manta.families.masked import MaskedLM
+from manta.families.masked_model import MaskedConfig, MaskedModel
 from manta.hub import ForeignModel, load, shipped
 from manta.masked import DECODERS
 from manta.operators import KINDS, OperatorContext, line
@@ -108,7 +109,7 @@ def random_masked(device: str) -> MaskedLM:
 
 
 @needs_model
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", [kind for kind in DECODERS if kind != "doubt"])
 def test_masked_decoders_write_what_they_write_on_the_cpu(decoder):
     requests = [Request(prompt=f"name[{name}]", seed=seed) for seed, name in enumerate(("Zizzi", "Cotto", "", "Mill"))]
     ours, theirs = (texts(random_masked(device), requests, num_steps=8, decoder=decoder) for device in ("cuda", "cpu"))

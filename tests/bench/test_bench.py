@@ -31,7 +31,8 @@ from manta.bench.operators import ONE_BY_ONE, STEPS, Behind, peak_mebibytes, ran
 from manta.cli import main
 from manta.errors import ModelError, UsageError
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
-from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
+from manta.families.masked import MaskedLM
+from manta.families.masked_model import MaskedConfig, MaskedModel
 from manta.hub import save_model
 from manta.masked import DECODERS
 from manta.operators import KINDS, Cache

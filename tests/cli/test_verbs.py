@@ -19,7 +19,8 @@ from manta.cli.doctor import DoctorOptions
 from manta.cli.train import TrainOptions
 from manta.config import field_docs
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
-from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
+from manta.families.masked import MaskedLM
+from manta.families.masked_model import MaskedConfig, MaskedModel
 from manta.hub import save_model, shipped
 from manta.recipes import Recipe
 from manta.text import Tokenizer

@@ -14,7 +14,8 @@ from manta.errors import ModelError, RequestError, UsageError
 from manta.evaluation import evaluation_set, likelihood, load_judge
 from manta.families.autoregressive import log_likelihood
 from manta.families.batching import to_batch
-from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
+from manta.families.masked import MaskedLM
+from manta.families.masked_model import MaskedConfig, MaskedModel
 from manta.hub import load_causal, save_model
 from manta.text import MASK, NULL
 

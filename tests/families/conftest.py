@@ -9,7 +9,8 @@ from manta.families.aligned import AlignedLM
 from manta.families.aligned_model import AlignedConfig, AlignedModel
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
 from manta.families.manta_lm import MantaLM
-from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
+from manta.families.masked import MaskedLM
+from manta.families.masked_model import MaskedConfig, MaskedModel
 from manta.families.model import MantaConfig, MantaModel
 from manta.spaces import EmbeddingSpaceConfig, LatentSpaceConfig
 from manta.text import Tokenizer

@@ -23,7 +23,7 @@ from manta.families.batching import (
     to_batch,
 )
 from manta.families.events import GenerateOptions, Request, Writer, finished
-from manta.families.masked import bound, length_nats
+from manta.families.masked_objective import bound, length_nats
 from manta.hub.foreign.decoder import DecoderNet, DecoderShape
 from manta.hub.foreign.model import ForeignModel
 from manta.masked import DECODERS

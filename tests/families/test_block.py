@@ -12,7 +12,7 @@ from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM
 from manta.families.batching import to_batch
 from manta.families.block import BlockCausalConfig, BlockCausalLM, BlockCausalModel, BlockMatching, BlockReader
 from manta.families.events import GenerateOptions, Request
-from manta.families.masked import MaskedConfig, MaskedModel
+from manta.families.masked_model import MaskedConfig, MaskedModel
 from manta.hub import load
 from manta.masked import MaskedObjectiveConfig
 from manta.operators import LinearConfig, WindowedConfig

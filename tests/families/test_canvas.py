@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from manta.errors import RequestError, UsageError
 from manta.families.batching import padded_prompts
-from manta.families.canvas import Piece, Prompts, check_length, filled, parse_template, partly_hidden, prompt_tokens
+from manta.families.canvas import (
+    Piece,
+    Prompts,
+    by_blank,
+    check_length,
+    filled,
+    parse_template,
+    partly_hidden,
+    prompt_tokens,
+)
 from manta.families.canvas import pieces_of as cut
 from manta.families.events import GenerateOptions, Request
 from manta.families.observer import Observer
@@ -115,14 +124,15 @@ def test_the_words_of_a_blank_begin_the_text_only_where_nothing_stands_before_th
         return f" {words}{'^' if start else ''}"
 
     pieces = (Piece("a ", 2), Piece("", 1), Piece("b", 1), Piece("", 0))
-    assert filled(pieces, [5, 6, 7, 8], decode) == "a [5, 6] [7]b [8] []"
-    assert filled((Piece("", 1), Piece("", 2), Piece("c", 0)), [5, 6, 7], decode) == " [5]^ [6, 7]c []"
-    assert filled((Piece(" ", 1), Piece("", 0)), [5], decode) == " [5] []"
+    assert filled(pieces, [[5, 6], [7], [8], []], decode) == "a [5, 6] [7]b [8] []"
+    assert filled((Piece("", 1), Piece("", 2), Piece("c", 0)), [[5], [6, 7], []], decode) == " [5]^ [6, 7]c []"
+    assert by_blank(pieces, [5, 6, 7, 8]) == [[5, 6], [7], [8], []]
+    assert filled((Piece(" ", 1), Piece("", 0)), [[5], []], decode) == " [5] []"
 
 
 def test_a_text_is_cut_at_its_blanks():
-    assert pieces_of("a ___ b___{3}", 20, 4) == (Piece("a ", 8), Piece(" b", 3), Piece("", 0))
-    assert pieces_of("____{20}", 20, 4) == (Piece("", 20), Piece("", 0))
+    assert pieces_of("a ___ b___{3}", 20, 4) == (Piece("a ", 8), Piece(" b", 3, stated=True), Piece("", 0))
+    assert pieces_of("____{20}", 20, 4) == (Piece("", 20, stated=True), Piece("", 0))
     for text, message in (("x ___{0}", "1 to 20"), ("x ___{21}", "1 to 20"), ("x", "no blank")):
         with pytest.raises(RequestError, match=message):
             pieces_of(text, 20, 4)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from manta.families.autoregressive import NextToken, log_likelihood
-from manta.families.masked import MaskedMatching
+from manta.families.masked_objective import MaskedMatching
 from manta.families.objectives import (
     EmbeddingMatching,
     ObjectiveConfig,

@@ -7,15 +7,9 @@ from manta.errors import RequestError, UsageError
 from manta.families.batching import padded_width
 from manta.families.canvas import parse_template
 from manta.families.events import GenerateOptions, Request, finished
-from manta.families.masked import (
-    CachedDenoiser,
-    FullDenoiser,
-    MaskedConfig,
-    MaskedLM,
-    MaskedMatching,
-    MaskedModel,
-    bound,
-)
+from manta.families.masked import MaskedLM
+from manta.families.masked_model import CachedDenoiser, FullDenoiser, MaskedConfig, MaskedModel
+from manta.families.masked_objective import MaskedMatching, bound
 from manta.families.objectives import ObjectiveConfig
 from manta.masked import DECODERS, MaskedObjectiveConfig
 from manta.operators import KINDS, SelfAttention

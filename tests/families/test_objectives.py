@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from manta.errors import ConfigError
 from manta.families.autoregressive import NextToken
-from manta.families.masked import MaskedMatching
+from manta.families.masked_objective import MaskedMatching
 from manta.families.objectives import (
     EmbeddingMatching,
     ObjectiveConfig,

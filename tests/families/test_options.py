@@ -14,7 +14,9 @@ from manta.families.asked import applicable, follows, listed
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel, log_likelihood
 from manta.families.block import BlockCausalConfig, BlockCausalLM, BlockCausalModel
 from manta.families.events import GenerateOptions
-from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel, bound
+from manta.families.masked import MaskedLM
+from manta.families.masked_model import MaskedConfig, MaskedModel
+from manta.families.masked_objective import bound
 from manta.families.options import MOST
 from manta.hub.foreign import KINDS
 from manta.text import HUMAN, Batch

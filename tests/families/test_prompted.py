@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from manta.errors import ConfigError
-from manta.families.masked import FullDenoiser, MaskedConfig
+from manta.families.masked_model import FullDenoiser, MaskedConfig
 from manta.families.prompted import resolved
 
 from .conftest import make_ar, make_lm, make_masked

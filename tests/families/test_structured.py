@@ -11,7 +11,8 @@ from manta.cli import main
 from manta.errors import RequestError, UsageError
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
 from manta.families.events import GenerateOptions, Request
-from manta.families.masked import MaskedConfig, MaskedLM, MaskedModel
+from manta.families.masked import MaskedLM
+from manta.families.masked_model import MaskedConfig, MaskedModel
 from manta.hub import load
 from manta.text import Tokenizer
 from manta.text.automaton import automaton_of, num_parts

@@ -10,7 +10,8 @@ from manta.errors import ConfigError, UsageError
 from manta.families.autoregressive import AutoregressiveLM, NextToken
 from manta.families.events import GenerateOptions, Request, finished
 from manta.families.manta_lm import MantaLM, Split
-from manta.families.masked import MaskedLM, MaskedMatching, bound
+from manta.families.masked import MaskedLM
+from manta.families.masked_objective import MaskedMatching, bound
 from manta.families.objectives import EmbeddingMatching, ObjectiveConfig, OwnStates, PolicyMatching
 from manta.families.trained import Teaching
 from manta.masked import DECODERS, MaskedObjectiveConfig

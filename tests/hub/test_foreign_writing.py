@@ -22,6 +22,7 @@ from .published import write
 
 KINDS = ["llada", "Dream", "mdlm"]
 MASK = 53
+OF_ANY_MODEL = [kind for kind in DECODERS if kind != "doubt"]
 
 
 def write_tokenizer(folder: Path, turns: tuple[str, str] = ("<|a|>", "<|b|>")) -> None:
@@ -69,7 +70,7 @@ def test_confidence_is_lladas_own_sampler(endless, steps, block):
     assert list(tokens_of(endless, requests, **options).values()) == [tuple(row) for row in expected.tolist()]
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", OF_ANY_MODEL)
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_text_is_the_same_alone_and_in_any_batch(model, decoder, temperature):
     prompts = ["w1 w2 w3", "w7", None, "w9 w8 w7 w6 w5 w4 w3 w2 w1 w10 w11 " * 5]  # the last leaves less room
@@ -84,7 +85,7 @@ def test_a_text_is_the_same_alone_and_in_any_batch(model, decoder, temperature):
         assert len({single(model, temperature=1.0, decoder=decoder)[0], *single(model, decoder=decoder)}) > 1
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", OF_ANY_MODEL)
 @pytest.mark.parametrize("budget", [1, 3, 20])
 def test_the_budget_is_kept_and_every_word_is_written(model, decoder, budget):
     options = GenerateOptions(decoder=decoder, num_steps=budget, max_tokens=10)
@@ -92,6 +93,11 @@ def test_the_budget_is_kept_and_every_word_is_written(model, decoder, budget):
     assert done.nfe == len(drafts) <= budget
     assert len(done.tokens) == 10 and MASK not in done.tokens
     assert done.processed == 10 * done.nfe
+
+
+def test_the_decoder_of_models_that_doubt_is_refused(model):
+    with pytest.raises(UsageError, match=r"no head for it; train a\smasked model"):
+        tokens_of(model, [Request(prompt="w1")], decoder="doubt")
 
 
 def test_deferred_looks_further_than_blocks_and_meets_them_at_the_ends(endless):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from manta.errors import UsageError
+from manta.errors import ConfigError, UsageError
 from manta.masked import (
     DECODERS,
     BlockConfig,
@@ -15,6 +15,7 @@ from manta.masked import (
     ConfidenceConfig,
     DecoderConfig,
     DeferredConfig,
+    DoubtConfig,
     FirstHittingConfig,
     Policy,
     RemaskConfig,
@@ -38,6 +39,7 @@ SETTINGS: dict[str, DecoderConfig] = {
     "confidence, more blocks than calls": ConfidenceConfig(num_steps=3, block_length=2),
     "random": ConfidenceConfig(num_steps=5, order="random"),
     "remask, often": RemaskConfig(num_steps=9, eta=0.3),
+    "doubt, often": DoubtConfig(threshold=0.6, least_right=0.8, rounds=3),
     "remask, loop": RemaskConfig(num_steps=12, schedule="loop", eta=0.2),
 }
 BUDGETS = (None, 1, 2, 4, 9)
@@ -55,6 +57,18 @@ class Restless:
     def __call__(self, tokens: Tensor, start: int, stop: int) -> Tensor:
         known = torch.nn.functional.one_hot(tokens, VOCAB).float() * (tokens != MASK)[..., None]
         return (self.base + 0.5 * torch.einsum("bnv,nvmw->bmw", known, self.mix))[:, start:stop].clone()
+
+
+class Doubting(Restless):
+    """The same, and each word is right with a probability that depends on all that stand."""
+
+    def __call__(self, tokens: Tensor, start: int, stop: int) -> Tensor:
+        logits = super().__call__(tokens, start, stop)
+        self.chance = super().__call__(tokens, 0, WIDTH).softmax(-1).gather(-1, tokens[..., None])[..., 0].sqrt()
+        return logits
+
+    def right(self) -> Tensor:
+        return self.chance
 
 
 class Spy(WordSampler):
@@ -94,8 +108,11 @@ def steps_of(
 ) -> list[Step]:
     generators = [torch.Generator().manual_seed(row) for row in range(len(tokens))]
     sampler = Spy(temperature, generators, WIDTH)
-    found, before = [], tokens == MASK
-    for canvas in decode(Restless(seed), tokens, config.build(), mask_id=MASK, sampler=sampler, **settings):
+    found, before, denoiser = [], tokens == MASK, Restless(seed)
+    if isinstance(config, DoubtConfig):
+        denoiser = Doubting(seed)
+        settings["judge"] = denoiser.right
+    for canvas in decode(denoiser, tokens, config.build(), mask_id=MASK, sampler=sampler, **settings):
         assert canvas.calls == len(found) + 1
         kept = (canvas.tokens.clone(), canvas.masked.clone(), canvas.confidence.clone())
         found.append(Step(before, sampler.word, sampler.sure, *kept))
@@ -108,6 +125,8 @@ def most_calls(config: DecoderConfig, words: int, budget: int | None) -> int:
     own = words
     if isinstance(config, DeferredConfig):
         own += config.rounds * math.ceil(words * config.share)
+    if isinstance(config, DoubtConfig):
+        own += 2 * config.rounds * words + 1
     if isinstance(config, ConfidenceConfig | RemaskConfig):
         own = config.num_steps
     return own if budget is None else min(own, budget)
@@ -119,7 +138,7 @@ def most_calls(config: DecoderConfig, words: int, budget: int | None) -> int:
 def test_every_decoder_keeps_its_promises(name, budget, ends):
     config, tokens = SETTINGS[name], canvases()
     free = tokens == MASK
-    remask = isinstance(config, RemaskConfig)
+    remask = isinstance(config, RemaskConfig | DoubtConfig)
     steps = steps_of(config, tokens, temperature=1.0, max_calls=budget, **ENDS[ends])
     assert not steps[-1].masked.any(), "every row ends"
     assert len(steps) <= most_calls(config, WIDTH, budget)
@@ -199,7 +218,9 @@ def expected(
     return set(order[: max(min(count, len(ranked[0])), share)])
 
 
-DEFINED = [name for name, config in SETTINGS.items() if not isinstance(config, RemaskConfig | FirstHittingConfig)]
+DEFINED = [
+    name for name, config in SETTINGS.items() if not isinstance(config, RemaskConfig | DoubtConfig | FirstHittingConfig)
+]
 DEFINED = [name for name in DEFINED if name not in ("random", "deferred, rounds")]
 DEFINED = [name for name in DEFINED if "blocks" not in name or "factor" in name]
 
@@ -336,6 +357,7 @@ def written(config: DecoderConfig, words: str, **settings) -> list[str]:
     sampler = WordSampler(0.0, [torch.Generator()], len(words))
     names = {END: "E", MASK: ".", 3: "w"}
     settings = {"mask_id": MASK, "sampler": sampler, "end_id": END, "ends_last": True, **settings}
+    settings.setdefault("judge", lambda: torch.ones(1, len(words)))
     found = decode(Fixed(words), tokens, config.build(), **settings)
     return ["".join(names[t] for t in canvas.tokens[0].tolist()) for canvas in found]
 
@@ -391,6 +413,47 @@ def test_what_follows_an_end_is_not_taken_back():
         ".wwEEE",
         "wwwEEE",
     ]
+
+
+def doubted(budget: int | None, config: DoubtConfig, chances: list[float], words: str = "abc") -> list[str]:
+    """Texts after each call; every call tells the same words, and in turn how likely they all are right."""
+    turns = iter(chances)
+    return written(config, words, judge=lambda: torch.full((1, len(words)), next(turns)), max_calls=budget)
+
+
+def test_words_are_taken_back_until_none_is_doubted():
+    """The second call looks at the words of the first, the third writes them again, the fourth is content."""
+    config = DoubtConfig(threshold=0.5, least_right=0.4, rounds=2)
+    assert doubted(None, config, [0.0, 0.3, 0.0, 0.9]) == ["www", "...", "www", "www"]
+    assert doubted(None, config, [0.0, 0.9]) == ["www", "www"]
+    assert doubted(None, config, [0.0] * 6) == ["www", "...", "www", "...", "www", "www"]
+    assert doubted(3, config, [0.0, 0.3, 0.0]) == ["www", "...", "www"]
+    assert doubted(2, config, [0.0, 0.3]) == ["www", "www"], "in the last call nothing is taken back"
+    assert doubted(1, config, [0.0]) == ["www"]
+    assert doubted(None, DoubtConfig(threshold=0.5, rounds=0), [0.0]) == ["www"]
+
+
+def test_a_row_that_is_done_stays_as_it_is_however_long_others_take():
+    """The first row is content after two calls; what the model thinks of it later is not asked."""
+    turns = iter([[0.0, 0.0], [0.9, 0.1], [0.1, 0.9], [0.1, 0.9]])
+    *_, canvas = decode(
+        Fixed("abc"),
+        torch.full((2, 3), MASK),
+        DoubtConfig(threshold=0.5).build(),
+        mask_id=MASK,
+        sampler=WordSampler(),
+        judge=lambda: torch.tensor(next(turns))[:, None].expand(2, 3),
+    )
+    assert canvas.tokens.tolist() == [[3] * 3] * 2
+    assert (canvas.calls, canvas.calls_of.tolist()) == (4, [2, 4])
+
+
+def test_a_decoder_that_looks_back_needs_a_model_that_doubts():
+    with pytest.raises(UsageError, match="no head that doubts"):
+        list(decode(Fixed("abc"), torch.full((1, 3), MASK), DoubtConfig().build(), mask_id=MASK, sampler=WordSampler()))
+    for least_right, rounds in ((0.0, 1), (1.0, 1), (0.5, -1)):
+        with pytest.raises(ConfigError):
+            DoubtConfig(least_right=least_right, rounds=rounds)
 
 
 class Idle(Policy):

@@ -107,6 +107,7 @@ def test_every_decoder_ends_in_an_accepted_text(kind, temperature, ends_last):
             end_id=END,
             ends_last=ends_last,
             max_calls=3,
+            judge=lambda: torch.rand(1, n, generator=noise),  # noqa: B023
         )
         assert tuple(canvas.tokens[0].tolist()) in texts(n, gaps=False)
 

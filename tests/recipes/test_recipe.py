@@ -10,7 +10,7 @@ import torch
 from manta.config import apply_overrides, from_dict, to_dict
 from manta.errors import ConfigError
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveModel
-from manta.families.masked import MaskedConfig, MaskedModel
+from manta.families.masked_model import MaskedConfig, MaskedModel
 from manta.families.model import MantaConfig, MantaModel
 from manta.families.prompted import DEFAULTS
 from manta.operators import AttentionConfig, AttentionFourierConfig, WindowedConfig

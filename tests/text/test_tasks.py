@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from manta.errors import DataError, UsageError
 from manta.text import Example, Tokenizer, fingerprint, read, task_of
 from manta.text.hashing import split_of
-from manta.text.tasks import COUNTDOWN, SUDOKU4, SUDOKU9, TASKS, Countdown, overlap, published
+from manta.text.tasks import COUNTDOWN, PATHS, SUDOKU4, SUDOKU9, TASKS, Countdown, overlap, published
 from manta.text.tasks.countdown import parse_prompt, solutions
 from manta.text.tasks.solver import solutions as sudoku_solutions
 from manta.text.tasks.sudoku import GRIDS4, grids4, image9, is_unique
@@ -341,7 +341,7 @@ def test_examples_follow_the_seed_and_their_own_judge(task):
     assert (report["num"], report["well_formed"], report["solved"], report["errors"]) == (40, 1, 1, {})
     shifted = task.judge([(prompt, solved[i - 1][1]) for i, (prompt, _) in enumerate(solved)])
     assert shifted["solved"] == 0 < shifted["well_formed"] == 1
-    if task is COUNTDOWN:
+    if task in (COUNTDOWN, PATHS):
         assert report["cell_accuracy"] is None
     else:
         assert report["cell_accuracy"] == 1 > shifted["cell_accuracy"] > 0 < shifted["cell_accuracy_stderr"]
@@ -524,3 +524,67 @@ def test_the_list_of_17_clues(data_dir):
     path = public(data_dir, "sudoku17.txt.xz")
     for prompt, text in pairs(read(f"sudoku17:{path}", "test", 20)):
         assert obeys(text) and fits(prompt, text) and is_unique(prompt)
+
+
+# Paths
+
+
+def walks(edges: list[str], start: str, most: int) -> list[str]:
+    """Every walk from a node, of up to so many steps, by trying all edges."""
+    found, last = [start], [start]
+    for _ in range(most):
+        steps = [*edges, *(edge[::-1] for edge in edges)]
+        last = [walk + step[1] for walk in last for step in steps if step[0] == walk[-1]]
+        found += last
+    return found
+
+
+def test_paths_are_the_shortest_of_all_walks():
+    for prompt, text in pairs(PATHS.examples("train", 40)):
+        *edges, ends = prompt.split()
+        reaching = [walk for walk in walks(edges, ends[0], len(text) - 1) if walk[-1] == ends[2]]
+        shortest = min(map(len, reaching))
+        assert text == min(walk for walk in reaching if len(walk) == shortest)
+        for walk in reaching:
+            verdict = PATHS.check(prompt, walk)
+            assert verdict.solved == (len(walk) == shortest)
+            assert verdict.errors == (() if verdict.solved else ("length",))
+
+
+@pytest.mark.parametrize(
+    ("text", "errors"),
+    [
+        ("abde", ()),
+        ("acde", ()),
+        ("abdcde", ("length",)),
+        ("ade", ("edges",)),
+        ("abd", ("ends",)),
+        ("bde", ("ends",)),
+        ("abdedededede"[:8], ("length",)),
+        ("", ("form",)),
+        ("e", ("form",)),
+        ("axe", ("form",)),
+        ("ab de", ("form",)),
+        ("abdededededede", ("form",)),
+    ],
+)
+def test_texts_of_paths(text, errors):
+    verdict = PATHS.check("ab bd ac dc de a>e", text)
+    assert (verdict.errors, verdict.solved) == (errors, not errors)
+    assert verdict.well_formed == (errors != ("form",))
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["ab ba a>b", "aa ab a>b", "ab cd a>d", "ab a>a", "ab a-b", "ab", "a>b", "ab  a>b", "ab a>b ", "ab xy a>b"],
+)
+def test_wrong_graphs_are_refused(prompt):
+    with pytest.raises(DataError):
+        PATHS.parse(prompt)
+
+
+def test_splits_of_paths_share_no_puzzle_whatever_the_order_of_its_edges():
+    keys = {}
+    for split in ("train", "dev", "test"):
+        for prompt, _ in pairs(PATHS.examples(split, 300)):
+            assert keys.setdefault(PATHS.parse(prompt).key, split) == split

@@ -13,7 +13,7 @@ from manta.cli.outputs import claim_file
 from manta.errors import DataError, UsageError
 
 _HELP = """usage: manta data export SOURCE [--num N] [--split train|dev|test] [--seed K] [--out F.jsonl]
-       manta data check builtin:weather|sudoku4|sudoku9|countdown F.jsonl [--seed K]
+       manta data check builtin:weather|sudoku4|sudoku9|countdown|paths F.jsonl [--seed K]
        manta data shrink-vocab MODEL --data DATA --out DIR [--coverage X]
 
   export  write examples of a data set as JSON lines, on stdout or to a file
@@ -46,7 +46,7 @@ class CheckOptions:
     """Judge generated texts by the oracle of a built-in corpus; prints one JSON object, shares in [0, 1], nats."""
 
     corpus: str = argument()
-    """builtin:weather, builtin:sudoku4, builtin:sudoku9 or builtin:countdown."""
+    """builtin:weather, builtin:sudoku4, builtin:sudoku9, builtin:countdown or builtin:paths."""
     file: Path = argument()
     """A .jsonl or .csv file whose records have `prompt` and `text`."""
     seed: int = 0
@@ -174,7 +174,7 @@ def _oracle(corpus: str, seed: int) -> tuple[Callable[[str], object], Callable[[
     if task is None:
         raise UsageError(
             f"data check: {corpus!r} has no oracle; "
-            "builtin:weather, builtin:sudoku4, builtin:sudoku9 and builtin:countdown have one"
+            "builtin:weather, builtin:sudoku4, builtin:sudoku9, builtin:countdown and builtin:paths have one"
         )
     return task.parse, task.judge
 

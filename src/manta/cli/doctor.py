@@ -24,8 +24,8 @@ class DoctorOptions:
 
     target: str = argument()
     """A .txt, .jsonl or .csv file; builtin:weather; a structured task: builtin:sudoku4, builtin:sudoku9,
-    builtin:countdown, d1-countdown:PATH, sudoku17:PATH (d1-sudoku:PATH is a test set only); e2e:PATH,
-    tinystories:PATH, hf:NAME; a recipe.toml; a run folder of `manta train`, or a model folder."""
+    builtin:countdown, builtin:paths, d1-countdown:PATH, sudoku17:PATH (d1-sudoku:PATH is a test set
+    only); e2e:PATH, tinystories:PATH, hf:NAME; a recipe.toml; a run folder of `manta train`, or a model folder."""
     max_prompt: int | None = None
     """Longest prompt of the model to be trained, in tokens; the recipe's, or 64."""
     max_text: int | None = None

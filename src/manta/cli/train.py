@@ -22,8 +22,8 @@ class TrainOptions:
 
     data: str = argument("")
     """A .txt, .jsonl or .csv file; builtin:weather; a structured task: builtin:sudoku4, builtin:sudoku9,
-    builtin:countdown, d1-countdown:PATH, sudoku17:PATH (d1-sudoku:PATH is a test set only); e2e:PATH,
-    tinystories:PATH, hf:NAME; or a recipe.toml."""
+    builtin:countdown, builtin:paths, d1-countdown:PATH, sudoku17:PATH (d1-sudoku:PATH is a test set
+    only); e2e:PATH, tinystories:PATH, hf:NAME; or a recipe.toml."""
     overrides: tuple[str, ...] = argument((), "KEY=VALUE")
     """Fields of the recipe, such as `train.learning_rate=1e-3` or `model.space.rate=8`."""
     out: Path | None = None

@@ -273,17 +273,8 @@ class AlignedLM(TrainedWriter[AlignedModel]):
             if label != NULL and not told:
                 fills[blank_of[start // slots]].append(label)
             start = stop
-        # Places that a blank does not use are null, and vanish.
-        words = [
-            word
-            for fill, piece in zip(fills, template.pieces, strict=True)
-            for word in [*fill, *[NULL] * piece.blank][: piece.blank]
-        ]
-
-        def decode(fill: list[int], start: bool) -> str:
-            return self.tokenizer.decode([token for token in fill if token != NULL], start=start)
-
-        return filled(template.pieces, words, decode)
+        within = [fill[: piece.blank] for fill, piece in zip(fills, template.pieces, strict=True)]
+        return filled(template.pieces, within, lambda fill, start: self.tokenizer.decode(fill, start=start))
 
     def _beginning(
         self,

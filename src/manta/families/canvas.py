@@ -35,6 +35,8 @@ class Piece:
     """Tokens of the blank after it; 0 at the end."""
     old: tuple[int, ...] = ()
     """Tokens of the words that stand there and may change; none in a blank to fill."""
+    stated: bool = False
+    """The request says how many tokens the blank takes at most."""
 
     @property
     def joined(self) -> bool:
@@ -64,37 +66,59 @@ class Template:
         """True where a token is given, the end included."""
         return self.tokens != MASK
 
-    def text(self, tokens: Sequence[int], tokenizer: Tokenizer) -> str:
+    @property
+    def stated(self) -> Bool[Tensor, "n"]:
+        """True in the blanks whose size the request states."""
+        stated = torch.zeros_like(self.tokens, dtype=torch.bool)
+        for place, piece in self._blanks.items():
+            stated[place] = self.pieces[piece].stated
+        return stated
+
+    @property
+    def _blanks(self) -> dict[int, int]:
+        """The piece whose blank each place to be written belongs to."""
+        pieces = [index for index, piece in enumerate(self.pieces) for _ in range(piece.blank)]
+        return dict(zip((self.tokens == MASK).nonzero()[:, 0].tolist(), pieces, strict=True))
+
+    def text(self, tokens: Sequence[int], tokenizer: Tokenizer, origin: Sequence[int] | None = None) -> str:
         """The text with its blanks filled: what is given stands in it as it was given.
 
         Args:
             tokens: the canvas, with a word, NULL or (undecided) MASK in each place of a blank.
             tokenizer: of the model.
+            origin: of a canvas whose places have moved, the place of this template that each has come from.
         """
-        places = (self.tokens == MASK).nonzero()[:, 0].tolist()
-        words = [tokens[place] for place in places]
+        fills: list[list[int]] = [[] for _ in self.pieces]
+        blanks = self._blanks
+        for place, token in zip(range(len(tokens)) if origin is None else origin, tokens, strict=True):
+            if place in blanks:
+                fills[blanks[place]].append(token)
 
         def decode(fill: list[int], start: bool) -> str:
             return tokenizer.decode([token for token in fill if token not in (NULL, MASK)], start=start)
 
-        return filled(self.pieces, words, decode)
+        return filled(self.pieces, fills, decode)
 
 
-def filled(pieces: Sequence[Piece], words: Sequence[int], decode: Callable[[list[int], bool], str]) -> str:
+def filled(pieces: Sequence[Piece], fills: Sequence[Sequence[int]], decode: Callable[[list[int], bool], str]) -> str:
     """Put the words of blanks between what is given.
 
     Args:
         pieces: see `pieces_of`.
-        words: tokens of all blanks, one blank after the other.
+        fills: tokens of the blank after each piece; none after the last.
         decode: `decode(tokens, start)`: what the tokens of a blank say; `start` where they begin the text.
     """
     parts: list[str] = []
-    at = 0
-    for piece in pieces:
-        fill = decode(list(words[at : at + piece.blank]), not any(parts) and not piece.text)
-        at += piece.blank
+    for piece, words in zip(pieces, fills, strict=True):
+        fill = decode(list(words), not any(parts) and not piece.text)
         parts += [piece.text, fill.removeprefix(" ") if piece.joined else fill]
     return "".join(parts)
+
+
+def by_blank(pieces: Sequence[Piece], words: Sequence[int]) -> list[list[int]]:
+    """The words of all blanks, one blank after the other, as those of each."""
+    rest = iter(words)
+    return [[next(rest) for _ in range(piece.blank)] for piece in pieces]
 
 
 def parse_template(text: str, tokenizer: Tokenizer, *, rate: int, max_cells: int) -> Template:
@@ -149,7 +173,7 @@ def pieces_of(text: str, most: int, longest: int, encode: Callable[[str, bool], 
         size = int(blank[1][:9]) if blank[1] else DEFAULT_BLANK
         if not 1 <= size <= most:
             raise RequestError(f"a blank takes 1 to {most} tokens, received {shortened(blank[0])}")
-        piece = Piece(text[end : blank.start()], size)
+        piece = Piece(text[end : blank.start()], size, stated=blank[1] is not None)
         if blank[2] and length + len(blank[2]) <= most * longest:
             old = tuple(encode(" " + blank[2] if piece.joined else blank[2], not pieces and not piece.text))
             piece = Piece(piece.text, len(old) + max(2, len(old) // SPARE), old)

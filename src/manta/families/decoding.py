@@ -20,7 +20,9 @@ from manta.masked import (
     DecoderConfig,
     DeferredConfig,
     Held,
+    Judge,
     RemaskConfig,
+    Reshaper,
     SpanDenoiser,
     StructuredSampler,
     WordSampler,
@@ -39,17 +41,23 @@ class Decoding:
     """Any decoder, by kind."""
 
 
-def check_decoder(options: GenerateOptions, decoder: DecoderConfig) -> None:
+def check_decoder(options: GenerateOptions, decoder: DecoderConfig, doubts: bool) -> None:
     """Refuse settings that a masked model's decoder does not have or does not look at.
 
     Args:
         options: of the request.
         decoder: which is to write.
+        doubts: whether the model has a head that doubts its words.
 
     Raises:
         UsageError: naming the setting and the decoders that have it.
     """
     kind = decoder.kind
+    if kind == "doubt" and not doubts:
+        raise UsageError(
+            "the doubt decoder takes back what the model itself holds wrong, and this one has no head for it; train a "
+            "masked model with `masked.thinking.doubts=true`, or choose another decoder"
+        )
     for name in ("threshold", "block_length", "window_masked", "window_width", "rounds"):
         if getattr(options, name) is not None and not hasattr(decoder, name):
             others = [other for other, config in DECODERS.items() if any(f.name == name for f in fields(config))]
@@ -74,15 +82,16 @@ def looks_at_parts(decoder: DecoderConfig) -> bool:
     return decoder.kind == "deferred" or getattr(decoder, "block_length", None) is not None
 
 
-def chosen_decoder(options: GenerateOptions, own: DecoderConfig | None = None) -> DecoderConfig:
+def chosen_decoder(options: GenerateOptions, own: DecoderConfig | None = None, doubts: bool = False) -> DecoderConfig:
     """The decoder of a request: its options', else the model's own, else deferred commitment.
 
     Args:
         options: of the request.
         own: the model's, if it has one.
+        doubts: whether the model has a head that doubts its words.
 
     Raises:
-        UsageError: for a setting that the decoder does not have.
+        UsageError: for a setting that the decoder does not have, or a decoder that the model cannot follow.
     """
     given = {
         name: value
@@ -90,7 +99,7 @@ def chosen_decoder(options: GenerateOptions, own: DecoderConfig | None = None) -
         if (value := getattr(options, name)) is not None
     }
     base = DECODERS[options.decoder]() if options.decoder else (own or DECODERS["deferred"]())
-    check_decoder(options, base)
+    check_decoder(options, base, doubts)
     return replace(base, **given)
 
 
@@ -108,6 +117,8 @@ def write_canvas(
     max_calls: int,
     held: Sequence[Held] = (),
     mask: Bool[Tensor, "b n"] | None = None,
+    judge: Judge | None = None,
+    elastic: Reshaper | None = None,
 ) -> Iterator[Canvas]:
     """Write a batch of canvases as the options of a request say; see `manta.masked.decode` for the arguments.
 
@@ -124,6 +135,8 @@ def write_canvas(
         max_calls: budget of network calls.
         held: what holds each row to a pattern; none for free ones.
         mask: True on each row's canvas, for rows that are held.
+        judge: of a model that doubts its words.
+        elastic: lays canvases out anew after each call.
     """
     if isinstance(decoder, ConfidenceConfig | RemaskConfig):
         decoder = replace(decoder, num_steps=max_calls)
@@ -145,6 +158,8 @@ def write_canvas(
         end_id=end_id,
         ends_last=ends_last and not (policy.exact and options.temperature > 0),
         max_calls=max_calls,
+        judge=judge,
+        elastic=elastic,
     )
 
 

@@ -1,13 +1,11 @@
 """Masked-diffusion models: the same prompt memory and blocks as Manta-LM's policy, without a state or a time."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from manta.config import from_dict, to_dict
@@ -16,184 +14,30 @@ from manta.families.asked import check_options
 from manta.families.batching import padded_prompts, padded_width
 from manta.families.canvas import Prompts, Template, changes, check_strength, partly_hidden, prompt_tokens, template_of
 from manta.families.decoding import DRAWN, Decoding, batches, canvas_events, chosen_decoder, write_canvas
-from manta.families.events import Event, GenerateOptions, Request
-from manta.families.objectives import ObjectiveConfig, lay_out, length_cost, read_prompt
+from manta.families.events import Event, EventKind, GenerateOptions, Request
+from manta.families.masked_model import (
+    CachedDenoiser,
+    ElasticDenoiser,
+    FullDenoiser,
+    MaskedConfig,
+    MaskedModel,
+    ThinkingDenoiser,
+)
+from manta.families.masked_objective import MaskedMatching, bound, length_nats
 from manta.families.observer import Beginning, Observer
 from manta.families.options import spelled
-from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resolved
 from manta.families.structured import automaton_for, check_room
 from manta.families.trained import LogLikelihood, Taught, Teaching, TrainedWriter
-from manta.masked import (
-    Canvas,
-    DecoderConfig,
-    Held,
-    LikelihoodBound,
-    MaskedObjectiveConfig,
-    completes,
-    likelihood_bound,
-    masked_cross_entropy,
-)
-from manta.nets.trunk import Trunk
-from manta.operators import OperatorContext, line
-from manta.operators.cross_attention import ProjectedMemory
-from manta.runtime import check_likelihood, check_logits, make_generator
+from manta.masked import Canvas, DecoderConfig, Held, completes
+from manta.masked.elastic import OFF, Elastic
+from manta.runtime import check_logits, make_generator
 from manta.text import MASK, NULL, Batch, Tokenizer
-from manta.types import Loss
 
 LENGTH_QUANTILE = 0.8
 """Canvas of a consensus text, as a quantile of the length's distribution, as for Manta-LM."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class MaskedConfig(PromptedConfig):
-    """Shape of a masked-diffusion model."""
-
-    family: Literal["masked"] = "masked"
-    """Which family this is."""
-
-
-class MaskedModel(PromptedModel):
-    """Logits of every position of a text, given its prompt and the words that are not masked.
-
-    Args:
-        config: shape.
-    """
-
-    def __init__(self, config: MaskedConfig) -> None:
-        shape = resolved(config)
-        self.max_cells = shape.max_text + 1
-        """Most words of a canvas: the longest text and a closing null."""
-        super().__init__(
-            shape,
-            num_lengths=self.max_cells,
-            num_places=max(shape.max_prompt, self.max_cells) if shape.absolute_places else 0,
-        )
-        self.trunk = Trunk(shape.dim, shape.depth, shape.mix, heads=shape.heads, cross=True, hidden=shape.hidden)
-
-    def forward(
-        self, tokens: Int64[Tensor, "b n"], mask: Bool[Tensor, "b n"], memory: tuple[ProjectedMemory, ...]
-    ) -> Float[Tensor, "b n v"]:
-        """Logits of every position.
-
-        Args:
-            tokens: the mask token where a word is hidden.
-            mask: True on each row's canvas.
-            memory: the prompt, from `trunk.project`.
-        """
-        context = OperatorContext(line(tokens.shape[1], tokens.device), mask)
-        hidden = self.trunk(self.embed(tokens), context, memory=memory)
-        return self.head(hidden)
-
-
-class CachedDenoiser:
-    """A masked model on one batch of canvases that computes a span and keeps what its operators need of the rest.
-
-    Args:
-        model: with an operator that can.
-        mask: True on each row's canvas.
-        memory: encoded prompts.
-    """
-
-    def __init__(self, model: MaskedModel, mask: Bool[Tensor, "b n"], memory: Memory) -> None:
-        self.model = model
-        self.memory = model.trunk.project(memory.states, memory.mask)
-        self.context = OperatorContext(line(mask.shape[1], mask.device), mask)
-        self.cache = model.trunk.new_cache()
-
-    def __call__(self, tokens: Int64[Tensor, "b n"], start: int, stop: int) -> Float[Tensor, "b k v"]:
-        """See `SpanDenoiser`."""
-        model, span = self.model, self.context.span(start, stop)
-        hidden = model.trunk(model.embed(tokens[:, start:stop], start), span, memory=self.memory, cache=self.cache)
-        return model.head(hidden)
-
-
-class FullDenoiser:
-    """A masked model with any operator and nothing kept: every call computes everything, open to gradients.
-
-    Args:
-        model: the model.
-        mask: True on each row's canvas.
-        memory: encoded prompts.
-    """
-
-    def __init__(self, model: MaskedModel, mask: Bool[Tensor, "b n"], memory: Memory) -> None:
-        self.model, self.mask = model, mask
-        self.memory = model.trunk.project(memory.states, memory.mask)
-
-    def __call__(self, tokens: Int64[Tensor, "b n"], start: int, stop: int) -> Float[Tensor, "b k v"]:
-        """See `SpanDenoiser`."""
-        return self.model(tokens, self.mask, self.memory)[:, start:stop]
-
-
-class MaskedMatching:
-    """What a masked model is taught: hidden words, and its texts' lengths.
-
-    Args:
-        layout: how texts are laid out and prompts dropped; what concerns a state is not used.
-        config: how words are hidden and weighed.
-    """
-
-    def __init__(self, layout: ObjectiveConfig, config: MaskedObjectiveConfig) -> None:
-        self.layout, self.config = layout, config
-
-    def __call__(self, model: MaskedModel, batch: Batch, generator: torch.Generator) -> Loss:
-        """Loss with parts nats (a hidden word), supervised (share of words) and length (nats)."""
-        canvas = lay_out(batch, 1, self.layout, generator, max_cells=model.max_cells)
-        memory = read_prompt(model, batch, self.layout, generator)
-        blank = canvas.hole.any(1, keepdim=True)
-        times = self.config.times
-        mask = canvas.mask.repeat(times, 1)
-        projected = model.trunk.project(memory.states.repeat(times, 1, 1), memory.mask.repeat(times, 1))
-        loss = masked_cross_entropy(
-            lambda tokens: model(tokens, mask, projected),
-            canvas.tokens,
-            canvas.mask,
-            mask_id=MASK,
-            generator=generator,
-            config=self.config,
-            keep=blank & ~canvas.hole,
-        )
-        length = length_cost(model, memory, canvas)
-        return Loss(loss.total + 0.1 * length, {**loss.parts, "length": length.detach()}, loss.count)
-
-
-def bound(
-    model: MaskedModel, batch: Batch, generators: Sequence[torch.Generator], *, num_samples: int = 128
-) -> LikelihoodBound:
-    """Upper bound of −log p of each text given prompt and length, the closing null included.
-
-    Args:
-        model: the net.
-        batch: the texts.
-        generators: one a text.
-        num_samples: masks a text.
-    """
-    place = torch.arange(padded_width(int(batch.text_lengths.max()) + 1), device=batch.text.device)
-    lengths = batch.text_lengths[:, None]
-    text = F.pad(batch.text, (0, max(0, len(place) - batch.text.shape[1])), value=NULL)[:, : len(place)]
-    tokens, mask = text.masked_fill(place >= lengths, NULL), place <= lengths
-    memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
-    projected = model.trunk.project(memory.states, memory.mask)
-    found = likelihood_bound(
-        lambda hidden: model(hidden, mask, projected),
-        tokens,
-        mask,
-        mask_id=MASK,
-        generators=generators,
-        width=model.max_cells,
-        num_samples=num_samples,
-    )
-    check_likelihood(found.nats)
-    return found
-
-
-@torch.no_grad()
-def length_nats(model: MaskedModel, batch: Batch) -> Float[Tensor, "b"]:
-    """−log p(length | prompt) of each text, a part of the bound on the text, since a canvas has a length."""
-    memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
-    chance = model.length_logits(memory).log_softmax(-1)
-    # A text of n tokens is laid out on n + 1 places, the last of which closes it.
-    return -chance.gather(1, batch.text_lengths[:, None])[:, 0]
+ELASTIC_START = 0.5
+"""Canvas that an elastic one begins with, as a share of what another would have."""
 
 
 class MaskedLM(TrainedWriter[MaskedModel]):
@@ -251,8 +95,23 @@ class MaskedLM(TrainedWriter[MaskedModel]):
                 f"{spelled('choose')} out"
             )
         self.decoder_for(options)
+        thinking = self.model.config.thinking
         if options.cache != "none":
+            if thinking.carries or thinking.doubts:
+                raise UsageError("a model that thinks or doubts computes the whole text anew; leave `cache` out")
             self.model.trunk.new_cache()
+        if self.model.config.elastic and options.cache != "none":
+            raise UsageError("the places of an elastic canvas move; leave `cache` out")
+        if options.think and not thinking.carries:
+            raise UsageError(
+                f"{spelled('think')} is for models that carry thoughts from call to call; train a masked model with "
+                "`masked.thinking.carry=true` or `masked.thinking.slots=8`, or leave it out"
+            )
+        if options.think and options.num_steps < 3 + options.think:
+            raise UsageError(
+                f"{options.think} calls of thinking leave too few of {options.num_steps} to read the prompt and write; "
+                f"set {spelled('num_steps')} to {3 + options.think} or more"
+            )
         if (automaton := automaton_for(options, self.tokenizer)) is not None:
             check_room(automaton, self.model.max_cells)
             if options.cache != "none":
@@ -306,7 +165,7 @@ class MaskedLM(TrainedWriter[MaskedModel]):
 
     def decoder_for(self, options: GenerateOptions) -> DecoderConfig:
         """The decoder of a request, see `chosen_decoder`."""
-        return chosen_decoder(options, self.decoder)
+        return chosen_decoder(options, self.decoder, self.model.config.thinking.doubts)
 
     def _write(
         self, batch: Prompts, templates: Sequence[Template | None], options: GenerateOptions, observer: Observer
@@ -322,18 +181,65 @@ class MaskedLM(TrainedWriter[MaskedModel]):
             for template in templates
         ]
         free, canvas = all(template is None for template in templates), None
-        calls = max(1, options.num_steps - encode)
-        for canvas in self._canvases(beginning, options, observer, ends_last=free, max_calls=calls):
-            yield canvas_events(canvas, beginning.mask, texts, int(encode), "draft")
+        elastic = self._elastic(beginning, templates) if self.model.config.elastic and automaton is None else None
+        before = encode + options.think
+        calls = max(1, options.num_steps - before)
+
+        def events(canvas: Canvas, kind: EventKind) -> list[Event]:
+            if elastic is None:
+                return canvas_events(canvas, beginning.mask, texts, before, kind)
+            real = canvas.tokens != OFF
+            said = [
+                text if template is None else partial(text, origin=elastic.origin[row][real[row]].tolist())
+                for row, (text, template) in enumerate(zip(texts, templates, strict=True))
+            ]
+            return canvas_events(canvas, real, said, before, kind)
+
+        how = {"ends_last": free, "max_calls": calls, "elastic": elastic}
+        for canvas in self._canvases(beginning, options, observer, **how):
+            yield events(canvas, "draft")
         assert canvas is not None, "a canvas has something to write"
-        yield canvas_events(canvas, beginning.mask, texts, int(encode), "done")
+        yield events(canvas, "done")
+
+    def _elastic(self, beginning: Beginning, templates: Sequence[Template | None]) -> Elastic:
+        """How the canvases of a batch grow: up to the model's longest, and blanks of a stated size not at all."""
+        fixed = torch.zeros_like(beginning.mask)
+        for row, template in enumerate(templates):
+            if template is not None:
+                fixed[row, : len(template.tokens)] = template.stated
+        return Elastic(
+            beginning.tokens.masked_fill(~beginning.mask, OFF),
+            mask_id=MASK,
+            grow_id=self.model.config.vocab_size,
+            end_id=NULL,
+            most=self.model.max_cells,
+            padded=padded_width,
+            fixed=fixed,
+        )
 
     def _canvases(
-        self, beginning: Beginning, options: GenerateOptions, observer: Observer, *, ends_last: bool, max_calls: int
+        self,
+        beginning: Beginning,
+        options: GenerateOptions,
+        observer: Observer,
+        *,
+        ends_last: bool,
+        max_calls: int,
+        elastic: Elastic | None = None,
     ) -> Iterator[Canvas]:
         """The canvas after each call."""
-        cached = options.cache != "none" or self.model.trunk.cacheable
-        net = (CachedDenoiser if cached else FullDenoiser)(self.model, beginning.mask, beginning.memory)
+        thinking, judge = self.model.config.thinking, None
+        tokens = beginning.tokens if elastic is None else beginning.tokens.masked_fill(~beginning.mask, OFF)
+        if elastic is not None:
+            net = ElasticDenoiser(self.model, beginning.memory)
+        elif thinking.carries or thinking.doubts:
+            net = ThinkingDenoiser(self.model, beginning.mask, beginning.memory)
+            judge = net.right if thinking.doubts else None
+            for _ in range(options.think):
+                net(beginning.tokens, 0, beginning.tokens.shape[1])
+        else:
+            cached = options.cache != "none" or self.model.trunk.cacheable
+            net = (CachedDenoiser if cached else FullDenoiser)(self.model, beginning.mask, beginning.memory)
 
         def denoiser(tokens: Tensor, start: int, stop: int) -> Tensor:
             return observer.logits(net(tokens, start, stop).float(), tokens[:, start:stop])
@@ -342,7 +248,7 @@ class MaskedLM(TrainedWriter[MaskedModel]):
         held = [] if automaton is None else [Held(automaton, NULL, gaps=not ends_last)] * len(beginning.tokens)
         for canvas in write_canvas(
             denoiser,
-            beginning.tokens,
+            tokens,
             self.decoder_for(options),
             options,
             mask_id=MASK,
@@ -353,6 +259,8 @@ class MaskedLM(TrainedWriter[MaskedModel]):
             max_calls=max_calls,
             held=held,
             mask=beginning.mask,
+            judge=judge,
+            elastic=elastic,
         ):
             observer.settled(canvas)
             yield canvas
@@ -373,6 +281,8 @@ class MaskedLM(TrainedWriter[MaskedModel]):
             drawn = [torch.multinomial(row, 1, generator=g) for row, g in rows]
             length = torch.cat(drawn).to(self.device) + 1
         automaton = automaton_for(options, self.tokenizer)
+        if self.model.config.elastic and automaton is None:
+            length = (length * ELASTIC_START).ceil().long()
         if automaton is not None:  # a canvas has room for the shortest text that matches
             length = length.clamp_min(int(automaton.distance[automaton.start]))
         for row, template in enumerate(templates):

@@ -13,7 +13,7 @@ from manta.errors import UsageError
 
 Style = Literal["consensus", "diverse"]
 AlignedDecoder = Literal["", "aligned", "sequential", "verified"]
-MaskedDecoder = Literal["", "deferred", "block", "threshold", "confidence", "remask", "first_hitting"]
+MaskedDecoder = Literal["", "deferred", "block", "threshold", "confidence", "remask", "first_hitting", "doubt"]
 CausalDecoder = Literal["", "sequential", "verified"]
 DecoderName = Literal[MaskedDecoder, CausalDecoder, AlignedDecoder]
 CacheKind = Literal["none", "prefix", "dual"]
@@ -80,7 +80,8 @@ class Reworked(Budgeted):
 
     rounds: int | None = option(None, least=0)
     """Rounds in which what was written is taken up again: a Manta-LM encodes, noises and writes it anew, a masked
-    decoder takes its least certain words back. Without it, the model's or decoder's own number."""
+    decoder takes its least certain words back, or as often as this each word that it doubts. Without it, the model's
+    or decoder's own number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +189,9 @@ class Decoded(Reworked, Committed):
 class MaskedOptions(Decoded, Styled, Changed, Chosen, Structured):
     """Of masked models."""
 
+    think: int = option(0, least=0)
+    """Network calls of `num_steps` that a model which carries thoughts makes before the first word is written."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedOptions(Decoded, Changed, Bounded):
@@ -244,8 +248,8 @@ class GenerateOptions(MantaOptions, MaskedOptions, PublishedOptions, BlockOption
 
     decoder: DecoderName = ""
     """How words are committed; without it, the model's own way. Masked and block-causal models: deferred, block,
-    threshold, confidence, remask or first_hitting; left to right: sequential or verified, which gives the same text in
-    fewer calls; aligned models: aligned, or these two."""
+    threshold, confidence, remask or first_hitting, and doubt for a masked one that doubts its words; left to right:
+    sequential or verified, which gives the same text in fewer calls; aligned models: aligned, or these two."""
 
 
 def given(options: GenerateOptions) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Masked diffusion: what a masked model is taught, and one decode loop with small policies."""
 
-from manta.masked.decode import CacheConfig, Canvas, Policy, SpanDenoiser, decode
+from manta.masked.decode import CacheConfig, Canvas, Judge, Policy, Reshaper, SpanDenoiser, decode
+from manta.masked.decoders import DECODERS, DecoderConfig
+from manta.masked.doubting import DoubtConfig
 from manta.masked.maskers import MASKERS, masker
 from manta.masked.objective import (
     LikelihoodBound,
@@ -9,10 +11,8 @@ from manta.masked.objective import (
     masked_cross_entropy,
 )
 from manta.masked.policies import (
-    DECODERS,
     BlockConfig,
     ConfidenceConfig,
-    DecoderConfig,
     DeferredConfig,
     FirstHittingConfig,
     RemaskConfig,
@@ -31,12 +31,15 @@ __all__ = [
     "ConfidenceConfig",
     "DecoderConfig",
     "DeferredConfig",
+    "DoubtConfig",
     "FirstHittingConfig",
     "Held",
+    "Judge",
     "LikelihoodBound",
     "MaskedObjectiveConfig",
     "Policy",
     "RemaskConfig",
+    "Reshaper",
     "SpanDenoiser",
     "StructuredSampler",
     "ThresholdConfig",

@@ -1,7 +1,7 @@
 """One loop that writes the words of a masked model; a policy says where it looks, what it commits and takes back."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -23,6 +23,32 @@ class SpanDenoiser(Protocol):
     def __call__(self, tokens: Int64[Tensor, "b n"], start: int, stop: int) -> Float[Tensor, "b k v"]:
         """Logits of the positions [start, stop); (0, n) computes all and refreshes what is kept."""
         ...
+
+
+@runtime_checkable
+class Reshaper(Protocol):
+    """What lays a canvas out anew after each call, see `manta.masked.elastic`."""
+
+    most: int
+    """Places of the longest canvas."""
+
+    def bound(self, logits: Float[Tensor, "b n v"], canvas: "Canvas") -> None:
+        """Forbid what there is no room for."""
+        ...
+
+    def decided(
+        self, canvas: "Canvas", logits: Float[Tensor, "b n v"], word: Int64[Tensor, "b n"], commit: Bool[Tensor, "b n"]
+    ) -> tuple[Int64[Tensor, "b n"], Bool[Tensor, "b n"]]:
+        """Words and what is committed of them, changes of the layout among them."""
+        ...
+
+    def lay_out(self, canvas: "Canvas") -> None:
+        """Carry the changes out."""
+        ...
+
+
+Judge = Callable[[], Float[Tensor, "b n"]]
+"""Of the denoiser's last call: the probability that each word on the canvas is right."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +90,8 @@ class Canvas:
     """Network calls so far, the present one included."""
     processed: int = 0
     """Positions computed so far, over all calls and rows."""
+    right: Float[Tensor, "b n"] | None = None
+    """Probability that each word which stood before the present call is right, of a model that doubts."""
     calls_of: Int64[Tensor, "b"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     """Network calls of each row until it was done, whatever the rows beside it took."""
 
@@ -89,6 +117,8 @@ class Policy(ABC):
     """Compute everything when the span begins elsewhere than in the last call (block decoders)."""
     num_steps: int | None = None
     """Calls of the policy's own schedule, a budget like any other; None for as many as it takes."""
+    looks_back = False
+    """Needs a model that doubts its words (`Canvas.right`)."""
     exact = False
     """Places are drawn without a look at the words proposed there, so that the words are drawn as the model says."""
 
@@ -157,6 +187,8 @@ def decode(
     end_id: int | None = None,
     ends_last: bool = False,
     max_calls: int | None = None,
+    judge: Judge | None = None,
+    elastic: Reshaper | None = None,
 ) -> Iterator[Canvas]:
     """Write every masked position; yields the canvas after each network call.
 
@@ -166,6 +198,7 @@ def decode(
             commit policy.choose(open, confidence)
             an end committed at e ends its stretch: all later positions up to a given word become the end
             take back policy.remask
+            lay the canvas out anew (`elastic`)
 
     Every row ends. With a budget it does so within it, as policies commit at least their share of the words in each
     call and the rest in the last. Without one it takes at most `policy.most_calls`: a word a call, and a call for each
@@ -183,22 +216,30 @@ def decode(
             is sure before the words are, and settled early it would shorten the text. To the policy, positions that
             propose an end are not there as long as others propose words; in the last call of a budget all are.
         max_calls: budget of network calls; the policy's own number of calls is one too.
+        judge: of a model that doubts; without one, a policy that looks back is refused.
+        elastic: lays the canvas out anew after each call; without it, the canvas keeps its places.
 
     Raises:
-        UsageError: for a cache with several rows, a budget below 1, or a policy that does not come to an end.
+        UsageError: for a cache with several rows or an elastic canvas, a budget below 1, or a policy that does not come
+            to an end, or that looks back at places which move.
     """
     cache = cache or CacheConfig()
     if cache.kind != "none" and len(tokens) > 1:
         raise UsageError(f"the {cache.kind} cache serves one row at a time, received {len(tokens)}")
     if max_calls is not None and max_calls < 1:
         raise UsageError(f"a budget of network calls should be at least 1, received {max_calls}")
+    if elastic is not None and (cache.kind != "none" or policy.looks_back):
+        raise UsageError("places of an elastic canvas move; go without a cache, and with a decoder that does not doubt")
+    if policy.looks_back and judge is None:
+        raise UsageError("this decoder takes back what the model doubts, and the model has no head that doubts")
     writable = tokens == mask_id
     confidence = torch.full(tokens.shape, torch.inf, dtype=torch.float64, device=tokens.device)
     budget = min((calls for calls in (max_calls, policy.num_steps) if calls is not None), default=None)
     canvas = Canvas(tokens.clone(), writable, writable.clone(), confidence, budget)
     span = _Span(cache, policy.refresh_on_move)
     most = budget or policy.most_calls(canvas) * (2 if ends_last and cache.kind != "none" else 1)
-    place = torch.arange(tokens.shape[1], device=tokens.device)
+    if elastic is not None and budget is None:
+        most += 2 * elastic.most
     worded = torch.ones_like(writable)  # where the word last proposed is not an end
     canvas.calls_of = torch.zeros_like(canvas.total)
     while not bool((finished := policy.done(canvas)).all()):
@@ -207,18 +248,24 @@ def decode(
         canvas.calls += 1
         canvas.calls_of = canvas.calls_of + (~finished).long()
         last = canvas.calls_left == 1
-        start, stop = 0, tokens.shape[1]
+        start, stop = 0, canvas.tokens.shape[1]
         if not last:  # what is left has to be committed in the last call, wherever it is
             start, stop = span.of(canvas, *policy.reach(canvas, _words_first(canvas.masked, worded)))
         logits = denoiser(canvas.tokens, start, stop).float()
         logits[..., mask_id] = -torch.inf
+        canvas.right = None if judge is None else judge()
         canvas.processed += len(tokens) * (stop - start)
-        word, sure = (_on_canvas(part, start, tokens) for part in sampler(logits, start, canvas.tokens))
+        if elastic is not None:
+            elastic.bound(logits, canvas)
+        word, sure = (_on_canvas(part, start, canvas.tokens) for part in sampler(logits, start, canvas.tokens))
+        place = torch.arange(canvas.tokens.shape[1], device=tokens.device)
         computed = (place >= start) & (place < stop)
         if ends_last:
             worded = torch.where(computed, word != end_id, worded)
         open_ = canvas.masked if last else _words_first(canvas.masked, worded) & computed
         commit = open_ & policy.choose(canvas, open_, sure.masked_fill(~open_, -torch.inf), sampler)
+        if elastic is not None:
+            word, commit = elastic.decided(canvas, logits, word, commit)
         canvas.tokens = torch.where(commit, word, canvas.tokens)
         canvas.confidence = torch.where(commit, sure, canvas.confidence)
         canvas.masked = canvas.masked & ~commit
@@ -229,6 +276,9 @@ def decode(
             back = back & canvas.writable
             canvas.tokens = canvas.tokens.masked_fill(back, mask_id)
             canvas.masked = canvas.masked | back
+        if elastic is not None:
+            elastic.lay_out(canvas)
+            worded = torch.ones_like(canvas.masked)
         yield canvas
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from manta.errors import ConfigError, UsageError
+from manta.masked.elastic import Layout
 from manta.masked.maskers import MASKERS, masker
 from manta.types import Loss
 
@@ -58,6 +59,7 @@ def masked_cross_entropy(
     generator: torch.Generator,
     config: MaskedObjectiveConfig,
     keep: Bool[Tensor, "b n"] | None = None,
+    layout: Callable[[Tensor, Tensor], Layout] | None = None,
 ) -> Loss:
     """Cross-entropy of hidden words, weighted by the inverse of their share.
 
@@ -75,6 +77,8 @@ def masked_cross_entropy(
         generator: source of the shares and positions.
         config: maskers and weights.
         keep: words that are never hidden, such as a given template.
+        layout: `layout(tokens, hidden)` lays rows with hidden words out anew, see `manta.masked.elastic`; the loss is a
+            bound for rows that it leaves as they are.
 
     Returns:
         `Loss` with parts `nats` (a hidden word, unweighted) and `supervised` (share of the words that were supervised
@@ -91,9 +95,10 @@ def masked_cross_entropy(
         share = torch.cat([share, (1 - share).clamp_min(config.least_share)])
         hidden = torch.cat([hidden, words & ~hidden])
         tokens, words = tokens.repeat(2, 1), words.repeat(2, 1)
-    logits = denoiser(tokens.masked_fill(hidden, mask_id))
-    nats = F.cross_entropy(logits[hidden].float(), tokens[hidden], reduction="none")
-    weight = (1 / share)[:, None].expand(hidden.shape)[hidden] if config.weighting == "likelihood" else 1.0
+    laid = Layout(tokens.masked_fill(hidden, mask_id), tokens, hidden) if layout is None else layout(tokens, hidden)
+    logits, told = denoiser(laid.shown), laid.hidden
+    nats = F.cross_entropy(logits[told].float(), laid.target[told], reduction="none")
+    weight = (1 / share)[:, None].expand(told.shape)[told] if config.weighting == "likelihood" else 1.0
     count = words.sum() if config.weighting == "likelihood" else max(1, len(nats))
     total = (nats * weight).sum() / count
     seen = hidden.view(config.times, texts, -1).any(0)

@@ -431,20 +431,6 @@ class FirstHitting(Policy):
         return top(draws.masked_fill(~open_, -torch.inf), self.share(canvas).clamp_min(1))
 
 
-DecoderConfig = DeferredConfig | ConfidenceConfig | ThresholdConfig | BlockConfig | RemaskConfig | FirstHittingConfig
-"""Every decoder."""
-
-DECODERS: dict[str, type] = {
-    "deferred": DeferredConfig,
-    "confidence": ConfidenceConfig,
-    "threshold": ThresholdConfig,
-    "block": BlockConfig,
-    "remask": RemaskConfig,
-    "first_hitting": FirstHittingConfig,
-}
-"""Decoders by kind."""
-
-
 def _check(value: int, name: str) -> None:
     if value < 1:
         raise ConfigError(f"{name} should be at least 1, received {value}")

@@ -15,7 +15,7 @@ from manta.families.autoregressive import AutoregressiveConfig
 from manta.families.block import BlockCausalConfig
 from manta.families.decoder import DecoderConfig
 from manta.families.inheritance import Layers, Neurons
-from manta.families.masked import MaskedConfig
+from manta.families.masked_model import MaskedConfig
 from manta.families.model import MantaConfig
 from manta.families.objectives import ObjectiveConfig
 from manta.families.prompted import PromptedConfig, resolved
@@ -126,8 +126,8 @@ class Recipe:
 
     data: str = "builtin:weather"
     """Where the texts come from: a .txt, .jsonl or .csv file, `builtin:weather`, a structured task (`builtin:sudoku4`,
-    `builtin:sudoku9`, `builtin:countdown`, `d1-countdown:PATH`, `sudoku17:PATH`; `d1-sudoku:PATH` is a test set only),
-    `e2e:PATH`, `tinystories:PATH` or `hf:NAME`."""
+    `builtin:sudoku9`, `builtin:countdown`, `builtin:paths`, `d1-countdown:PATH`, `sudoku17:PATH`; `d1-sudoku:PATH` is a
+    test set only), `e2e:PATH`, `tinystories:PATH` or `hf:NAME`."""
     num_examples: int | None = None
     """Examples to read; None reads all."""
     split: str = "train"

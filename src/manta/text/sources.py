@@ -38,6 +38,7 @@ def read(name: str, split: str = "train", num: int | None = None, *, seed: int =
     | `builtin:weather` | records and forecasts drawn from a grammar | by hash |
     | `builtin:sudoku4`, `builtin:sudoku9` | puzzles and solutions, drawn (`tasks.sudoku`) | by solution |
     | `builtin:countdown` | numbers with a target, and how to reach it, drawn (`tasks.countdown`) | by hash |
+    | `builtin:paths` | small graphs with a start and a goal, and a shortest path, drawn (`tasks.paths`) | by hash |
     | `d1-sudoku:PATH`, `d1-countdown:PATH` | the test puzzles of d1 (`tasks.published`) | test; countdown also drawn |
     | `sudoku17:PATH` | puzzles made of those with 17 clues (`tasks.published`) | blocks of lines |
     | `hf:NAME`, `hf:NAME:CONFIG` | rows of a hub data set, with the same fields | official, else by hash |

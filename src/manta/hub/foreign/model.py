@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from manta.errors import ModelError, RequestError, UsageError
 from manta.families.asked import check_options
-from manta.families.canvas import Piece, check_length, check_strength, filled, partly_hidden, pieces_of
+from manta.families.canvas import Piece, by_blank, check_length, check_strength, filled, partly_hidden, pieces_of
 from manta.families.decoding import batches, canvas_events, chosen_decoder, write_canvas
 from manta.families.events import Event, GenerateOptions, Request
 from manta.families.observer import Observer
@@ -229,7 +229,7 @@ class ForeignModel(RequestWriter):
             return tokenizer.decode([token for token in tokens if token != self.mask_id and token not in stops])
 
         if row.pieces:
-            return filled(row.pieces, [words[place] for place in row.blanks], decode)
+            return filled(row.pieces, by_blank(row.pieces, [words[place] for place in row.blanks]), decode)
         return decode(takewhile(lambda word: word not in stops, words))
 
     @property

@@ -1,0 +1,175 @@
+"""The elastic canvas: the layout of training, told once more a row at a time, and what becomes of places."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from manta.errors import UsageError
+from manta.masked import CacheConfig, ConfidenceConfig, DoubtConfig, ThresholdConfig, WordSampler, decode
+from manta.masked.elastic import OFF, Elastic, merged
+from manta.runtime import make_generator
+
+END, MASK, GROW = 0, 1, 9
+IDS: dict[str, Any] = {"mask_id": MASK, "grow_id": GROW, "end_id": END}
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    hide=st.floats(0, 1),
+    share=st.sampled_from([0.0, 0.5, 0.95]),
+    seed=st.integers(0, 500),
+)
+def test_a_layout_keeps_words_in_order_and_hides_the_rest(lengths, hide, share, seed):
+    generator = make_generator(seed)
+    n = max(lengths) + 1
+    place = torch.arange(n)
+    mask = place <= torch.tensor(lengths)[:, None]
+    tokens = torch.randint(2, 9, mask.shape, generator=generator)
+    tokens = torch.where(place < torch.tensor(lengths)[:, None], tokens, END)
+    hidden = (torch.rand(mask.shape, generator=generator) < hide) & mask
+    shares = torch.full((len(lengths),), share)
+    shares[0] = 0.0
+    laid = merged(tokens, hidden, mask, shares, generator, **IDS)
+    for row, length in enumerate(lengths):
+        real = laid.shown[row] != OFF
+        told = laid.hidden[row] & real
+        assert (laid.shown[row][told] == MASK).all() and not (laid.hidden[row] & ~real).any()
+        assert torch.equal(laid.shown[row][~told], torch.where(real, laid.target[row], OFF)[~told])
+        assert torch.equal(laid.shown[row][real & ~told], tokens[row, : length + 1][~hidden[row, : length + 1]])
+        if row == 0:
+            assert torch.equal(laid.target[row][real], tokens[row, : length + 1])
+            assert torch.equal(told[real], hidden[row, : length + 1])
+            continue
+        # Read from left to right, the targets spell the text, where a place that grows takes two words or more.
+        assert spells(laid.target[row][real].tolist(), tokens[row, : length + 1].tolist())
+
+
+def spells(target: list[int], text: list[int]) -> bool:
+    """Whether a text can be cut into what the places stand for: a word, several, or none."""
+    if not target:
+        return not text
+    first, rest = target[0], target[1:]
+    if first == GROW:
+        return any(END not in text[:k] and spells(rest, text[k:]) for k in range(2, len(text) + 1))
+    return (bool(text) and first == text[0] and spells(rest, text[1:])) or (first == END and spells(rest, text))
+
+
+def test_places_are_joined_as_often_as_the_share_says():
+    tokens = torch.full((400, 21), 5)
+    tokens[:, 20] = END
+    mask, hidden = torch.ones_like(tokens).bool(), torch.ones_like(tokens).bool()
+    laid = merged(tokens, hidden, mask, torch.full((400,), 0.6), make_generator(0), **IDS)
+    places = ((laid.target == 5) | (laid.target == GROW)).sum(1).float()
+    assert places.mean() == pytest.approx(1 + 19 * 0.4, abs=0.3)
+    grows = (laid.target == GROW).float().sum() / places.sum()
+    assert grows == pytest.approx(1 - 0.4, abs=0.05)
+    spare = (laid.target == END).sum(1).float().mean() - 1
+    assert spare == pytest.approx(21 * 0.05, abs=0.2)
+
+
+class Scripted:
+    """Tells, for a canvas, the class with probability 0.97 that a script has for it."""
+
+    def __init__(self, script: dict[str, str]) -> None:
+        """From the canvas, `.` for a mask, to what each place is: a digit, `E` for no word, `+` for growing."""
+        self.script = script
+
+    def __call__(self, tokens: Tensor, start: int, stop: int) -> Tensor:
+        assert (start, stop) == (0, tokens.shape[1])
+        names = {MASK: ".", OFF: "", END: "E"}
+        logits = torch.full((*tokens.shape, 10), 0.03 / 9).log()
+        for row in range(len(tokens)):
+            seen = "".join(names.get(t, str(t)) for t in tokens[row].tolist())
+            for place, letter in enumerate(self.script[seen]):
+                if letter != ".":
+                    logits[row, place, {"E": END, "+": GROW}.get(letter) or int(letter.replace("E", "0"))] = 0.0
+        return logits
+
+
+def run(script: dict[str, str], begin: list[str], most: int = 6, config=None, **settings) -> list[list[str]]:
+    """Canvases after each call, each row as a string."""
+    width = max(map(len, begin))
+    names = {".": MASK, "E": END}
+    rows = [[names.get(c) or (0 if c == "E" else int(c)) for c in row] + [OFF] * (width - len(row)) for row in begin]
+    tokens = torch.tensor(rows)
+    fixed = settings.pop("fixed", None)
+    elastic = Elastic(tokens, **IDS, most=most, padded=lambda n: n, fixed=fixed)
+    told = {MASK: ".", OFF: "", END: "E"}
+    config = config or ThresholdConfig(threshold=0.9)
+    settings = {"mask_id": MASK, "sampler": WordSampler(), "end_id": END, "ends_last": True, **settings}
+    return [
+        ["".join(told.get(t, str(t)) for t in row) for row in canvas.tokens.tolist()]
+        for canvas in decode(Scripted(script), tokens, config.build(), elastic=elastic, **settings)
+    ]
+
+
+def test_a_place_grows_into_two_and_a_place_of_no_word_vanishes():
+    script = {"..": "+E", "...": "2+E", "2...": "234E", "234.": "234E"}
+    assert run(script, [".."]) == [["..."], ["2..."], ["234."], ["234E"]]
+    assert run({"....": "2E3E", "23.": "23E"}, ["...."]) == [["23."], ["23E"]]
+
+
+def test_rows_change_apart_from_each_other():
+    script = {"..": "+E", "...": "23E", "4.": "4E", "23.": "23E", "4E": "4E", "23E": "23E"}
+    found = run(script, ["..", "4."])
+    assert found == [["...", "4E"], ["23.", "4E"], ["23E", "4E"]]
+    assert run(script, [".."]) == [[row[0]] for row in found]
+
+
+def test_there_is_no_more_growing_than_room_and_none_in_the_last_call():
+    script = {"...": "++E", "....": "2++E", "2...": "23+E", "2....": "2345E", "23..": "234E", "2345.": "2345E"}
+    script |= {"234.": "234E", "23E": "23E", "2..": "23E", "23.": "23E"}
+    found = run({**script, "....": "234E"}, ["..."], most=4)
+    assert found[0] == ["...."] and found[-1] == ["234E"], "one of two places grows where there is room for one"
+    (only,) = run({"...": "++E"}, ["..."], max_calls=1)
+    assert len(only[0]) == 3 and "." not in only[0]
+
+
+def test_a_fixed_place_does_not_grow():
+    fixed = torch.tensor([[True, False, False]])
+    script = {"...": "++E", "....": "234E", "2...": "234E", "234.": "234E", "2E": "2E"}
+    *_, last = run(script, ["..."], fixed=fixed, max_calls=5)
+    assert len(last[0]) <= 4
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 1000), most=st.integers(3, 12), budget=st.sampled_from([None, 1, 2, 5]))
+def test_every_canvas_comes_to_an_end_within_its_bounds(seed, most, budget):
+    """Whatever a model says, with growing as likely as any word."""
+    noise = make_generator(seed)
+    begin = torch.full((3, 3), MASK)
+    begin[1, 2] = OFF
+    elastic = Elastic(begin, **IDS, most=most, padded=lambda n: -(-n // 4) * 4)
+    calls = 0
+    for canvas in decode(
+        lambda tokens, start, stop: 3 * torch.randn(*tokens.shape, 10, generator=noise),
+        begin,
+        ConfidenceConfig(num_steps=3).build() if budget == 2 else ThresholdConfig(threshold=0.6).build(),
+        mask_id=MASK,
+        sampler=WordSampler(1.0, [make_generator(seed + k) for k in range(3)], 16),
+        elastic=elastic,
+        end_id=END,
+        ends_last=True,
+        max_calls=budget,
+    ):
+        calls += 1
+        lengths = (canvas.tokens != OFF).sum(1)
+        assert (lengths <= most).all() and (lengths >= 1).all()
+        assert torch.equal(canvas.tokens != OFF, torch.arange(canvas.tokens.shape[1]) < lengths[:, None])
+        assert GROW not in canvas.tokens and torch.equal(canvas.masked, canvas.tokens == MASK)
+        assert (elastic.origin[canvas.tokens != OFF] >= 0).all() and (elastic.origin.diff(dim=1)[:, :1] >= -3).all()
+    assert not canvas.masked.any() and (budget is None or calls <= budget)
+
+
+def test_what_needs_places_to_stay_is_refused():
+    begin = torch.full((1, 3), MASK)
+    elastic = Elastic(begin, **IDS, most=5, padded=lambda n: n)
+    for config, cache in ((ThresholdConfig(), CacheConfig(kind="dual")), (DoubtConfig(), None)):
+        with pytest.raises(UsageError, match="elastic canvas move"):
+            how = {"mask_id": MASK, "sampler": WordSampler(), "elastic": elastic, "cache": cache}
+            next(decode(Scripted({}), begin, config.build(), judge=lambda: torch.ones(1, 3), **how))
