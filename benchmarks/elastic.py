@@ -25,7 +25,7 @@ from e2e import references, scores
 import manta.families.masked as masked
 from manta.config import from_dict
 from manta.families.events import GenerateOptions, Request, finished
-from manta.hub import load
+from manta.hub import load, save_model
 from manta.recipes import Recipe, TrainingRun
 from manta.runtime import atomic_write
 from manta.text import NULL, read
@@ -101,6 +101,8 @@ def trained(elastic: bool, seed: int, args: argparse.Namespace) -> dict[str, Any
     for _ in TrainingRun(from_dict(Recipe, recipe), folder / "run").events():
         pass
     lm = cast(Any, load(folder / "run"))
+    if args.keep is not None:
+        save_model(args.keep / f"{'elastic' if elastic else 'fixed'}-{seed}", lm, recipe={}, card="")
     shutil.rmtree(folder)
     dev = references(args.data, "dev")
     dev = replace(dev, prompts=dev.prompts[:: args.every], references=dev.references[:: args.every])
@@ -122,6 +124,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=4, help="use every n-th prompt of dev")
     parser.add_argument("--num-blanks", type=int, default=400)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="training seeds")
+    parser.add_argument("--keep", type=Path, help="a folder for the models; they are thrown away without it")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     rows = json.loads(args.out.read_text()) if args.out.exists() else []

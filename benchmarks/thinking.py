@@ -24,8 +24,8 @@ from manta.recipes import Recipe, TrainingRun
 from manta.runtime import atomic_write
 from manta.text import read, task_of
 
-TASKS = {"sudoku4": 1_000, "paths": 1_500, "countdown": 1_500}
-"""Steps of 4,000 tokens."""
+TASKS = {"sudoku4": (400, 4_000), "paths": (2_000, 600), "countdown": (1_500, 2_000)}
+"""Steps, and tokens of the texts of a step."""
 MODELS: dict[str, dict[str, Any]] = {
     "plain": {},
     "plain, twice": {},
@@ -35,7 +35,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "slots": {"slots": 8},
     "everything": {"carry": True, "slots": 8, "doubts": True},
 }
-BUDGETS = (3, 5, 9, 17)
+BUDGETS = (2, 3, 5, 9)
 """Network calls of a text, the prompt's among them."""
 NUM_TESTS = 500
 
@@ -46,7 +46,7 @@ def decoders(model: dict[str, Any], budget: int) -> dict[str, dict[str, Any]]:
         "confidence": {"decoder": "confidence"},
         "threshold": {"decoder": "threshold"},
     }
-    if budget > 3:
+    if budget >= 3:
         found["remask"] = {"decoder": "remask"}
         found["a round of taking back"] = {"decoder": "deferred", "rounds": 1, "window_masked": 99}
     if (model.get("carry") or model.get("slots")) and budget >= 5:
@@ -58,9 +58,10 @@ def decoders(model: dict[str, Any], budget: int) -> dict[str, dict[str, Any]]:
 
 def trained(task: str, name: str, seed: int, folder: Path) -> tuple[Any, float]:
     """A model and its minutes."""
-    steps = TASKS[task] * (2 if "twice" in name else 1)
+    steps, tokens = TASKS[task]
+    steps *= 2 if "twice" in name else 1
     recipe: dict[str, Any] = {"data": f"builtin:{task}", "family": "masked", "size": "nano", "seed": seed}
-    recipe |= {"num_steps": steps, "batch_tokens": 4_000, "masked": {"thinking": MODELS[name]}}
+    recipe |= {"num_steps": steps, "batch_tokens": tokens, "masked": {"thinking": MODELS[name]}}
     start = time.perf_counter()
     for _ in TrainingRun(from_dict(Recipe, recipe), folder / "run").events():
         pass

@@ -17,6 +17,7 @@ from manta.masked import (
     DeferredConfig,
     DoubtConfig,
     FirstHittingConfig,
+    LearnedConfig,
     Policy,
     RemaskConfig,
     ThresholdConfig,
@@ -182,10 +183,9 @@ def windows_of(config: DecoderConfig, free: list[int], open_: list[int]) -> list
         if isinstance(config, DeferredConfig):
             limit = open_[0] + config.window_width
             window = [place for place in open_[: config.window_masked] if place < limit]
-        elif config.block_length is None:  # pyright: ignore[reportAttributeAccessIssue]
+        elif (length := getattr(config, "block_length", None)) is None:
             window = open_
         else:
-            length = config.block_length  # pyright: ignore[reportAttributeAccessIssue]
             block = (open_[0] - free[0]) // length
             window = [place for place in open_ if (place - free[0]) // length == block]
         found.append(window)
@@ -212,8 +212,9 @@ def expected(
         ):
             count += 1
     else:
-        assert isinstance(config, ThresholdConfig | DeferredConfig)
-        count = max(1, sum(sure[place] >= config.threshold for place in ranked[0]))
+        assert isinstance(config, ThresholdConfig | DeferredConfig | LearnedConfig)
+        threshold = 0.9 if isinstance(config, LearnedConfig) else config.threshold  # which learning begins with
+        count = max(1, sum(sure[place] >= threshold for place in ranked[0]))
     order = [place for window in ranked for place in window]
     return set(order[: max(min(count, len(ranked[0])), share)])
 

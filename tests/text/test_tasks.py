@@ -18,6 +18,7 @@ from manta.text import Example, Tokenizer, fingerprint, read, task_of
 from manta.text.hashing import split_of
 from manta.text.tasks import COUNTDOWN, PATHS, SUDOKU4, SUDOKU9, TASKS, Countdown, overlap, published
 from manta.text.tasks.countdown import parse_prompt, solutions
+from manta.text.tasks.paths import parse_prompt as parse_graph
 from manta.text.tasks.solver import solutions as sudoku_solutions
 from manta.text.tasks.sudoku import GRIDS4, grids4, image9, is_unique
 
@@ -587,4 +588,4 @@ def test_splits_of_paths_share_no_puzzle_whatever_the_order_of_its_edges():
     keys = {}
     for split in ("train", "dev", "test"):
         for prompt, _ in pairs(PATHS.examples(split, 300)):
-            assert keys.setdefault(PATHS.parse(prompt).key, split) == split
+            assert keys.setdefault(parse_graph(prompt).key, split) == split

@@ -17,6 +17,7 @@ from manta.signals import interrupt, on_signals
 VERBS = {
     "train": ("manta.cli.train", "train a model on a file, a built-in corpus or a recipe"),
     "convert": ("manta.cli.convert", "make a trained model's attention a cheaper operator, and measure what it costs"),
+    "schedule": ("manta.cli.schedule", "teach a masked model which words to write when, against a price per call"),
     "generate": ("manta.cli.generate", "write texts with a model"),
     "evaluate": ("manta.cli.evaluate", "measure a model's texts beside those of its corpus"),
     "compare": ("manta.cli.compare", "measure several models and settings side by side, in one HTML page"),

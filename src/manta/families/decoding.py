@@ -98,7 +98,12 @@ def chosen_decoder(options: GenerateOptions, own: DecoderConfig | None = None, d
         for name in ("threshold", "block_length", "window_masked", "window_width", "rounds")
         if (value := getattr(options, name)) is not None
     }
-    base = DECODERS[options.decoder]() if options.decoder else (own or DECODERS["deferred"]())
+    if options.decoder == "learned":
+        if own is None or own.kind != "learned":
+            raise UsageError("the model has learned no schedule; teach it one with `manta schedule`, or choose another")
+        base = own
+    else:
+        base = DECODERS[options.decoder]() if options.decoder else (own or DECODERS["deferred"]())
     check_decoder(options, base, doubts)
     return replace(base, **given)
 

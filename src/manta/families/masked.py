@@ -160,7 +160,7 @@ class MaskedLM(TrainedWriter[MaskedModel]):
             observer: who watches.
         """
         plain = replace(options, cache="none", temperature=0.0)
-        for _ in self._canvases(beginning, plain, observer, ends_last=True, max_calls=num_steps):
+        for _ in self.canvases(beginning, plain, observer, ends_last=True, max_calls=num_steps):
             pass
 
     def decoder_for(self, options: GenerateOptions) -> DecoderConfig:
@@ -173,7 +173,7 @@ class MaskedLM(TrainedWriter[MaskedModel]):
         encode = options.num_steps > 1
         beginning = self._beginning(batch, templates, options, encode=encode)
         automaton = automaton_for(options, self.tokenizer)
-        free_text = self._text if automaton is None else self._exactly
+        free_text = self.text_of if automaton is None else self._exactly
         texts = [
             free_text
             if template is None or automaton is not None  # what is held is all that stands on the canvas
@@ -196,7 +196,7 @@ class MaskedLM(TrainedWriter[MaskedModel]):
             return canvas_events(canvas, real, said, before, kind)
 
         how = {"ends_last": free, "max_calls": calls, "elastic": elastic}
-        for canvas in self._canvases(beginning, options, observer, **how):
+        for canvas in self.canvases(beginning, options, observer, **how):
             yield events(canvas, "draft")
         assert canvas is not None, "a canvas has something to write"
         yield events(canvas, "done")
@@ -217,7 +217,7 @@ class MaskedLM(TrainedWriter[MaskedModel]):
             fixed=fixed,
         )
 
-    def _canvases(
+    def canvases(
         self,
         beginning: Beginning,
         options: GenerateOptions,
@@ -306,5 +306,6 @@ class MaskedLM(TrainedWriter[MaskedModel]):
         """With the white space that a pattern may ask for."""
         return self.tokenizer.decode([t for t in words if t not in (NULL, MASK)])
 
-    def _text(self, words: list[int]) -> str:
+    def text_of(self, words: list[int]) -> str:
+        """What the words of a canvas say."""
         return self.tokenizer.decode([t for t in words if t not in (NULL, MASK)]).strip()

@@ -13,7 +13,9 @@ from manta.errors import UsageError
 
 Style = Literal["consensus", "diverse"]
 AlignedDecoder = Literal["", "aligned", "sequential", "verified"]
-MaskedDecoder = Literal["", "deferred", "block", "threshold", "confidence", "remask", "first_hitting", "doubt"]
+MaskedDecoder = Literal[
+    "", "deferred", "block", "threshold", "confidence", "remask", "first_hitting", "doubt", "learned"
+]
 CausalDecoder = Literal["", "sequential", "verified"]
 DecoderName = Literal[MaskedDecoder, CausalDecoder, AlignedDecoder]
 CacheKind = Literal["none", "prefix", "dual"]
@@ -248,8 +250,9 @@ class GenerateOptions(MantaOptions, MaskedOptions, PublishedOptions, BlockOption
 
     decoder: DecoderName = ""
     """How words are committed; without it, the model's own way. Masked and block-causal models: deferred, block,
-    threshold, confidence, remask or first_hitting, and doubt for a masked one that doubts its words; left to right:
-    sequential or verified, which gives the same text in fewer calls; aligned models: aligned, or these two."""
+    threshold, confidence, remask or first_hitting, doubt for a masked one that doubts its words, and learned for one
+    with a schedule of its own; left to right: sequential or verified, which gives the same text in fewer calls; aligned
+    models: aligned, or these two."""
 
 
 def given(options: GenerateOptions) -> dict[str, Any]:

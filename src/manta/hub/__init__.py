@@ -2,13 +2,14 @@
 
 from manta.hub import llada
 from manta.hub.causal import CausalModel, load_causal
-from manta.hub.folder import LanguageModel, is_saved, load, model_config, refuse_strangers, save_model, shipped
+from manta.hub.folder import LanguageModel, card_of, is_saved, load, model_config, refuse_strangers, save_model, shipped
 from manta.hub.foreign import ForeignModel, find_foreign, load_foreign
 
 __all__ = [
     "CausalModel",
     "ForeignModel",
     "LanguageModel",
+    "card_of",
     "find_foreign",
     "is_saved",
     "llada",

@@ -239,6 +239,19 @@ def model_config(path: str | Path | None = None) -> dict[str, Any]:
     return {} if find_foreign(folder) is not None else _read_config(folder)
 
 
+def card_of(path: str | Path | None = None) -> str:
+    """The card of a model folder; empty where there is none.
+
+    Args:
+        path: as for `load`.
+
+    Raises:
+        ModelError: when the folder is missing.
+    """
+    card = (shipped() if path is None else _find(path)) / "README.md"
+    return card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+
+
 def _find(path: str | Path) -> Path:
     name = str(path)
     if name.startswith(BUILTIN):

@@ -3,6 +3,7 @@
 from manta.masked.decode import CacheConfig, Canvas, Judge, Policy, Reshaper, SpanDenoiser, decode
 from manta.masked.decoders import DECODERS, DecoderConfig
 from manta.masked.doubting import DoubtConfig
+from manta.masked.learned import LearnedConfig
 from manta.masked.maskers import MASKERS, masker
 from manta.masked.objective import (
     LikelihoodBound,
@@ -35,6 +36,7 @@ __all__ = [
     "FirstHittingConfig",
     "Held",
     "Judge",
+    "LearnedConfig",
     "LikelihoodBound",
     "MaskedObjectiveConfig",
     "Policy",

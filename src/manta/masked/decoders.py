@@ -1,6 +1,7 @@
 """Every decoder of masked models, by kind."""
 
 from manta.masked.doubting import DoubtConfig
+from manta.masked.learned import LearnedConfig
 from manta.masked.policies import (
     BlockConfig,
     ConfidenceConfig,
@@ -11,7 +12,14 @@ from manta.masked.policies import (
 )
 
 DecoderConfig = (
-    DeferredConfig | ConfidenceConfig | ThresholdConfig | BlockConfig | RemaskConfig | FirstHittingConfig | DoubtConfig
+    DeferredConfig
+    | ConfidenceConfig
+    | ThresholdConfig
+    | BlockConfig
+    | RemaskConfig
+    | FirstHittingConfig
+    | DoubtConfig
+    | LearnedConfig
 )
 """Every decoder."""
 
@@ -23,5 +31,6 @@ DECODERS: dict[str, type] = {
     "remask": RemaskConfig,
     "first_hitting": FirstHittingConfig,
     "doubt": DoubtConfig,
+    "learned": LearnedConfig,
 }
 """Decoders by kind."""

@@ -1,0 +1,215 @@
+"""Teaching a masked model a schedule of its own: which words when, and how many calls, against a price per call."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from manta.errors import ConfigError, DataError, UsageError
+from manta.families.events import GenerateOptions, Request
+from manta.families.masked import MaskedLM
+from manta.families.observer import Beginning, Observer
+from manta.masked import Canvas, ConfidenceConfig, DecoderConfig, LearnedConfig
+from manta.masked.learned import Learned, Schedule
+from manta.runtime import make_generator
+from manta.text import Example, read, task_of
+from manta.text.tasks import Task
+
+OPTIONS = GenerateOptions(style="consensus")
+PROMPTS, TRIES = 16, 8
+"""Prompts of an update, and texts of each, which are compared with each other."""
+LEARNING_RATE = 0.02
+MEASURED = 128
+"""Held-out prompts on which a schedule is measured."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a decoder makes of prompts."""
+
+    quality: float
+    """Mean reward of a text without the price of its calls."""
+    calls: float
+    """Mean network calls of a text, without the prompt's."""
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What was learned, beside what learning began with."""
+
+    decoder: LearnedConfig
+    """The schedule."""
+    reward: str
+    """What a text is worth, in words."""
+    slowly: Scored
+    """A word a call."""
+    before: Scored
+    """The threshold rule that learning began with."""
+    after: Scored
+    """The schedule."""
+
+
+@dataclass(frozen=True)
+class _Recorded(LearnedConfig):
+    """A decoder whose one policy is at hand after it has written."""
+
+    policy: Learned | None = None
+
+    def build(self) -> Learned:
+        assert self.policy is not None, "made with one"
+        return self.policy
+
+
+class Player:
+    """A model that writes the texts of some prompts, each worth something.
+
+    Args:
+        lm: the model.
+        task: judges the texts: 1 for a solution, else 0. None: a text is worth the share of its places that are as
+            the model writes them a word a call.
+    """
+
+    def __init__(self, lm: MaskedLM, task: Task | None) -> None:
+        self.lm, self.task = lm, task
+
+    @torch.no_grad()
+    def write(self, beginning: Beginning, decoder: DecoderConfig) -> Canvas:
+        """The canvases that a decoder fills."""
+        own = MaskedLM(self.lm.model, self.lm.tokenizer, decoder)
+        most = beginning.tokens.shape[1] + 1
+        *_, canvas = own.canvases(beginning, OPTIONS, Observer(), ends_last=True, max_calls=most)
+        return canvas
+
+    def slowly(self, beginning: Beginning) -> Canvas:
+        """A word a call, the surest first."""
+        return self.write(beginning, ConfidenceConfig())
+
+    def worth(
+        self, examples: Sequence[Example], beginning: Beginning, written: Canvas, slow: Canvas
+    ) -> Float[Tensor, "b"]:
+        """What each text is worth, in [0, 1]."""
+        if self.task is None:
+            same = (written.tokens == slow.tokens) & beginning.mask
+            return same.sum(1).double() / beginning.mask.sum(1)
+        texts = (self.lm.text_of(row[mask].tolist()) for row, mask in zip(written.tokens, beginning.mask, strict=True))
+        solved = [
+            self.task.check(example.prompt or "", text).solved for example, text in zip(examples, texts, strict=True)
+        ]
+        return torch.tensor(solved, dtype=torch.float64)
+
+    @torch.no_grad()
+    def begin(self, examples: Sequence[Example], seed: int = 0) -> Beginning:
+        """Canvases of the prompts."""
+        requests = [Request(prompt=example.prompt, seed=seed + row) for row, example in enumerate(examples)]
+        return self.lm.begin(requests, OPTIONS)
+
+    def scored(self, examples: Sequence[Example], decoder: DecoderConfig) -> Scored:
+        """A decoder on prompts."""
+        beginning = self.begin(examples)
+        slow, written = self.slowly(beginning), self.write(beginning, decoder)
+        worth = self.worth(examples, beginning, written, slow)
+        return Scored(worth.mean().item(), written.calls_of.double().mean().item())
+
+
+def learn_schedule(
+    lm: MaskedLM,
+    data: str,
+    price: float,
+    *,
+    updates: int = 100,
+    seed: int = 0,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Learning:
+    """Teach a schedule by the policy gradient.
+
+        for each update:
+            for some prompts, write several texts each, with commitments drawn from the policy
+            advantage ← (worth − price · calls) less its mean over the texts of the prompt
+            ascend  Σ advantage · Σ log π(what was committed)
+
+    The policy is small (`manta.masked.learned`) and begins as the threshold rule. Sources: Jazbec et al., "Learning
+    Unmasking Policies for Diffusion Language Models", arXiv 2512.09106; the group's mean as baseline is that of GRPO.
+
+    Args:
+        lm: a masked model that neither thinks nor doubts, on a canvas that stays.
+        data: prompts to learn on, and held-out ones to measure on; see `manta.text.read`.
+        price: of a call, where a text is worth 1 at most.
+        updates: of the policy.
+        seed: of all draws.
+        tell: takes lines about what is being done.
+
+    Raises:
+        ConfigError: a price or a number of updates that makes no sense.
+        UsageError: a model that it is not for.
+        DataError: there are no prompts.
+    """
+    if not 0 <= price < 1 or updates < 1:
+        raise ConfigError(f"price should lie in [0, 1) and updates be at least 1, received {price} and {updates}")
+    if lm.model.config.elastic or lm.model.config.thinking != type(lm.model.config.thinking)():
+        raise UsageError("a schedule is learned for masked models that neither think nor doubt nor grow their canvas")
+    task, reads = task_of(data), lm.model.config.max_prompt
+    examples = [e for e in read(data, "train", 20_000, seed=seed) if _fits(lm, e, reads)]
+    held = [e for e in read(data, "dev", 4 * MEASURED) if _fits(lm, e, reads)][:MEASURED] or examples[:MEASURED]
+    if not examples:
+        raise DataError(f"{data} has no prompts that the model reads")
+    player, generator = Player(lm, task), make_generator(seed)
+    torch.manual_seed(seed)
+    schedule = Schedule()
+    optimizer = torch.optim.Adam(schedule.parameters(), LEARNING_RATE)
+    for update in range(updates):
+        chosen = torch.randint(len(examples), (PROMPTS,), generator=generator).tolist()
+        rows = [examples[i] for i in chosen for _ in range(TRIES)]
+        beginning = player.begin(rows, seed=PROMPTS * TRIES * (1 + update + updates * seed))
+        policy = Learned(schedule, drawn=True)
+        written = player.write(beginning, _Recorded(policy=policy))
+        slow = written if task is not None else player.slowly(beginning)
+        reward = player.worth(rows, beginning, written, slow) - price * written.calls_of.cpu()
+        advantage = reward.view(PROMPTS, TRIES)
+        advantage = (advantage - advantage.mean(1, keepdim=True)).flatten().float()
+        optimizer.zero_grad()
+        _surrogate(policy, advantage).backward()
+        optimizer.step()
+        if (update + 1) % max(1, updates // 10) == 0:
+            calls = written.calls_of.double().mean()
+            tell(f"update {update + 1} of {updates}: reward {reward.mean():.3f}, {calls:.1f} calls a text")
+    decoder = LearnedConfig(weights=schedule.weights(), price=price)
+    said = (
+        "a text is worth 1 where it solves its puzzle, else 0"
+        if task
+        else "a text is worth the share of its places that are as the model writes them a word a call"
+    )
+    sides = [player.scored(held, each) for each in (ConfidenceConfig(), LearnedConfig(), decoder)]
+    return Learning(decoder, said, *sides)
+
+
+def _surrogate(policy: Learned, advantage: Float[Tensor, "b"]) -> Tensor:
+    """The negative of what is ascended: the gradient of its mean is that of the reward's."""
+    total = torch.zeros(())
+    for signs, drawn, free in policy.steps:
+        logit = policy.schedule(signs)
+        likelihood = -F.binary_cross_entropy_with_logits(logit, drawn.float(), reduction="none")
+        total = total - (advantage.to(logit)[:, None] * likelihood * free).sum() / len(advantage)
+    return total
+
+
+def _fits(lm: MaskedLM, example: Example, most: int) -> bool:
+    return example.prompt is not None and len(lm.tokenizer.encode(example.prompt)) <= most
+
+
+def scheduling_card(card: str, data: str, found: Learning) -> str:
+    """The card of a model with what its schedule was learned on, and what it brings.
+
+    Args:
+        card: the model's own.
+        data: name of the data.
+        found: what was learned.
+    """
+    rows = [("a word a call", found.slowly), ("threshold 0.9", found.before), ("the learned schedule", found.after)]
+    table = "\n".join(f"| {name} | {side.quality:.3f} | {side.calls:.1f} |" for name, side in rows)
+    return (
+        f"{card.rstrip()}\n\n## A learned schedule\n\nLearned on `{data}` at a price of {found.decoder.price:g} a "
+        f"call; {found.reward}.\n\n| held-out prompts | worth | calls |\n|---|---|---|\n{table}\n"
+    )
