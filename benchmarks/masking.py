@@ -4,10 +4,11 @@
 
 A masked model on the built-in weather corpus, at equal minutes, in arms with equally many rows in a step: one mask a
 text; a mask and its complement; as the control two masks of the same text drawn independently, which halve the texts of
-a step as the complement does; and one mask that hides runs of words, or rare words more often. For each: the share of
-the texts' words that a step supervises (from the training log), the likelihood bound of held-out texts (under uniform
-masks for all), and the oracle's verdict on texts written by every budget. Finished rows in --out are kept, so the
-command can be repeated; with --folder models are kept, and measured without training where they stand there already.
+a step as the complement does; and one mask that hides runs of words, rare words more often, or those of which the model
+is undecided. For each: the share of the texts' words that a step supervises (from the training log), the likelihood
+bound of held-out texts (under uniform masks for all), and the oracle's verdict on texts written by every budget.
+Finished rows in --out are kept, so the command can be repeated; with --folder models are kept, and measured without
+training where they stand there already.
 """
 
 import argparse
@@ -36,6 +37,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "two independent masks": {"copies": 2},
     "runs of words": {"masker": "span"},
     "rare words more often": {"masker": "rarity"},
+    "undecided words more often": {"masker": "entropy"},
 }
 BUDGETS = (4, 8, 16)
 

@@ -347,11 +347,11 @@ def test_a_masked_model_is_taught_hidden_words_and_lengths(monkeypatch, masking)
     said, lengths = LOGITS[: model.embedding.weight.shape[0]], torch.linspace(0, 1, model.max_cells)
     given = []
 
-    def forward(tokens, mask, memory):
+    def think(tokens, mask, memory, thought):
         given.append(tokens)
-        return said.expand(*tokens.shape, -1)
+        return Told(said.expand(*tokens.shape, -1), torch.zeros(len(tokens), 0, 32), None, None)
 
-    monkeypatch.setattr(model, "forward", forward)
+    monkeypatch.setattr(model, "think", think)
     monkeypatch.setattr(model, "length_logits", lambda memory: lengths.expand(len(memory.states), -1))
     objective = MaskedMatching(config(), MaskedObjectiveConfig(**masking))
     loss = objective(model, batch, make_generator(1))
@@ -370,11 +370,11 @@ def test_a_masked_model_is_asked_for_the_blank_alone_where_there_is_one(monkeypa
     given = []
     said = LOGITS[: model.embedding.weight.shape[0]]
 
-    def forward(tokens, mask, memory):
+    def think(tokens, mask, memory, thought):
         given.append(tokens)
-        return said.expand(*tokens.shape, -1)
+        return Told(said.expand(*tokens.shape, -1), torch.zeros(len(tokens), 0, 32), None, None)
 
-    monkeypatch.setattr(model, "forward", forward)
+    monkeypatch.setattr(model, "think", think)
     settings = config(blank_share=1.0)
     MaskedMatching(settings, MaskedObjectiveConfig())(model, batch, make_generator(1))
     canvas = lay_out(batch, 1, settings, make_generator(1), max_cells=model.max_cells)

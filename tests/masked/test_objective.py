@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from manta.errors import ConfigError, UsageError
 from manta.masked import MASKERS, MaskedObjectiveConfig, likelihood_bound, masked_cross_entropy, masker
+from manta.masked.maskers import entropy
 
 MASK, VOCAB = 1, 6
 
@@ -172,3 +173,40 @@ def test_shares_and_places_are_drawn_from_the_generator_alone(kind, no_global_dr
         likelihood_bound(
             independent(CHANCE), tokens, tokens > 0, mask_id=MASK, generators=sources, width=4, num_samples=2
         )
+
+
+def test_undecided_words_are_hidden_more_often_and_each_is_asked_for_once():
+    """Words 5 have two equally likely readings, words 6 one; 7 lies in between."""
+    tokens = torch.tensor([5, 6, 7, 0]).repeat(4000, 2)
+    mask = tokens > 0
+    chances = {5: [0.5, 0.5], 6: [1.0, 0.0], 7: [0.8, 0.2]}
+    asked = []
+
+    def denoiser(shown):
+        asked.append(shown == MASK)
+        return torch.tensor([chances.get(t, [0.5, 0.5]) for t in tokens.flatten().tolist()]).log().view(4000, 8, 2)
+
+    hidden = entropy(denoiser, MASK)(tokens, mask, torch.full((4000,), 0.4), torch.Generator().manual_seed(0))
+    assert len(asked) == 2 and torch.equal(asked[0] ^ asked[1], mask) and 0.48 < asked[0][mask].float().mean() < 0.52
+    assert not hidden[~mask].any()
+    nats = {word: -sum(p * math.log(p) for p in told if p) for word, told in chances.items()}
+    mean = sum(nats.values()) / 3
+    for word, own in nats.items():
+        exponent = min(4, max(0.25, mean / max(own, 1e-6)))
+        assert hidden[tokens == word].float().mean() == pytest.approx(0.4**exponent, abs=0.02)
+
+
+def test_a_step_with_masks_by_entropy_is_a_step_like_others():
+    config = MaskedObjectiveConfig(masker="entropy", complementary=True)
+    tokens = torch.randint(2, 6, (6, 9))
+    weights = torch.randn(6, 6, requires_grad=True)
+    loss = masked_cross_entropy(
+        lambda shown: weights[shown],
+        tokens,
+        tokens > 0,
+        mask_id=1,
+        generator=torch.Generator().manual_seed(0),
+        config=config,
+    )
+    loss.total.backward()
+    assert loss.parts["supervised"] == 1 and weights.grad is not None and weights.grad.isfinite().all()

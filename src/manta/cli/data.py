@@ -2,25 +2,32 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from manta.cli.options import argument, parse_options
 from manta.cli.outputs import claim_file
 from manta.errors import DataError, UsageError
 
+if TYPE_CHECKING:
+    from manta.text import Example
+
+Kind = Literal["infill", "holes", "reorder"]
+
 _HELP = """usage: manta data export SOURCE [--num N] [--split train|dev|test] [--seed K] [--out F.jsonl]
+       manta data make infill|holes|reorder SOURCE [--num N] [--seed K] [--out F.jsonl]
        manta data check builtin:weather|sudoku4|sudoku9|countdown|paths F.jsonl [--seed K]
        manta data shrink-vocab MODEL --data DATA --out DIR [--coverage X]
 
   export  write examples of a data set as JSON lines, on stdout or to a file
+  make    pairs made of texts: spans to fill in, or words to put in order
   check   let the oracle of a built-in corpus judge texts: lines with `prompt` and `text`
   shrink-vocab  leave out of a model the tokens that its data do without
 
-manta data export --help, manta data check --help and manta data shrink-vocab --help tell more.
+manta data export --help tells more, and so do those of make, check and shrink-vocab.
 """
 
 
@@ -37,6 +44,27 @@ class ExportOptions:
     """Part of the data."""
     seed: int = 0
     """Seed of a built-in corpus."""
+    out: Path | None = None
+    """File to write; left out, stdout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MakeOptions:
+    """Make training pairs of texts, as JSON lines: for models that answer prompts, such as left-to-right ones."""
+
+    kind: Kind = argument()
+    """infill: a blank, and the span that is missing; holes: several blanks, and the spans with ___ between; reorder:
+    words in another order, and in theirs."""
+    source: str = argument()
+    """As for manta data export; a text that answers a prompt keeps it in front."""
+    num: int | None = None
+    """Texts to read; left out, the whole split. Those of fewer than three words are left out."""
+    split: Literal["train", "dev", "test"] = "train"
+    """Part of the data."""
+    longest: int = 8
+    """Most words of a blank."""
+    seed: int = 0
+    """Of all draws."""
     out: Path | None = None
     """File to write; left out, stdout."""
 
@@ -87,28 +115,51 @@ def run(argv: Sequence[str]) -> int:
         print(_HELP, end="")
     elif action == "export":
         _export(parse_options(ExportOptions, rest, verb="data export"))
+    elif action == "make":
+        _make(parse_options(MakeOptions, rest, verb="data make"))
     elif action == "check":
         _check(parse_options(CheckOptions, rest, verb="data check"))
     elif action == "shrink-vocab":
         _shrink(parse_options(ShrinkOptions, rest, verb="data shrink-vocab"))
     else:
         received = f"not {action!r}" if action else "but nothing was given"
-        raise UsageError(f"data: say `export`, `check` or `shrink-vocab`, {received} (manta data --help)")
+        raise UsageError(f"data: say `export`, `make`, `check` or `shrink-vocab`, {received} (manta data --help)")
     return 0
 
 
 def _export(options: ExportOptions) -> None:
-    claim_file(options.out)
-    if options.out is not None and options.out.suffix.lower() in (".csv", ".zip", ".gz", ".xz", ".bz2"):
-        raise UsageError(f"{options.out} would hold plain JSON lines, whatever its name; name it .jsonl")
+    _claim(options.out)
     if options.seed and not options.source.startswith("builtin:"):
         raise UsageError(f"data export: --seed is of built-in corpora, and {options.source} is none; leave it out")
-    from manta.runtime import atomic_write
     from manta.text.sources import read
 
     examples = read(options.source, options.split, options.num, seed=options.seed)
+    _write(examples, options.out, f"examples of {options.source} ({options.split})")
+
+
+def _make(options: MakeOptions) -> None:
+    _claim(options.out)
+    if options.longest < 1:
+        raise UsageError(f"--longest should be 1 or more, received {options.longest}")
+    from manta.text.making import make
+    from manta.text.sources import read
+
+    pairs = make(options.kind, read(options.source, options.split, options.num), options.seed, longest=options.longest)
+    _write(pairs, options.out, f"pairs ({options.kind}) of {options.source} ({options.split})")
+
+
+def _claim(out: Path | None) -> None:
+    claim_file(out)
+    if out is not None and out.suffix.lower() in (".csv", ".zip", ".gz", ".xz", ".bz2"):
+        raise UsageError(f"{out} would hold plain JSON lines, whatever its name; name it .jsonl")
+
+
+def _write(examples: "Iterable[Example]", out: Path | None, told: str) -> None:
+    """Write examples as JSON lines, to a file whole or not at all."""
+    from manta.runtime import atomic_write
+
     lines = (_line(example.prompt, example.text) for example in examples)
-    if options.out is None:
+    if out is None:
         sys.stdout.writelines(lines)
         return
     written = 0
@@ -120,8 +171,8 @@ def _export(options: ExportOptions) -> None:
                 written += 1
                 stream.write(line)
 
-    atomic_write(options.out, write)
-    print(f"{written} examples of {options.source} ({options.split}) in {options.out}", file=sys.stderr)
+    atomic_write(out, write)
+    print(f"{written} {told} in {out}", file=sys.stderr)
 
 
 def _line(prompt: str | None, text: str) -> str:

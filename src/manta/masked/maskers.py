@@ -60,21 +60,58 @@ def rarity(
     share: Float[Tensor, "b"],
     generator: torch.Generator,
 ) -> Bool[Tensor, "b n"]:
-    """Hide rare words more often: the odds of a word grow with its surprise `−log frequency` within the batch.
+    """Hide rare words more often: `by_surprise`, −log of the frequency within the batch."""
+    counts = torch.bincount(tokens[mask], minlength=int(tokens.max()) + 1).to(share)
+    surprise = -(counts.clamp_min(1) / counts.sum()).log()
+    return by_surprise(surprise[tokens], mask, share, generator)
+
+
+def by_surprise(
+    surprise: Float[Tensor, "b n"],
+    mask: Bool[Tensor, "b n"],
+    share: Float[Tensor, "b"],
+    generator: torch.Generator,
+) -> Bool[Tensor, "b n"]:
+    """Hide surprising words more often.
 
     `p_i = share^(w_i)` with `w_i = mean surprise / surprise_i`, clipped to [1/4, 4]; a word of mean surprise is
     hidden with probability `share`.
     """
-    counts = torch.bincount(tokens[mask], minlength=int(tokens.max()) + 1).to(share)
-    surprise = -(counts.clamp_min(1) / counts.sum()).log()
-    mean = surprise[tokens[mask]].mean()
-    exponent = (mean / surprise[tokens].clamp_min(1e-6)).clamp(0.25, 4)
-    draws = torch.rand(mask.shape, generator=generator, device=generator.device).to(tokens.device)
+    exponent = (surprise[mask].mean() / surprise.clamp_min(1e-6)).clamp(0.25, 4)
+    draws = torch.rand(mask.shape, generator=generator, device=generator.device).to(surprise.device)
     return (draws < share[:, None] ** exponent) & mask
 
 
+def entropy(denoiser: Callable[[Tensor], Tensor], mask_id: int) -> Masker:
+    """Hide words more often where the model is undecided: `by_surprise` of the entropy of what it tells.
+
+    A word's entropy is that of two calls, each of which hides one half of the words, drawn at random; no gradient
+    passes. A step costs two forward passes more.
+
+    Args:
+        denoiser: the model, `denoiser(tokens) → logits`.
+        mask_id: the token that stands for a hidden word.
+    """
+
+    def hide(
+        tokens: Int64[Tensor, "b n"], mask: Bool[Tensor, "b n"], share: Float[Tensor, "b"], generator: torch.Generator
+    ) -> Bool[Tensor, "b n"]:
+        half = uniform(tokens, mask, torch.full_like(share, 0.5), generator)
+        undecided = torch.zeros(mask.shape, device=share.device)
+        with torch.no_grad():
+            for hidden in (half, mask & ~half):
+                chance = denoiser(tokens.masked_fill(hidden, mask_id)).float().softmax(-1)
+                undecided = torch.where(hidden, torch.special.entr(chance).sum(-1), undecided)
+        return by_surprise(undecided, mask, share, generator)
+
+    return hide
+
+
 MASKERS: dict[str, Masker] = {"uniform": uniform, "span": span, "rarity": rarity}
-"""Maskers by kind."""
+"""Maskers by kind, of those that need no model."""
+
+ENTROPY = "entropy"
+"""Kind of the masker that asks the model."""
 
 
 def masker(kind: str) -> Masker:

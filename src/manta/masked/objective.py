@@ -10,7 +10,7 @@ from torch import Tensor
 
 from manta.errors import ConfigError, UsageError
 from manta.masked.elastic import Layout
-from manta.masked.maskers import MASKERS, masker
+from manta.masked.maskers import ENTROPY, MASKERS, entropy, masker
 from manta.types import Loss
 
 Denoiser = Callable[[Tensor], Tensor]
@@ -22,7 +22,8 @@ class MaskedObjectiveConfig:
     """How words are hidden and weighed."""
 
     masker: str = "uniform"
-    """Which words: `uniform`, `span` (runs) or `rarity` (rare words more often)."""
+    """Which words: `uniform`, `span` (runs), `rarity` (rare words more often) or `entropy` (those of which the model is
+    undecided, which takes two forward passes more)."""
     least_share: float = 1e-3
     """Least share of hidden words."""
     copies: int = 1
@@ -33,8 +34,8 @@ class MaskedObjectiveConfig:
     """`likelihood` weighs a row by 1/share, the bound of LLaDA and MDLM; `mean` weighs hidden words alike."""
 
     def __post_init__(self) -> None:
-        if self.masker not in MASKERS:
-            raise ConfigError(f"masker should be one of {', '.join(MASKERS)}, received {self.masker!r}")
+        if self.masker not in (*MASKERS, ENTROPY):
+            raise ConfigError(f"masker should be one of {', '.join((*MASKERS, ENTROPY))}, received {self.masker!r}")
         if self.weighting not in ("likelihood", "mean"):
             raise ConfigError(f"weighting should be 'likelihood' or 'mean', received {self.weighting!r}")
         if not 0 < self.least_share < 1:
@@ -90,7 +91,8 @@ def masked_cross_entropy(
     b = len(tokens)
     strata = (torch.randperm(b, generator=generator) + torch.rand(b, generator=generator)) / b
     share = (config.least_share + (1 - config.least_share) * strata).to(tokens.device)
-    hidden = masker(config.masker)(tokens, words, share, generator)
+    hide = entropy(denoiser, mask_id) if config.masker == ENTROPY else masker(config.masker)
+    hidden = hide(tokens, words, share, generator)
     if config.complementary:
         share = torch.cat([share, (1 - share).clamp_min(config.least_share)])
         hidden = torch.cat([hidden, words & ~hidden])

@@ -1,0 +1,77 @@
+"""Training pairs made of texts, for models that answer prompts: spans to fill in, or words to put in order."""
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
+from typing import Literal
+
+from manta.text.example import Example
+
+Kind = Literal["infill", "holes", "reorder"]
+BLANK = "___"
+"""Stands where words are missing, in the prompt, and between the spans of an answer."""
+BEFORE = " | "
+"""Between the prompt that a text has and what is asked of it."""
+MOST_HOLES = 4
+"""Most blanks of a text with several."""
+LEAST_WORDS = 3
+"""Texts of fewer words are left out."""
+
+
+def make(kind: Kind, examples: Iterable[Example], seed: int, *, longest: int = 8) -> Iterator[Example]:
+    """Pairs made of texts, one of each that is long enough.
+
+    | kind | prompt | text |
+    |---|---|---|
+    | `infill` | `The ___ on the mat.` | `cat sat` |
+    | `holes` | `The ___ on ___ mat.` | `cat sat ___ the` |
+    | `reorder` | `mat. on The sat cat the` | `The cat sat on the mat.` |
+
+    A text that answers a prompt keeps it in front: `name[Zizzi] | Zizzi is a ___.` Words are what white space parts; a
+    run of it becomes one space.
+
+    Args:
+        kind: as above.
+        examples: texts.
+        seed: of all draws; the same for the same seed and texts.
+        longest: most words of a blank.
+    """
+    draw = random.Random(f"{kind} {seed}")
+    makers: dict[str, Callable[[list[str]], tuple[str, str]]] = {
+        "infill": lambda words: _with_holes(words, 1, longest, draw),
+        "holes": lambda words: _with_holes(words, draw.randint(2, MOST_HOLES), longest, draw),
+        "reorder": lambda words: _reordered(words, draw),
+    }
+    for example in examples:
+        words = example.text.split()
+        if len(words) < LEAST_WORDS:
+            continue
+        asked, answer = makers[kind](words)
+        prompt = asked if not (example.prompt or "").strip() else f"{example.prompt}{BEFORE}{asked}"
+        yield Example(text=answer, prompt=prompt)
+
+
+def _with_holes(words: list[str], count: int, longest: int, draw: random.Random) -> tuple[str, str]:
+    """Words with some spans missing, and the spans: no two of them touch, and something is left of the text."""
+    count = min(count, (len(words) + 1) // 2, len(words) - 1)
+    starts = sorted(draw.sample(range(len(words)), count))
+    while any(right - left < 2 for left, right in pairwise(starts)):
+        starts = sorted(draw.sample(range(len(words)), count))
+    shown, spans, at = [], [], 0
+    for start, following in zip(starts, [*starts[1:], len(words) + 1], strict=True):
+        room = min(longest, following - start - 1, len(words) - count)
+        length = draw.randint(1, max(1, room))
+        shown += [*words[at:start], BLANK]
+        spans.append(" ".join(words[start : start + length]))
+        at = start + length
+    return " ".join([*shown, *words[at:]]), f" {BLANK} ".join(spans)
+
+
+def _reordered(words: list[str], draw: random.Random) -> tuple[str, str]:
+    """Words in another order than theirs, where they have another, and in theirs."""
+    text = " ".join(words)
+    for _ in range(10):
+        shuffled = " ".join(draw.sample(words, len(words)))
+        if shuffled != text:
+            break
+    return shuffled, text
