@@ -22,6 +22,7 @@ from manta.families.objectives import (
     read_prompt,
 )
 from manta.families.prompted import Memory
+from manta.families.thinking import Told
 from manta.masked import MaskedObjectiveConfig
 from manta.runtime import make_generator
 from manta.spaces import LatentSpace, RateController, Words
