@@ -42,4 +42,4 @@ def test_a_schedule_is_stored_weight_for_weight():
     assert torch.equal((Schedule()(signs) > 0), signs[..., 0] > math.log(9))
     for wrong in (weights[:-1], (*weights[:-1], math.nan), (*weights[:-1], math.inf)):
         with pytest.raises(ConfigError, match=f"has {NUM_WEIGHTS} weights"):
-            LearnedConfig(weights=wrong).build()
+            LearnedConfig(weights=wrong)

@@ -23,6 +23,7 @@ from manta.masked import (
     Judge,
     RemaskConfig,
     Reshaper,
+    Scales,
     SpanDenoiser,
     StructuredSampler,
     WordSampler,
@@ -124,6 +125,7 @@ def write_canvas(
     mask: Bool[Tensor, "b n"] | None = None,
     judge: Judge | None = None,
     elastic: Reshaper | None = None,
+    scales: Scales | None = None,
 ) -> Iterator[Canvas]:
     """Write a batch of canvases as the options of a request say; see `manta.masked.decode` for the arguments.
 
@@ -142,6 +144,7 @@ def write_canvas(
         mask: True on each row's canvas, for rows that are held.
         judge: of a model that doubts its words.
         elastic: lays canvases out anew after each call.
+        scales: settles classes before words.
     """
     if isinstance(decoder, ConfidenceConfig | RemaskConfig):
         decoder = replace(decoder, num_steps=max_calls)
@@ -165,6 +168,7 @@ def write_canvas(
         max_calls=max_calls,
         judge=judge,
         elastic=elastic,
+        scales=scales,
     )
 
 

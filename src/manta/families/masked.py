@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from manta.config import from_dict, to_dict
-from manta.errors import RequestError, UsageError
+from manta.errors import ModelError, RequestError, UsageError
 from manta.families.asked import check_options
 from manta.families.batching import padded_prompts, padded_width
 from manta.families.canvas import Prompts, Template, changes, check_strength, partly_hidden, prompt_tokens, template_of
@@ -29,13 +29,19 @@ from manta.families.options import spelled
 from manta.families.structured import automaton_for, check_room
 from manta.families.trained import LogLikelihood, Taught, Teaching, TrainedWriter
 from manta.masked import Canvas, DecoderConfig, Held, completes
+from manta.masked.coarse import Coarse
 from manta.masked.elastic import OFF, Elastic
 from manta.runtime import check_logits, make_generator
-from manta.text import MASK, NULL, Batch, Tokenizer
+from manta.text import MASK, NULL, Batch, Corpus, Tokenizer
+from manta.text.classes import word_classes
 
 LENGTH_QUANTILE = 0.8
 """Canvas of a consensus text, as a quantile of the length's distribution, as for Manta-LM."""
 
+CLASSED = 100_000
+"""Texts from which classes of words are learnt."""
+COARSE_SHARE = 0.5
+"""Share of the calls that settle classes, in a model that has some."""
 ELASTIC_START = 0.5
 """Canvas that an elastic one begins with, as a share of what another would have."""
 
@@ -65,11 +71,25 @@ class MaskedLM(TrainedWriter[MaskedModel]):
         objective = MaskedMatching(teaching.objective, teaching.masking)
         return [Taught("masked", teaching.policy + teaching.own, objective)]
 
+    @staticmethod
+    def begin_with(net: MaskedModel, corpus: Corpus) -> None:
+        """Learn the classes of the words."""
+        if net.config.classes:
+            rows = (corpus.text(row).tolist() for row in range(min(len(corpus), CLASSED)))
+            found = word_classes(rows, net.config.vocab_size, net.config.classes, alone=[NULL])
+            net.class_of = found
+
     @classmethod
     def stored(
         cls, net: MaskedModel, tokenizer: Tokenizer, extras: Mapping[str, Any], parts: Mapping[str, Tensor]
     ) -> "MaskedLM":
-        """With its own decoder, if the folder tells one."""
+        """With its own decoder, if the folder tells one.
+
+        Raises:
+            ModelError: a word is of a class that there is none of.
+        """
+        if net.config.classes and not bool(((net.class_of >= 0) & (net.class_of < net.config.classes)).all()):
+            raise ModelError(f"a word is of no class among the model's {net.config.classes}; copy the folder again")
         own = extras.get("decoder")
         return cls(net, tokenizer, from_dict(Decoding, {"decoder": own}).decoder if own else None)
 
@@ -97,8 +117,10 @@ class MaskedLM(TrainedWriter[MaskedModel]):
         self.decoder_for(options)
         thinking = self.model.config.thinking
         if options.cache != "none":
-            if thinking.carries or thinking.doubts:
-                raise UsageError("a model that thinks or doubts computes the whole text anew; leave `cache` out")
+            if thinking.carries or thinking.doubts or self.model.config.classes:
+                raise UsageError(
+                    "a model that thinks, doubts or settles classes computes the whole text anew; leave `cache` out"
+                )
             self.model.trunk.new_cache()
         if self.model.config.elastic and options.cache != "none":
             raise UsageError("the places of an elastic canvas move; leave `cache` out")
@@ -195,7 +217,7 @@ class MaskedLM(TrainedWriter[MaskedModel]):
             ]
             return canvas_events(canvas, real, said, before, kind)
 
-        how = {"ends_last": free, "max_calls": calls, "elastic": elastic}
+        how = {"ends_last": free, "max_calls": calls, "elastic": elastic, "scaled": True}
         for canvas in self.canvases(beginning, options, observer, **how):
             yield events(canvas, "draft")
         assert canvas is not None, "a canvas has something to write"
@@ -226,12 +248,23 @@ class MaskedLM(TrainedWriter[MaskedModel]):
         ends_last: bool,
         max_calls: int,
         elastic: Elastic | None = None,
+        scaled: bool = False,
     ) -> Iterator[Canvas]:
-        """The canvas after each call."""
+        """The canvas after each call.
+
+        Args:
+            beginning: what is given.
+            options: of all rows.
+            observer: who watches; with `scaled`, what it changes of a page's tokens is not kept.
+            ends_last, max_calls, elastic: see `manta.masked.decode`.
+            scaled: settle classes before words, in a model that has some.
+        """
         thinking, judge = self.model.config.thinking, None
         tokens = beginning.tokens if elastic is None else beginning.tokens.masked_fill(~beginning.mask, OFF)
         if elastic is not None:
             net = ElasticDenoiser(self.model, beginning.memory)
+        elif self.model.config.classes:
+            net = FullDenoiser(self.model, beginning.mask, beginning.memory)
         elif thinking.carries or thinking.doubts:
             net = ThinkingDenoiser(self.model, beginning.mask, beginning.memory)
             judge = net.right if thinking.doubts else None
@@ -242,9 +275,13 @@ class MaskedLM(TrainedWriter[MaskedModel]):
             net = (CachedDenoiser if cached else FullDenoiser)(self.model, beginning.mask, beginning.memory)
 
         def denoiser(tokens: Tensor, start: int, stop: int) -> Tensor:
-            return observer.logits(net(tokens, start, stop).float(), tokens[:, start:stop])
+            settled = tokens[:, start:stop].masked_fill(tokens[:, start:stop] >= self.model.config.vocab_size, MASK)
+            return observer.logits(net(tokens, start, stop).float(), settled)
 
         automaton = automaton_for(options, self.tokenizer)
+        scales = None
+        if scaled and self.model.config.classes and automaton is None:
+            scales = Coarse(self.model.class_of, MASK, COARSE_SHARE)
         held = [] if automaton is None else [Held(automaton, NULL, gaps=not ends_last)] * len(beginning.tokens)
         for canvas in write_canvas(
             denoiser,
@@ -261,7 +298,10 @@ class MaskedLM(TrainedWriter[MaskedModel]):
             mask=beginning.mask,
             judge=judge,
             elastic=elastic,
+            scales=scales,
         ):
+            if scales is not None:  # what is settled of a masked place is no word
+                canvas = replace(canvas, tokens=canvas.tokens.masked_fill(canvas.masked, MASK))
             observer.settled(canvas)
             yield canvas
 

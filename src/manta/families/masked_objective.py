@@ -1,6 +1,6 @@
 """What a masked-diffusion model is taught, and how likely it holds a text."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -63,7 +63,7 @@ class MaskedMatching:
             generator=generator,
             config=self.config,
             keep=blank & ~canvas.hole,
-            layout=partial(self._laid_out, model, mask, generator) if model.config.elastic else None,
+            layout=self._layout(model, mask, generator),
         )
         length = length_cost(model, memory, canvas)
         total, parts = loss.total + 0.1 * length, {**loss.parts, "length": length.detach()}
@@ -72,7 +72,29 @@ class MaskedMatching:
             total, parts = total + doubt, {**parts, "doubt": doubt.detach()}
         return Loss(total, parts, loss.count)
 
-    def _laid_out(
+    def _layout(
+        self, model: MaskedModel, mask: Bool[Tensor, "b n"], generator: torch.Generator
+    ) -> Callable[[Tensor, Tensor], Layout] | None:
+        """How rows with hidden words are laid out anew; None: they stay."""
+        if model.config.elastic:
+            return partial(self._elastic, model, mask, generator)
+        return partial(self._classed, model, generator) if model.config.classes else None
+
+    def _classed(
+        self,
+        model: MaskedModel,
+        generator: torch.Generator,
+        tokens: Int64[Tensor, "b n"],
+        hidden: Bool[Tensor, "b n"],
+    ) -> Layout:
+        """Half of the rows with the classes of some hidden words."""
+        draws = torch.rand((2, len(tokens)), generator=generator).to(tokens.device)
+        share = torch.where(draws[0] < 0.5, draws[1], 0.0)
+        told = torch.rand(tokens.shape, generator=generator).to(tokens.device) < share[:, None]
+        shown = torch.where(told, model.config.vocab_size + model.class_of[tokens], MASK)
+        return Layout(torch.where(hidden, shown, tokens), tokens, hidden)
+
+    def _elastic(
         self,
         model: MaskedModel,
         mask: Bool[Tensor, "b n"],

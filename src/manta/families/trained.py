@@ -121,6 +121,10 @@ class TrainedWriter(RequestWriter, Generic[Net]):
             measured: receives by name what is measured while training and steers it, and has a `state_dict`.
         """
 
+    @staticmethod
+    def begin_with(net: Net, corpus: Corpus) -> None:
+        """What a net takes from the training texts before its first step; nothing, unless a family says so."""
+
     def with_vocabulary(
         self, tokenizer: Tokenizer, smaller: Callable[[Any], Any], rows: Sequence[Sequence[int]]
     ) -> "TrainedWriter[Net]":

@@ -1,6 +1,6 @@
 """Masked diffusion: what a masked model is taught, and one decode loop with small policies."""
 
-from manta.masked.decode import CacheConfig, Canvas, Judge, Policy, Reshaper, SpanDenoiser, decode
+from manta.masked.decode import CacheConfig, Canvas, Judge, Policy, Reshaper, Scales, SpanDenoiser, decode
 from manta.masked.decoders import DECODERS, DecoderConfig
 from manta.masked.doubting import DoubtConfig
 from manta.masked.learned import LearnedConfig
@@ -42,6 +42,7 @@ __all__ = [
     "Policy",
     "RemaskConfig",
     "Reshaper",
+    "Scales",
     "SpanDenoiser",
     "StructuredSampler",
     "ThresholdConfig",

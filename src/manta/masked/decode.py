@@ -47,6 +47,19 @@ class Reshaper(Protocol):
         ...
 
 
+@runtime_checkable
+class Scales(Protocol):
+    """What settles more than words, see `manta.masked.coarse`."""
+
+    def allowed(self, canvas: "Canvas", commit: Bool[Tensor, "b n"], sure: Float[Tensor, "b n"]) -> Bool[Tensor, "b n"]:
+        """Which of the words that a policy would commit are written now."""
+        ...
+
+    def settle(self, canvas: "Canvas", logits: Float[Tensor, "b n v"]) -> None:
+        """What else becomes of the canvas."""
+        ...
+
+
 Judge = Callable[[], Float[Tensor, "b n"]]
 """Of the denoiser's last call: the probability that each word on the canvas is right."""
 
@@ -189,6 +202,7 @@ def decode(
     max_calls: int | None = None,
     judge: Judge | None = None,
     elastic: Reshaper | None = None,
+    scales: Scales | None = None,
 ) -> Iterator[Canvas]:
     """Write every masked position; yields the canvas after each network call.
 
@@ -218,6 +232,7 @@ def decode(
         max_calls: budget of network calls; the policy's own number of calls is one too.
         judge: of a model that doubts; without one, a policy that looks back is refused.
         elastic: lays the canvas out anew after each call; without it, the canvas keeps its places.
+        scales: settles coarser things before words, for which places then hold tokens of their own while masked.
 
     Raises:
         UsageError: for a cache with several rows or an elastic canvas, a budget below 1, or a policy that does not come
@@ -240,6 +255,8 @@ def decode(
     most = budget or policy.most_calls(canvas) * (2 if ends_last and cache.kind != "none" else 1)
     if elastic is not None and budget is None:
         most += 2 * elastic.most
+    if scales is not None and budget is None:
+        most += tokens.shape[1]
     worded = torch.ones_like(writable)  # where the word last proposed is not an end
     canvas.calls_of = torch.zeros_like(canvas.total)
     while not bool((finished := policy.done(canvas)).all()):
@@ -264,11 +281,15 @@ def decode(
             worded = torch.where(computed, word != end_id, worded)
         open_ = canvas.masked if last else _words_first(canvas.masked, worded) & computed
         commit = open_ & policy.choose(canvas, open_, sure.masked_fill(~open_, -torch.inf), sampler)
+        if scales is not None and not last:
+            commit = scales.allowed(canvas, commit, sure)
         if elastic is not None:
             word, commit = elastic.decided(canvas, logits, word, commit)
         canvas.tokens = torch.where(commit, word, canvas.tokens)
         canvas.confidence = torch.where(commit, sure, canvas.confidence)
         canvas.masked = canvas.masked & ~commit
+        if scales is not None:
+            scales.settle(canvas, logits)
         if end_id is not None and not ends_last:
             _end(canvas, end_id)
         back = policy.remask(canvas, sampler)

@@ -101,6 +101,10 @@ class LearnedConfig:
     price: float = 0.0
     """What a call cost when it was learned, in units of the reward."""
 
+    def __post_init__(self) -> None:
+        if self.weights:
+            Schedule.of(self.weights)
+
     def build(self) -> "Learned":
         """A policy for one canvas."""
         return Learned(Schedule.of(self.weights) if self.weights else Schedule())

@@ -76,10 +76,10 @@ class Player:
         self.lm, self.task = lm, task
 
     @torch.no_grad()
-    def write(self, beginning: Beginning, decoder: DecoderConfig) -> Canvas:
-        """The canvases that a decoder fills."""
+    def write(self, beginning: Beginning, decoder: DecoderConfig, most: int | None = None) -> Canvas:
+        """The canvases that a decoder fills, in a number of calls at most; without one, in as many as it takes."""
         own = MaskedLM(self.lm.model, self.lm.tokenizer, decoder)
-        most = beginning.tokens.shape[1] + 1
+        most = most or beginning.tokens.shape[1] + 1
         *_, canvas = own.canvases(beginning, OPTIONS, Observer(), ends_last=True, max_calls=most)
         return canvas
 
@@ -106,10 +106,10 @@ class Player:
         requests = [Request(prompt=example.prompt, seed=seed + row) for row, example in enumerate(examples)]
         return self.lm.begin(requests, OPTIONS)
 
-    def scored(self, examples: Sequence[Example], decoder: DecoderConfig) -> Scored:
+    def scored(self, examples: Sequence[Example], decoder: DecoderConfig, most: int | None = None) -> Scored:
         """A decoder on prompts."""
         beginning = self.begin(examples)
-        slow, written = self.slowly(beginning), self.write(beginning, decoder)
+        slow, written = self.slowly(beginning), self.write(beginning, decoder, most)
         worth = self.worth(examples, beginning, written, slow)
         return Scored(worth.mean().item(), written.calls_of.double().mean().item())
 

@@ -226,10 +226,15 @@ def stage_specs(parts: Parts) -> list[StageSpec]:
     if recipe.drafter_of is not None:
         take_over(drafting_model(recipe), net)
         return [spec for spec in ours if spec.answers]
-    if recipe.inherit is not None:
-        ours[0] = replace(ours[0], begin=lambda: inherit_part(parts, net))
-    if recipe.warm_start:
-        ours[0] = replace(ours[0], begin=lambda: warm_start(parts))
+
+    def begin() -> None:
+        writer.begin_with(net, parts.corpus)
+        if recipe.inherit is not None:
+            inherit_part(parts, net)
+        if recipe.warm_start:
+            warm_start(parts)
+
+    ours[0] = replace(ours[0], begin=begin)
     return [*specs, *in_rounds(ours, recipe.train)]
 
 
