@@ -90,7 +90,7 @@ def test_classes_are_learnt_before_the_first_step_and_kept(tmp_path):
     for wrong in (-1, 12, float("nan")):
         lm.model._class_of[5] = wrong  # pyright: ignore[reportIndexIssue]
         save_model(tmp_path / "wrong", lm, recipe={}, card="")
-        with pytest.raises(ModelError, match="of no class|not finite"):
+        with pytest.raises(ModelError, match=r"of no class|not finite"):
             load(tmp_path / "wrong")
 
 

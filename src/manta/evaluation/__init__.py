@@ -1,5 +1,6 @@
 """One frozen evaluator for every family of models, and the comparison of several of them."""
 
+from manta.evaluation.choice import Choice, choose
 from manta.evaluation.dataset import EvaluationSet, Metric, Oracle, evaluation_set
 from manta.evaluation.evaluator import Evaluator
 from manta.evaluation.features import hashed_ngrams
@@ -11,6 +12,7 @@ from manta.evaluation.writing import Contestant, Written, contestant, write
 
 __all__ = [
     "METRICS",
+    "Choice",
     "Contestant",
     "Evaluation",
     "EvaluationSet",
@@ -23,6 +25,7 @@ __all__ = [
     "Oracle",
     "RecordedTexts",
     "Written",
+    "choose",
     "contestant",
     "evaluation_set",
     "hashed_ngrams",
