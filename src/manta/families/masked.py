@@ -42,7 +42,7 @@ CLASSED = 100_000
 """Texts from which classes of words are learnt."""
 COARSE_SHARE = 0.5
 """Share of the calls that settle classes, in a model that has some."""
-ELASTIC_START = 0.5
+ELASTIC_START = 1.0
 """Canvas that an elastic one begins with, as a share of what another would have."""
 
 

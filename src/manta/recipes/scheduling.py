@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from manta.errors import ConfigError, DataError, UsageError
@@ -74,6 +74,10 @@ class Player:
 
     def __init__(self, lm: MaskedLM, task: Task | None) -> None:
         self.lm, self.task = lm, task
+        self.known: Sequence[Example] | None = None
+        """Prompts that were scored last."""
+        self.known_slow: Tensor | None = None
+        """Their texts of a word a call."""
 
     @torch.no_grad()
     def write(self, beginning: Beginning, decoder: DecoderConfig, most: int | None = None) -> Canvas:
@@ -88,12 +92,13 @@ class Player:
         return self.write(beginning, ConfidenceConfig())
 
     def worth(
-        self, examples: Sequence[Example], beginning: Beginning, written: Canvas, slow: Canvas
+        self, examples: Sequence[Example], beginning: Beginning, written: Canvas, slow: Int64[Tensor, "b n"] | None
     ) -> Float[Tensor, "b"]:
-        """What each text is worth, in [0, 1]."""
+        """What each text is worth, in [0, 1], where no task judges it by how it is written `slow`."""
         if self.task is None:
-            same = (written.tokens == slow.tokens) & beginning.mask
-            return same.sum(1).double() / beginning.mask.sum(1)
+            assert slow is not None, "something to compare with"
+            same = (written.tokens == slow) & beginning.mask
+            return same.sum(1).double().cpu() / beginning.mask.sum(1).cpu()
         texts = (self.lm.text_of(row[mask].tolist()) for row, mask in zip(written.tokens, beginning.mask, strict=True))
         solved = [
             self.task.check(example.prompt or "", text).solved for example, text in zip(examples, texts, strict=True)
@@ -109,8 +114,10 @@ class Player:
     def scored(self, examples: Sequence[Example], decoder: DecoderConfig, most: int | None = None) -> Scored:
         """A decoder on prompts."""
         beginning = self.begin(examples)
-        slow, written = self.slowly(beginning), self.write(beginning, decoder, most)
-        worth = self.worth(examples, beginning, written, slow)
+        if self.task is None and self.known is not examples:
+            self.known, self.known_slow = examples, self.slowly(beginning).tokens
+        written = self.write(beginning, decoder, most)
+        worth = self.worth(examples, beginning, written, self.known_slow)
         return Scored(worth.mean().item(), written.calls_of.double().mean().item())
 
 
@@ -165,7 +172,9 @@ def learn_schedule(
         beginning = player.begin(rows, seed=PROMPTS * TRIES * (1 + update + updates * seed))
         policy = Learned(schedule, drawn=True)
         written = player.write(beginning, _Recorded(policy=policy))
-        slow = written if task is not None else player.slowly(beginning)
+        slow = None
+        if task is None:
+            slow = player.slowly(player.begin([examples[i] for i in chosen])).tokens.repeat_interleave(TRIES, 0)
         reward = player.worth(rows, beginning, written, slow) - price * written.calls_of.cpu()
         advantage = reward.view(PROMPTS, TRIES)
         advantage = (advantage - advantage.mean(1, keepdim=True)).flatten().float()
