@@ -42,3 +42,99 @@ def structure_table(result: list[dict[str, Any]]) -> str:
         cells = [row["asked"], families[row["model"]], share, f"{row['free_valid']}", f"{row['distinct']}", *cost]
         lines.append("| " + " | ".join(cells) + f" | `{row['example']}` |")
     return "\n".join(lines)
+
+
+def thinking_table(result: list[dict[str, Any]]) -> str:
+    """Share of puzzles that are solved against calls, by what a model carries and how it takes words back."""
+    groups: dict[tuple[str, str, str], dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for row in result:
+        groups[row["task"], row["model"], row["decoder"]][row["budget"]].append(row)
+    budgets = sorted({row["budget"] for row in result})
+    lines = [
+        "| task | model | writes by | minutes | " + " | ".join(f"{budget} calls" for budget in budgets) + " |",
+        "|---|---|---|---|" + "---|" * len(budgets),
+    ]
+    for (task, model, decoder), found in groups.items():
+        minutes = {row["seed"]: row["minutes"] for rows in found.values() for row in rows}
+        cells = [several([row["solved"] for row in found[b]], "{:.0%}") if b in found else "–" for b in budgets]
+        lines.append(
+            f"| {task} | {model} | {decoder} | {several(list(minutes.values()), '{:.1f}')} | "
+            + " | ".join(cells)
+            + " |"
+        )
+    return "\n".join(lines)
+
+
+def elastic_table(result: list[dict[str, Any]]) -> str:
+    """Texts on canvases that stay and that grow."""
+    groups: dict[tuple[bool, float, int], list[dict[str, Any]]] = defaultdict(list)
+    for row in result:
+        for told in row["texts"]:
+            groups[told["elastic"], told["start"], told["calls"]].append(told)
+    lines = [
+        "| canvas | begins with | budget | calls | BLEU | slot errors | padding | positions computed |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (elastic, start, budget), told in groups.items():
+        cells = ["elastic" if elastic else "fixed", f"{start:.0%}", f"{budget}"]
+        for name, form in (("mean_calls", "{:.1f}"), ("bleu", "{:.1f}"), ("slot_error_rate", "{:.0%}")):
+            cells.append(several([each[name] for each in told], form))
+        cells += [several([each["padding"] for each in told], "{:.1%}")]
+        cells += [several([each["positions"] for each in told], "{:.0f}")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def blanks_table(result: list[dict[str, Any]]) -> str:
+    """Spans that come back word for word, by whether the blank says their size."""
+    groups: dict[tuple[bool, bool], list[dict[str, Any]]] = defaultdict(list)
+    for row in result:
+        for told in row["blanks"]:
+            groups[told["elastic"], told["told"]].append(told)
+    lines = ["| canvas | the blank says the size | back | of up to 8 tokens | longer |", "|---|---|---|---|---|"]
+    for (elastic, size), told in sorted(groups.items()):
+        cells = [several([each[name] for each in told], "{:.1%}") for name in ("back", "back_short", "back_long")]
+        lines.append(f"| {'elastic' if elastic else 'fixed'} | {'yes' if size else 'no'} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def scales_table(result: list[dict[str, Any]]) -> str:
+    """Models with classes of words beside plain ones, at equal calls."""
+    groups: dict[tuple[int, float, str], dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for row in result:
+        groups[row["classes"], row["settled"], row["decoder"]][row["budget"]].append(row)
+    budgets = sorted({row["budget"] for row in result})
+    lines = [
+        "| classes | calls for classes | words by | "
+        + " | ".join(f"{b} calls: BLEU (slot errors)" for b in budgets)
+        + " |",
+        "|---|---|---|" + "---|" * len(budgets),
+    ]
+    for (classes, settled, decoder), found in groups.items():
+        cells = []
+        for budget in budgets:
+            rows = found[budget]
+            bleu, slots = ([row[name] for row in rows] for name in ("bleu", "slot_error_rate"))
+            cells.append(f"{several(bleu, '{:.1f}')} ({several(slots, '{:.0%}')})")
+        share = "–" if not classes else f"{settled:.0%}"
+        lines.append(f"| {classes or 'none'} | {share} | {decoder} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def schedule_table(result: list[dict[str, Any]]) -> str:
+    """Fixed rules, and schedules that were learned, by their mean calls."""
+    lines = ["| data | rule | calls | worth | of fixed rules at as many calls |", "|---|---|---|---|---|"]
+    for data in dict.fromkeys(row["data"] for row in result):
+        own = [row for row in result if row["data"] == data]
+        for row in sorted((row for row in own if row["price"] is None), key=lambda row: row["calls"]):
+            lines.append(f"| {data} | {row['rule']} | {row['calls']:.1f} | {row['worth']:.3f} | |")
+        for price in dict.fromkeys(row["price"] for row in own if row["price"] is not None):
+            rows = [row for row in own if row["price"] == price]
+            beside = [row["beside"] for row in rows if row["beside"] is not None]
+            cells = [
+                several([row["calls"] for row in rows], "{:.1f}"),
+                several([row["worth"] for row in rows], "{:.3f}"),
+            ]
+            cells.append(several(beside, "{:.3f}") if beside else "–")
+            lines.append(f"| {data} | learned, price {price:g} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -15,7 +15,15 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from challenge_tables import blocks_table, structure_table
+from challenge_tables import (
+    blanks_table,
+    blocks_table,
+    elastic_table,
+    scales_table,
+    schedule_table,
+    structure_table,
+    thinking_table,
+)
 from cost_tables import (
     bench_table,
     caches_table,
@@ -450,6 +458,10 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "mixes": (("mixes.json", mixes_table),),
     "blocks": (("blocks.json", blocks_table),),
     "structure": (("structure.json", structure_table),),
+    "thinking": (("thinking.json", thinking_table),),
+    "elastic": (("elastic.json", elastic_table), ("elastic.json", blanks_table)),
+    "scales": (("scales.json", scales_table),),
+    "schedule": (("schedule.json", schedule_table),),
     "bench": (("bench.json", bench_table),),
     "gpu": (("bench_gpu.json", gpu_table),),
     "rate": (("rate.json", rate_table),),
