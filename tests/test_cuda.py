@@ -14,8 +14,10 @@ from manta.families.events import GenerateOptions, Request
 from manta.families.manta_lm import MantaLM
 from manta.families.masked import MaskedLM
 from manta.families.masked_model import MaskedConfig, MaskedModel
+from manta.families.thinking import ThinkingConfig
 from manta.hub import ForeignModel, load, shipped
-from manta.masked import DECODERS
+from manta.masked import DECODERS, LearnedConfig
+from manta.masked.learned import NUM_WEIGHTS
 from manta.operators import KINDS, OperatorContext, line
 from manta.operators.attention import attend
 from manta.recipes import Recipe, TrainingRun
@@ -26,6 +28,7 @@ from manta.training.muon import Muon
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 needs_model = pytest.mark.skipif(not (shipped() / "config.json").exists(), reason="no model ships with this copy")
 GOLDEN = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "golden.py"))
+DEVICES = ("cuda", "cpu")
 SHAPE: dict[str, Any] = {"dim": 32, "heads": 2, "prompt_depth": 1, "depth": 1}
 FAMILIES: dict[str, dict[str, Any]] = {
     "manta": {"consensus": "teacher", "warm_start": True, "model": {**SHAPE, "space": {"channels": 4}}},
@@ -95,12 +98,12 @@ def test_the_model_that_ships_writes_what_it_writes_on_the_cpu(way):
     assert equal >= 0.8 * sum(max(len(ours), len(theirs)) for ours, theirs in pairs)
 
 
-def random_masked(device: str) -> MaskedLM:
+def random_masked(device: str, **config: Any) -> MaskedLM:
     """A masked model whose words are far from ties, the same on every device."""
     tokenizer = load(device="cpu").tokenizer
     assert isinstance(tokenizer, Tokenizer)
     torch.manual_seed(0)
-    model = MaskedModel(MaskedConfig(vocab_size=tokenizer.vocab_size, max_text=48, **SHAPE))
+    model = MaskedModel(MaskedConfig(vocab_size=tokenizer.vocab_size, max_text=48, **SHAPE, **config))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -114,6 +117,30 @@ def test_masked_decoders_write_what_they_write_on_the_cpu(decoder):
     requests = [Request(prompt=f"name[{name}]", seed=seed) for seed, name in enumerate(("Zizzi", "Cotto", "", "Mill"))]
     ours, theirs = (texts(random_masked(device), requests, num_steps=8, decoder=decoder) for device in ("cuda", "cpu"))
     assert sum(one == two for one, two in zip(ours, theirs, strict=True)) >= 3
+
+
+@needs_model
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ({"thinking": ThinkingConfig(carry=True, slots=4)}, {"think": 2}),
+        ({"thinking": ThinkingConfig(doubts=True)}, {"decoder": "doubt"}),
+        ({"elastic": True}, {}),
+        ({"classes": 8}, {}),
+    ],
+)
+def test_masked_models_of_every_kind_write_what_they_write_on_the_cpu(shape, options):
+    requests = [Request(prompt=f"name[{name}]", seed=seed) for seed, name in enumerate(("Zizzi", "Cotto", "", "Mill"))]
+    ours, theirs = (texts(random_masked(device, **shape), requests, num_steps=8, **options) for device in DEVICES)
+    assert sum(one == two for one, two in zip(ours, theirs, strict=True)) >= 3
+
+
+@needs_model
+def test_a_learned_schedule_is_the_same_on_both():
+    decoder = LearnedConfig(weights=tuple(0.05 * (i % 7 - 3) for i in range(NUM_WEIGHTS)))
+    requests = [Request(prompt="name[Zizzi]", seed=seed) for seed in range(4)]
+    found = [texts(MaskedLM(lm.model, lm.tokenizer, decoder), requests) for lm in map(random_masked, DEVICES)]
+    assert sum(one == two for one, two in zip(*found, strict=True)) >= 3
 
 
 @needs_model

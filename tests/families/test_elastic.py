@@ -4,12 +4,14 @@ import pytest
 import torch
 
 from manta.errors import ConfigError, UsageError
+from manta.families import masked
 from manta.families.canvas import parse_template
 from manta.families.events import GenerateOptions, Request, finished
 from manta.families.masked import MaskedLM
 from manta.families.masked_model import MaskedConfig, MaskedModel
 from manta.families.masked_objective import MaskedMatching, bound
 from manta.families.objectives import ObjectiveConfig
+from manta.families.options import read_options
 from manta.families.thinking import ThinkingConfig
 from manta.hub import load
 from manta.hub.folder import save_model
@@ -38,9 +40,10 @@ def requests() -> list[Request]:
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("style", ["consensus", "diverse"])
-@pytest.mark.parametrize("decoder", ["deferred", "confidence", "first_hitting", "remask"])
+@pytest.mark.parametrize("decoder", ["deferred", "rounds", "confidence", "first_hitting", "remask"])
 def test_a_text_is_the_same_alone_and_in_any_batch(lm, decoder, style, temperature):
-    options = GenerateOptions(decoder=decoder, num_steps=14, style=style, temperature=temperature)
+    how = {"decoder": "deferred", "rounds": 2} if decoder == "rounds" else {"decoder": decoder}
+    options = read_options({**how, "num_steps": 14, "style": style, "temperature": temperature})
     together = {e.index: e for e in finished(lm.generate(requests(), options))}
     for index, request in enumerate(requests()):
         *drafts, alone = lm.generate([request], options)
@@ -54,7 +57,8 @@ def test_a_text_is_the_same_alone_and_in_any_batch(lm, decoder, style, temperatu
 TOLD = ("tokens", "nfe", "text")
 
 
-def test_canvases_grow_and_a_blank_of_a_stated_size_does_not(lm):
+def test_canvases_grow_and_a_blank_of_a_stated_size_does_not(lm, monkeypatch):
+    monkeypatch.setattr(masked, "ELASTIC_START", 0.3)
     options = GenerateOptions(num_steps=20, decoder="confidence")
     drafts = list(lm.generate([Request(prompt="the cat", seed=1)], GenerateOptions(num_steps=20, style="consensus")))
     lengths = [len(event.tokens) for event in drafts]

@@ -62,6 +62,25 @@ def test_sure_words_do_not_wait_and_rows_whose_classes_stand_go_on():
     assert found == [[2, 9, 9], [2, 4, 6]], "class 2 is surer than the threshold at both"
 
 
+def test_ends_wait_for_the_words_among_classes_too():
+    """The third place would be an end until a word stands at the second: it becomes a word of that text."""
+
+    def denoiser(tokens: Tensor, start: int, stop: int) -> Tensor:
+        known = (tokens[0, 1] != MASK) & (tokens[0, 1] < VOCAB)
+        third = spread(w5=0.97) if known else spread(w0=0.9)
+        told = torch.tensor([[spread(w2=0.6), spread(w4=0.6), third, spread(w0=0.97)]])
+        others = (tokens - VOCAB)[..., None] != CLASS_OF
+        return told.log().masked_fill((tokens >= VOCAB)[..., None] & others, -torch.inf)[:, start:stop]
+
+    alone = torch.tensor([0, 1, 1, 1, 2, 2, 2])
+    for end_id, expected in ((0, [2, 4, 5, 0]), (None, [2, 4, 0, 0])):
+        settings = {"mask_id": MASK, "sampler": WordSampler(), "max_calls": 8, "end_id": 0, "ends_last": True}
+        scales = Coarse(alone if end_id == 0 else CLASS_OF, MASK, end_id)
+        policy = ThresholdConfig().build()
+        *_, canvas = decode(denoiser, torch.full((1, 4), MASK), policy, scales=scales, **settings)
+        assert canvas.tokens[0].tolist() == expected
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("budget", [None, 1, 2, 3, 7])
 @pytest.mark.parametrize("ends_last", [False, True])
@@ -86,7 +105,7 @@ def test_every_budget_is_kept_and_every_word_written(share, budget, ends_last):
         max_calls=budget,
         end_id=0,
         ends_last=ends_last,
-        scales=Coarse(CLASS_OF, MASK, share),
+        scales=Coarse(CLASS_OF, MASK, None, share),
     ):
         calls += 1
         assert torch.equal(canvas.masked, (canvas.tokens == MASK) | (canvas.tokens >= VOCAB))

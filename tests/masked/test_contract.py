@@ -449,6 +449,14 @@ def test_a_row_that_is_done_stays_as_it_is_however_long_others_take():
     assert (canvas.calls, canvas.calls_of.tolist()) == (4, [2, 4])
 
 
+def test_what_an_end_has_filled_up_was_not_looked_at():
+    """The end at the first place fills the row in the first call, and the second call looks at it."""
+    found = written(
+        DoubtConfig(threshold=0.5, rounds=1), "Eab", ends_last=False, judge=lambda: torch.tensor([[0.9, 0.0, 0.0]])
+    )
+    assert found[0] == "EEE"
+
+
 def test_a_decoder_that_looks_back_needs_a_model_that_doubts():
     with pytest.raises(UsageError, match="no head that doubts"):
         list(decode(Fixed("abc"), torch.full((1, 3), MASK), DoubtConfig().build(), mask_id=MASK, sampler=WordSampler()))

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from manta.errors import UsageError
-from manta.masked import CacheConfig, ConfidenceConfig, DoubtConfig, ThresholdConfig, WordSampler, decode
+from manta.masked import (
+    CacheConfig,
+    ConfidenceConfig,
+    DeferredConfig,
+    DoubtConfig,
+    ThresholdConfig,
+    WordSampler,
+    decode,
+)
 from manta.masked.elastic import OFF, Elastic, merged
 from manta.runtime import make_generator
 
@@ -34,7 +42,8 @@ def test_a_layout_keeps_words_in_order_and_hides_the_rest(lengths, hide, share, 
     hidden = (torch.rand(mask.shape, generator=generator) < hide) & mask
     shares = torch.full((len(lengths),), share)
     shares[0] = 0.0
-    laid = merged(tokens, hidden, mask, shares, generator, **IDS)
+    laid = merged(tokens, hidden, mask, shares, generator, most=n + 3, **IDS)
+    assert ((laid.shown != OFF).sum(1) <= n + 3).all()
     for row, length in enumerate(lengths):
         real = laid.shown[row] != OFF
         told = laid.hidden[row] & real
@@ -63,7 +72,7 @@ def test_places_are_joined_as_often_as_the_share_says():
     tokens = torch.full((400, 21), 5)
     tokens[:, 20] = END
     mask, hidden = torch.ones_like(tokens).bool(), torch.ones_like(tokens).bool()
-    laid = merged(tokens, hidden, mask, torch.full((400,), 0.6), make_generator(0), **IDS)
+    laid = merged(tokens, hidden, mask, torch.full((400,), 0.6), make_generator(0), most=99, **IDS)
     places = ((laid.target == 5) | (laid.target == GROW)).sum(1).float()
     assert places.mean() == pytest.approx(1 + 19 * 0.4, abs=0.3)
     grows = (laid.target == GROW).float().sum() / places.sum()
@@ -128,6 +137,17 @@ def test_there_is_no_more_growing_than_room_and_none_in_the_last_call():
     assert found[0] == ["...."] and found[-1] == ["234E"], "one of two places grows where there is room for one"
     (only,) = run({"...": "++E"}, ["..."], max_calls=1)
     assert len(only[0]) == 3 and "." not in only[0]
+
+
+def test_places_that_change_are_no_words_to_take_back():
+    """A round of taking back waits for what has grown to be written, and then takes a word back."""
+    config = DeferredConfig(threshold=0.9, rounds=1, share=0.3)
+    script = {".E": "+E", "..E": "23E", "23E": "23E", ".3E": "23E", "2.E": "23E"}
+    found = run(script, [".E"], config=config)
+    assert found[0] == ["..E"], "grown, and not taken back"
+    assert found[-1] == ["23E"] and len(found) == 3
+    gone = run({"4..": "4E2", "4.": "42", "42": "42"}, ["4.."], config=config)
+    assert gone[-1] == ["42"]
 
 
 def test_a_fixed_place_does_not_grow():

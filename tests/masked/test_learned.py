@@ -17,12 +17,12 @@ def canvas_of(tokens: list[int]) -> Canvas:
 
 
 def test_signs_of_a_place_by_hand():
-    """Given, masked, written, masked, masked; the last is not open."""
+    """Given, masked, written, masked, masked; the last is not open. A given word is a word."""
     canvas = canvas_of([9, 1, 5, 1, 1])
     open_ = torch.tensor([[False, True, False, True, False]])
     sure = torch.tensor([[-math.inf, 0.9, -math.inf, 0.6, -math.inf]])
     signs = signs_of(canvas, open_, sure)[0]
-    assert signs[1].tolist() == pytest.approx([math.log(9), 0, 1, 0, 0, 2 / 4, math.log(9), 0], abs=1e-5)
+    assert signs[1].tolist() == pytest.approx([math.log(9), 1, 1, 0, 0, 2 / 4, math.log(9), 0], abs=1e-5)
     assert signs[3].tolist() == pytest.approx([math.log(1.5), 1, 0, 0, 0, 2 / 4, math.log(9), 1 / 2], abs=1e-5)
     beside = signs_of(canvas_of([1, 1, 1]), torch.ones(1, 3).bool(), torch.tensor([[0.2, 0.5, 0.7]]))[0]
     assert beside[1, 3:5].tolist() == pytest.approx([0.2, 0.7])

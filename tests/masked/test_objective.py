@@ -197,7 +197,9 @@ def test_undecided_words_are_hidden_more_often_and_each_is_asked_for_once():
 
 
 def test_a_step_with_masks_by_entropy_is_a_step_like_others():
-    config = MaskedObjectiveConfig(masker="entropy", complementary=True)
+    with pytest.raises(ConfigError, match="one mask a text"):
+        MaskedObjectiveConfig(masker="entropy", complementary=True)
+    config = MaskedObjectiveConfig(masker="entropy", copies=2)
     tokens = torch.randint(2, 6, (6, 9))
     weights = torch.randn(6, 6, requires_grad=True)
     loss = masked_cross_entropy(
@@ -209,4 +211,4 @@ def test_a_step_with_masks_by_entropy_is_a_step_like_others():
         config=config,
     )
     loss.total.backward()
-    assert loss.parts["supervised"] == 1 and weights.grad is not None and weights.grad.isfinite().all()
+    assert 0.4 < loss.parts["supervised"] < 1 and weights.grad is not None and weights.grad.isfinite().all()

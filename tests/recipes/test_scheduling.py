@@ -67,7 +67,7 @@ def test_texts_without_a_judge_are_compared_with_slow_ones(tmp_path):
     told = []
     found = learn_schedule(puzzler(), str(file), 0.05, updates=2, tell=told.append)
     assert found.slowly.quality == 1 and 0 < found.after.quality <= 1
-    assert [line.split(":")[0] for line in told] == ["update 1 of 2", "update 2 of 2"]
+    assert [line.split(":")[0] for line in told[:2]] == ["update 1 of 2", "update 2 of 2"] and "measuring" in told[2]
     assert "a word a call" in found.reward
 
 
@@ -77,6 +77,9 @@ def test_the_verb_writes_a_model_that_follows_its_schedule(tmp_path, capsys):
     command = ["schedule", str(tmp_path / "model"), "--data", "builtin:sudoku4", "--price", "0.4", "--updates", "3"]
     assert main([*command, "--out", str(tmp_path / "new")]) == 0
     assert "| the learned schedule |" in capsys.readouterr().out
+    assert main(["schedule", str(tmp_path / "new"), *command[2:-1], "1", "--out", str(tmp_path / "again")]) == 0
+    assert card_of(tmp_path / "again").count("## A learned schedule") == 1
+    assert "| held-out prompts |" in card_of(tmp_path / "again")
     taught = load(tmp_path / "new", device="cpu")
     assert isinstance(taught, MaskedLM) and isinstance(taught.decoder, LearnedConfig)
     assert len(taught.decoder.weights) > 0 and card_of(tmp_path / "new").startswith("# A model\n\n## A learned")
@@ -93,8 +96,8 @@ def test_the_verb_writes_a_model_that_follows_its_schedule(tmp_path, capsys):
 
 
 def test_what_it_is_not_for_is_refused(tmp_path):
-    for lm in (puzzler(elastic=True), puzzler(thinking=ThinkingConfig(slots=2))):
-        with pytest.raises(UsageError, match="neither think nor doubt nor grow"):
+    for lm in (puzzler(elastic=True), puzzler(classes=5), puzzler(thinking=ThinkingConfig(slots=2))):
+        with pytest.raises(UsageError, match="neither think nor doubt, without classes"):
             learn_schedule(lm, "builtin:sudoku4", 0.1)
     for price, updates in ((-0.1, 1), (1.0, 1), (float("nan"), 1), (0.1, 0)):
         with pytest.raises(ConfigError):

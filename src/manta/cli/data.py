@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -64,7 +65,7 @@ class MakeOptions:
     longest: int = 8
     """Most words of a blank."""
     seed: int = 0
-    """Of all draws."""
+    """Of all draws, a built-in corpus's among them."""
     out: Path | None = None
     """File to write; left out, stdout."""
 
@@ -144,8 +145,13 @@ def _make(options: MakeOptions) -> None:
     from manta.text.making import make
     from manta.text.sources import read
 
-    pairs = make(options.kind, read(options.source, options.split, options.num), options.seed, longest=options.longest)
-    _write(pairs, options.out, f"pairs ({options.kind}) of {options.source} ({options.split})")
+    seed = options.seed if options.source.startswith("builtin:") else 0
+    examples = read(options.source, options.split, options.num, seed=seed)
+    pairs = make(options.kind, examples, options.seed, longest=options.longest)
+    first = next(pairs, None)
+    if first is None:
+        raise DataError(f"{options.source} ({options.split}) has no text of three words or more to make a pair of")
+    _write(chain([first], pairs), options.out, f"pairs ({options.kind}) of {options.source} ({options.split})")
 
 
 def _claim(out: Path | None) -> None:

@@ -43,7 +43,8 @@ CLASSED = 100_000
 COARSE_SHARE = 0.5
 """Share of the calls that settle classes, in a model that has some."""
 ELASTIC_START = 1.0
-"""Canvas that an elastic one begins with, as a share of what another would have."""
+"""Canvas that an elastic one begins with, as a share of what another would have; less computes fewer positions, and
+writes shorter texts (docs/challenges.md)."""
 
 
 class MaskedLM(TrainedWriter[MaskedModel]):
@@ -175,6 +176,8 @@ class MaskedLM(TrainedWriter[MaskedModel]):
     def follow(self, beginning: Beginning, num_steps: int, options: GenerateOptions, observer: Observer) -> None:
         """Write from a beginning, all anew in every call and the likeliest word everywhere; the observer sees it.
 
+        The canvas keeps its places, and no classes are settled: observers compare places and words.
+
         Args:
             beginning: from `begin`, or a text partly given.
             num_steps: most calls.
@@ -209,7 +212,9 @@ class MaskedLM(TrainedWriter[MaskedModel]):
 
         def events(canvas: Canvas, kind: EventKind) -> list[Event]:
             if elastic is None:
-                return canvas_events(canvas, beginning.mask, texts, before, kind)
+                told = canvas_events(canvas, beginning.mask, texts, before, kind)
+                thought = options.think * beginning.tokens.shape[1]
+                return [replace(event, processed=event.processed + thought) for event in told]
             real = canvas.tokens != OFF
             said = [
                 text if template is None else partial(text, origin=elastic.origin[row][real[row]].tolist())
@@ -281,7 +286,7 @@ class MaskedLM(TrainedWriter[MaskedModel]):
         automaton = automaton_for(options, self.tokenizer)
         scales = None
         if scaled and self.model.config.classes and automaton is None:
-            scales = Coarse(self.model.class_of, MASK, COARSE_SHARE)
+            scales = Coarse(self.model.class_of, MASK, NULL, COARSE_SHARE)
         held = [] if automaton is None else [Held(automaton, NULL, gaps=not ends_last)] * len(beginning.tokens)
         for canvas in write_canvas(
             denoiser,

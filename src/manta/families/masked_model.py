@@ -29,8 +29,7 @@ class MaskedConfig(PromptedConfig):
     thinking: ThinkingConfig = field(default_factory=ThinkingConfig)
     """What is carried from call to call, and whether words are doubted."""
     elastic: bool = False
-    """Masked places may stand for several words, or none: a canvas begins short, and grows and shrinks while it is
-    written."""
+    """Masked places may stand for several words, or none: a canvas grows and shrinks while it is written."""
 
     classes: int = 0
     """Coarse classes of words, learnt from the training texts: a place's class is settled before its word. 0: none."""

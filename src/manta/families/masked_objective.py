@@ -64,6 +64,7 @@ class MaskedMatching:
             config=self.config,
             keep=blank & ~canvas.hole,
             layout=self._layout(model, mask, generator),
+            asked=lambda shown: model(shown, mask, projected),
         )
         length = length_cost(model, memory, canvas)
         total, parts = loss.total + 0.1 * length, {**loss.parts, "length": length.detach()}
@@ -106,7 +107,7 @@ class MaskedMatching:
         draws = torch.rand((2, len(tokens)), generator=generator).to(tokens.device)
         share = torch.where(draws[0] < 0.5, MOST_JOINED * draws[1], 0.0)
         ids = {"mask_id": MASK, "grow_id": model.config.vocab_size, "end_id": NULL}
-        return merged(tokens, hidden, mask, share, generator, **ids)
+        return merged(tokens, hidden, mask, share, generator, most=model.max_cells, **ids)
 
 
 class _Calls:

@@ -42,6 +42,10 @@ class Reshaper(Protocol):
         """Words and what is committed of them, changes of the layout among them."""
         ...
 
+    def mark(self, canvas: "Canvas") -> None:
+        """Let nobody take what will change for words."""
+        ...
+
     def lay_out(self, canvas: "Canvas") -> None:
         """Carry the changes out."""
         ...
@@ -51,12 +55,10 @@ class Reshaper(Protocol):
 class Scales(Protocol):
     """What settles more than words, see `manta.masked.coarse`."""
 
-    def allowed(self, canvas: "Canvas", commit: Bool[Tensor, "b n"], sure: Float[Tensor, "b n"]) -> Bool[Tensor, "b n"]:
-        """Which of the words that a policy would commit are written now."""
-        ...
-
-    def settle(self, canvas: "Canvas", logits: Float[Tensor, "b n v"]) -> None:
-        """What else becomes of the canvas."""
+    def settle(
+        self, canvas: "Canvas", logits: Float[Tensor, "b n v"], commit: Bool[Tensor, "b n"]
+    ) -> Bool[Tensor, "b n"]:
+        """Which of the words that a policy would commit are written now; what else is settled is put on the canvas."""
         ...
 
 
@@ -282,14 +284,14 @@ def decode(
         open_ = canvas.masked if last else _words_first(canvas.masked, worded) & computed
         commit = open_ & policy.choose(canvas, open_, sure.masked_fill(~open_, -torch.inf), sampler)
         if scales is not None and not last:
-            commit = scales.allowed(canvas, commit, sure)
+            commit = scales.settle(canvas, logits, commit)
         if elastic is not None:
             word, commit = elastic.decided(canvas, logits, word, commit)
         canvas.tokens = torch.where(commit, word, canvas.tokens)
         canvas.confidence = torch.where(commit, sure, canvas.confidence)
         canvas.masked = canvas.masked & ~commit
-        if scales is not None:
-            scales.settle(canvas, logits)
+        if elastic is not None:
+            elastic.mark(canvas)
         if end_id is not None and not ends_last:
             _end(canvas, end_id)
         back = policy.remask(canvas, sampler)

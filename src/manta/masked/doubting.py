@@ -52,8 +52,8 @@ class Doubt(Threshold):
     def __init__(self, config: DoubtConfig) -> None:
         super().__init__(config)
         self.rounds, self.least_right = config.rounds, config.least_right
-        self.fresh: Tensor | None = None
-        """Places committed in this call, which no call has looked at yet."""
+        self.blank: Tensor | None = None
+        """Places without a word before this call, which no call has looked at yet."""
         self.taken: Tensor | None = None
         """Times that each place was taken back."""
         self.looked: Tensor | None = None
@@ -67,17 +67,17 @@ class Doubt(Threshold):
         return (words + calls - 1) // calls
 
     def choose(self, canvas, open_, confidence, sampler):
-        self.fresh = super().choose(canvas, open_, confidence, sampler)
-        return self.fresh
+        self.blank = canvas.masked
+        return super().choose(canvas, open_, confidence, sampler)
 
     def remask(self, canvas: Canvas, sampler: WordSampler) -> Bool[Tensor, "b n"]:
         assert canvas.right is not None, "the loop asks for a model that doubts"
-        assert self.fresh is not None, "words are chosen before some are taken back"
+        assert self.blank is not None, "words are chosen before some are taken back"
         if self.taken is None or self.looked is None:
             self.taken, self.looked = torch.zeros_like(canvas.tokens), canvas.total == 0
-        stood = canvas.writable & ~canvas.masked & ~self.fresh
+        stood = canvas.writable & ~self.blank
         back = stood & (canvas.right < self.least_right) & (self.taken < self.rounds) & ~self.looked[:, None]
-        self.looked = self.looked | ~(canvas.masked | back | self.fresh).any(1)
+        self.looked = self.looked | ~(self.blank | back).any(1)
         self.taken = self.taken + back.long()
         return back
 

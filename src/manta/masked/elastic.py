@@ -37,6 +37,7 @@ def merged(
     mask_id: int,
     grow_id: int,
     end_id: int,
+    most: int,
 ) -> Layout:
     """Let some masked places stand for several hidden words, and some for none.
 
@@ -56,6 +57,7 @@ def merged(
         generator: of the draws.
         mask_id, end_id: the tokens that mean something; ends are never joined.
         grow_id: target of a place that stands for several words.
+        most: places of the longest canvas, beyond which no row gets any that stand for nothing.
     """
     b, n = tokens.shape
     draws = torch.rand((2, b, n), generator=generator).to(tokens.device)
@@ -64,6 +66,7 @@ def merged(
     joined[:, 1:] &= word[:, :-1]
     joined[:, 0] = False
     spare = hidden & (draws[1] < SPARE) & (share > 0)[:, None]
+    spare &= spare.cumsum(1) <= (most - (mask & ~joined).sum(1))[:, None]
     # Where each word's place begins, and whether more than one word is in it.
     width = torch.where(mask, (~joined).long() + spare.long(), 0)
     last = width.cumsum(1) - 1
@@ -134,6 +137,8 @@ class Elastic:
     ) -> tuple[Int64[Tensor, "b n"], Bool[Tensor, "b n"]]:
         """Words and what is committed of them, places that grow (`grow_id`) and vanish (`OFF`) among them.
 
+        Where there is room for some of the places that would grow, the leftmost do, and the others stay as they are.
+
         Args:
             canvas: before anything of this call is committed.
             logits: bounded, of this call.
@@ -148,6 +153,15 @@ class Elastic:
         gone = canvas.masked & ~grows & ~last & (chance[..., self.end_id] >= self.shrink)
         word = word.masked_fill(grows, self.grow_id).masked_fill(gone, OFF)
         return word, (commit & ~growing) | grows | gone
+
+    def mark(self, canvas: Canvas) -> None:
+        """Let nobody take places that grow for words, or write in those that vanish.
+
+        Args:
+            canvas: with what was committed; it is changed in place.
+        """
+        canvas.masked = canvas.masked | (canvas.tokens == self.grow_id)
+        canvas.writable = canvas.writable & (canvas.tokens != OFF)
 
     def lay_out(self, canvas: Canvas) -> None:
         """Make two masked places of each that grows and none of each that vanishes.

@@ -65,9 +65,9 @@ class Schedule(nn.Module):
 def signs_of(canvas: Canvas, open_: Bool[Tensor, "b n"], confidence: Float[Tensor, "b n"]) -> Float[Tensor, "b n 8"]:
     """What the policy sees: of the place, of its neighbours, and of the row.
 
-    The logit of the confidence; whether the neighbours on the left and right are written, and their confidence where
-    they are open; the share of the row that is open; the row's surest logit; and the share of the open places that
-    are surer.
+    The logit of the confidence; whether the neighbours on the left and right hold a word, written or given, and their
+    confidence where they are open; the share of the row that is open; the row's surest logit; and the share of the open
+    places that are surer.
 
     Args:
         canvas: as it stands.
@@ -77,7 +77,7 @@ def signs_of(canvas: Canvas, open_: Bool[Tensor, "b n"], confidence: Float[Tenso
     chance = confidence.masked_fill(~open_, 0.0).clamp(1e-4, 1 - 1e-4).float()
     logit = chance.logit()
     shown = chance.masked_fill(~open_, 0.0)
-    written = (canvas.writable & ~canvas.masked).float()
+    written = (~canvas.masked).float()
     count = open_.sum(1, keepdim=True).clamp_min(1)
     share = (open_.sum(1) / canvas.total.clamp_min(1))[:, None].expand_as(logit)
     best = logit.masked_fill(~open_, -10.0).amax(1, keepdim=True).expand_as(logit)
@@ -131,13 +131,13 @@ class Learned(Windowed):
         return window & self._chosen | top(confidence, torch.ones_like(canvas.total))
 
     def choose(self, canvas, open_, confidence, sampler: WordSampler):
-        signs = signs_of(canvas, open_, confidence)
+        signs = signs_of(canvas, open_, confidence).cpu()  # the policy is small, and the same on every device
         with torch.no_grad():
             logit = self.schedule(signs)
-        self._chosen = logit > 0
+        chosen = logit > 0
         if self.drawn:
-            draws = sampler.uniform((sampler.width,))[:, : open_.shape[1]].to(logit)
-            self._chosen = draws < logit.sigmoid()
+            chosen = sampler.uniform((sampler.width,))[:, : open_.shape[1]].to(logit) < logit.sigmoid()
             surest = top(confidence, torch.ones_like(canvas.total))
-            self.steps.append((signs, self._chosen, open_ & ~surest))
+            self.steps.append((signs, chosen, (open_ & ~surest).cpu()))
+        self._chosen = chosen.to(open_.device)
         return super().choose(canvas, open_, confidence, sampler)

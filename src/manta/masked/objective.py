@@ -40,6 +40,8 @@ class MaskedObjectiveConfig:
             raise ConfigError(f"weighting should be 'likelihood' or 'mean', received {self.weighting!r}")
         if not 0 < self.least_share < 1:
             raise ConfigError(f"least_share should lie in (0, 1), received {self.least_share}")
+        if self.masker == ENTROPY and self.complementary:
+            raise ConfigError("complementary masks hide every word in turn; the masker entropy is for one mask a text")
         if self.copies < 1 or (self.complementary and self.copies > 1):
             raise ConfigError(
                 f"copies should be at least 1, and 1 with complementary masks, which are two; received {self.copies}"
@@ -61,6 +63,7 @@ def masked_cross_entropy(
     config: MaskedObjectiveConfig,
     keep: Bool[Tensor, "b n"] | None = None,
     layout: Callable[[Tensor, Tensor], Layout] | None = None,
+    asked: Denoiser | None = None,
 ) -> Loss:
     """Cross-entropy of hidden words, weighted by the inverse of their share.
 
@@ -80,6 +83,7 @@ def masked_cross_entropy(
         keep: words that are never hidden, such as a given template.
         layout: `layout(tokens, hidden)` lays rows with hidden words out anew, see `manta.masked.elastic`; the loss is a
             bound for rows that it leaves as they are.
+        asked: whom the masker `entropy` asks; the denoiser, if left out.
 
     Returns:
         `Loss` with parts `nats` (a hidden word, unweighted) and `supervised` (share of the words that were supervised
@@ -91,7 +95,7 @@ def masked_cross_entropy(
     b = len(tokens)
     strata = (torch.randperm(b, generator=generator) + torch.rand(b, generator=generator)) / b
     share = (config.least_share + (1 - config.least_share) * strata).to(tokens.device)
-    hide = entropy(denoiser, mask_id) if config.masker == ENTROPY else masker(config.masker)
+    hide = entropy(asked or denoiser, mask_id) if config.masker == ENTROPY else masker(config.masker)
     hidden = hide(tokens, words, share, generator)
     if config.complementary:
         share = torch.cat([share, (1 - share).clamp_min(config.least_share)])

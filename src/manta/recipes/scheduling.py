@@ -22,8 +22,8 @@ OPTIONS = GenerateOptions(style="consensus")
 PROMPTS, TRIES = 16, 8
 """Prompts of an update, and texts of each, which are compared with each other."""
 LEARNING_RATE = 0.02
-MEASURED = 128
-"""Held-out prompts on which a schedule is measured."""
+MEASURED = 64
+"""Prompts on which a schedule is measured, held-out ones if there are any."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Learning:
     """The schedule."""
     reward: str
     """What a text is worth, in words."""
+    held_out: bool
+    """The prompts of what follows are no training prompts; data with few have none else."""
     slowly: Scored
     """A word a call."""
     before: Scored
@@ -141,7 +143,7 @@ def learn_schedule(
     Unmasking Policies for Diffusion Language Models", arXiv 2512.09106; the group's mean as baseline is that of GRPO.
 
     Args:
-        lm: a masked model that neither thinks nor doubts, on a canvas that stays.
+        lm: a masked model that neither thinks nor doubts, without classes, on a canvas that stays.
         data: prompts to learn on, and held-out ones to measure on; see `manta.text.read`.
         price: of a call, where a text is worth 1 at most.
         updates: of the policy.
@@ -155,11 +157,14 @@ def learn_schedule(
     """
     if not 0 <= price < 1 or updates < 1:
         raise ConfigError(f"price should lie in [0, 1) and updates be at least 1, received {price} and {updates}")
-    if lm.model.config.elastic or lm.model.config.thinking != type(lm.model.config.thinking)():
-        raise UsageError("a schedule is learned for masked models that neither think nor doubt nor grow their canvas")
+    shape = lm.model.config
+    if shape.elastic or shape.classes or shape.thinking.carries or shape.thinking.doubts:
+        raise UsageError(
+            "a schedule is for masked models that neither think nor doubt, without classes, on a canvas that stays"
+        )
     task, reads = task_of(data), lm.model.config.max_prompt
     examples = [e for e in read(data, "train", 20_000, seed=seed) if _fits(lm, e, reads)]
-    held = [e for e in read(data, "dev", 4 * MEASURED) if _fits(lm, e, reads)][:MEASURED] or examples[:MEASURED]
+    held = [e for e in read(data, "dev", 4 * MEASURED) if _fits(lm, e, reads)][:MEASURED]
     if not examples:
         raise DataError(f"{data} has no prompts that the model reads")
     player, generator = Player(lm, task), make_generator(seed)
@@ -190,8 +195,10 @@ def learn_schedule(
         if task
         else "a text is worth the share of its places that are as the model writes them a word a call"
     )
-    sides = [player.scored(held, each) for each in (ConfidenceConfig(), LearnedConfig(), decoder)]
-    return Learning(decoder, said, *sides)
+    tell("measuring it beside a word a call and the rule that it began as")
+    measured = held or examples[:MEASURED]
+    sides = [player.scored(measured, each) for each in (ConfidenceConfig(), LearnedConfig(), decoder)]
+    return Learning(decoder, said, bool(held), *sides)
 
 
 def _surrogate(policy: Learned, advantage: Float[Tensor, "b"]) -> Tensor:
@@ -218,7 +225,8 @@ def scheduling_card(card: str, data: str, found: Learning) -> str:
     """
     rows = [("a word a call", found.slowly), ("threshold 0.9", found.before), ("the learned schedule", found.after)]
     table = "\n".join(f"| {name} | {side.quality:.3f} | {side.calls:.1f} |" for name, side in rows)
+    own, prompts = card.partition("\n## A learned schedule")[0], "held-out prompts" if found.held_out else "prompts"
     return (
-        f"{card.rstrip()}\n\n## A learned schedule\n\nLearned on `{data}` at a price of {found.decoder.price:g} a "
-        f"call; {found.reward}.\n\n| held-out prompts | worth | calls |\n|---|---|---|\n{table}\n"
+        f"{own.rstrip()}\n\n## A learned schedule\n\nLearned on `{data}` at a price of {found.decoder.price:g} a "
+        f"call; {found.reward}.\n\n| {prompts} | worth | calls |\n|---|---|---|\n{table}\n"
     )

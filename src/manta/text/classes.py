@@ -21,8 +21,8 @@ def word_classes(
         x_w = √(c_w / Σ c_w)                     Hellinger: distances of distributions
         k-means of x, words weighed by √frequency
 
-    A word that the texts do not have is in the class of the most frequent words' mean. k-means is a dozen lines here,
-    as no library that does it is needed for anything else at training.
+    A word that the texts do not have is all zeros, and in the class whose mean is nearest to that. k-means is a dozen
+    lines here, as no library that does it is needed for anything else at training.
 
     Args:
         rows: texts as tokens.
@@ -65,10 +65,12 @@ def clusters(points: Float[Tensor, "m f"], weights: Float[Tensor, "m"], k: int, 
         seed: of the draws.
     """
     generator = torch.Generator().manual_seed(seed)
-    centres = points[torch.multinomial(weights + 1e-9, 1, generator=generator)]
-    while len(centres) < k:
-        odds = torch.cdist(points, centres).amin(1).square() * weights + 1e-9
-        centres = torch.cat([centres, points[torch.multinomial(odds, 1, generator=generator)]])
+    chosen = [torch.multinomial(weights + 1e-9, 1, generator=generator)]
+    nearest = torch.full((len(points),), torch.inf)
+    while len(chosen) < k:
+        nearest = torch.minimum(nearest, torch.cdist(points, points[chosen[-1]])[:, 0])
+        chosen.append(torch.multinomial(nearest.square() * weights + 1e-9, 1, generator=generator))
+    centres = points[torch.cat(chosen)]
     found = torch.cdist(points, centres).argmin(1)
     for _ in range(ROUNDS):
         total = torch.zeros(k).index_add(0, found, weights)

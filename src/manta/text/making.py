@@ -19,7 +19,7 @@ LEAST_WORDS = 3
 
 
 def make(kind: Kind, examples: Iterable[Example], seed: int, *, longest: int = 8) -> Iterator[Example]:
-    """Pairs made of texts, one of each that is long enough.
+    """Pairs made of texts, one of each of three words or more, not all the same and none with a blank of its own.
 
     | kind | prompt | text |
     |---|---|---|
@@ -44,7 +44,7 @@ def make(kind: Kind, examples: Iterable[Example], seed: int, *, longest: int = 8
     }
     for example in examples:
         words = example.text.split()
-        if len(words) < LEAST_WORDS:
+        if len(words) < LEAST_WORDS or len(set(words)) == 1 or any(BLANK in word for word in words):
             continue
         asked, answer = makers[kind](words)
         prompt = asked if not (example.prompt or "").strip() else f"{example.prompt}{BEFORE}{asked}"

@@ -23,7 +23,7 @@ NUM_EDGES = 8
 LEAST_STEPS = 2
 """Steps of the nearest goal that is drawn."""
 _PROMPT = re.compile(rf"(?:[{NODES}]{{2}} )+[{NODES}]>[{NODES}]")
-_MAX_CHARACTERS = 3 * len(NODES) * (len(NODES) - 1) + 3
+_MAX_CHARACTERS = 3 * len(NODES) * (len(NODES) - 1) // 2 + 3
 
 
 @dataclass(frozen=True)
