@@ -1,6 +1,6 @@
 """Classes of words before words: masked models with two scales beside plain ones, at equal calls.
 
-    python benchmarks/scales.py --data e2e:PATH --seeds 0 1 --out benchmarks/results/scales.json
+    python benchmarks/scales.py --data e2e:PATH --seeds 0 --out benchmarks/results/scales.json
 
 Models of equal shape and steps; `classes` is their number, 0 a plain model. A model with classes also writes as a plain
 one does, words at once (`settled` 0), so that what it learned is told from what it does with it. Texts are written for
