@@ -51,17 +51,14 @@ def thinking_table(result: list[dict[str, Any]]) -> str:
         groups[row["task"], row["model"], row["decoder"]][row["budget"]].append(row)
     budgets = sorted({row["budget"] for row in result})
     lines = [
-        "| task | model | writes by | minutes | " + " | ".join(f"{budget} calls" for budget in budgets) + " |",
+        "| task | model | writes by | seeds | " + " | ".join(f"{budget} calls" for budget in budgets) + " |",
         "|---|---|---|---|" + "---|" * len(budgets),
     ]
     for (task, model, decoder), found in groups.items():
-        minutes = {row["seed"]: row["minutes"] for rows in found.values() for row in rows}
-        cells = [several([row["solved"] for row in found[b]], "{:.0%}") if b in found else "–" for b in budgets]
-        lines.append(
-            f"| {task} | {model} | {decoder} | {several(list(minutes.values()), '{:.1f}')} | "
-            + " | ".join(cells)
-            + " |"
-        )
+        seeds = {row["seed"] for rows in found.values() for row in rows}
+        cells = [several([row["solved"] for row in found[b]], "{:.1%}") if b in found else "–" for b in budgets]
+        told = [task, model, decoder, str(len(seeds)), *cells]
+        lines.append("| " + " | ".join(told) + " |")
     return "\n".join(lines)
 
 

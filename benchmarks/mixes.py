@@ -8,7 +8,7 @@
 Every mix is trained from nothing for as many steps of as many tokens. What a mix saves over attention, at the length of
 its rows, goes into wider pointwise networks, so that all take the same operations; where it costs more, they are
 narrower. Figures are nats a word of held-out texts, by the family's own task. Finished rows in --out are kept;
-stored are two seeds of stories of 256 words and of E2E, one of stories of 64 and of sudoku; rows of 1,024 are missing.
+stored are two seeds, of stories of 64 words one; rows of 1,024 are missing.
 """
 
 import argparse

@@ -1,6 +1,9 @@
 """Thinking and doubting: masked models that carry thoughts or take back what they doubt, beside plain ones.
 
-    python benchmarks/thinking.py --seeds 0 1 2 --out benchmarks/results/thinking.json [--only paths]
+    python benchmarks/thinking.py --seeds 0 1 2 --only sudoku4 --models plain "carry and slots" doubts \
+        --out benchmarks/results/thinking.json
+    python benchmarks/thinking.py --only paths --models plain "plain, twice" "carry and slots" \
+        --out benchmarks/results/thinking.json
 
 Three tasks with exact oracles, models of about 0.8M parameters, equal steps; "plain, twice" has twice the steps, as
 what thinks takes up to twice the time a step. Every model writes the same test puzzles under the same budgets of
