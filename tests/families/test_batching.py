@@ -77,7 +77,7 @@ def test_a_manta_text_does_not_depend_on_its_batch(kind, rate, options):
     assert_independent(make_lm(kind, rate), num_steps=7, **options)
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", [kind for kind in DECODERS if kind not in ("doubt", "learned")])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_masked_text_does_not_depend_on_its_batch(decoder, temperature):
     assert_independent(make_masked(), num_steps=6, decoder=decoder, temperature=temperature)

@@ -120,14 +120,17 @@ def test_a_decoder_is_the_options_else_the_models_own_else_deferred():
     [
         (
             {"decoder": "remask", "threshold": 0.5},
-            "remask decoder has no setting threshold; it is for deferred, threshold and block;",
+            "remask decoder has no setting threshold; it is for deferred, threshold, block and doubt;",
         ),
         (
             {"decoder": "deferred", "block_length": 3},
-            "block_length; it is for confidence, threshold and block;",
+            "block_length; it is for confidence, threshold, block and doubt;",
         ),
-        ({"decoder": "confidence", "rounds": 1}, "no setting rounds; it is for deferred;"),
-        ({"decoder": "remask", "confidence": "margin"}, "is for deferred, confidence, threshold and block; leave"),
+        ({"decoder": "confidence", "rounds": 1}, "no setting rounds; it is for deferred and doubt;"),
+        (
+            {"decoder": "remask", "confidence": "margin"},
+            "is for deferred, confidence, threshold, block, doubt and learned; leave",
+        ),
         ({"decoder": "first_hitting", "confidence": "margin"}, "draws its places"),
         ({"decoder": "threshold", "cache": "dual"}, "a cache saves nothing"),
     ],

@@ -49,6 +49,7 @@ OTHER: dict[str, Any] = {
     "choose": 2,
     "choose_by": "likelihood",
     "strength": 0.3,
+    "think": 2,
     "pattern": "a+",
     "schema": "{}",
 }

@@ -22,7 +22,7 @@ from .published import write
 
 KINDS = ["llada", "Dream", "mdlm"]
 MASK = 53
-OF_ANY_MODEL = [kind for kind in DECODERS if kind != "doubt"]
+OF_ANY_MODEL = [kind for kind in DECODERS if kind not in ("doubt", "learned")]  # which a model has to have learned
 
 
 def write_tokenizer(folder: Path, turns: tuple[str, str] = ("<|a|>", "<|b|>")) -> None:
@@ -95,7 +95,9 @@ def test_the_budget_is_kept_and_every_word_is_written(model, decoder, budget):
     assert done.processed == 10 * done.nfe
 
 
-def test_the_decoder_of_models_that_doubt_is_refused(model):
+def test_decoders_that_a_model_has_to_have_learned_are_refused(model):
+    with pytest.raises(UsageError, match="has learned no schedule"):
+        tokens_of(model, [Request(prompt="w1")], decoder="learned")
     with pytest.raises(UsageError, match=r"no head for it; train a\smasked model"):
         tokens_of(model, [Request(prompt="w1")], decoder="doubt")
 

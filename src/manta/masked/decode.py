@@ -211,7 +211,7 @@ def decode(
         until every row is done:
             word, confidence ← sampler(denoiser(tokens))        the mask token excluded
             open ← masked positions, those of ends only where no words are left (`ends_last`)
-            commit policy.choose(open, confidence)
+            commit policy.choose(open, confidence)             classes before words (`scales`)
             an end committed at e ends its stretch: all later positions up to a given word become the end
             take back policy.remask
             lay the canvas out anew (`elastic`)
