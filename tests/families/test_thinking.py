@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from manta.errors import ConfigError, UsageError
 from manta.families.events import GenerateOptions, Request, finished
 from manta.families.masked import MaskedLM
-from manta.families.masked_model import MaskedConfig, MaskedModel, ThinkingDenoiser
+from manta.families.masked_model import FullDenoiser, MaskedConfig, MaskedModel
 from manta.families.masked_objective import MaskedMatching
 from manta.families.objectives import ObjectiveConfig
 from manta.families.options import read_options
@@ -89,7 +89,7 @@ def test_what_is_carried_reaches_hidden_words_alone_and_rows_apart():
 def test_each_call_thinks_on_from_the_one_before():
     lm = make_masked(thinking=ALL)
     tokens, mask, memory = canvas_of(lm.model)
-    net = ThinkingDenoiser(lm.model, mask, memory)
+    net = FullDenoiser(lm.model, mask, memory)
     with torch.no_grad():
         first = net(tokens, 0, 10)
         second, part = net(tokens, 0, 10), net(tokens, 2, 5)

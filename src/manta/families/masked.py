@@ -21,7 +21,6 @@ from manta.families.masked_model import (
     FullDenoiser,
     MaskedConfig,
     MaskedModel,
-    ThinkingDenoiser,
 )
 from manta.families.masked_objective import MaskedMatching, bound, length_nats
 from manta.families.observer import Beginning, Observer
@@ -268,16 +267,13 @@ class MaskedLM(TrainedWriter[MaskedModel]):
         tokens = beginning.tokens if elastic is None else beginning.tokens.masked_fill(~beginning.mask, OFF)
         if elastic is not None:
             net = ElasticDenoiser(self.model, beginning.memory)
-        elif self.model.config.classes:
+        elif self.model.config.classes or thinking.carries or thinking.doubts or not self.model.trunk.cacheable:
             net = FullDenoiser(self.model, beginning.mask, beginning.memory)
-        elif thinking.carries or thinking.doubts:
-            net = ThinkingDenoiser(self.model, beginning.mask, beginning.memory)
             judge = net.right if thinking.doubts else None
             for _ in range(options.think):
                 net(beginning.tokens, 0, beginning.tokens.shape[1])
         else:
-            cached = options.cache != "none" or self.model.trunk.cacheable
-            net = (CachedDenoiser if cached else FullDenoiser)(self.model, beginning.mask, beginning.memory)
+            net = CachedDenoiser(self.model, beginning.mask, beginning.memory)
 
         def denoiser(tokens: Tensor, start: int, stop: int) -> Tensor:
             settled = tokens[:, start:stop].masked_fill(tokens[:, start:stop] >= self.model.config.vocab_size, MASK)

@@ -148,28 +148,10 @@ class CachedDenoiser:
 
 
 class FullDenoiser:
-    """A masked model with any operator and nothing kept: every call computes everything, open to gradients.
+    """A masked model whose calls compute everything, open to gradients; one that thinks goes on from call to call.
 
     Args:
-        model: the model.
-        mask: True on each row's canvas.
-        memory: encoded prompts.
-    """
-
-    def __init__(self, model: MaskedModel, mask: Bool[Tensor, "b n"], memory: Memory) -> None:
-        self.model, self.mask = model, mask
-        self.memory = model.trunk.project(memory.states, memory.mask)
-
-    def __call__(self, tokens: Int64[Tensor, "b n"], start: int, stop: int) -> Float[Tensor, "b k v"]:
-        """See `SpanDenoiser`."""
-        return self.model(tokens, self.mask, self.memory)[:, start:stop]
-
-
-class ThinkingDenoiser:
-    """A masked model that hands its thoughts from call to call; every call computes everything.
-
-    Args:
-        model: the model.
+        model: with any operator.
         mask: True on each row's canvas.
         memory: encoded prompts.
     """

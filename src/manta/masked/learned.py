@@ -120,6 +120,8 @@ class Learned(Windowed):
 
     def __init__(self, schedule: Schedule, drawn: bool = False) -> None:
         self.schedule, self.drawn = schedule, drawn
+        self.chosen: Tensor | None = None
+        """What the policy commits in this call."""
         self.steps: list[tuple[Tensor, Tensor, Tensor]] = []
         """Of every call that was drawn: signs, what was drawn, and where it was the policy's to say: the surest word is
         committed whatever it says."""
@@ -128,7 +130,8 @@ class Learned(Windowed):
         return everything(canvas)
 
     def sure(self, canvas, window, confidence):
-        return window & self._chosen | top(confidence, torch.ones_like(canvas.total))
+        assert self.chosen is not None, "the policy is asked before"
+        return window & self.chosen | top(confidence, torch.ones_like(canvas.total))
 
     def choose(self, canvas, open_, confidence, sampler: WordSampler):
         signs = signs_of(canvas, open_, confidence).cpu()  # the policy is small, and the same on every device
@@ -139,5 +142,5 @@ class Learned(Windowed):
             chosen = sampler.uniform((sampler.width,))[:, : open_.shape[1]].to(logit) < logit.sigmoid()
             surest = top(confidence, torch.ones_like(canvas.total))
             self.steps.append((signs, chosen, (open_ & ~surest).cpu()))
-        self._chosen = chosen.to(open_.device)
+        self.chosen = chosen.to(open_.device)
         return super().choose(canvas, open_, confidence, sampler)
