@@ -1,6 +1,7 @@
 """Elastic canvases beside canvases of a drawn length: quality, padding and blanks of an unknown size.
 
-    python benchmarks/elastic.py --data e2e:PATH --num-steps 1500 --seeds 0 --out benchmarks/results/elastic.json
+    python benchmarks/elastic.py --data e2e:PATH --num-steps 1500 --seeds 0 --keep RUNS \
+        --out benchmarks/results/elastic.json
 
 Masked models of equal shape and steps, with and without places that stand for several words or none. Texts are written
 for the prompts of the development split in `--calls` network calls, on canvases that begin with a share of what the

@@ -1,11 +1,11 @@
 """Classes of words before words: masked models with two scales beside plain ones, at equal calls.
 
-    python benchmarks/scales.py --data e2e:PATH --seeds 0 --out benchmarks/results/scales.json
+    python benchmarks/scales.py --data e2e:PATH --seeds 0 --plain RUNS/fixed-{} --out benchmarks/results/scales.json
 
-Models of equal shape and steps; `classes` is their number, 0 a plain model. A model with classes also writes as a plain
-one does, words at once (`settled` 0), so that what it learned is told from what it does with it. Texts are written for
-prompts of the development split, greedily, in `calls` network calls, the prompt's among them. Finished rows in --out
-are kept.
+RUNS is what `benchmarks/elastic.py --keep` leaves, whose plain models have the same training. Models of equal shape and
+steps; `classes` is their number, 0 a plain model. A model with classes also writes as a plain one does, words at once
+(`settled` 0), so that what it learned is told from what it does with it. Texts are written for prompts of the
+development split, greedily, in `calls` network calls, the prompt's among them. Finished rows in --out are kept.
 """
 
 import argparse

@@ -3,7 +3,7 @@
     python benchmarks/schedule.py --model MODEL --data e2e:PATH --num 64 --prices 0.005 0.02 --updates 30 --seeds 0 \
         --out benchmarks/results/schedule.json
 
-MODEL is the one with a fixed canvas that `benchmarks/elastic.py --keep` leaves. A masked model writes the texts of test
+MODEL is `RUNS/fixed-0` of `benchmarks/elastic.py --keep RUNS`. A masked model writes the texts of test
 prompts by thresholds, by Fast-dLLM's factors and with an even share of words a call, and by schedules that it has
 learned at several prices. `worth` is what was learned for: of a task, the share solved; of other texts, the share of
 places that are as the model writes them a word a call. `beside` is the worth that fixed rules have at the same mean

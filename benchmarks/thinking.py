@@ -2,6 +2,7 @@
 
     python benchmarks/thinking.py --seeds 0 1 2 --only sudoku4 --models plain "carry and slots" doubts \
         --out benchmarks/results/thinking.json
+    python benchmarks/thinking.py --only sudoku4 --models "plain, twice" --out benchmarks/results/thinking.json
     python benchmarks/thinking.py --only paths --models plain "plain, twice" "carry and slots" \
         --out benchmarks/results/thinking.json
 
