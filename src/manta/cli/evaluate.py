@@ -59,6 +59,7 @@ def run(argv: Sequence[str]) -> int:
             )
         usual = EvaluateOptions()
         moot = [spelled(name) for name in given(how)]
+        options = replace(options, num_seeds=usual.num_seeds if options.num_seeds == 1 else options.num_seeds)
         moot += [f"--{name.replace('_', '-')}" for name in OF_MODELS if getattr(options, name) != getattr(usual, name)]
         if moot:
             raise UsageError(f"--texts reads what is written, so {moot[0]} means nothing; leave it out")
