@@ -113,7 +113,7 @@ def trained(row: dict[str, Any], recipe: Recipe, source: Path) -> dict[str, Any]
     found = {**row, "steps": run.recipe.num_steps, "minutes": round((time.perf_counter() - start) / 60, 2)}
     if run.scores:
         found |= {"before": run.scores[1].nats, "divergence": run.scores[2].divergence}
-    found["parameters"] = sum(p.numel() for p in run.language_model.model.parameters())
+    found["parameters"] = sum(p.numel() for p in run.model.model.parameters())
     if row["how"] == "source":
         shutil.copytree(folder / "run" / "model", source, dirs_exist_ok=True)
     found["nats"] = nats(cast(Any, load(folder / "run")), run.recipe)

@@ -138,7 +138,7 @@ def main() -> None:
             for _ in run.events():
                 pass
             minutes = (time.perf_counter() - start) / 60
-            parameters = sum(p.numel() for p in run.language_model.model.parameters())
+            parameters = sum(p.numel() for p in run.model.model.parameters())
             tokens = sum(json.loads(line)["tokens"] for line in (run.out / "metrics.jsonl").read_text().splitlines())
             row = {"name": name, "seed": seed, "minutes": round(minutes, 2), "parameters": parameters}
             row |= {"steps": run.recipe.num_steps, "tokens": tokens}

@@ -82,6 +82,23 @@ def filled(cfg: T, derived: Mapping[str, Any]) -> T:
     return dataclasses.replace(cfg, **values)  # pyright: ignore[reportArgumentType, reportCallIssue, reportReturnType]
 
 
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Read a TOML file as it is.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ConfigError: when it cannot be read or is not TOML; it is named.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the recipe {str(path)!r}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{str(path)!r} is not a TOML file: {error}") from None
+
+
 def load_toml(cls: type[T], path: str | Path) -> T:
     """Read a dataclass from a TOML file.
 
@@ -95,12 +112,7 @@ def load_toml(cls: type[T], path: str | Path) -> T:
     Raises:
         ConfigError: when the file cannot be read, is not TOML, or does not fit `cls`; the file is named.
     """
-    try:
-        mapping = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the recipe {str(path)!r}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{str(path)!r} is not a TOML file: {error}") from None
+    mapping = read_toml(path)
     try:
         return from_dict(cls, mapping)
     except ConfigError as error:

@@ -52,13 +52,13 @@ def test_a_model_of_any_family_is_converted_and_writes(family, models, tmp_path,
     finish(run)
     assert all(isinstance(operator, KernelAttention) for operator in operators(tmp_path / "run"))
     assert len(load(tmp_path / "run").write(["Monday: sunny"])) == 1
-    names = [cost.name for cost in run.scores]
+    names = [cost.name for cost in run.parts.scores]
     assert names == ["source", "right after the conversion", "after training"]
-    assert run.scores[0].divergence == pytest.approx(0, abs=1e-6)
-    assert all(cost.divergence > 0 and cost.nats > 0 for cost in run.scores[1:])
+    assert run.parts.scores[0].divergence == pytest.approx(0, abs=1e-6)
+    assert all(cost.divergence > 0 and cost.nats > 0 for cost in run.parts.scores[1:])
     told = (tmp_path / "run" / "model" / "README.md").read_text()
     assert f"Converted from `{family}`: attention of the blocks 0, 1 became `linear`." in told
-    assert f"| source | {run.scores[0].nats:.3f} | 0.000 |" in told
+    assert f"| source | {run.parts.scores[0].nats:.3f} | 0.000 |" in told
 
 
 @pytest.mark.parametrize("family", FAMILIES)

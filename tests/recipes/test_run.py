@@ -555,7 +555,7 @@ def test_a_time_budget_gives_every_stage_its_least_steps(tmp_path, monkeypatch):
     for index, spent in enumerate((10.0, 990.0, 5000.0)):
         run.clock = Clock(spent)
         assert run._steps_of(index) >= LEAST_STEPS
-    assert "undertrained" in model_card("manta", run.recipe, run.plan, {}, run.report)
+    assert "undertrained" in model_card("manta", run.recipe, run.plan, {}, run.parts.report)
     assert undertrained({"policy": FEW_STEPS}) == ""
 
 

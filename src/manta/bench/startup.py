@@ -13,9 +13,9 @@ from manta.errors import ModelError
 _CHILD = """
 import json, sys, time
 times = [time.perf_counter()]
-from manta.hub import load
+from manta.hub import load_writer
 times.append(time.perf_counter())
-lm = load(sys.argv[1] or None, device=sys.argv[2] or None)
+lm = load_writer(sys.argv[1] or None, device=sys.argv[2] or None)
 times.append(time.perf_counter())
 for _ in range(2):
     lm.write([sys.argv[3] or None])

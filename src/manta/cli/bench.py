@@ -145,10 +145,10 @@ def _writing(model: str, options: BenchOptions, parts: Sequence[str]) -> tuple[l
     from manta.bench import has_transformers, outside_rates, settings_of, writing_rates
     from manta.families import FAMILIES
     from manta.families.asked import follows
-    from manta.hub import load
+    from manta.hub import load_writer
     from manta.runtime import resolve_device
 
-    lm = load(model or None, device=options.device)
+    lm = load_writer(model or None, device=options.device)
     most = min(lm.capacity, 256)
     lengths = options.lengths or ((most // 2,) if options.quick else (most // 4, most // 2, most))
     name, rows, outside = model or "the model that ships", [], []

@@ -45,10 +45,10 @@ def run(argv: Sequence[str]) -> int:
     among = answers(options.among)
     from manta.cli.generate import read_lines
     from manta.evaluation import choose
-    from manta.hub import load
+    from manta.hub import load_writer
 
     prompts = [options.prompt] if options.input is None else [row.get("prompt") for row in read_lines(options.input)]
-    lm = load(options.model or "builtin:e2e-aligned", device=options.device)
+    lm = load_writer(options.model or "builtin:e2e-aligned", device=options.device)
     for prompt, found in zip(
         prompts, choose(lm, prompts, among, samples=options.samples, seed=options.seed), strict=True
     ):

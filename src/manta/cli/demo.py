@@ -42,11 +42,11 @@ def run(argv: Sequence[str]) -> int:
     options = parse_options(DemoOptions, argv, "demo")
     from manta.cli.generate import emerge
     from manta.families.events import GenerateOptions, Request
-    from manta.hub import load
+    from manta.hub import load_writer
 
     settings = GenerateOptions(num_steps=options.num_steps, style="consensus")
     requests = [Request(prompt=prompt, seed=options.seed + i) for i, prompt in enumerate(PROMPTS)]
-    lm = load()
+    lm = load_writer()
     live = sys.stdout.isatty()
     print(f"Each text takes at most {options.num_steps} network calls, however long it is.\n")
     start = time.perf_counter()
@@ -74,9 +74,9 @@ def run(argv: Sequence[str]) -> int:
 def _roads(prompt: str, seed: int) -> None:
     """One prompt by every road of the model that has two, with calls and seconds."""
     from manta.families.events import GenerateOptions, Request, finished
-    from manta.hub import load
+    from manta.hub import load_writer
 
-    lm = load("builtin:e2e-aligned")
+    lm = load_writer("builtin:e2e-aligned")
     print(
         "A second model tells all words at once, through alignments, and has kept its left-to-right teacher:\n" + prompt
     )

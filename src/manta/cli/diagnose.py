@@ -91,7 +91,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _models(options: DiagnoseOptions) -> tuple[dict[str, Any], Any]:
     """Models by name, a number added where two have one name; and the judge."""
-    from manta.hub import load
+    from manta.hub import load_writer
 
     models: dict[str, Any] = {}
     for path in options.models or ("",):
@@ -99,10 +99,10 @@ def _models(options: DiagnoseOptions) -> tuple[dict[str, Any], Any]:
         if name == "model":
             name = Path(path).resolve().parent.name
         taken = sum(known == name or known.startswith(f"{name} (") for known in models)
-        models[name if not taken else f"{name} ({taken + 1})"] = load(path or None, device=options.device)
+        models[name if not taken else f"{name} ({taken + 1})"] = load_writer(path or None, device=options.device)
     if options.judge is None:
         return models, None
-    judge = load(options.judge, device=options.device)
+    judge = load_writer(options.judge, device=options.device)
     if judge.likelihood != "exact":
         raise ModelError(
             f"{options.judge} is not autoregressive; a judge gives exact likelihoods, train it --family ar"

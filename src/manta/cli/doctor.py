@@ -273,9 +273,9 @@ def _mean_of_tail(stage: Sequence[dict[str, Any]], name: str) -> float | None:
 def _examine_model(folder: Path) -> tuple[dict[str, Any], list[Finding]]:
     """A model, ours or another's."""
     from manta.families import FAMILIES
-    from manta.hub import load
+    from manta.hub import load_writer
 
-    lm: Any = load(folder)
+    lm: Any = load_writer(folder)
     if FAMILIES[lm.family].writer is None:  # a published model
         figures = {"family": lm.family, "parameters": sum(p.numel() for p in lm.net.parameters())}
         figures |= {"vocabulary": lm.vocab_size, "most_tokens": lm.max_length}

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from manta.cli.options import argument
 from manta.cli.steering import check_steering, steer
-from manta.cli.writing import parse_writing
+from manta.cli.writing import draws, parse_writing
 from manta.errors import DataError, MantaError, RequestError, UsageError
 from manta.families.events import Event, Request, counted
 from manta.families.options import read_options
@@ -57,7 +57,11 @@ class GenerateVerbOptions:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run the verb."""
+    """Run the verb: a model of images draws, see `cli.draw`."""
+    if draws(argv):
+        from manta.cli import draw
+
+        return draw.run(argv)
     options, settings = parse_writing(GenerateVerbOptions, argv, "generate")
     if options.num_samples < 1:
         raise UsageError(f"--num-samples should be at least 1, received {options.num_samples}")
@@ -68,9 +72,9 @@ def run(argv: Sequence[str]) -> int:
     check_steering(options, settings)
     counted(options.batch_size, "batch_size", 1)
     requests, asked = zip(*_requests(options), strict=True)
-    from manta.hub import load
+    from manta.hub import load_writer
 
-    lm = load(options.model or None, device=options.device)
+    lm = load_writer(options.model or None, device=options.device)
     _check_prompts(lm.prompted, requests, options.input)
     settings = steer(lm, options, settings)
     own = [replace(settings, **given) if given else None for given in asked]

@@ -164,7 +164,7 @@ def _add_fields(parser: _Parser, group: Any, cls: type, names: Sequence[str], sh
             given = group.add_argument(field.name, nargs="*" if many else "?", metavar=metavar, help=text)
             given.required = not _has_default(field)
             continue
-        flag = "--" + field.name.replace("_", "-")
+        flag = "--" + field.name.removesuffix("_").replace("_", "-")  # a keyword of Python has one at its end
         parser.labels[field.name] = flag
         parser.flags.append(flag)
         if annotation is bool and field.default is False:

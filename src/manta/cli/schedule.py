@@ -40,10 +40,10 @@ def run(argv: Sequence[str]) -> int:
     if options.out.is_file() or (options.out.is_dir() and any(options.out.iterdir())):
         raise UsageError(f"{options.out} is there already; give --out a new folder")
     from manta.families.masked import MaskedLM
-    from manta.hub import card_of, load, model_config, save_model
+    from manta.hub import card_of, load_writer, model_config, save_model
     from manta.recipes.scheduling import learn_schedule, scheduling_card
 
-    lm = load(options.model, device=options.device)
+    lm = load_writer(options.model, device=options.device)
     if not isinstance(lm, MaskedLM):
         raise UsageError(f"{options.model} is of the family {lm.family}; a schedule is for masked models of manta")
     found = learn_schedule(lm, options.data, options.price, updates=options.updates, seed=options.seed, tell=_tell)

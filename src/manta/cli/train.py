@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from manta.cli.options import argument, parse_options
-from manta.config import apply_overrides, from_dict, load_toml, to_dict
+from manta.config import apply_overrides, from_dict, load_toml, read_toml, to_dict
 from manta.errors import TrainingError, UsageError
 from manta.families import FamilyName
 
@@ -23,7 +23,8 @@ class TrainOptions:
     data: str = argument("")
     """A .txt, .jsonl or .csv file; builtin:weather; a structured task: builtin:sudoku4, builtin:sudoku9,
     builtin:countdown, builtin:paths, d1-countdown:PATH, sudoku17:PATH (d1-sudoku:PATH is a test set
-    only); e2e:PATH, tinystories:PATH, hf:NAME; or a recipe.toml."""
+    only); e2e:PATH, tinystories:PATH, hf:NAME; images: images:FOLDER, FILE.npz, builtin:shapes; or a
+    recipe.toml."""
     overrides: tuple[str, ...] = argument((), "KEY=VALUE")
     """Fields of the recipe, such as `train.learning_rate=1e-3` or `model.space.rate=8`."""
     out: Path | None = None
@@ -45,6 +46,9 @@ class TrainOptions:
     family: FamilyName | None = None
     """Which family: `aligned` writes a text in one call or a few, `masked` is masked diffusion, `ar` left to right;
     `manta` without it."""
+    net: Literal["dic", "udit", "dit"] | None = None
+    """Of a model of images: an hourglass of convolutions, a U of downsampled attention, or attention between patches;
+    `dic` without it."""
     size: Literal["auto", "nano", "tiny", "small", "base", "large"] | None = None
     """The size dial; by the time budget without it."""
     seed: int | None = None
@@ -68,15 +72,14 @@ def run(argv: Sequence[str]) -> int:
 
     progress = Progress()
     if options.resume:
-        from manta.recipes import resolve
-        from manta.recipes.begun import begun_from
         from manta.recipes.runfolder import refuse_changes, stored_recipe
+        from manta.recipes.states import resolved
 
         own = stored_recipe(options.out)
         # More of a time budget is no change of the run.
         longer = options.time_budget is not None and own.num_steps is None
         given = replace(options, time_budget=own.time_budget) if longer else options
-        whole = resolve(begun_from(_recipe(given))) if options.data else None
+        whole = resolved(_recipe(given)) if options.data else None
         refuse_changes(options.out, _recipe(given, own), whole, "--resume")
     training = TrainingRun(
         None if options.resume else _recipe(options),
@@ -95,7 +98,7 @@ def follow(training, out: Path, progress: "Progress") -> int:
     try:
         with closing(training.events()) as events:
             for event in events:
-                progress.show(event)
+                progress.show(event, training.unit)
     except KeyboardInterrupt as error:
         at = f"saved at {training.saved}" if training.saved else "before its first step"
         with suppress(OSError):  # a terminal that has hung up
@@ -103,29 +106,35 @@ def follow(training, out: Path, progress: "Progress") -> int:
         return getattr(error, "exit_code", 130)
     except TrainingError as error:
         raise TrainingError(f"{error} ({again})") from error
-    print(f"write with it: manta generate {shlex.quote(str(out))} --prompt '…'", file=sys.stderr)
+    how = "--num-samples 16 --out grid.png" if training.recipe.state == "image" else "--prompt '…'"
+    verb = "draw" if training.recipe.state == "image" else "write"
+    print(f"{verb} with it: manta generate {shlex.quote(str(out))} {how}", file=sys.stderr)
     return 0
 
 
 def _recipe(options: TrainOptions, own=None):
     """The recipe that the options describe, or with `own` that one with what they change."""
-    from manta.recipes import Recipe
     from manta.recipes.origins import placed
+    from manta.recipes.states import recipe_class, state_of
 
     if own is not None and not options.data:
         recipe = own
     elif own is not None and not options.data.endswith(".toml"):
         recipe = replace(own, data=options.data)
     elif options.data.endswith(".toml"):
-        recipe = load_toml(Recipe, Path(options.data))
+        state = read_toml(Path(options.data)).get("state", "text")
+        recipe = load_toml(recipe_class(state), Path(options.data))
     else:
-        recipe = from_dict(Recipe, {"data": options.data})
+        recipe = from_dict(recipe_class(state_of(options.data)), {"data": options.data})
     named = ("time_budget", "num_steps", "family", "size", "seed")
     given = {name: getattr(options, name) for name in named if getattr(options, name) is not None}
     if "num_steps" in given and "time_budget" not in given:
         given["time_budget"] = None
     if "time_budget" in given and "num_steps" not in given:
         given["num_steps"] = None
+    if options.net is not None:
+        given["model"] = {**to_dict(recipe).get("model", {}), "net": {"kind": options.net}}
+    _refuse_other_state(recipe.state, options)
     if options.drafter is not None:
         if options.family not in (None, "ar"):
             raise UsageError(f"--drafter is for a model that writes left to right; leave --family {options.family} out")
@@ -134,9 +143,24 @@ def _recipe(options: TrainOptions, own=None):
         given["taught_by"] = placed(str(options.teacher))
     if options.inherit is not None:
         given["inherit"] = placed(str(options.inherit))
-    recipe = from_dict(Recipe, {**to_dict(recipe), **given})
+    recipe = from_dict(type(recipe), {**to_dict(recipe), **given})
     overrides = ("train.tensorboard=true", *options.overrides) if options.tensorboard else options.overrides
     return apply_overrides(recipe, overrides)
+
+
+def _refuse_other_state(state: str, options: TrainOptions) -> None:
+    """Refuse options that mean nothing to models of what the data are.
+
+    Raises:
+        UsageError: as said.
+    """
+    texts, images = ("drafter", "teacher", "inherit", "family"), ("net",)
+    for name in texts if state == "image" else images:
+        if getattr(options, name) is not None:
+            other = "texts" if state == "image" else "images"
+            raise UsageError(
+                f"--{name} is for models of {other}, and {options.data or 'this run'} is not; leave it out"
+            )
 
 
 class Progress:
@@ -150,14 +174,14 @@ class Progress:
         """Show something that is told once."""
         print(("\r\x1b[K" if self.live else "") + text, file=sys.stderr, flush=True)
 
-    def show(self, event) -> None:
-        """Show an event of the run."""
+    def show(self, event, unit: str) -> None:
+        """Show an event of the run, whose batches have elements of a unit."""
         from manta.recipes.run import Note
 
         if isinstance(event, Note):
             self.say(event.text)
             return
-        line = self.window.line(event)
+        line = self.window.line(event, unit)
         if time.perf_counter() - self.last > (0.2 if self.live else 10) or event.step == event.num_steps:
             self.last = time.perf_counter()
             print(
@@ -174,17 +198,17 @@ class _Window:
     """Running figures of a stage for its progress line."""
 
     def __init__(self) -> None:
-        self.stage, self.loss, self.pace, self.tokens = "", math.nan, math.nan, math.nan
+        self.stage, self.loss, self.pace, self.elements = "", math.nan, math.nan, math.nan
 
-    def line(self, event) -> str:
+    def line(self, event, unit: str) -> str:
         if event.stage != self.stage:
-            self.stage, self.loss, self.pace, self.tokens = event.stage, event.loss, event.seconds, event.num_elements
+            self.stage, self.loss, self.pace, self.elements = event.stage, event.loss, event.seconds, event.num_elements
         self.loss += 0.05 * (event.loss - self.loss)
         self.pace += 0.05 * (event.seconds - self.pace)
-        self.tokens += 0.05 * (event.num_elements - self.tokens)
+        self.elements += 0.05 * (event.num_elements - self.elements)
         left = (event.num_steps - event.step) * self.pace
         parts = " ".join(f"{name} {value:.3g}" for name, value in event.parts.items())
         return (
             f"{event.stage} {event.step}/{event.num_steps}  loss {self.loss:.3f}  {parts}  "
-            f"{self.tokens / self.pace:,.0f} tokens/s  {int(left // 60)}:{int(left % 60):02d} left"
+            f"{self.elements / self.pace:,.0f} {unit}/s  {int(left // 60)}:{int(left % 60):02d} left"
         )

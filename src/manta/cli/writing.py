@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from manta.cli.options import Section, parse_sections
 from manta.errors import UsageError
-from manta.families import FAMILIES, PUBLISHED_AS
+from manta.families import DRAWING, FAMILIES, PUBLISHED_AS
 from manta.families.asked import followers, listed
 from manta.families.options import GenerateOptions, read_options
 
@@ -34,7 +34,8 @@ def parse_writing(
     Raises:
         UsageError: see `parse_sections`; or a value that an option cannot have.
     """
-    family = _family_of(argv) if {"-h", "--help"} & set(argv) else None
+    family = family_of(argv) if {"-h", "--help"} & set(argv) else None
+    family = None if family in DRAWING else family
     names = [known.name for known in fields(GenerateOptions) if known.name not in leave_out]
     options, given = parse_sections(cls, argv, verb, _sections(names, family))
     if given.get("schema") and not given["schema"].lstrip().startswith(("{", "[")):
@@ -83,7 +84,7 @@ def _whose(words: Sequence[str]) -> str:
     return listed(words) if len(words) <= len(others) else f"every model but {listed(others)}"
 
 
-def _family_of(argv: Sequence[str]) -> str | None:
+def family_of(argv: Sequence[str]) -> str | None:
     """The family of the first argument that is a model folder or a run folder, as its config.json says."""
     from manta.runtime import read_json
 
@@ -93,5 +94,10 @@ def _family_of(argv: Sequence[str]) -> str | None:
                 config: Any = read_json(file)
                 family = config.get("family", config.get("model_type")) if isinstance(config, dict) else None
                 family = PUBLISHED_AS.get(family, family) if isinstance(family, str) else None
-                return family if family in FAMILIES else None
+                return family if family in FAMILIES or family in DRAWING else None
     return None
+
+
+def draws(argv: Sequence[str]) -> bool:
+    """Whether the first argument that is a model folder or a run folder holds a model of images."""
+    return family_of(argv) in DRAWING

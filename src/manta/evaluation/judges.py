@@ -20,7 +20,7 @@ from manta.evaluation.likelihood import ROWS
 from manta.evaluation.writing import Contestant
 from manta.families.autoregressive import AutoregressiveLM
 from manta.families.batching import to_batch
-from manta.hub import load, load_causal, model_config
+from manta.hub import load_causal, load_writer, model_config
 from manta.runtime import check_likelihood
 from manta.text import part_of
 
@@ -64,7 +64,7 @@ def load_judge(name: str, *, device: str | None = None) -> JudgeModel:
             )
         causal = load_causal(name, device=device)
         return JudgeModel(name, causal.nats, causal.nats, causal.features, {})
-    lm = load(name, device=device)
+    lm = load_writer(name, device=device)
     if lm.likelihood != "exact":
         raise UsageError(
             f"{name} is of the family {lm.family}, which gives no exact likelihood; a judge is trained with: "

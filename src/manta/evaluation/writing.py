@@ -8,7 +8,7 @@ from typing import Any, Final
 from manta.errors import MantaError, UsageError
 from manta.evaluation.dataset import EvaluationSet
 from manta.families.events import BATCH, GenerateOptions, Request, Writer, finished
-from manta.hub import load, model_config
+from manta.hub import load_writer, model_config
 from manta.runtime import MAX_SEED
 from manta.text import read, task_of
 from manta.text.sources import SCHEMES
@@ -54,7 +54,7 @@ def contestant(path: str, *, device: str | None = None) -> Contestant:
         ModelError: as `manta.hub.load`.
     """
     where = path or None
-    return Contestant(path or SHIPPED, load(where, device=device), model_config(where))
+    return Contestant(path or SHIPPED, load_writer(where, device=device), model_config(where))
 
 
 def trained_with_prompts(model: Contestant) -> bool | None:

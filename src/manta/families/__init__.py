@@ -17,6 +17,7 @@ from manta.families.options import (
 )
 
 if TYPE_CHECKING:
+    from manta.families.kept import KeptModel
     from manta.families.trained import TrainedWriter
 
 FamilyName = Literal["manta", "aligned", "masked", "block", "ar"]
@@ -40,6 +41,21 @@ class Family:
         """Import what writes: it knows its shape and net, its stages of training, and what its folder holds."""
         assert self.writer is not None, "a family that others train has no writer of ours"
         module, name = self.writer.split(":")
+        return getattr(import_module(module), name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """What is known of a family that draws before any of it is loaded."""
+
+    words: str
+    """What it draws."""
+    model: str
+    """What draws, a `KeptModel`, as `module:class`."""
+
+    def load(self) -> "type[KeptModel]":
+        """Import what draws."""
+        module, name = self.model.split(":")
         return getattr(import_module(module), name)
 
 
@@ -70,7 +86,13 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "Dream": Family(words="published masked models", options=PublishedOptions),
     "mdlm": Family(words="published masked models", options=PublishedOptions),
 }
-"""From a family's name to its row; a table, so that neither the command line nor a message loads a net."""
+"""From the name of a family of texts to its row; a table, so that neither the command line nor a message loads a
+net."""
+
+DRAWING: Final[Mapping[str, Drawing]] = {
+    "image": Drawing(words="images", model="manta.families.image_flow:ImageFlow"),
+}
+"""The same of families whose models draw images."""
 
 PUBLISHED_AS: Final[Mapping[str, str]] = {"llama": "decoder", "gpt_neox": "decoder"}
 """Family of a published folder by the `model_type` of its config.json, where the two differ."""

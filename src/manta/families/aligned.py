@@ -110,11 +110,11 @@ class AlignedLM(TrainedWriter[AlignedModel]):
 
     @classmethod
     def stored(
-        cls, net: AlignedModel, tokenizer: Tokenizer, extras: Mapping[str, Any], parts: Mapping[str, Tensor]
+        cls, net: AlignedModel, codec: Tokenizer, extras: Mapping[str, Any], parts: Mapping[str, Tensor]
     ) -> "AlignedLM":
         """With the teacher that its folder holds, if it holds one."""
         if "causal" not in extras:
-            return cls(net, tokenizer)
+            return cls(net, codec)
         weights = {name.removeprefix(CAUSAL): value for name, value in parts.items() if name.startswith(CAUSAL)}
         shape = from_dict(AutoregressiveConfig, extras["causal"], "causal")
         if shape.vocab_size != net.config.vocab_size:
@@ -128,7 +128,7 @@ class AlignedLM(TrainedWriter[AlignedModel]):
         causal.load_state_dict(weights)
         rest = {name: value for name, value in parts.items() if not name.startswith(CAUSAL)}
         device = net.embedding.weight.device
-        return cls(net, tokenizer, AutoregressiveLM.stored(causal.to(device), tokenizer, extras, rest))
+        return cls(net, codec, AutoregressiveLM.stored(causal.to(device), codec, extras, rest))
 
     def extras(self) -> dict[str, Any]:
         """The teacher's shape."""

@@ -228,11 +228,11 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
 
     @classmethod
     def stored(
-        cls, net: AutoregressiveModel, tokenizer: Tokenizer, extras: Mapping[str, Any], parts: Mapping[str, Tensor]
+        cls, net: AutoregressiveModel, codec: Tokenizer, extras: Mapping[str, Any], parts: Mapping[str, Tensor]
     ) -> "AutoregressiveLM":
         """With the table that its folder holds, if it holds one."""
         size = net.config.vocab_size
-        return cls(net, tokenizer, NgramDrafter(checked_ngrams(parts, size), size, BOS) if parts else None)
+        return cls(net, codec, NgramDrafter(checked_ngrams(parts, size), size, BOS) if parts else None)
 
     def parts(self) -> dict[str, Tensor]:
         """The table."""

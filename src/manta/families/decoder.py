@@ -166,7 +166,7 @@ class DecoderLM(AutoregressiveLM):
     family = "decoder"
     observed = False
     config_class, net_class = DecoderConfig, DecoderModel
-    tokenizer_class = ForeignTokenizer
+    codec_class = ForeignTokenizer
 
     @classmethod
     def stages(cls, net: Any, teaching: Teaching, measured: dict[str, Any]) -> list[Taught]:
@@ -174,11 +174,9 @@ class DecoderLM(AutoregressiveLM):
         return [Taught("words", 1.0, NextToken())]
 
     @classmethod
-    def stored(
-        cls, net: Any, tokenizer: Tokenizer, extras: Mapping[str, Any], parts: Mapping[str, Tensor]
-    ) -> "DecoderLM":
+    def stored(cls, net: Any, codec: Tokenizer, extras: Mapping[str, Any], parts: Mapping[str, Tensor]) -> "DecoderLM":
         """As it is."""
-        return cls(net, tokenizer)
+        return cls(net, codec)
 
     def learn_from(self, corpus: Corpus, teacher: TrainedWriter[Any] | None = None) -> None:
         """Nothing: no words are drafted."""

@@ -149,7 +149,7 @@ class MantaLM(TrainedWriter[MantaModel]):
 
     @classmethod
     def stored(
-        cls, net: MantaModel, tokenizer: Tokenizer, extras: Mapping[str, Any], parts: Mapping[str, Tensor]
+        cls, net: MantaModel, codec: Tokenizer, extras: Mapping[str, Any], parts: Mapping[str, Tensor]
     ) -> "MantaLM":
         """With its own splits and its density of times."""
         state = load_json_tensors(extras["time_density"])
@@ -158,7 +158,7 @@ class MantaLM(TrainedWriter[MantaModel]):
         density = net.config.time.build()
         density.load_state_dict(state)
         splits = {int(k): from_dict(Split, v, f"splits.{k}") for k, v in extras.get("splits", {}).items()}
-        return cls(net, tokenizer, density, splits)
+        return cls(net, codec, density, splits)
 
     def extras(self) -> dict[str, Any]:
         """Its own splits and its density of times."""

@@ -81,7 +81,7 @@ class MaskedLM(TrainedWriter[MaskedModel]):
 
     @classmethod
     def stored(
-        cls, net: MaskedModel, tokenizer: Tokenizer, extras: Mapping[str, Any], parts: Mapping[str, Tensor]
+        cls, net: MaskedModel, codec: Tokenizer, extras: Mapping[str, Any], parts: Mapping[str, Tensor]
     ) -> "MaskedLM":
         """With its own decoder, if the folder tells one.
 
@@ -91,7 +91,7 @@ class MaskedLM(TrainedWriter[MaskedModel]):
         if net.config.classes and not bool(((net.class_of >= 0) & (net.class_of < net.config.classes)).all()):
             raise ModelError(f"a word is of no class among the model's {net.config.classes}; copy the folder again")
         own = extras.get("decoder")
-        return cls(net, tokenizer, from_dict(Decoding, {"decoder": own}).decoder if own else None)
+        return cls(net, codec, from_dict(Decoding, {"decoder": own}).decoder if own else None)
 
     def extras(self) -> dict[str, Any]:
         """Its own decoder, if it has one."""

@@ -12,17 +12,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from manta.aligned import AlignmentConfig
-from manta.errors import UsageError
+from manta.errors import ConfigError, UsageError
 from manta.families.batching import to_batch
 from manta.families.canvas import Prompts, Template, whole_texts
 from manta.families.events import GenerateOptions, Request
+from manta.families.kept import KeptModel
 from manta.families.objectives import ObjectiveConfig
 from manta.families.observer import Beginning
 from manta.families.prompted import PromptedModel
 from manta.families.serving import RequestWriter
 from manta.masked import MaskedObjectiveConfig
 from manta.nets.trunk import Trunk
-from manta.text import Batch, Corpus, Tokenizer
+from manta.text import Batch, Corpus, ForeignTokenizer, Tokenizer
 from manta.types import Loss
 
 Net = TypeVar("Net", bound=PromptedModel)
@@ -74,7 +75,7 @@ class Taught:
     """Two nets are asked the same by one batch and the same draws; not where a net's own answers lead to the rest."""
 
 
-class TrainedWriter(RequestWriter, Generic[Net]):
+class TrainedWriter(RequestWriter, KeptModel, Generic[Net]):
     """A model of a family that manta trains, with its tokenizer, ready to write.
 
     Args:
@@ -82,20 +83,23 @@ class TrainedWriter(RequestWriter, Generic[Net]):
         tokenizer: the tokens it was trained on.
     """
 
-    config_class: ClassVar[type]
-    """Shape of the net."""
     net_class: ClassVar[Callable[[Any], PromptedModel]]
-    """The net of a shape."""
-    tokenizer_class: ClassVar[type[Tokenizer]] = Tokenizer
-    """What its folder's tokenizer is read as."""
+    codec_class: ClassVar[type[Tokenizer]] = Tokenizer
 
     def __init__(self, model: Net, tokenizer: Tokenizer) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
 
     @property
-    def device(self) -> torch.device:
-        """Where the model lives."""
-        return self.model.embedding.weight.device
+    def codec(self) -> Tokenizer:
+        """The tokenizer."""
+        return self.tokenizer
+
+    @staticmethod
+    def check_codec(shape: Any, codec: Tokenizer) -> None:
+        """See that the net has a row for every token; a published table may have rows that no token has."""
+        spare = isinstance(codec, ForeignTokenizer)
+        if not (shape.vocab_size >= codec.vocab_size if spare else shape.vocab_size == codec.vocab_size):
+            raise ConfigError(f"{shape.vocab_size} tokens, and its tokenizer has {codec.vocab_size}")
 
     @property
     def capacity(self) -> int:
@@ -156,28 +160,10 @@ class TrainedWriter(RequestWriter, Generic[Net]):
 
     @classmethod
     def stored(
-        cls, net: Net, tokenizer: Tokenizer, extras: Mapping[str, Any], parts: Mapping[str, Tensor]
+        cls, net: Net, codec: Tokenizer, extras: Mapping[str, Any], parts: Mapping[str, Tensor]
     ) -> "TrainedWriter[Net]":
-        """The model that a folder holds.
-
-        Args:
-            net: with its weights.
-            tokenizer: of the folder.
-            extras: contents of its `config.json`, with what `extras` returned.
-            parts: contents of its `parts.safetensors`, what `parts` returned; empty if there is none.
-
-        Raises:
-            ConfigError: they do not describe such a model.
-        """
-        return cls(net, tokenizer)
-
-    def extras(self) -> dict[str, Any]:
-        """What `config.json` holds of the model beside its shape."""
-        return {}
-
-    def parts(self) -> dict[str, Tensor]:
-        """Tensors stored beside the net's weights, in `parts.safetensors`."""
-        return {}
+        """See `KeptModel`."""
+        return cls(net, codec)
 
     @torch.no_grad()
     def begin(self, requests: Sequence[Request], options: GenerateOptions) -> Beginning:

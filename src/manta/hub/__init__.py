@@ -2,7 +2,17 @@
 
 from manta.hub import llada
 from manta.hub.causal import CausalModel, load_causal
-from manta.hub.folder import LanguageModel, card_of, is_saved, load, model_config, refuse_strangers, save_model, shipped
+from manta.hub.folder import (
+    LanguageModel,
+    card_of,
+    is_saved,
+    load,
+    load_writer,
+    model_config,
+    refuse_strangers,
+    save_model,
+    shipped,
+)
 from manta.hub.foreign import ForeignModel, find_foreign, load_foreign
 
 __all__ = [
@@ -16,6 +26,7 @@ __all__ = [
     "load",
     "load_causal",
     "load_foreign",
+    "load_writer",
     "model_config",
     "refuse_strangers",
     "save_model",

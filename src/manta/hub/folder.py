@@ -1,26 +1,25 @@
 """A model folder: `config.json` (the whole resolved recipe), `tokenizer.json`, `model.safetensors`, `README.md`."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from manta.config import from_dict, shortened, to_dict
 from manta.errors import ConfigError, MantaError, ModelError, UsageError
-from manta.families import FAMILIES
-from manta.families.prompted import PromptedModel
+from manta.families import DRAWING, FAMILIES
+from manta.families.events import Writer
+from manta.families.kept import Codec, KeptModel
 from manta.families.stored import built
 from manta.families.trained import TrainedWriter
 from manta.hub.causal import HUB
 from manta.hub.foreign import CAUSAL_KINDS, ForeignModel, find_foreign, load_decoder, load_foreign
 from manta.hub.foreign.checkpoint import check_weight, headers
 from manta.runtime import atomic_folder, read_json, resolve_device
-from manta.text import ForeignTokenizer, Tokenizer
 
 FORMAT = 1
 """Version of the folder's layout."""
@@ -50,13 +49,13 @@ def shipped(name: str = "e2e") -> Path:
 
 
 def save_model(
-    folder: Path, lm: LanguageModel, *, recipe: dict[str, Any], card: str, dtype: torch.dtype = torch.bfloat16
+    folder: Path, model: KeptModel, *, recipe: dict[str, Any], card: str, dtype: torch.dtype = torch.bfloat16
 ) -> None:
     """Write a model folder, whole or not at all.
 
     Args:
         folder: made if it is not there; the model of one that is there is replaced, and other files in it stay.
-        lm: what to save.
+        model: what to save.
         recipe: the resolved recipe that trained it.
         card: text of the model card.
         dtype: precision of stored matrices; vectors stay in float32. They are read back as float32.
@@ -66,36 +65,36 @@ def save_model(
         OSError: the disk is full or the folder cannot be written; what was there is untouched.
     """
     refuse_strangers(folder)
-    config: dict[str, Any] = {"format": FORMAT, "family": lm.family, "model": to_dict(lm.model.config)}
-    config["tokenizer"] = lm.tokenizer.fingerprint()
-    if lm.prompted is not None:
-        config["prompted"] = lm.prompted
-    config |= {**lm.extras(), "recipe": recipe}
+    config: dict[str, Any] = {"format": FORMAT, "family": model.family, "model": to_dict(model.model.config)}
+    config[model.codec.key] = model.codec.fingerprint()
+    if model.prompted is not None:
+        config["prompted"] = model.prompted
+    config |= {**model.extras(), "recipe": recipe}
     with atomic_folder(folder) as new:
-        lm.tokenizer.save(new / "tokenizer.json")
-        (new / "model.safetensors").write_bytes(_stored_weights(lm, dtype))
-        parts = _stored_parts(lm, dtype)
+        model.codec.save(new / model.codec.file)
+        (new / "model.safetensors").write_bytes(_stored_weights(model, dtype))
+        parts = _stored_parts(model, dtype)
         if parts or (folder / PARTS).exists():  # nothing of the model before is left to this one
             (new / PARTS).write_bytes(parts or save({}))
         (new / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
         (new / "README.md").write_text(card, encoding="utf-8")
 
 
-def is_saved(folder: Path, lm: LanguageModel, *, dtype: torch.dtype = torch.bfloat16) -> bool:
+def is_saved(folder: Path, model: KeptModel, *, dtype: torch.dtype = torch.bfloat16) -> bool:
     """Whether a folder holds a model already, weight for weight; its card and decoding may be another's work since."""
     try:
         config = _read_config(folder)
-        same = (folder / "model.safetensors").read_bytes() == _stored_weights(lm, dtype)
-        parts = _stored_parts(lm, dtype)
+        same = (folder / "model.safetensors").read_bytes() == _stored_weights(model, dtype)
+        parts = _stored_parts(model, dtype)
         same = same and (not parts or (folder / PARTS).read_bytes() == parts)
     except (ModelError, OSError):
         return False
-    fingerprint = lm.tokenizer.fingerprint()
+    fingerprint = model.codec.fingerprint()
     try:
-        tokenizer = _read_tokenizer(config, folder).fingerprint()
+        stored = _read_codec(config, folder).fingerprint()
     except MantaError:
         return False
-    return same and config.get("tokenizer") == fingerprint == tokenizer
+    return same and config.get(model.codec.key) == fingerprint == stored
 
 
 def refuse_strangers(folder: Path) -> None:
@@ -115,13 +114,13 @@ def refuse_strangers(folder: Path) -> None:
         ) from error
 
 
-def _stored_weights(lm: LanguageModel, dtype: torch.dtype) -> bytes:
-    return save({name: _stored(value, dtype) for name, value in lm.model.state_dict().items()})
+def _stored_weights(model: KeptModel, dtype: torch.dtype) -> bytes:
+    return save({name: _stored(value, dtype) for name, value in model.model.state_dict().items()})
 
 
-def _stored_parts(lm: LanguageModel, dtype: torch.dtype) -> bytes:
+def _stored_parts(model: KeptModel, dtype: torch.dtype) -> bytes:
     """What a family keeps beside its weights; nothing if that is nothing."""
-    parts = {name: _stored(value, dtype) for name, value in lm.parts().items()}
+    parts = {name: _stored(value, dtype) for name, value in model.parts().items()}
     return save(parts) if parts else b""
 
 
@@ -141,8 +140,8 @@ def _read_parts(file: Path) -> dict[str, Tensor]:
     return parts
 
 
-def load(path: str | Path | None = None, *, device: str | None = None) -> LanguageModel | ForeignModel:
-    """Load a model to write with.
+def load(path: str | Path | None = None, *, device: str | None = None) -> Any:
+    """Load a model of any kind.
 
     Args:
         path: a model folder, a run folder of `manta train`, a name of the hub (`hf:owner/name`, needs the network
@@ -150,8 +149,8 @@ def load(path: str | Path | None = None, *, device: str | None = None) -> Langua
         device: where to put it; None: the first CUDA device, else the CPU.
 
     Returns:
-        A model with `generate` and `write`; for a published checkpoint of LLaDA, Dream or MDLM, what `ForeignModel`
-        says, and for one of Llama's or GPT-NeoX's layout a `DecoderLM`.
+        A model of texts, with `generate` and `write`; for a published checkpoint of LLaDA, Dream or MDLM, what
+        `ForeignModel` says, and for one of Llama's or GPT-NeoX's layout a `DecoderLM`; or an `ImageFlow`, with `draw`.
 
     Raises:
         ModelError: when the folder is missing, damaged, or of another format; the message says which file.
@@ -166,12 +165,12 @@ def load(path: str | Path | None = None, *, device: str | None = None) -> Langua
     if kind is not None:
         return load_foreign(folder, device)
     config = _read_config(folder)
-    tokenizer = _read_tokenizer(config, folder)
-    if config.get("tokenizer") != tokenizer.fingerprint():
-        raise ModelError(f"{folder}/tokenizer.json is not the tokenizer this model was trained with; copy it again")
+    codec = _read_codec(config, folder)
+    if config.get(codec.key) != codec.fingerprint():
+        raise ModelError(f"{folder}/{codec.file} is not the {codec.key} this model was trained with; copy it again")
     where = resolve_device(device)
     try:
-        return _told(_read_model(config, folder / "model.safetensors", tokenizer, where), config)
+        return _told(_read_model(config, folder / "model.safetensors", codec, where), config)
     except ModelError:
         raise
     except Exception as error:  # whatever a file that anybody may have written makes of our classes
@@ -181,46 +180,66 @@ def load(path: str | Path | None = None, *, device: str | None = None) -> Langua
         ) from error
 
 
-def _read_tokenizer(config: dict[str, Any], folder: Path) -> Tokenizer:
-    """The tokenizer of a folder, as its family has them."""
-    family = config["family"]
-    known = isinstance(family, str) and family in FAMILIES and FAMILIES[family].writer is not None
-    return (FAMILIES[family].load().tokenizer_class if known else Tokenizer).load(folder / "tokenizer.json")
+def load_writer(path: str | Path | None = None, *, device: str | None = None) -> LanguageModel | ForeignModel:
+    """Load a model of texts.
+
+    Args:
+        path: as for `load`.
+        device: as for `load`.
+
+    Raises:
+        ModelError: as for `load`, or it is no model of texts.
+    """
+    found = load(path, device=device)
+    if not isinstance(found, Writer):
+        raise ModelError(f"{path} is a model of {DRAWING[found.family].words}, and this takes a model of texts")
+    return found  # pyright: ignore[reportReturnType]
 
 
-def _read_model(config: dict[str, Any], file: Path, tokenizer: Tokenizer, where: torch.device) -> LanguageModel:
-    """The model that a folder's configuration describes, with the weights of `file`."""
+def _read_codec(config: dict[str, Any], folder: Path) -> Codec:
+    """The codec of a folder, as its family has them."""
+    codec_class: type[Codec] = _class_of(config, folder).codec_class
+    return codec_class.load(folder / codec_class.file)
+
+
+def _class_of(config: dict[str, Any], folder: Path) -> type[KeptModel]:
+    """What the model of a folder is read as."""
     family = config["family"]
+    if isinstance(family, str) and family in DRAWING:
+        return DRAWING[family].load()
     if not isinstance(family, str) or family not in FAMILIES or FAMILIES[family].writer is None:
-        raise ModelError(f"{file.parent} holds a model of the unknown family {shortened(family)}; update manta")
-    writer = FAMILIES[family].load()
-    net = _built(writer.net_class, from_dict(writer.config_class, config["model"], "model"), tokenizer, file)
-    return writer.stored(net.to(where), tokenizer, config, _read_parts(file.with_name(PARTS)))
+        raise ModelError(f"{folder} holds a model of the unknown family {shortened(family)}; update manta")
+    return FAMILIES[family].load()
 
 
-def _built(net_class: Callable[[Any], PromptedModel], shape: Any, tokenizer: Tokenizer, file: Path) -> PromptedModel:
+def _read_model(config: dict[str, Any], file: Path, codec: Codec, where: torch.device) -> Any:
+    """The model that a folder's configuration describes, with the weights of `file`."""
+    found = _class_of(config, file.parent)
+    net = _built(found, from_dict(found.config_class, config["model"], "model"), codec, file)
+    return found.stored(net.to(where), codec, config, _read_parts(file.with_name(PARTS)))
+
+
+def _built(found: type[KeptModel], shape: Any, codec: Codec, file: Path) -> nn.Module:
     """A model with its weights: whatever they and its shape ask for is compared before any memory is taken."""
     stored = {name: size for name, (_, size) in headers(file).items()}
-    spare = isinstance(tokenizer, ForeignTokenizer)  # a published table may have rows that no token has
-    if not (shape.vocab_size >= tokenizer.vocab_size if spare else shape.vocab_size == tokenizer.vocab_size):
-        raise ModelError(
-            f"{file.parent}/config.json says {shape.vocab_size} tokens, and its tokenizer has {tokenizer.vocab_size}; "
-            "copy the folder again"
-        )
     try:
-        model = built(net_class, shape, stored)
+        found.check_codec(shape, codec)
+    except ConfigError as error:
+        raise ModelError(f"{file.parent}/config.json says {error}; copy the folder again") from error
+    try:
+        model = built(found.net_class, shape, stored)
     except ConfigError as error:
         raise ModelError(f"{file} does not fit its config.json: {error}") from error
     _load_weights(model, file)
     return model
 
 
-def _told(lm: LanguageModel, config: dict[str, Any]) -> LanguageModel:
+def _told(model: Any, config: dict[str, Any]) -> Any:
     """The model with what its folder says of its data."""
     if not isinstance(prompted := config.get("prompted"), bool | None):
         raise ConfigError(f"prompted should be true or false, received {prompted!r}")
-    lm.prompted = prompted
-    return lm
+    model.prompted = prompted
+    return model
 
 
 def model_config(path: str | Path | None = None) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from manta.operators.attention import AttentionConfig, SelfAttention
 from manta.operators.combined import AttentionFourier, AttentionFourierConfig
-from manta.operators.context import Cache, Operator, OperatorConfig, OperatorContext, line
+from manta.operators.context import Cache, Operator, OperatorConfig, OperatorContext, lattice, line
 from manta.operators.conversion import inherit_attention, near_share
 from manta.operators.cross_attention import CrossAttention, ProjectedMemory
 from manta.operators.dijiang import DijiangAttention, DijiangConfig
@@ -63,6 +63,7 @@ __all__ = [
     "WindowedAttention",
     "WindowedConfig",
     "inherit_attention",
+    "lattice",
     "line",
     "near_share",
 ]

@@ -124,6 +124,17 @@ def line(length: int, device: torch.device | None = None) -> Int64[Tensor, "{len
     return torch.arange(length, device=device)[:, None]
 
 
+def lattice(rows: int, columns: int, device: torch.device | None = None) -> Int64[Tensor, "{rows}*{columns} 2"]:
+    """Coordinates of the elements of a grid, row by row: which row and which column each is in.
+
+    Args:
+        rows: of the grid.
+        columns: of the grid.
+        device: where to put them.
+    """
+    return torch.cartesian_prod(torch.arange(rows, device=device), torch.arange(columns, device=device))
+
+
 class Cache:
     """What an operator keeps of a row's elements: for each of them what it last computed from it alone.
 

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from manta.hub.folder import LanguageModel
 from manta.recipes.answers import fitting
-from manta.recipes.stages import Parts
 from manta.runtime import peak_memory_bytes
 from manta.training import Progress, read_log
 
@@ -14,26 +15,21 @@ NUM_SAMPLES = 4
 """Texts that are shown now and then."""
 
 
-def log_row(step: int, progress: Progress, parts: Parts) -> dict[str, Any]:
+def log_row(step: int, progress: Progress, unit: str, more: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """The row of a step.
 
     Args:
         step: of the whole run, from 1.
         progress: of the step within its stage.
-        parts: what is trained.
+        unit: of a batch's elements.
+        more: what else is told of it.
+        device: where it was made.
     """
     row: dict[str, Any] = {"global_step": step, "stage": progress.stage, "step": progress.step}
     row |= {"loss": progress.loss, "lr": progress.learning_rate, "gradient_norm": progress.gradient_norm}
-    row |= {"seconds": progress.seconds, "tokens": progress.num_elements, **progress.parts}
-    density = parts.measured.get("density")
-    if density is not None and progress.step % 50 == 0 and density.calibrated:
-        space = parts.recipe.model.space
-        floor = getattr(space, "noise_floor", None)
-        if progress.stage == "policy" and floor is not None:
-            # Beyond snr = 1/floor² a standardised latent says no more about its text.
-            row["implied_nats_a_latent"] = density.implied_likelihood(space.channels, 1 / max(floor, 0.05) ** 2)
+    row |= {"seconds": progress.seconds, unit: progress.num_elements, **progress.parts, **more}
     if progress.step % 100 == 0:
-        row["peak_memory_bytes"] = peak_memory_bytes(parts.device)
+        row["peak_memory_bytes"] = peak_memory_bytes(device)
     return row
 
 

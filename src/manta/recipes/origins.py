@@ -13,7 +13,7 @@ from manta.families import FAMILIES
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM
 from manta.families.prompted import PromptedConfig
 from manta.families.trained import TrainedWriter
-from manta.hub import load
+from manta.hub import load_writer
 from manta.hub.causal import HUB
 from manta.hub.folder import BUILTIN, LanguageModel
 from manta.recipes.recipe import SIZES, Recipe
@@ -142,7 +142,7 @@ def teaching_model(recipe: Recipe) -> AutoregressiveLM:
 
 
 def _autoregressive(folder: str | None, purpose: str) -> AutoregressiveLM:
-    lm = load(folder, device="cpu")
+    lm = load_writer(folder, device="cpu")
     if lm.family != "ar":
         raise ModelError(f"{folder} is of the family {lm.family}; {purpose} autoregressive models (ar)")
     return cast(AutoregressiveLM, lm)
@@ -172,7 +172,7 @@ def trained_model(path: str | None, device: str | None) -> LanguageModel:
     Raises:
         ModelError: there is none, or it is of another.
     """
-    lm = load(path, device=device)
+    lm = load_writer(path, device=device)
     if not isinstance(lm, TrainedWriter):
         families = ", ".join(name for name, row in FAMILIES.items() if row.writer is not None)
         raise ModelError(f"{path} is of the family {lm.family}, which is not trained here; give one of {families}")

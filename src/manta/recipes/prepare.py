@@ -63,7 +63,7 @@ def tokenizer_of(recipe: Recipe, run: Path, watch: Watch) -> Tokenizer:
             rows = watch.over(examples(recipe), "the tokenizer's texts")
             tokenizer = Tokenizer.train((text for e in rows for text in (e.prompt, e.text) if text), recipe.vocab_size)
         tokenizer.save(file)
-    return FAMILIES[recipe.family].load().tokenizer_class.load(file)
+    return FAMILIES[recipe.family].load().codec_class.load(file)
 
 
 def corpus_of(

@@ -122,8 +122,10 @@ class InheritanceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A training run."""
+    """A training run of a model of texts."""
 
+    state: Literal["text"] = "text"
+    """What the model makes."""
     data: str = "builtin:weather"
     """Where the texts come from: a .txt, .jsonl or .csv file, `builtin:weather`, a structured task (`builtin:sudoku4`,
     `builtin:sudoku9`, `builtin:countdown`, `builtin:paths`, `d1-countdown:PATH`, `sudoku17:PATH`; `d1-sudoku:PATH` is a

@@ -17,7 +17,7 @@ from manta.text import Batch, Loader
 from manta.training import TrainConfig
 
 if TYPE_CHECKING:
-    from manta.recipes.stages import StageSpec
+    from manta.recipes.parts import StageSpec
 
 Rows = Integer[np.ndarray, " k"]
 """Rows of a corpus, ascending."""

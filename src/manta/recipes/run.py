@@ -13,15 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from manta import __version__
 from manta.config import to_dict
 from manta.errors import CheckpointError, TrainingError, UsageError
-from manta.families import FAMILIES
+from manta.families.kept import KeptModel
 from manta.hub import is_saved, refuse_strangers, save_model
-from manta.hub.folder import LanguageModel
-from manta.recipes.advice import advice
-from manta.recipes.answers import TARGETS_SHARE, fitting
-from manta.recipes.begun import begun_from
 from manta.recipes.budget import (
     LEAST_STEPS,
     SAFETY,
@@ -32,11 +30,7 @@ from manta.recipes.budget import (
     spoken,
     undertrained,
 )
-from manta.recipes.card import model_card, portable
-from manta.recipes.conversion import Cost
-from manta.recipes.inheritance import inherited_words
-from manta.recipes.logged import NUM_SAMPLES, log_row, minutes_of, written_samples
-from manta.recipes.origins import digests
+from manta.recipes.logged import log_row, minutes_of
 from manta.recipes.pace import (
     MEASURED_SHARE,
     MEASURED_STEPS,
@@ -44,13 +38,11 @@ from manta.recipes.pace import (
     Pacer,
     seconds_per_step,
 )
-from manta.recipes.prepare import corpus_of, guided_by, source_of, take_targets, tokenizer_of
-from manta.recipes.recipe import Recipe, resolve, seconds
-from manta.recipes.rounds import Rows
+from manta.recipes.parts import RunRecipe, StageSpec
+from manta.recipes.recipe import Recipe, seconds
 from manta.recipes.runfolder import RunFolder, changes, fitting_checkpoint, refuse_elsewhere, standing, stored_recipe
-from manta.recipes.stages import OnDevice, Parts, StageSpec, is_asked, stage_specs
+from manta.recipes.states import STATES, resolved
 from manta.runtime import (
-    atomic_write,
     faster_precision,
     json_tensors,
     keep_memory,
@@ -59,7 +51,6 @@ from manta.runtime import (
     resolve_device,
 )
 from manta.signals import Interrupted, on_signals
-from manta.text import read
 from manta.training import (
     Progress,
     RunLog,
@@ -102,7 +93,7 @@ class TrainingRun:
 
     def __init__(
         self,
-        recipe: Recipe | None,
+        recipe: RunRecipe | None,
         out: str | Path,
         *,
         resume: bool = False,
@@ -113,7 +104,7 @@ class TrainingRun:
         self.clock, self.tell = Clock(), tell
         self.out = Path(out)
         self.device = resolve_device(device)
-        asked = None if resume else resolve(begun_from(recipe or Recipe(), tell))
+        asked = None if resume else resolved(recipe or Recipe(), tell)
         if asked is not None and asked.train.precision == "auto":
             asked = replace(asked, train=replace(asked.train, precision=faster_precision(self.device)))
         if asked is not None and asked.train.tensorboard:
@@ -137,7 +128,8 @@ class TrainingRun:
         """Where the newest checkpoint stands, in words; empty where there is none."""
         self.minutes: dict[str, float] = {}
         """Minutes of what has no steps, by name."""
-        self.scores: list[Cost] = []  # of a conversion
+        self.unit = STATES[self.recipe.state].load().unit
+        """What elements of a batch are, in the plural."""
         self._paces: dict[str, float] = {}
         self._in_steps, self._stop = False, 0
 
@@ -178,10 +170,10 @@ class TrainingRun:
         try:
             found = latest_checkpoint(self.out)
             edited = changes(load_state(found)["recipe"], to_dict(self.asked)) if found else []
-            yield Note(f"preparing {self.recipe.data}: tokenizer and corpus")
+            yield Note(f"preparing {self.recipe.data}")
             self._prepare()
-            yield Note(f"{self.report}; prepared in {spoken(self.clock.now())}")
-            self.specs = stage_specs(self.parts)
+            yield Note(f"{self.parts.report}; prepared in {spoken(self.clock.now())}")
+            self.specs = self.parts.specs()
             tensors, state = self._restore(found)
             names = [spec.name for spec in self.specs]
             if state is not None and state["stage"] not in names:
@@ -190,12 +182,12 @@ class TrainingRun:
             self._check_time(first, state, extended="time_budget" in edited)
         except Exception:
             if self.folder.new:
-                self.folder.forget()
+                self.folder.forget(STATES[self.recipe.state].load().files)
             raise
         if edited:
             yield Note(f"recipe.json has another {', '.join(edited)} than at the last checkpoint; it counts from here")
         yield Note(f"stages: {', '.join(names)}; {self.parts.size}")
-        yield from map(Note, advice(self.recipe, self.report))
+        yield from map(Note, self.parts.advice())
         yield from self._goes_on(first, state)
         try:
             yield from self._train(first, tensors, state)
@@ -214,16 +206,12 @@ class TrainingRun:
             for index in range(first, len(self.specs)):
                 resumed = (tensors, state) if state and index == first and not state.get("completed") else None
                 yield from self._run_stage(index, resumed)
-        self.language_model = self.parts.language_model(self.specs[-1].name)
-        self.language_model.learn_from(self.parts.corpus, self.parts.teaching)
-        if self.recipe.converted_from is not None:
-            self.scores = self.parts.measure_conversion()
-            told = ", ".join(f"{score.name} {score.nats:.3f}" for score in self.scores)
-            yield Note(f"nats a word, held out: {told}; lost of the source's words: {self.scores[-1].divergence:.3f}")
-        if first == len(self.specs) and is_saved(self.out / "model", self.language_model):
+        self.model = self.parts.trained_model(self.specs[-1].name)
+        yield from map(Note, self.parts.finished(self.model))
+        if first == len(self.specs) and is_saved(self.out / "model", self.model):
             yield Note(f"this run is finished; its model is in {self.out / 'model'}")
             return
-        self._save(self.out / "model", self.language_model)
+        self._save(self.out / "model", self.model)
         steps = ", ".join(f"{name} {steps}" for name, steps in self.plan.items())
         yield Note(f"model written to {self.out / 'model'} after {steps} steps in {spoken(self.clock.now())}")
         if short := undertrained(self.plan):
@@ -249,33 +237,20 @@ class TrainingRun:
             num_steps: of each stage.
         """
         self._prepare()
-        self.specs = stage_specs(self.parts)
+        self.specs = self.parts.specs()
         for spec in self.specs:
             self._free(spec)
             yield self._stage(spec, num_steps)
 
     def _prepare(self) -> None:
-        """Tokenizer and corpus; both are kept in the folder and reused."""
+        """The data, and what reads them; both are kept in the folder and reused."""
         budget = None if self.recipe.time_budget is None else seconds(self.recipe.time_budget)
         self.watch = Watch(self.clock, budget, self.tell)
         for name in ("model", "teacher"):
             refuse_strangers(self.out / name)
-        recipe = guided_by(self.recipe)
-        tokenizer = tokenizer_of(recipe, self.out, self.watch)
-        size = tokenizer.vocab_size
-        names = [row.shape for row in FAMILIES.values() if row.shape and row.shape != "decoder"]
-        shapes = {name: replace(getattr(recipe, name), vocab_size=size) for name in names}
-        self.recipe = replace(recipe, **shapes)
-        if recipe.consensus == "given":
-            take_targets(recipe, self.out, self.watch)
-        corpus, self.report = corpus_of(recipe, self.out, tokenizer, None, self.watch)
-        self.parts = Parts(self.recipe, self.out, tokenizer, corpus, self.device, self.watch)
-        found = (example.prompt for example in read(self.recipe.data, "dev", 50 * NUM_SAMPLES))
-        limit = getattr(self.recipe, FAMILIES[recipe.family].shape).max_prompt
-        self.prompts = list(dict.fromkeys(p for p in found if not p or fitting([p], tokenizer, limit)))[:NUM_SAMPLES]
-        self.data = {"source": source_of(recipe), "tokenizer": tokenizer.fingerprint(), "corpus": corpus.digest}
-        self.data |= digests(recipe)
-        self.folder.keep_data(self.data, self.recipe.data)
+        self.parts: Any = STATES[self.recipe.state].load().prepared(self.recipe, self.out, self.device, self.watch)
+        self.recipe = self.parts.recipe
+        self.folder.keep_data(self.parts.data, self.recipe.data)
         self.minutes["preparation"] = self.clock.now() / 60
 
     def _check_time(self, first: int, state: dict[str, Any] | None, *, extended: bool) -> None:
@@ -293,8 +268,7 @@ class TrainingRun:
             self._before = state["plan"].get(state["stage"], 0) if state else 0
             self._paces.clear()
             paces = {spec.name: self._pace(spec) for spec in self.specs[first:]}
-            share = TARGETS_SHARE if is_asked(self.recipe, self.specs, first) else 0.0
-            refuse_too_little(budget, self.clock.now(), paces, share)
+            refuse_too_little(budget, self.clock.now(), paces, self.parts.reserved(self.specs, first))
 
     def _steps_of(self, index: int, done: int = 0) -> int:
         """Steps of a stage: decided as it begins and stored, so that a resumed run keeps them.
@@ -317,8 +291,7 @@ class TrainingRun:
             budget = seconds(self.recipe.time_budget)
             paces = [self._pace(other) for other in self.specs[index:]]
             left = SAFETY * (budget - self.clock.now())
-            if spec.name == "teacher" and is_asked(self.recipe, self.specs, index):  # who is given has answered by now
-                left -= TARGETS_SHARE * budget
+            left -= self.parts.reserved(self.specs, index, planned=True) * budget
             shares = [other.share for other in self.specs[index:]]
             if done:
                 shares[0] *= 1 - done / max(self._before, done + 1)
@@ -334,10 +307,10 @@ class TrainingRun:
             part.requires_grad_(True)
 
     def _pace(self, spec: StageSpec) -> float:
-        """Seconds a step of a stage; measured when first asked for, on the human texts where others are to come."""
+        """Seconds a step of a stage; measured when first asked for, on what is there where other data are to come."""
         if spec.name not in self._paces:
             self.watch.tell(f"measuring the pace of {spec.name}")
-            corpus = self.parts.consensus or self.parts.corpus
+            corpus = self.parts.at_hand
             self._paces[spec.name] = self._seconds_per_step(replace(spec, corpus=lambda: corpus))
         return self._paces[spec.name]
 
@@ -354,18 +327,18 @@ class TrainingRun:
     def _seed(self, spec: StageSpec) -> int:
         return self.recipe.seed * 1000 + len(spec.name) + ord(spec.name[0])
 
-    def _rows_of(self, index: int, *, begun: bool) -> Rows | None:
-        """The texts of a stage's later round; None: all."""
+    def _rows_of(self, index: int, *, begun: bool) -> Any:
+        """The examples of a stage's later round; None: all."""
         spec, before = self.specs[index], self.specs[index - 1]
         if spec.round == 0:
             return None
-        loader = self.parts.loader(before.corpus(), self._seed(before), self._rows_of(index - 1, begun=True))
+        loader = self.parts.batches(before, self._seed(before), self._rows_of(index - 1, begun=True))
         num_batches = self.plan[before.name] * self.recipe.train.accumulate
         return self.parts.rows_of_round(spec, loader, num_batches, self._seed(spec), begun=begun)
 
-    def _stage(self, spec: StageSpec, num_steps: int, rows: Rows | None = None) -> Stage:
+    def _stage(self, spec: StageSpec, num_steps: int, rows: Any = None) -> Stage:
         seed = self._seed(spec)
-        batches = OnDevice(self.parts.loader(spec.corpus(), seed, rows), self.device)
+        batches = OnDevice(self.parts.batches(spec, seed, rows), self.device)
         rate = self.recipe.train.learning_rate
         assert rate is not None, "resolved"
         return Stage(
@@ -388,7 +361,7 @@ class TrainingRun:
                     )
             return {}, None
         tensors, state = load_checkpoint(found)
-        self.folder.refuse_other_data(state["data"], self.data, self.recipe.data)
+        self.folder.refuse_other_data(state["data"], self.parts.data, self.recipe.data)
         with fitting_checkpoint(found):
             self.parts.modules.load_state_dict(tensors["model"])
             for name, part in self.parts.measured.items():
@@ -424,7 +397,8 @@ class TrainingRun:
         self._in_steps = True
         try:
             for progress in train_stage(stage):
-                self.log.row(before + progress.step, log_row(before + progress.step, progress, self.parts))
+                step, more = before + progress.step, self.parts.row(before + progress.step, progress)
+                self.log.row(step, log_row(step, progress, self.unit, more, self.device))
                 if (steps := pacer.cut()) is not None:
                     self.plan[spec.name] = stage.num_steps = steps
                     stage.average.horizon = max(1.0, stage.config.average_share * steps)
@@ -444,11 +418,9 @@ class TrainingRun:
             raise
         finally:
             self._in_steps = False
-        if spec.name == "teacher" and self.recipe.family != "ar":
+        for name, model in self.parts.besides(spec).items():
             self.log.flush()
-            teacher = self.parts.language_model(spec.name)
-            teacher.learn_from(self.parts.corpus)
-            self._save(self.out / "teacher", teacher)
+            self._save(self.out / name, model)
         self._checkpoint(before + stage.num_steps, {}, {"stage": spec.name, "completed": True})
         if self._stop:
             raise Interrupted(self._stop)
@@ -458,16 +430,15 @@ class TrainingRun:
         begun = self.clock.now()
         if spec.corpus() is not self.parts.corpus:
             spent = (self.clock.now() - begun) / 60
-            self.minutes["consensus targets"] = self.minutes.get("consensus targets", 0.0) + spent
+            self.minutes[self.parts.made] = self.minutes.get(self.parts.made, 0.0) + spent
             if self.recipe.time_budget is not None and spec.name not in self.plan:
                 self._paces.pop(spec.name, None)  # measured before there were such texts
 
-    def _save(self, folder: Path, lm: LanguageModel) -> None:
+    def _save(self, folder: Path, model: KeptModel) -> None:
         """A model folder, with a card that tells how it came about."""
-        lm.prompted = self.report.prompts > 0
-        recipe, minutes = portable(self.recipe), {**minutes_of(self.out, self.plan), **self.minutes}
-        card = model_card(lm.family, recipe, self.plan, minutes, self.report, self.scores, inherited_words(self.out))
-        save_model(folder, lm, recipe=to_dict(recipe), card=card)
+        minutes = {**minutes_of(self.out, self.plan), **self.minutes}
+        card = self.parts.card(model, self.plan, minutes)
+        save_model(folder, model, recipe=to_dict(self.parts.portable()), card=card)
 
     def _save_stage(self, stage: Stage, before: int) -> None:
         """A checkpoint between two steps of a stage."""
@@ -479,22 +450,36 @@ class TrainingRun:
         tensors = {"model": self.parts.modules.state_dict(), **tensors}
         measured = {name: json_tensors(part.state_dict()) for name, part in self.parts.measured.items()}
         state = {**state, "measured": measured, "version": __version__, "recipe": to_dict(self.asked)}
-        state |= {"plan": self.plan, "data": self.data, "minutes": self.minutes, "spent": self.clock.now()}
+        state |= {"plan": self.plan, "data": self.parts.data, "minutes": self.minutes, "spent": self.clock.now()}
         save_checkpoint(self.out, step, tensors, state)
         self.saved = standing({**state, "step": step})
 
     def _samples(self, stage: Stage, step: int) -> Iterator[Note]:
-        """A few texts by the averaged weights, into `samples/` and as a note."""
-        lm = self.parts.language_model(stage.name)
+        """A few samples by the averaged weights, into `samples/` and as a note."""
+        model = self.parts.trained_model(stage.name)
         stage.average.swap(stage.model)
         try:
-            lines = written_samples(lm, self.prompts)
+            lines = self.parts.samples(model, self.out / "samples" / f"step-{step}")
         finally:
             stage.average.swap(stage.model)
             stage.model.train()
         if not lines:
             return
-        (self.out / "samples").mkdir(exist_ok=True)
-        atomic_write(self.out / "samples" / f"step-{step}.txt", ("\n".join(lines) + "\n").encode())
         self.log.samples(step, lines)
         yield Note("\n".join("  " + line for line in lines))
+
+
+class OnDevice:
+    """A loader whose batches are moved to a device."""
+
+    def __init__(self, loader: Any, device: torch.device) -> None:
+        self.loader, self.device = loader, device
+
+    def __next__(self) -> Any:
+        return next(self.loader).to(self.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.loader.load_state_dict(state)

@@ -1,7 +1,7 @@
 """A run's folder: whose it is, who may write in it now, and what was written in it of the run itself."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +11,10 @@ from filelock import FileLock, Timeout
 
 from manta.config import from_dict, to_dict
 from manta.errors import CheckpointError, ConfigError, DataError, UsageError
-from manta.recipes.recipe import Recipe, seconds
+from manta.image.sources import IMAGES
+from manta.recipes.recipe import seconds
+from manta.recipes.states import recipe_class
 from manta.runtime import atomic_write, sweep
-from manta.text.corpus import FILES
 from manta.text.files import expanded
 from manta.text.sources import SCHEMES
 
@@ -65,26 +66,28 @@ class RunFolder:
         """Let another process write here."""
         self._lock.release(force=True)
 
-    def forget(self) -> None:
-        """Remove what a new run has written before its first step, so that nothing stands in the way of the next."""
-        for name in ("corpus", "corpus-consensus"):
-            for file in FILES:
-                (self.path / name / file).unlink(missing_ok=True)
-            with suppress(OSError):
-                (self.path / name).rmdir()
-        written = (RECIPE, PLAN, DATA, "tokenizer.json", LOCK)
-        for file in (*(self.path / name for name in written), *self.path.glob("targets-*.jsonl")):
+    def forget(self, patterns: Iterable[str]) -> None:
+        """Remove what a new run has written before its first step, so that nothing stands in the way of the next.
+
+        Args:
+            patterns: of what preparing its data writes.
+        """
+        written = [file for pattern in patterns for file in self.path.glob(pattern)]
+        for file in (*written, *(self.path / name for name in (RECIPE, PLAN, DATA, LOCK))):
             file.unlink(missing_ok=True)
+        for folder in {file.parent for file in written} - {self.path}:
+            with suppress(OSError):
+                folder.rmdir()
         self.close()
         for folder in self._made:
             with suppress(OSError):
                 folder.rmdir()
 
-    def write_recipe(self, recipe: Recipe) -> None:
+    def write_recipe(self, recipe: Any) -> None:
         """Write down what is trained."""
         atomic_write(self.path / RECIPE, (json.dumps(to_dict(recipe), indent=1) + "\n").encode())
 
-    def extended(self, own: Recipe, time_budget: str | None) -> Recipe:
+    def extended(self, own: Any, time_budget: str | None) -> Any:
         """The run's own recipe, with more time if that is asked for.
 
         Raises:
@@ -159,7 +162,7 @@ class RunFolder:
             )
 
 
-def refuse_changes(run: Path, changed: Recipe, whole: Recipe | None, option: str) -> None:
+def refuse_changes(run: Path, changed: Any, whole: Any, option: str) -> None:
     """Refuse what would make another run of one that is continued; what it has already may be said again.
 
     Args:
@@ -188,7 +191,7 @@ def _is_lock(entry: Path) -> bool:
     return entry.name == LOCK and entry.is_file() and entry.stat().st_size == 0
 
 
-def stored_recipe(run: Path) -> Recipe:
+def stored_recipe(run: Path) -> Any:
     """What a run trains.
 
     Raises:
@@ -199,8 +202,8 @@ def stored_recipe(run: Path) -> Recipe:
         raise CheckpointError(f"nothing to resume in {run}: it has no {RECIPE}")
     try:
         stored = json.loads(file.read_bytes())
-        recipe = from_dict(Recipe, stored)
-    except (OSError, ValueError, RecursionError, ConfigError) as error:
+        recipe = from_dict(recipe_class(stored.get("state")), stored)
+    except (OSError, ValueError, RecursionError, AttributeError, ConfigError) as error:
         raise CheckpointError(f"{file} is damaged ({error}); the run cannot be continued without it") from error
     if missing := next(_missing(stored, to_dict(recipe)), None):
         raise CheckpointError(f"{file} is not as a run writes it: {missing} is missing")
@@ -220,7 +223,7 @@ def refuse_elsewhere(run: Path, data: str) -> None:
     scheme, _, rest = data.partition(":")
     if scheme in ("builtin", "hf"):
         return
-    path = expanded(rest if scheme in SCHEMES else data)
+    path = expanded(rest if scheme in (*SCHEMES, IMAGES) else data)
     if not path.is_absolute() and not path.exists():
         raise DataError(
             f"{run} names its data {data}, a path from the folder in which it was begun, and {Path.cwd()} has no such "

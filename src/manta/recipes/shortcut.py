@@ -5,10 +5,9 @@ from typing import Any
 
 from manta.config import from_dict, to_dict
 from manta.errors import UsageError
-from manta.hub.folder import LanguageModel
-from manta.recipes.recipe import Recipe, resolve
 from manta.recipes.run import TrainingRun
 from manta.recipes.runfolder import refuse_changes, stored_recipe
+from manta.recipes.states import recipe_class, resolved, state_of
 from manta.training import show_progress
 
 
@@ -20,22 +19,22 @@ def train(
     device: str | None = None,
     progress: bool | None = None,
     **recipe: Any,
-) -> LanguageModel:
-    """Train a model and return it, ready to write.
+) -> Any:
+    """Train a model and return it, ready to write or to draw.
 
         lm = manta.train("mine.jsonl", "runs/mine", time_budget="30m")
         print(lm.write("what it should answer to"))
 
     Args:
-        data: a file, or a name of data; see `Recipe.data`.
+        data: a file, or a name of data; see `Recipe.data` and, for images, `ImageRecipe.data`.
         out: the run folder; the model folder is `out/model`.
         resume: continue the run of that folder.
         device: see `resolve_device`.
         progress: show how it goes, on stderr: True does, False is quiet; None shows it on a terminal and in a notebook.
-        recipe: fields of `Recipe`, e.g. `time_budget="3m"`, `size="tiny"`.
+        recipe: fields of `Recipe`, for images of `ImageRecipe`, e.g. `time_budget="3m"`, `size="tiny"`.
 
     Returns:
-        The model, of the family that the recipe names: `write` gives texts, `generate` gives events.
+        The model, of the family that the recipe names: `write` gives texts, `draw` images, `generate` events.
 
     Raises:
         UsageError: data or folder are no path or name, the folder holds a run and `resume` is not set, or a run that is
@@ -48,15 +47,16 @@ def train(
     for name, value in (("data", data), ("out", out)):
         if not isinstance(value, str | Path) or not str(value):
             raise UsageError(f"{name} should be a path or a name, received {value!r} ({type(value).__name__})")
-    asked = from_dict(Recipe, {"data": str(data), **recipe})
+    kind = recipe_class(recipe.get("state", state_of(str(data))))
+    asked = from_dict(kind, {"data": str(data), **recipe})
     more = asked.time_budget if resume else None
     if resume:
         own = stored_recipe(Path(out))
         given = {**recipe, "data": asked.data}
         if own.time_budget is not None:  # more of it is no change of the run
             given["time_budget"] = own.time_budget
-        changed = from_dict(Recipe, {**to_dict(own), **given})
-        refuse_changes(Path(out), changed, resolve(from_dict(Recipe, given)), "resume")
+        changed = from_dict(type(own), {**to_dict(own), **given})
+        refuse_changes(Path(out), changed, resolved(from_dict(kind, given)), "resume")
     run = TrainingRun(asked, out, resume=resume, device=device, time_budget=more)
     show_progress(run.events(), progress)
-    return run.language_model
+    return run.model

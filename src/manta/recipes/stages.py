@@ -1,8 +1,8 @@
-"""The stages of each family: what is trained, on what, by which objective, and what closes the stage."""
+"""A run of a model of texts: its data, and the stages of each family."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,62 +16,162 @@ from manta.families.imitation import Imitation
 from manta.families.prompted import PromptedModel
 from manta.families.trained import Taught
 from manta.hub.folder import LanguageModel
-from manta.recipes.answers import write_teacher_targets
+from manta.recipes.advice import advice
+from manta.recipes.answers import TARGETS_SHARE, fitting, write_teacher_targets
+from manta.recipes.begun import begun_from
 from manta.recipes.budget import Watch
+from manta.recipes.card import model_card, portable
 from manta.recipes.conversion import Cost, begin_as, converted_blocks, how_well, new_parts
-from manta.recipes.inheritance import begin_as_part
-from manta.recipes.origins import drafting_model, larger_model, source_model, take_over, teaching_model
-from manta.recipes.prepare import corpus_of, take_targets, write_medoids
-from manta.recipes.recipe import Recipe, seconds
+from manta.recipes.inheritance import begin_as_part, inherited_words
+from manta.recipes.logged import NUM_SAMPLES, written_samples
+from manta.recipes.origins import digests, drafting_model, larger_model, source_model, take_over, teaching_model
+from manta.recipes.parts import Parts, StageSpec
+from manta.recipes.prepare import corpus_of, guided_by, source_of, take_targets, tokenizer_of, write_medoids
+from manta.recipes.recipe import Recipe, resolve, seconds
 from manta.recipes.rounds import Rows, hard_rows, in_rounds, kept_rows, seen_rows
-from manta.runtime import make_generator
-from manta.text import Batch, Corpus, Loader, Tokenizer
+from manta.runtime import atomic_write, make_generator
+from manta.text import Batch, Corpus, CorpusReport, Loader, Tokenizer, read
+from manta.text.corpus import FILES
+from manta.training import Progress
 from manta.training.loop import Objective
+
+CORPORA = ("corpus", "corpus-consensus")
+"""Folders of the texts as encoded."""
 
 JUDGING_SHARE = 0.05
 """Share of a time budget in which the texts of a later round are judged."""
 
 
-@dataclass(frozen=True)
-class StageSpec:
-    """One stage of a run, before its length is known."""
+class TextParts(Parts):
+    """Everything a run of a model of texts trains, and its data.
 
-    name: str
-    share: float
-    """Share of the run's time; only ratios count."""
-    model: nn.Module
-    """Passed to the objective."""
-    trained: tuple[nn.Module, ...]
-    """Parts whose parameters are trained; all others are frozen."""
-    objective: Objective
-    corpus: Callable[[], Corpus]
-    """The data, asked for when the stage begins: an earlier stage may make it."""
-    pace: float = 1.0
-    """Factor of the learning rate."""
-    begin: Callable[[], None] = lambda: None
-    """Called once before the first step."""
-    answers: bool = False
-    """The data are a teacher's answers, or the model's own, which take time to write."""
-    round: int = 0
-    """Rounds of the same stage before this one, by which its texts are chosen."""
+    Args:
+        recipe: as resolved, and fitted to the data.
+        folder: of the run.
+        tokenizer: of the run.
+        corpus: the texts as encoded.
+        report: what became of them.
+        prompts: a few that samples are written to.
+        device: where the nets go.
+        watch: sees to the time budget and tells what is done.
+    """
 
+    unit = "tokens"
+    made = "consensus targets"
+    files = ("tokenizer.json", "targets-*.jsonl", *(f"{corpus}/{file}" for corpus in CORPORA for file in FILES))
 
-@dataclass
-class Parts:
-    """Everything a run trains, and its data."""
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        tokenizer: Tokenizer,
+        corpus: Corpus,
+        report: CorpusReport,
+        prompts: Sequence[str | None],
+        device: torch.device,
+        watch: Watch,
+    ) -> None:
+        self.recipe, self.folder, self.tokenizer, self.corpus = recipe, folder, tokenizer, corpus
+        self.report, self.prompts, self.device, self.watch = report, prompts, device, watch
+        self.modules, self.measured = nn.ModuleDict(), {}
+        self.consensus: Corpus | None = None
+        self.scores: list[Cost] = []  # of a conversion
+        self.data = {"source": source_of(recipe), "tokenizer": tokenizer.fingerprint(), "corpus": corpus.digest}
+        self.data |= digests(recipe)
 
-    recipe: Recipe
-    folder: Path
-    tokenizer: Tokenizer
-    corpus: Corpus
-    device: torch.device
-    watch: Watch
-    modules: nn.ModuleDict = field(default_factory=nn.ModuleDict)
-    measured: dict[str, Any] = field(default_factory=dict)
-    """What is measured while training and steers it: part of every checkpoint, whatever the stage."""
-    consensus: Corpus | None = None
+    @classmethod
+    def resolved(cls, recipe: Recipe, tell: Callable[[str], None]) -> Recipe:
+        """See `recipes.begun` and `recipes.recipe`."""
+        return resolve(begun_from(recipe, tell))
 
-    def language_model(self, stage: str) -> LanguageModel:
+    @classmethod
+    def prepared(cls, recipe: Recipe, folder: Path, device: torch.device, watch: Watch) -> "TextParts":
+        """Tokenizer and corpus; both are kept in the folder and reused."""
+        recipe = guided_by(recipe)
+        tokenizer = tokenizer_of(recipe, folder, watch)
+        size = tokenizer.vocab_size
+        names = [row.shape for row in FAMILIES.values() if row.shape and row.shape != "decoder"]
+        shapes = {name: replace(getattr(recipe, name), vocab_size=size) for name in names}
+        recipe = replace(recipe, **shapes)
+        if recipe.consensus == "given":
+            take_targets(recipe, folder, watch)
+        corpus, report = corpus_of(recipe, folder, tokenizer, None, watch)
+        found = (example.prompt for example in read(recipe.data, "dev", 50 * NUM_SAMPLES))
+        limit = getattr(recipe, FAMILIES[recipe.family].shape).max_prompt
+        prompts = list(dict.fromkeys(p for p in found if not p or fitting([p], tokenizer, limit)))[:NUM_SAMPLES]
+        return cls(recipe, folder, tokenizer, corpus, report, prompts, device, watch)
+
+    def specs(self) -> list[StageSpec]:
+        """The stages of the family, a teacher's before them."""
+        return stage_specs(self)
+
+    def batches(self, spec: StageSpec, seed: int, rows: Rows | None = None) -> Loader:
+        """Endless batches of a stage's texts, or of some of them."""
+        return self.loader(spec.corpus(), seed, rows)
+
+    @property
+    def at_hand(self) -> Corpus:
+        """The human texts, where others are to come."""
+        return self.consensus or self.corpus
+
+    def reserved(self, specs: Sequence[StageSpec], index: int, *, planned: bool = False) -> float:
+        """For what a teacher is to answer; who is given has answered once the first stage is planned."""
+        if planned and specs[index].name != "teacher":
+            return 0.0
+        return TARGETS_SHARE if is_asked(self.recipe, specs, index) else 0.0
+
+    def advice(self) -> tuple[str, ...]:
+        """See `recipes.advice`."""
+        return advice(self.recipe, self.report)
+
+    def row(self, step: int, progress: Progress) -> dict[str, Any]:
+        """What the flow's times say of the latents."""
+        density = self.measured.get("density")
+        if density is None or progress.step % 50 or not density.calibrated:
+            return {}
+        space = self.recipe.model.space
+        floor = getattr(space, "noise_floor", None)
+        if progress.stage != "policy" or floor is None:
+            return {}
+        # Beyond snr = 1/floor² a standardised latent says no more about its text.
+        return {"implied_nats_a_latent": density.implied_likelihood(space.channels, 1 / max(floor, 0.05) ** 2)}
+
+    def besides(self, spec: StageSpec) -> Mapping[str, LanguageModel]:
+        """The teacher, which writes by itself."""
+        if spec.name != "teacher" or self.recipe.family == "ar":
+            return {}
+        teacher = self.trained_model(spec.name)
+        teacher.learn_from(self.corpus)
+        return {"teacher": teacher}
+
+    def finished(self, model: LanguageModel) -> list[str]:
+        """Tables of the texts, and what a conversion costs."""
+        model.learn_from(self.corpus, self.teaching)
+        if self.recipe.converted_from is None:
+            return []
+        self.scores = self.measure_conversion()
+        told = ", ".join(f"{score.name} {score.nats:.3f}" for score in self.scores)
+        return [f"nats a word, held out: {told}; lost of the source's words: {self.scores[-1].divergence:.3f}"]
+
+    def samples(self, model: LanguageModel, file: Path) -> list[str]:
+        """A few texts, into a file of lines."""
+        lines = written_samples(model, self.prompts)
+        if lines:
+            file.parent.mkdir(exist_ok=True)
+            atomic_write(file.with_suffix(".txt"), ("\n".join(lines) + "\n").encode())
+        return lines
+
+    def portable(self) -> Recipe:
+        """See `recipes.card`."""
+        return portable(self.recipe)
+
+    def card(self, model: LanguageModel, plan: dict[str, int], minutes: dict[str, float]) -> str:
+        """See `recipes.card`."""
+        model.prompted = self.report.prompts > 0
+        inherited = inherited_words(self.folder)
+        return model_card(model.family, self.portable(), plan, minutes, self.report, self.scores, inherited)
+
+    def trained_model(self, stage: str) -> LanguageModel:
         """What a stage trains, as a model that writes."""
         if stage == "teacher" or self.recipe.family == "ar":
             return AutoregressiveLM(self.teacher, self.tokenizer)
@@ -196,7 +296,7 @@ class Parts:
         return Loader(corpus, batch_tokens=tokens, multiple=rate, seed=seed, tag_share=share, rows=rows)
 
 
-def stage_specs(parts: Parts) -> list[StageSpec]:
+def stage_specs(parts: TextParts) -> list[StageSpec]:
     """The stages of the recipe's family, in order, a teacher's before them; builds the modules they train."""
     recipe = parts.recipe
     torch.manual_seed(recipe.seed)  # initial weights only: all other randomness has generators of its own
@@ -238,7 +338,7 @@ def stage_specs(parts: Parts) -> list[StageSpec]:
     return [*specs, *in_rounds(ours, recipe.train)]
 
 
-def _conversion(parts: Parts, net: PromptedModel, taught_stages: Sequence[Taught]) -> list[StageSpec]:
+def _conversion(parts: TextParts, net: PromptedModel, taught_stages: Sequence[Taught]) -> list[StageSpec]:
     """The stages of a conversion: the new operators alone, then everything but a space, as the family is taught."""
     recipe, config = parts.recipe, parts.recipe.conversion
     source, blocks = parts.source, converted_blocks(recipe)
@@ -277,7 +377,7 @@ def _spec(taught: Taught, model: nn.Module, corpus: Callable[[], Corpus]) -> Sta
     )
 
 
-def warm_start(parts: Parts) -> None:
+def warm_start(parts: TextParts) -> None:
     """Start prompt encoder, token table, places and blocks from the teacher's weights, where the shapes agree."""
     model: Any = parts.modules["model"]
     teacher = parts.teacher
@@ -290,7 +390,7 @@ def warm_start(parts: Parts) -> None:
     inherit(teacher.trunk, parts.writer.trunk_of(model))
 
 
-def inherit_part(parts: Parts, net: PromptedModel) -> None:
+def inherit_part(parts: TextParts, net: PromptedModel) -> None:
     """Start a smaller model as a part of the larger one, judged by the training texts."""
     parts.watch.tell(f"choosing what is inherited from {parts.recipe.inherit}")
     told = begin_as_part(parts.recipe, parts.folder, parts.source, net, parts.corpus)
@@ -302,19 +402,3 @@ def inherit(source: nn.Module, target: nn.Module) -> None:
     own = target.state_dict()
     same = {k: v for k, v in source.state_dict().items() if k in own and own[k].shape == v.shape}
     target.load_state_dict({**own, **same})
-
-
-class OnDevice:
-    """A loader whose batches are moved to a device."""
-
-    def __init__(self, loader: Any, device: torch.device) -> None:
-        self.loader, self.device = loader, device
-
-    def __next__(self) -> Any:
-        return next(self.loader).to(self.device)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.loader.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.loader.load_state_dict(state)

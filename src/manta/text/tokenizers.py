@@ -7,7 +7,7 @@ from functools import cached_property, partial
 from hashlib import blake2b
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tokenizers as hf
@@ -59,6 +59,9 @@ class Tokenizer:
     A tokenizer `of_symbols` has the same special ids and then a token for each character of an alphabet, instead of
     merges; it puts no space before a text, and knows no text with other characters.
     """
+
+    key: ClassVar[str] = "tokenizer"
+    file: ClassVar[str] = "tokenizer.json"
 
     def __init__(self, backend: hf.Tokenizer) -> None:
         """Wraps a trained backend; use `train`, `of_symbols` or `load`.

@@ -47,8 +47,10 @@ class Muon(Optimizer):
 
     Equal to `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`, bit for bit in bfloat16.
 
+    A convolution's weight is the matrix that makes its outputs of all places of its kernel.
+
     Args:
-        params: matrices.
+        params: matrices, or weights of convolutions.
         lr: step size.
         weight_decay: decoupled decay.
         momentum: share of the old momentum that is kept.
@@ -80,7 +82,8 @@ class Muon(Optimizer):
                 updates = orthogonalise(ahead[0] if alone else torch.stack(ahead), self.dtype)
                 for weight, update in zip(weights, [updates] if alone else updates, strict=True):
                     weight.mul_(1 - lr * group["weight_decay"])
-                    weight.add_(update, alpha=-lr * MATCH_ADAMW * math.sqrt(max(weight.shape)))
+                    size = max(weight.shape[0], weight[0].numel())
+                    weight.add_(update.view_as(weight), alpha=-lr * MATCH_ADAMW * math.sqrt(size))
 
     def _ahead(self, weight: Tensor, momentum: float) -> Tensor:
         """Nesterov's gradient: that of the momentum after this one."""
@@ -88,7 +91,8 @@ class Muon(Optimizer):
         state = self.state[weight]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(weight)
-        return weight.grad.lerp(state["momentum_buffer"].lerp_(weight.grad, 1 - momentum), momentum)
+        ahead = weight.grad.lerp(state["momentum_buffer"].lerp_(weight.grad, 1 - momentum), momentum)
+        return ahead.flatten(1)
 
 
 def _together(weights: list[Tensor]) -> Iterable[list[Tensor]]:

@@ -16,8 +16,10 @@ MUON_SLOT = "momentum_buffer"
 
 
 def hidden_matrices(model: nn.Module) -> list[Tensor]:
-    """The trained weights of linear maps; tables of embeddings, gains, biases and spectra are none of them."""
-    return [m.weight for m in model.modules() if isinstance(m, nn.Linear) and m.weight.requires_grad]
+    """The trained weights of linear maps, convolutions between all channels among them; tables of embeddings, gains,
+    biases, spectra and kernels of single channels are none."""
+    maps = (m for m in model.modules() if isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and m.groups == 1))
+    return [m.weight for m in maps if m.weight.requires_grad]
 
 
 def build_optimizers(

@@ -1,0 +1,164 @@
+"""A run of a model of images: its data, its one stage, its samples and its card."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from manta.config import to_dict
+from manta.errors import DataError
+from manta.families.image_flow import DrawOptions, DrawRequest, ImageFlow, matching, shaped
+from manta.families.image_model import ImageModel
+from manta.image import ImageCodec, ImageCorpus, ImageExample, ImageLoader, build_images, read_images
+from manta.image.corpus import FILES
+from manta.image.grid import grid_of, save_png
+from manta.image.sources import fingerprint
+from manta.recipes.budget import Watch, undertrained
+from manta.recipes.image_recipe import DEFAULT_SIDE, ImageRecipe, portable_images, resolve_images
+from manta.recipes.parts import Parts, StageSpec
+
+SHOWN = 16
+"""Images of a sample."""
+MOST_TOLD = 5
+"""Files that cannot be read of which a person is told by name."""
+
+
+class ImageParts(Parts):
+    """Everything a run of a model of images trains, and its data.
+
+    Args:
+        recipe: as resolved, and fitted to the data.
+        codec: size, channels and classes.
+        corpus: the images as packed.
+        device: where the nets go.
+        source: what the data are, by content.
+    """
+
+    unit = "images"
+    files = ("images.json", *(f"corpus/{file}" for file in FILES))
+
+    def __init__(
+        self, recipe: ImageRecipe, codec: ImageCodec, corpus: ImageCorpus, device: torch.device, source: str
+    ) -> None:
+        self.recipe, self.codec, self.corpus, self.device = recipe, codec, corpus, device
+        self.report, self.modules, self.measured = corpus.report, nn.ModuleDict(), {}
+        self.data = {"source": source, "images": codec.fingerprint(), "corpus": corpus.digest}
+
+    @classmethod
+    def resolved(cls, recipe: ImageRecipe, tell: Callable[[str], None]) -> ImageRecipe:
+        """See `recipes.image_recipe`."""
+        return resolve_images(recipe)
+
+    @classmethod
+    def prepared(cls, recipe: ImageRecipe, folder: Path, device: torch.device, watch: Watch) -> "ImageParts":
+        """Pack the images into the folder, all of one size, or take those that it has."""
+        source = fingerprint(recipe.data, recipe.split, recipe.num_examples)
+        skipped: list[str] = []
+
+        def tell(reason: str) -> None:
+            skipped.append(reason)
+            if len(skipped) <= MOST_TOLD:
+                watch.tell(f"left out: {reason}")
+
+        def examples(channels: int | None) -> Iterator[ImageExample]:
+            return read_images(recipe.data, recipe.split, recipe.num_examples, channels=channels, skipped=tell)
+
+        first = next(examples(recipe.channels), None)
+        skipped.clear()
+        if first is None:
+            raise DataError(f"{recipe.data} has no images to train on")
+        channels = recipe.channels or first.pixels.shape[2]
+        height, width = _size(recipe, first.pixels.shape)
+        build_images(
+            watch.over(examples(channels), "the images"),
+            folder / "corpus",
+            size=(height, width),
+            channels=channels,
+            source=source,
+            fit=recipe.fit,
+            skipped=skipped,
+        )
+        corpus = ImageCorpus(folder / "corpus")
+        codec = ImageCodec(height=height, width=width, channels=channels, classes=corpus.classes)
+        codec.save(folder / codec.file)
+        return cls(replace(recipe, model=shaped(recipe.model, codec)), codec, corpus, device, source)
+
+    def specs(self) -> list[StageSpec]:
+        """One stage: the flow, with its adaptive condition."""
+        torch.manual_seed(self.recipe.seed)  # initial weights only: all other randomness has generators of its own
+        model = ImageModel(self.recipe.model).to(self.device)
+        self.modules["model"] = model
+        objective = matching(self.recipe.model, self.recipe.objective, self.measured)
+        return [StageSpec("flow", 1.0, model, (model,), objective, lambda: self.corpus)]
+
+    def batches(self, spec: StageSpec, seed: int, rows: Any = None) -> ImageLoader:
+        """Endless batches of the images."""
+        assert rows is None and self.recipe.batch_size is not None, "images have no rounds"
+        return ImageLoader(spec.corpus(), batch_size=self.recipe.batch_size, seed=seed, mirror=self.recipe.mirror)
+
+    def trained_model(self, stage: str) -> ImageFlow:
+        """The flow as it is by now, with the codes of its images counted."""
+        flow = ImageFlow(self.modules["model"], self.codec)  # pyright: ignore[reportArgumentType]
+        flow.prompted = bool(self.codec.classes)
+        flow.learn_codes(self.corpus)
+        return flow
+
+    @property
+    def size(self) -> str:
+        """Parameters and kind of the net."""
+        count = sum(p.numel() for p in self.modules["model"].parameters())
+        return f"{count / 1e6:.2f}M parameters, net {self.recipe.model.net.kind}"
+
+    def advice(self) -> tuple[str, ...]:
+        """What is said of the images and not learned from."""
+        if self.codec.classes or not self._captioned():
+            return ()
+        return ("advice: captions are read and not learned from; give the images a `label` to ask for them by class",)
+
+    def _captioned(self) -> bool:
+        first = next(read_images(self.recipe.data, self.recipe.split, 1), None)
+        return first is not None and first.caption is not None
+
+    def samples(self, model: ImageFlow, file: Path) -> list[str]:
+        """A grid of images, one of every class in turn."""
+        classes = len(self.codec.classes)
+        requests = [DrawRequest(label=i % classes if classes else None, seed=i) for i in range(SHOWN)]
+        drawn = np.stack([image.pixels for image in model.generate(requests, DrawOptions())])
+        file.parent.mkdir(exist_ok=True)
+        target = file.with_suffix(".png")
+        save_png(target, grid_of(drawn), {"steps": "8"})
+        return [f"samples: {target}"]
+
+    def portable(self) -> ImageRecipe:
+        """See `portable_images`."""
+        return portable_images(self.recipe)
+
+    def card(self, model: ImageFlow, plan: dict[str, int], minutes: dict[str, float]) -> str:
+        """Data, recipe, steps and minutes. Scores are added by whoever measures them."""
+        lines = [f"| {name} | {steps} | {minutes.get(name, 0):.1f} |" for name, steps in plan.items()]
+        lines += [f"| {name} | – | {spent:.1f} |" for name, spent in minutes.items() if name not in plan]
+        rows, short, recipe = "\n".join(lines), undertrained(plan), self.portable()
+        warning = f"**This model is {short}.**\n\n" if short else ""
+        classes = ", ".join(f"`{name}`" for name in self.codec.classes[:100]) or "none"
+        return (
+            f"# An image flow trained by manta\n\nData: `{recipe.data.split(':')[0]}` ({self.report}). "
+            f"The licence of the data applies to the images it was made from.\n\nClasses: {classes}\n\n"
+            f"{warning}| stage | steps | minutes |\n|---|---|---|\n{rows}\n\n"
+            "Load it with `manta.load(FOLDER)`; draw with `manta generate FOLDER --num-samples 16 --out grid.png`.\n\n"
+            f"Recipe:\n\n```json\n{json.dumps(to_dict(recipe), indent=1)}\n```\n"
+        )
+
+
+def _size(recipe: ImageRecipe, first: Sequence[int]) -> tuple[int, int]:
+    """Height and width of all images."""
+    if recipe.height is not None or recipe.width is not None:
+        return recipe.height or recipe.width or 0, recipe.width or recipe.height or 0
+    if max(first[:2]) <= DEFAULT_SIDE:
+        return first[0], first[1]
+    side = min(DEFAULT_SIDE, *first[:2])
+    return side, side

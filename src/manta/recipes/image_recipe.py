@@ -1,0 +1,148 @@
+"""The whole description of a run that trains a model of images."""
+
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from manta.config import filled
+from manta.errors import ConfigError
+from manta.families.image_model import ImageConfig
+from manta.families.image_objective import ImageObjectiveConfig
+from manta.image.files import Fit
+from manta.nets.grid import DicConfig, DitConfig, GridNetChoice, UditConfig
+from manta.recipes.recipe import LEARNING_RATE, MAX_RUN_SEED, seconds
+from manta.training import TrainConfig
+
+MAX_SIDE = 512
+"""Pixels of a side that are trained on."""
+DEFAULT_SIDE = 64
+"""Pixels to which larger images are made smaller, unless a size is asked for."""
+
+
+@dataclass(frozen=True)
+class ImageSize:
+    """A setting of the size dial."""
+
+    dic: tuple[int, tuple[int, ...]]
+    """Width and depths of the hourglass."""
+    udit: tuple[int, tuple[int, ...], int]
+    """Width, depths and heads of the U."""
+    dit: tuple[int, int, int]
+    """Width, blocks and heads."""
+    batch_size: int
+    """Images of a batch."""
+
+
+IMAGE_SIZES = {
+    "nano": ImageSize((24, (2, 2, 2, 2, 2)), (24, (1, 1, 2, 1, 1), 2), (96, 5, 4), 64),
+    "tiny": ImageSize((32, (2, 2, 3, 2, 2)), (32, (1, 2, 2, 2, 1), 2), (128, 6, 4), 64),
+    "small": ImageSize((48, (3, 3, 3, 3, 3)), (48, (2, 3, 4, 3, 2), 3), (256, 8, 4), 128),
+    "base": ImageSize((96, (6, 6, 5, 6, 6)), (96, (2, 5, 8, 5, 2), 4), (384, 12, 6), 256),
+    "large": ImageSize((192, (6, 6, 5, 6, 6)), (192, (2, 5, 8, 5, 2), 8), (768, 12, 12), 256),
+}
+"""The size dial of images."""
+AUTO_SIZE: tuple[tuple[float, Literal["nano", "tiny", "small"]], ...] = (
+    (10, "nano"),
+    (45, "tiny"),
+    (math.inf, "small"),
+)
+"""Minutes of the budget up to which a size is trained well on two CPU cores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRecipe:
+    """A training run of a model of images."""
+
+    state: Literal["image"] = "image"
+    """What the model makes."""
+    data: str = "builtin:shapes"
+    """Where the images come from: `images:FOLDER`, with folders that name classes or a table `captions.csv`; an archive
+    of arrays `FILE.npz`; or `builtin:shapes`."""
+    num_examples: int | None = None
+    """Images to read; None reads all."""
+    split: Literal["train"] = "train"
+    """What to learn from."""
+    family: Literal["image"] = "image"
+    """Which family to train."""
+    size: Literal["auto", "nano", "tiny", "small", "base", "large"] = "auto"
+    """The size dial; sets width, depths and heads of the net. `auto` follows the time budget."""
+    height: int | None = None
+    """Pixels of an image; None: those of the first image, of a large one 64."""
+    width: int | None = None
+    """Pixels of an image; None: as `height`."""
+    channels: Literal[1, 3] | None = None
+    """3 for colours, 1 for grey; None: as the first image."""
+    fit: Fit = "crop"
+    """How images of another size are fitted: `crop` keeps proportions, `stretch` keeps all of the image."""
+    mirror: bool = False
+    """Learn every image turned left to right, too."""
+    batch_size: int | None = None
+    """Images of a batch; None takes what fits the size."""
+    time_budget: str | None = None
+    """Time for the whole run, such as `3m`, `90m` or `2h`; turned into steps once, at the start."""
+    num_steps: int | None = None
+    """Steps, instead of a time budget."""
+    seed: int = 0
+    """All randomness of the run."""
+    checkpoint_minutes: float = 2.0
+    """Time between checkpoints."""
+    model: ImageConfig = field(default_factory=ImageConfig)
+    """Shape of the model."""
+    objective: ImageObjectiveConfig = field(default_factory=ImageObjectiveConfig)
+    """What it is taught."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """How it is optimised."""
+
+    def __post_init__(self) -> None:
+        if self.time_budget is not None and self.num_steps is not None:
+            raise ConfigError("give time_budget or num_steps, not both")
+        if self.num_steps is not None and self.num_steps < 4:
+            raise ConfigError(f"num_steps should be at least 4, received {self.num_steps}")
+        if self.time_budget is not None:
+            seconds(self.time_budget)
+        if not 0 <= self.seed <= MAX_RUN_SEED:
+            raise ConfigError(f"seed should lie between 0 and {MAX_RUN_SEED}, received {self.seed}")
+        for name in ("height", "width"):
+            if (side := getattr(self, name)) is not None and not 4 <= side <= MAX_SIDE:
+                raise ConfigError(f"{name} should lie between 4 and {MAX_SIDE}, received {side}")
+        if self.batch_size is not None and not 1 <= self.batch_size <= 65536:
+            raise ConfigError(f"batch_size should lie between 1 and 65536, received {self.batch_size}")
+        if self.num_examples is not None and self.num_examples < 1:
+            raise ConfigError(f"num_examples should be at least 1, received {self.num_examples}")
+        if self.train.rounds > 1:
+            raise ConfigError("rounds are for models of texts; set train.rounds=1")
+
+
+def resolve_images(recipe: ImageRecipe) -> ImageRecipe:
+    """Derive what follows from the dials: the net's shape, batches and learning rate. What was set by hand stays."""
+    if recipe.time_budget is None and recipe.num_steps is None:
+        recipe = replace(recipe, time_budget="30m")
+    if recipe.size == "auto":
+        minutes = math.inf if recipe.time_budget is None else seconds(recipe.time_budget) / 60
+        recipe = replace(recipe, size=next(size for limit, size in AUTO_SIZE if minutes <= limit))
+    size = IMAGE_SIZES[recipe.size]
+    net = _shaped(recipe.model.net, size)
+    widest = net.width * (4 if isinstance(net, DicConfig | UditConfig) else 1)
+    train = filled(recipe.train, {"learning_rate": LEARNING_RATE / widest})
+    recipe = filled(recipe, {"batch_size": size.batch_size})
+    return replace(recipe, train=train, model=replace(recipe.model, net=net))
+
+
+def _shaped(net: GridNetChoice, size: ImageSize) -> Any:
+    """A net's configuration in which everything is set."""
+    if isinstance(net, DicConfig):
+        width, depths = size.dic
+        return filled(net, {"width": width, "depths": depths})
+    if isinstance(net, UditConfig):
+        width, depths, heads = size.udit
+        return filled(net, {"width": width, "depths": depths, "heads": heads})
+    assert isinstance(net, DitConfig)
+    width, depth, heads = size.dit
+    return filled(net, {"width": width, "depth": depth, "heads": heads})
+
+
+def portable_images(recipe: ImageRecipe) -> ImageRecipe:
+    """The recipe as a model carries it away: of a path only the last part, which tells no folder's name."""
+    kind, colon, place = recipe.data.rpartition(":")
+    return replace(recipe, data=kind + colon + Path(place).name)

@@ -1,0 +1,77 @@
+"""The kinds of state that a run may train a model of; `STATES` is the table of them.
+
+A newcomer is a package beside `text/` and `image/` that reads its data, a recipe, its `Parts`, and a row here.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Final
+
+from manta.errors import ConfigError
+from manta.image.sources import is_images
+from manta.recipes.parts import Parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What is known of a kind of state before any of it is loaded."""
+
+    words: str
+    """What a model of it makes, in the plural."""
+    recipe: str
+    """Its recipe, as `module:class`."""
+    parts: str
+    """What a run has to know of it, a `Parts`, as `module:class`."""
+
+    @property
+    def recipe_class(self) -> type[Any]:
+        """The dataclass of its recipe."""
+        return _named(self.recipe)
+
+    def load(self) -> type[Parts]:
+        """Import its parts."""
+        return _named(self.parts)
+
+
+STATES: Final[Mapping[str, State]] = {
+    "text": State(words="texts", recipe="manta.recipes.recipe:Recipe", parts="manta.recipes.stages:TextParts"),
+    "image": State(
+        words="images", recipe="manta.recipes.image_recipe:ImageRecipe", parts="manta.recipes.image_parts:ImageParts"
+    ),
+}
+"""From a state's name to its row."""
+
+
+def state_of(data: str) -> str:
+    """Of which kind some data are, a key of `STATES`, by their name alone."""
+    return "image" if is_images(data) else "text"
+
+
+def recipe_class(state: Any) -> type[Any]:
+    """The recipe of a kind of state.
+
+    Raises:
+        ConfigError: there is no such state.
+    """
+    if not isinstance(state, str) or state not in STATES:
+        raise ConfigError(f"state should be one of {', '.join(STATES)}, received {str(state)[:80]!r}")
+    return STATES[state].recipe_class
+
+
+def resolved(recipe: Any, tell: Callable[[str], None] = lambda line: None) -> Any:
+    """A recipe with all that follows from it.
+
+    Args:
+        recipe: of any state, as asked for.
+        tell: takes what is measured on the way.
+
+    Raises:
+        ConfigError: what is asked for does not fit together.
+    """
+    return STATES[recipe.state].load().resolved(recipe, tell)
+
+
+def _named(place: str) -> Any:
+    module, name = place.split(":")
+    return getattr(import_module(module), name)
