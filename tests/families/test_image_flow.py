@@ -23,7 +23,7 @@ CODEC = ImageCodec(height=24, width=24, channels=3, classes=CLASSES)
 
 def model(kind="dic", bits=0, **more):
     torch.manual_seed(0)
-    config = ImageConfig(height=24, width=24, channels=3, classes=19, net=NETS[kind], bits=bits, **more)
+    config = ImageConfig(height=24, width=24, channels=3, classes=11, net=NETS[kind], bits=bits, **more)
     found = ImageModel(config)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -33,7 +33,7 @@ def model(kind="dic", bits=0, **more):
 
 
 def flow(kind="dic", bits=0):
-    codes = torch.arange(1.0, 1 + 19 * (1 << bits)).view(19, -1) if bits else None
+    codes = torch.arange(1.0, 1 + 11 * (1 << bits)).view(11, -1) if bits else None
     return ImageFlow(model(kind, bits), CODEC, codes)
 
 
@@ -80,7 +80,7 @@ def test_the_loss_is_the_squared_error_of_the_velocity():
     expected = (net.net(state, t, seen["cond"]) - (clean - noise)).square().mean()
     torch.testing.assert_close(again.total, expected, rtol=2e-3, atol=1e-5)
     torch.testing.assert_close(loss.total, again.total)
-    assert (seen["cond"].label == 19).all()
+    assert (seen["cond"].label == 11).all()
 
 
 def test_classes_are_left_out_as_often_as_asked():
@@ -119,7 +119,7 @@ def test_a_code_is_signs_with_a_gradient_and_costs_a_hundredth():
 @pytest.mark.parametrize("kind", NETS)
 def test_an_image_is_that_of_its_seed_and_class_in_any_batch(kind):
     lm = flow(kind)
-    requests = [DrawRequest(label=i % 19, seed=100 + i) for i in range(7)]
+    requests = [DrawRequest(label=i % 11, seed=100 + i) for i in range(7)]
     how = DrawOptions(num_steps=3)
     whole = {drawn.index: drawn for drawn in lm.generate(requests, how)}
     parts = {drawn.index: drawn for drawn in lm.generate(requests, how, batch_size=2)}
@@ -211,10 +211,10 @@ def test_codes_are_counted_by_class_and_drawn_as_often(tmp_path):
     lm.learn_codes(corpus)
     code = lm.model.code(from_pixels(torch.from_numpy(corpus.pixels(np.arange(len(corpus))))))
     numbers = ((code > 0).long() * torch.tensor([1, 2])).sum(1).numpy()
-    expected = np.zeros((19, 4))
+    expected = np.zeros((11, 4))
     np.add.at(expected, (corpus.labels, numbers), 1)
     assert np.array_equal(lm.codes.numpy(), expected)
-    lm.codes = torch.tensor([[1.0, 0, 0, 3.0]]).repeat(19, 1)
+    lm.codes = torch.tensor([[1.0, 0, 0, 3.0]]).repeat(11, 1)
     requests = [DrawRequest(label=None if i % 2 else 4, seed=i) for i in range(400)]
     _, told, _ = lm.begin(requests)
     ones = (told.code == 1).all(1)
@@ -223,13 +223,13 @@ def test_codes_are_counted_by_class_and_drawn_as_often(tmp_path):
 
 def test_a_code_changes_what_is_drawn():
     lm = flow(bits=1)
-    lm.codes = torch.tensor([[1.0, 0.0]]).repeat(19, 1)
+    lm.codes = torch.tensor([[1.0, 0.0]]).repeat(11, 1)
     before = lm.draw(1, seed=0)
-    lm.codes = torch.tensor([[0.0, 1.0]]).repeat(19, 1)
+    lm.codes = torch.tensor([[0.0, 1.0]]).repeat(11, 1)
     assert not np.array_equal(before, lm.draw(1, seed=0))
 
 
-@pytest.mark.parametrize("codes", [None, torch.ones(3, 4), torch.ones(19, 3), -torch.ones(19, 4), torch.zeros(1, 4)])
+@pytest.mark.parametrize("codes", [None, torch.ones(3, 4), torch.ones(11, 3), -torch.ones(11, 4), torch.zeros(1, 4)])
 def test_frequencies_of_codes_that_are_missing_or_damaged_are_refused(codes):
     parts = {} if codes is None else {"codes": codes}
     with pytest.raises(ConfigError, match="codes"):

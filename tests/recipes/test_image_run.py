@@ -47,13 +47,13 @@ def trained(tmp_path_factory):
 
 def test_a_run_leaves_a_model_that_draws(trained):
     flow = load(trained)
-    images = flow.draw("circle", num_samples=3, num_steps=2)
+    images = flow.draw("one circle", num_samples=3, num_steps=2)
     assert images.shape == (3, 24, 24, 3) and images.dtype == np.uint8
     config = model_config(trained)
     assert config["family"] == "image" and config["recipe"]["state"] == "image" and config["prompted"]
     card = (trained / "model" / "README.md").read_text()
     assert "40 images of 24 × 24 pixels" in card or "images of 24 × 24" in card
-    assert "`circle circle square`" in card and "undertrained" in card
+    assert "`two mixed`" in card and "undertrained" in card
     rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 6 and rows[0]["images"] == 4 and {"velocity", "clean_error"} <= set(rows[0])
     assert list((trained / "samples").glob("step-*.png"))
@@ -182,9 +182,9 @@ def test_the_command_line_trains_resumes_and_draws(tmp_path, capsys):
     assert "finished" in capsys.readouterr().err
     grid, folder = tmp_path / "grid.png", tmp_path / "many"
     draw = ["generate", str(out), "--num-steps", "2", "--seed", "5"]
-    assert main([*draw, "--class", "circle", "--class", "3", "--num-samples", "2", "--out", str(grid)]) == 0
+    assert main([*draw, "--class", "one circle", "--class", "3", "--num-samples", "2", "--out", str(grid)]) == 0
     image = Image.open(grid)
-    assert image.info["manta:seed"] == "5" and image.info["manta:class"] == "circle,3" and image.width > 100
+    assert image.info["manta:seed"] == "5" and image.info["manta:class"] == "one circle,3" and image.width > 100
     assert image.info["manta:model"] == "run" and image.info["manta:steps"] == "2"
     assert main([*draw, "--num-samples", "3", "--out", str(folder), "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -2,15 +2,14 @@
 an image back.
 
 A scene is a grid of 3 × 3 cells of 8 × 8 pixels on a light ground. One to three cells hold a shape: a circle, a square
-or a triangle, in red, green, blue or yellow, moved by up to a pixel. Its class says which shapes there are, whatever
-their colours and places: `circle`, `circle circle square` and so on, 19 in all.
+or a triangle, in red, green, blue or yellow, moved by up to a pixel. Its class says how many there are and of which
+kind, whatever their colours and places: `one circle`, `three squares`, or `two mixed` where they are not all alike.
 """
 
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations_with_replacement
 
 import numpy as np
 import torch
@@ -30,10 +29,13 @@ MOST = 3
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
 MOVES = (-1, 0, 1)
 """Pixels by which a shape is moved from the middle of its cell, down and to the right."""
-CLASSES = tuple(
-    " ".join(kinds) for number in range(1, MOST + 1) for kinds in combinations_with_replacement(KINDS, number)
+NUMBERS = ("one", "two", "three")
+MIXED = "mixed"
+CLASSES = (
+    *(f"{word} {kind}{'s' if number else ''}" for kind in KINDS for number, word in enumerate(NUMBERS)),
+    *(f"{word} {MIXED}" for word in NUMBERS[1:]),
 )
-"""Names of the classes: kinds in alphabetical order."""
+"""Names of the classes."""
 TOLERANCE = 0.004
 """Mean squared error, of values in [0, 1], up to which a cell shows what its nearest drawing shows."""
 SPLIT_SEEDS = {"train": 0, "dev": 1, "test": 2}
@@ -63,7 +65,8 @@ class Scene:
     @property
     def label(self) -> str:
         """Its class."""
-        return " ".join(sorted(shape.kind for shape in self.shapes))
+        number, kinds = len(self.shapes), {shape.kind for shape in self.shapes}
+        return f"{NUMBERS[number - 1]} {MIXED if len(kinds) > 1 else kinds.pop() + 's' * (number > 1)}"
 
     @property
     def caption(self) -> str:
@@ -171,11 +174,22 @@ def judge(images: UInt8[np.ndarray, "b h w 3"], labels: list[str | None]) -> dic
 
 
 def _drawn(generator: np.random.Generator) -> Scene:
-    kinds = generator.permutation(CLASSES[generator.integers(len(CLASSES))].split())
-    places = np.sort(generator.choice(GRID * GRID, len(kinds), replace=False))
-    colours = generator.choice(list(COLOURS), len(kinds))
+    number, kinds = _kinds(CLASSES[generator.integers(len(CLASSES))], generator)
+    places = np.sort(generator.choice(GRID * GRID, number, replace=False))
+    colours = generator.choice(list(COLOURS), number)
     found = zip(places, kinds, colours, strict=True)
     return Scene(tuple(Shape(int(place) // GRID, int(place) % GRID, str(k), str(c)) for place, k, c in found))
+
+
+def _kinds(label: str, generator: np.random.Generator) -> tuple[int, list[str]]:
+    """How many shapes a class has, and a draw of their kinds."""
+    word, kind = label.split()
+    number = 1 + NUMBERS.index(word)
+    if kind != MIXED:
+        return number, [kind.removesuffix("s") if number > 1 else kind] * number
+    while len(set(kinds := generator.choice(KINDS, number).tolist())) == 1:
+        pass
+    return number, kinds
 
 
 @cache

@@ -25,6 +25,8 @@ class DicConfig:
     """Channels at the finest level, a multiple of 4; 2 and 4 times as many below. None: the size dial's."""
     depths: tuple[int, ...] | None = None
     """Blocks of each stage: two on the way down, the middle, two on the way up. None: the size dial's."""
+    patch: int = 1
+    """Elements of a side that are taken together, as channels, before the first convolution; 1: none."""
     skip_stride: int = 3
     """A skip for every so many blocks, from the last of a stage on; 1: for every one; 0: no skips."""
     hourglass: bool = True
@@ -50,6 +52,8 @@ class DicConfig:
                         f"{down} blocks on the way down leave another number of skips than {up} on the way up take; "
                         "make them equal, or set skip_stride=0"
                     )
+        if self.patch < 1:
+            raise ConfigError(f"patch should be at least 1, received {self.patch}")
         if self.skip_stride < 0:
             raise ConfigError(f"skip_stride should be 0 or more, received {self.skip_stride}")
 
@@ -132,7 +136,9 @@ class DicNet(nn.Module):
         super().__init__()
         assert config.width is not None and config.depths is not None, "the shape is not resolved"
         self.height, self.width = height, width
-        self.multiple = 2 ** (LEVELS - 1) if config.hourglass else 1
+        self.patch = config.patch
+        self.multiple = config.patch * (2 ** (LEVELS - 1) if config.hourglass else 1)
+        inner = channels * config.patch**2
         factors = (1, 2, 4, 2, 1) if config.hourglass else (1,) * 5
         widths = [config.width * factor for factor in factors]
         levels = (0, 1, 2, 1, 0) if config.hourglass and config.stage_embeddings else (0,) * 5
@@ -140,7 +146,7 @@ class DicNet(nn.Module):
         dims = {level: widths[levels.index(level)] if len(set(levels)) > 1 else 2 * config.width for level in levels}
         self.conditions = nn.ModuleList(Conditioning(dims[level], classes, bits) for level in sorted(set(levels)))
         stride = config.skip_stride if config.hourglass else 0
-        self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(inner, widths[0], 3, padding=1)
         self.stages, self.moves = nn.ModuleList(), nn.ModuleList()
         self.saved: list[list[int]] = []
         self.joined: list[list[int]] = []
@@ -158,7 +164,7 @@ class DicNet(nn.Module):
                 self.moves.append(_move(outer, widths[stage + 1], down) if config.hourglass else nn.Identity())
         self.norm = nn.GroupNorm(1, widths[-1], affine=False)
         self.last = nn.Linear(dims[levels[-1]], 2 * widths[-1])
-        self.head = nn.Conv2d(widths[-1], channels, 3, padding=1)
+        self.head = nn.Conv2d(widths[-1], inner, 3, padding=1)
         for part in (self.last, self.head):
             nn.init.zeros_(part.weight)
             nn.init.zeros_(part.bias)  # pyright: ignore[reportArgumentType]
@@ -172,7 +178,8 @@ class DicNet(nn.Module):
             told: class and code.
         """
         conditions = [condition(t, told) for condition in self.conditions]
-        x = self.stem(as_grid(state, self.height, self.width, self.multiple))
+        grid = as_grid(state, self.height, self.width, self.multiple)
+        x = self.stem(F.pixel_unshuffle(grid, self.patch))
         kept: list[Tensor] = []
         for stage, blocks in enumerate(self.stages):
             for i, block in enumerate(blocks):  # pyright: ignore[reportArgumentType]
@@ -185,7 +192,7 @@ class DicNet(nn.Module):
                 x = self.moves[stage](x)
         shift, scale = self.last(F.silu(conditions[self.levels[-1]]))[..., None, None].to(x.dtype).chunk(2, 1)
         x = self.head(torch.addcmul(shift, self.norm(x), 1 + scale))
-        return as_elements(x, self.height, self.width)
+        return as_elements(F.pixel_shuffle(x, self.patch), self.height, self.width)
 
 
 def _groups(channels: int) -> int:
