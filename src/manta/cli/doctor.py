@@ -25,7 +25,8 @@ class DoctorOptions:
     target: str = argument()
     """A .txt, .jsonl or .csv file; builtin:weather; a structured task: builtin:sudoku4, builtin:sudoku9,
     builtin:countdown, builtin:paths, d1-countdown:PATH, sudoku17:PATH (d1-sudoku:PATH is a test set
-    only); e2e:PATH, tinystories:PATH, hf:NAME; a recipe.toml; a run folder of `manta train`, or a model folder."""
+    only); e2e:PATH, tinystories:PATH, hf:NAME; images: images:FOLDER, FILE.npz, builtin:shapes; a recipe.toml;
+    a run folder of `manta train`, or a model folder."""
     max_prompt: int | None = None
     """Longest prompt of the model to be trained, in tokens; the recipe's, or 64."""
     max_text: int | None = None
@@ -52,7 +53,9 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError(
             f"doctor: --{given.replace('_', '-')} is for data, and the recipe of {folder} says it; leave it out"
         )
-    if not folder.is_dir():
+    if (found := _of_images(options.target, folder)) is not None:
+        figures, findings = found
+    elif not folder.is_dir():
         figures, findings = _examine_data(options)
     elif (folder / "recipe.json").exists():
         figures, findings = _examine_run(folder)
@@ -75,6 +78,28 @@ def run(argv: Sequence[str]) -> int:
     if not findings:
         print("nothing to warn of")
     return 0
+
+
+def _of_images(target: str, folder: Path) -> tuple[dict[str, Any], list[Finding]] | None:
+    """What is found of images, a run on images or a model of them; None for all else."""
+    from manta.cli.doctor_images import examine_image_model, examine_image_run, examine_images
+    from manta.cli.writing import draws
+    from manta.image.sources import is_images
+    from manta.runtime import read_json
+
+    if is_images(target):
+        print("reading the images", file=sys.stderr)
+        figures, found = examine_images(target)
+    elif folder.is_dir() and (folder / "recipe.json").exists():
+        recipe: Any = read_json(folder / "recipe.json")
+        if not isinstance(recipe, dict) or recipe.get("state") != "image":
+            return None
+        figures, found = examine_image_run(folder)
+    elif folder.is_dir() and draws([target]):
+        figures, found = examine_image_model(folder)
+    else:
+        return None
+    return figures, [Finding(text, advice) for text, advice in found]
 
 
 def _recipe(options: DoctorOptions) -> "Recipe":
