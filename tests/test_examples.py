@@ -83,6 +83,31 @@ def test_a_command_of_the_readme_is_one_that_there_is(command, monkeypatch, caps
     assert len(options) == 1
 
 
+IMAGES = re.findall(r"^(\./run .*?)(?: *#.*)?$", (ROOT / "docs" / "images.md").read_text(encoding="utf-8"), re.M)
+DRAWS = {"generate": "draw", "evaluate": "evaluate_images", "diagnose": "diagnose_images"}
+
+
+@pytest.mark.parametrize("command", IMAGES)
+def test_a_command_of_the_page_on_images_is_one_that_there_is(command, monkeypatch, capsys):
+    _, verb, *rest = words_of(command)
+    module = import_module(f"manta.cli.{DRAWS.get(verb, verb)}")
+    read, options = module.parse_options, []
+    monkeypatch.setattr(module, "parse_options", lambda *given: options.append(read(*given)) or stop())
+    with pytest.raises(SystemExit):
+        module.run(rest)
+    assert len(options) == 1
+
+
+def test_the_options_that_the_page_on_images_names_exist(capsys):
+    shown = set(re.findall(r"--[a-z][a-z-]+", (ROOT / "docs" / "images.md").read_text(encoding="utf-8")))
+    known = set()
+    for module in ("train", "draw", "evaluate_images", "diagnose_images", "doctor"):
+        with pytest.raises(SystemExit):
+            import_module(f"manta.cli.{module}").run(["--help"])
+        known |= set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
+    assert len(IMAGES) > 5 and shown <= known
+
+
 def stop() -> None:
     raise SystemExit(0)
 

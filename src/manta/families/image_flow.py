@@ -15,6 +15,7 @@ from manta.families.image_objective import ImageMatching, ImageObjectiveConfig
 from manta.families.kept import KeptModel
 from manta.families.options import MOST
 from manta.flow import SOLVERS, guided, solve, steps_within
+from manta.flow.adaptive import code_numbers, drawn_codes
 from manta.flow.solvers import per_request_noise
 from manta.image import ImageCodec, ImageCorpus, from_pixels, to_pixels
 from manta.image.corpus import NO_CLASS
@@ -146,7 +147,7 @@ class ImageFlow(KeptModel):
             chosen = rows[begin : begin + 256]
             code = self.model.code(from_pixels(torch.from_numpy(corpus.pixels(chosen))).to(self.device))
             assert code is not None
-            numbers = ((code > 0).long() * (1 << torch.arange(bits, device=code.device))).sum(1).cpu()
+            numbers = code_numbers(code).cpu()
             kinds = torch.from_numpy(corpus.labels[chosen]) if by_class else torch.zeros_like(numbers)
             counts.index_put_((kinds, numbers), torch.ones_like(numbers), accumulate=True)
         counts[counts.sum(1) == 0] = 1
@@ -253,9 +254,7 @@ class ImageFlow(KeptModel):
             return None
         whole = self.codes.sum(0)
         tables = [self.codes[kind] if kind >= 0 and len(self.codes) > 1 else whole for kind in label.tolist()]
-        drawn = [torch.multinomial(table, 1, generator=g) for table, g in zip(tables, generators, strict=True)]
-        bits = torch.arange(self.model.config.bits)
-        return 2.0 * ((torch.cat(drawn)[:, None] >> bits) & 1) - 1
+        return drawn_codes(torch.stack(tables), list(generators), self.model.config.bits)
 
 
 def matching(config: ImageConfig, objective: ImageObjectiveConfig, measured: dict[str, Any]) -> ImageMatching:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from manta.errors import ConfigError
+from manta.flow.adaptive import sign_code
 from manta.flow.path import expand_time
 from manta.flow.time_density import TimeDensityConfig
 from manta.nets.grid import DicConfig, GridNetChoice, Told
@@ -39,8 +40,8 @@ class ImageConfig:
     bits: int = 0
     """Bits of an adaptive condition, 0 to 16: a code of the clean image that the policy is told in training, and that
     is drawn by its frequency when images are made; 0: none."""
-    time: TimeDensityConfig = field(default_factory=lambda: TimeDensityConfig(kind="logit_normal"))
-    """Density of training times."""
+    time: TimeDensityConfig = field(default_factory=lambda: TimeDensityConfig(kind="logit_normal", logit_mean=-0.5))
+    """Density of training times, which leans towards noise, where it is decided what an image shows."""
 
     def __post_init__(self) -> None:
         if min(self.height, self.width, self.channels, self.classes) < 0:
@@ -79,8 +80,7 @@ class CodeEncoder(nn.Module):
         """The code of each image, ±1."""
         for conv in self.convs:
             grid = F.silu(conv(grid))
-        soft = torch.tanh(self.out(grid.mean((2, 3))))
-        return soft + (torch.where(soft < 0, -1.0, 1.0) - soft).detach()
+        return sign_code(self.out(grid.mean((2, 3))))
 
 
 class ImageModel(nn.Module):

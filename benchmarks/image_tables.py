@@ -1,0 +1,62 @@
+"""Tables of image flows; `benchmarks/tables.py` puts them into the pages."""
+
+from collections import defaultdict
+from statistics import mean
+from typing import Any
+
+BUDGETS = ("4", "8", "16", "32")
+
+
+def over_seeds(values: list[float], form: str = "{:.3g}") -> str:
+    """Mean over training seeds, and the least and the most of them where there are several."""
+    told = form.format(mean(values))
+    return f"{told} ({form.format(min(values))} to {form.format(max(values))})" if len(values) > 1 else told
+
+
+def shapes_table(result: dict[str, Any]) -> str:
+    """What the oracle says of scenes, by calls."""
+    lines = ["| 3 minutes on two cores | " + " | ".join(f"{b} calls" for b in BUDGETS) + " |", "|---|" + "---|" * 4]
+    rows = [row for row in result["rows"] if row["suite"] == "shapes"]
+    for figure, words in (("valid", "show a scene"), ("faithful", "show the class asked for")):
+        cells = [over_seeds([row["scores"][b]["figures"][figure] for row in rows], "{:.1%}") for b in BUDGETS]
+        lines.append(f"| {words} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def nets_table(result: dict[str, Any]) -> str:
+    """Nets side by side: what a call costs, and what images it makes of how many calls."""
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in result["rows"]:
+        groups[row["name"]].append(row)
+    lines = [
+        "| net | seeds | parameters | operations of a call | images seen | error of the flow | Fréchet distance at "
+        + " | ".join(f"{b} calls" for b in BUDGETS)
+        + " | ms an image, 8 calls |",
+        "|---|---|---|---|---|---|" + "---|" * (len(BUDGETS) + 1),
+    ]
+    for name, rows in groups.items():
+        cells = [name, str(len(rows)), f"{rows[0]['parameters'] / 1e6:.2f}M", f"{rows[0]['flops'] / 1e6:.0f}M"]
+        cells += [over_seeds([row["images"] for row in rows], "{:,.0f}")]
+        cells += [over_seeds([row["scores"]["8"]["figures"]["flow_error"] for row in rows], "{:.3f}")]
+        cells += [over_seeds([row["scores"][b]["figures"]["frechet"] for row in rows]) for b in BUDGETS]
+        cells += [over_seeds([1000 * row["scores"]["8"]["figures"]["seconds_an_image"] for row in rows], "{:.1f}")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def adaptive_table(result: dict[str, Any]) -> str:
+    """Eight Gaussians with and without a code of the clean point."""
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in result["rows"]:
+        groups[row["kind"]].append(row)
+    steps = list(result["rows"][0]["distance"])
+    lines = [
+        "| told | seeds | codes in use | curvature | distance after " + " | ".join(f"{n} steps" for n in steps) + " |",
+        "|---|---|---|---|" + "---|" * len(steps),
+    ]
+    for kind, rows in groups.items():
+        cells = [kind, str(len(rows)), over_seeds([row["codes"] for row in rows], "{:.0f}")]
+        cells += [over_seeds([row["curvature"] for row in rows], "{:.2f}")]
+        cells += [over_seeds([row["distance"][n] for row in rows], "{:.2f}") for n in steps]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
