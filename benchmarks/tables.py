@@ -35,6 +35,7 @@ from cost_tables import (
     speed_table,
 )
 from diagnosis_tables import diagnose_table, feedback_table, prediction_table, steering_table, verdicts_table
+from image_tables import adaptive_table, nets_table, shapes_table
 from operator_tables import (
     conversions_table,
     convolution_table,
@@ -54,6 +55,7 @@ PAGES = (
     ROOT / "docs" / "diagnostics.md",
     ROOT / "docs" / "smaller.md",
     ROOT / "docs" / "challenges.md",
+    ROOT / "docs" / "images.md",
 )
 MARKS = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- /\2 -->)", re.S)
 
@@ -477,6 +479,9 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "diagnosed": (("diagnose.json", diagnose_table),),
     "verdicts": (("diagnose.json", verdicts_table),),
     "steering": (("steering.json", steering_table),),
+    "shapes": (("shapes.json", shapes_table),),
+    "nets": (("images.json", nets_table),),
+    "adaptive": (("adaptive.json", adaptive_table),),
 }
 """Mark of a page → recorded results and what writes each as a table."""
 

@@ -40,7 +40,7 @@ class Copies(ImageFlow):
             pools.setdefault(CLASSES.index(example.label or ""), []).append(example.pixels)
         generator = np.random.default_rng(0)
         for index, request in enumerate(requests):
-            pool = pools[(request.label + self.wrong) % 11]
+            pool = pools[((request.label or 0) + self.wrong) % 11]
             noisy = pool[index % len(pool)] + self.spread * generator.standard_normal((24, 24, 3))
             yield Drawn(index=index, pixels=np.clip(noisy, 0, 255).astype(np.uint8), nfe=3)
 
