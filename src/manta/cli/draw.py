@@ -82,6 +82,7 @@ def run(argv: Sequence[str]) -> int:
         begin = resized(read_image(options.edit, channels=channels), (height, width))
     kinds = [label for label in labels for _ in range(options.num_samples)]
     requests = [DrawRequest(label=label, seed=options.seed + i, begin=begin) for i, label in enumerate(kinds)]
+    flow.check(requests, how)
     files = None if as_grid else [options.out / f"{i:0{len(str(total - 1))}d}.png" for i in range(total)]
     if files is not None:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -120,6 +121,10 @@ def _check(options: DrawVerbOptions, as_grid: bool) -> None:
         raise UsageError("--num-samples and --batch-size should be at least 1")
     if options.columns is not None and options.columns < 1:
         raise UsageError(f"--columns should be at least 1, received {options.columns}")
+    if options.edit is None and options.strength != DrawVerbOptions.strength:
+        raise UsageError("--strength is for changing an image, and none is given; name it with --edit")
+    if options.columns is not None and not as_grid:
+        raise UsageError("--columns is for a grid; give --out a .png file, or leave it out")
     if as_grid:
         claim_file(options.out)
         return

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from manta.cli.options import argument, parse_options
 from manta.cli.outputs import MARK, claim_file
-from manta.errors import UsageError
+from manta.errors import DataError, UsageError
 
 SHARES = ("valid", "faithful", "class_accuracy", "copies", "precision", "recall", "distinct")
 """Figures that are shares."""
@@ -66,7 +66,7 @@ def run(argv: Sequence[str]) -> int:
         for steps in options.num_steps
     ]
     flow: Any = load(options.model, device=options.device)
-    data = options.data or model_config(options.model).get("recipe", {}).get("data", "")
+    data = options.data or _own_data(model_config(options.model))
     progress = Line()
     evaluator = ImageEvaluator(
         data, flow, num=options.num, split=options.split, classifier=options.classifier, tell=progress
@@ -91,6 +91,25 @@ def run(argv: Sequence[str]) -> int:
         atomic_write(options.out, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
     print(json.dumps(report, ensure_ascii=False) if options.json else _table(report))
     return 0
+
+
+def _own_data(config: dict[str, Any]) -> str:
+    """The data that a model was trained on, where they can be found by what its folder says of them.
+
+    Raises:
+        UsageError: they cannot, as a model keeps no folder's name.
+    """
+    from manta.image.sources import BUILTIN, place_of
+
+    data = config.get("recipe", {}).get("data", "")
+    if data != BUILTIN:
+        try:
+            place_of(data)
+        except (DataError, UsageError):
+            raise UsageError(
+                f"the model was trained on {data}, which is not here; name the images with --data"
+            ) from None
+    return data
 
 
 def _table(report: dict[str, Any]) -> str:

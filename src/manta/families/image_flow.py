@@ -201,15 +201,25 @@ class ImageFlow(KeptModel):
             options: of all.
             batch_size: most images drawn at once.
         """
-        for request in requests:
-            check_seed(request.seed)
-            if request.begin is not None and request.begin.shape != self.images.shape:
-                raise UsageError(f"an image to change has {self.images.shape}, received {request.begin.shape}")
+        self.check(requests, options)
         for begin in range(0, len(requests), batch_size):
             rows = requests[begin : begin + batch_size]
             state, nfe = self._drawn(rows, options)
             for index, pixels in enumerate(to_pixels(state, self.images.shape)):
                 yield Drawn(index=begin + index, pixels=pixels, nfe=nfe)
+
+    def check(self, requests: Sequence[DrawRequest], options: DrawOptions) -> None:
+        """Refuse what cannot be drawn, before anything is.
+
+        Raises:
+            UsageError: a seed out of range, an image to change of another size, or guidance without a class.
+        """
+        if options.guidance_scale != 1 and all(request.label is None for request in requests):
+            raise UsageError("guidance goes beyond what a class asks for, and none does; name a class, or leave it out")
+        for request in requests:
+            check_seed(request.seed)
+            if request.begin is not None and request.begin.shape != self.images.shape:
+                raise UsageError(f"an image to change has {self.images.shape}, received {request.begin.shape}")
 
     def begin(self, rows: Sequence[DrawRequest]) -> tuple[Float[Tensor, "b n c"], Told, list[torch.Generator]]:
         """Noise and condition of some requests, and the generators of what is drawn later."""
