@@ -1,5 +1,6 @@
 """Image files: read right, or refused by name."""
 
+import logging
 import struct
 import warnings
 import zlib
@@ -39,7 +40,9 @@ def read_image(path: str | Path, *, channels: int = 3) -> UInt8[np.ndarray, "h w
     Raises:
         DataError: the file is missing, damaged, cut off, no image, animated, or larger than `MAX_PIXELS`.
     """
-    path = Path(path)
+    path, log = Path(path), logging.getLogger("PIL")
+    if not log.handlers:  # or what Pillow notes of a damaged file is printed
+        log.addHandler(logging.NullHandler())
     try:
         if not path.is_file():
             raise DataError(f"{path} is {'no file' if path.exists() else 'missing'}; give the name of an image file")
