@@ -449,6 +449,7 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "masking": (("masking.json", masking_table),),
     "plan": (("e2e.json", partial(e2e_table, plan=True)),),
     "spaces": (("e2e_spaces.json", spaces_table),),
+    "steps": (("e2e_steps.json", spaces_table),),
     "speed": (("speed.json", speed_table),),
     "families": (("e2e_families.json", families_table),),
     "variants": (("weather_variants.json", variants_table),),

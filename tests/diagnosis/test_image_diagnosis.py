@@ -61,6 +61,7 @@ def test_a_field_that_corrects_nothing_keeps_a_push_whole():
     assert found["path_length"] == pytest.approx(0, abs=1e-5) and found["peak_strain"] == pytest.approx(0, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_net_is_measured_and_its_way_is_shown():
     found = diagnose_images(flow(), num=3, num_steps=5)
     assert set(found.figures) == set(MEANING)
@@ -73,6 +74,7 @@ def test_a_net_is_measured_and_its_way_is_shown():
     assert again.figures == found.figures
 
 
+@pytest.mark.slow
 def test_the_command_line_writes_a_report_and_a_picture(tmp_path, capsys):
     given = {"num_examples": 30, "batch_size": 4, "num_steps": 4, "train": {"precision": "float32"}}
     given["model"] = {"net": {"kind": "dic", "width": 4, "depths": [1] * 5}}

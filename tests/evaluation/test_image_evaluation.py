@@ -60,6 +60,7 @@ def evaluator():
     return ImageEvaluator("builtin:shapes", Copies(), num=200)
 
 
+@pytest.mark.slow
 def test_the_figures_tell_a_perfect_model_from_a_wrong_and_a_noisy_one(evaluator):
     perfect = evaluator.measure(Copies(), DrawOptions(num_steps=3))
     wrong = evaluator.measure(Copies(wrong=True), DrawOptions(num_steps=3))
@@ -114,6 +115,7 @@ def test_models_of_other_images_are_not_compared(evaluator):
         evaluator.measure(flow, DrawOptions())
 
 
+@pytest.mark.slow
 def test_the_command_line_measures_a_model(tmp_path, capsys):
     given = {"num_examples": 150, "batch_size": 4, "num_steps": 4, "train": {"precision": "float32"}}
     given["model"] = {"net": {"kind": "dic", "width": 4, "depths": [1] * 5}}

@@ -114,6 +114,7 @@ def test_every_net_trains_on_an_archive_of_grey_images(tmp_path, kind):
     assert flow.draw(1, num_steps=2).shape == (1, 9, 7, 1)
 
 
+@pytest.mark.slow
 def test_photographs_become_small_squares_unless_a_size_is_asked_for(tmp_path):
     place = tmp_path / "data"
     place.mkdir()

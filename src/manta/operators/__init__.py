@@ -10,6 +10,7 @@ from manta.operators.downsampled import DownsampledAttention, DownsampledConfig
 from manta.operators.fourier import FourierConfig, SpectralConvolution
 from manta.operators.linear import KernelAttention, LinearAttention, LinearConfig
 from manta.operators.pyramid import PyramidConfig, PyramidConvolution
+from manta.operators.pyramid_grid import PyramidGrid
 from manta.operators.windowed import WindowedAttention, WindowedConfig
 
 KINDS = {
@@ -58,6 +59,7 @@ __all__ = [
     "ProjectedMemory",
     "PyramidConfig",
     "PyramidConvolution",
+    "PyramidGrid",
     "SelfAttention",
     "SpectralConvolution",
     "WindowedAttention",

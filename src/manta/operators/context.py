@@ -54,12 +54,15 @@ class OperatorContext:
     alone: bool = False
     """Ask that what an element of a span receives be, bit for bit, what it would if it were the only one, and whatever
     stands behind it: of operators that keep spans, on CPU, for causal decoding."""
+    grid: tuple[int, int] | None = None
+    """Rows and columns of a grid whose elements stand row by row; None: they stand otherwise."""
     _of_row: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
     _of_span: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         assert self.coordinates.ndim >= 2, f"coordinates are n a or b n a, received {tuple(self.coordinates.shape)}"
         assert self.mask is None or self.mask.dtype is torch.bool, f"a mask is boolean, received {self.mask.dtype}"
+        assert self.grid is None or self.grid[0] * self.grid[1] == self.length, f"{self.grid} of {self.length} elements"
         assert 0 <= self.start < self.stop <= max(1, self.length), f"no span of {self.length}: {self.start}, {self.end}"
 
     @property

@@ -13,9 +13,7 @@ from manta.operators.attention import ALIKE, check_positive
 from manta.operators.context import HEADS, Cache, Operator, OperatorContext
 from manta.operators.depthwise import depthwise
 from manta.operators.fourier import real_elements
-
-SCALES = 2
-"""Scales of the pyramid: 1 and 1/2."""
+from manta.operators.pyramid_grid import SCALES, PyramidGrid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +26,15 @@ class PyramidConfig:
     kernel: int = 13
     """Elements of a kernel, odd; the half scale reaches twice as far."""
 
+    axes: Literal[1, 2] = 1
+    """Axes along which elements lie: 1 for a text; 2 for an image, whose nets set it."""
+
     def __post_init__(self) -> None:
         check_positive("kernel", self.kernel)
         if self.kernel % 2 == 0:
             raise ConfigError(f"kernel must be odd, so that it has a middle, received {self.kernel}")
 
-    def build(self, dim: int, *, heads: int = HEADS, causal: bool = False) -> "PyramidConvolution":
+    def build(self, dim: int, *, heads: int = HEADS, causal: bool = False) -> "PyramidConvolution | PyramidGrid":
         """A freshly initialised operator, see ``OperatorConfig``, without heads; its output starts at zero.
 
         Raises:
@@ -44,7 +45,7 @@ class PyramidConfig:
                 "pyramid_conv sees both sides of an element, so no left-to-right model can use it; choose attention, "
                 "linear or dijiang"
             )
-        return PyramidConvolution(dim, self.kernel)
+        return PyramidConvolution(dim, self.kernel) if self.axes == 1 else PyramidGrid(dim, self.kernel)
 
 
 class PyramidConvolution(Operator):

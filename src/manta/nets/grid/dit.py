@@ -1,6 +1,6 @@
 """DiT: attention between all patches of a grid at one resolution, the reference of its kind."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from manta.errors import ConfigError
 from manta.nets.conditioning import SharedModulation
 from manta.nets.grid.told import Conditioning, Told, as_elements, as_grid
 from manta.nets.trunk import Trunk
-from manta.operators import AttentionConfig, OperatorChoice, OperatorContext, lattice
+from manta.operators import AttentionConfig, OperatorChoice, OperatorContext, PyramidConfig, lattice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,10 @@ class DitNet(nn.Module):
         self.embed = nn.Linear(channels * config.patch**2, config.width)
         self.condition = Conditioning(config.width, classes, bits)
         self.modulation = SharedModulation(config.width)
-        self.trunk = Trunk(config.width, config.depth, (config.operator,), heads=config.heads, modulation=True)
+        operator = config.operator
+        if isinstance(operator, PyramidConfig):
+            operator = replace(operator, axes=2)
+        self.trunk = Trunk(config.width, config.depth, (operator,), heads=config.heads, modulation=True)
         self.head = nn.Linear(config.width, channels * config.patch**2)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -72,7 +75,9 @@ class DitNet(nn.Module):
         grid = as_grid(state, self.height, self.width, self.patch)
         rows, columns = grid.shape[2] // self.patch, grid.shape[3] // self.patch
         x = self.embed(F.pixel_unshuffle(grid, self.patch).flatten(2).transpose(1, 2))
-        context = OperatorContext(lattice(rows, columns, x.device), None, t[:, None].expand(x.shape[:2]))
+        context = OperatorContext(
+            lattice(rows, columns, x.device), None, t[:, None].expand(x.shape[:2]), grid=(rows, columns)
+        )
         x = self.trunk(x, context, modulation=self.modulation(self.condition(t, told)))
         out = self.head(x).transpose(1, 2).unflatten(2, (rows, columns))
         return as_elements(F.pixel_shuffle(out, self.patch), self.height, self.width)
