@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from manta.cli import VERBS, main
-from manta.config import load_toml
+from manta.config import load_toml, read_toml
 from manta.hub import shipped
-from manta.recipes import Recipe, resolve
+from manta.recipes import resolve
+from manta.recipes.image_recipe import resolve_images
+from manta.recipes.states import recipe_class
 
 ROOT = Path(__file__).parent.parent
 needs_model = pytest.mark.skipif(not (shipped() / "config.json").exists(), reason="no model ships with this copy")
@@ -123,8 +125,10 @@ def test_the_options_that_the_readme_names_exist(capsys):
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.toml")), ids=lambda file: file.name)
 def test_every_preset_parses_and_resolves(file):
-    recipe = resolve(load_toml(Recipe, file))
-    assert resolve(recipe) == recipe
+    state = read_toml(file).get("state", "text")
+    again = {"text": resolve, "image": resolve_images}[state]
+    recipe = again(load_toml(recipe_class(state), file))
+    assert again(recipe) == recipe
 
 
 def test_examples_are_short():
