@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from manta.errors import ConfigError
 from manta.nets.grid.told import Conditioning, Told, as_elements, as_grid
 from manta.operators import lattice
-from manta.operators.attention import fused_attention, head_width
+from manta.operators.attention import attend, head_width
 from manta.operators.downsampled import FIRST, LARGEST
 from manta.operators.rotary import rotary_tables, rotate
 
@@ -101,11 +101,11 @@ class DownsampledGrid(nn.Module):
             tables = rotary_tables(lattice(rows, columns, x.device), self.head_dim)
             q, k = rotate(q, tables), rotate(k, tables)
         if self.log_temperature is None:
-            y = fused_attention(q, k, v)
+            scale = torch.full((self.heads,), self.head_dim**-0.5, device=x.device)
         else:
-            temperature = self.log_temperature.clamp_max(math.log(LARGEST)).exp()
-            q = F.normalize(q, dim=-1) * temperature.to(q.dtype)[:, None, None]
-            y = fused_attention(q, F.normalize(k, dim=-1), v, scale=1.0)
+            scale = self.log_temperature.clamp_max(math.log(LARGEST)).exp()
+            q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+        y = attend(q, k, v, scale.to(q.dtype)[:, None, None])
         y = self.out(y.transpose(1, 2).flatten(2)).unflatten(0, (b, -1)).permute(0, 3, 1, 2)
         return F.pixel_shuffle(y.flatten(1, 2).unflatten(2, (rows, columns)), self.rate)
 
