@@ -73,6 +73,8 @@ def test_the_figures_tell_a_perfect_model_from_a_wrong_and_a_noisy_one(evaluator
     low, high = perfect.intervals["valid"]
     assert low < 1 and high == 1
     assert perfect.figures["copies"] > 0.5 and noisy.figures["copies"] == 0  # it copies training images
+    nearly = evaluator.measure(Copies(spread=0.6), DrawOptions(num_steps=3))
+    assert nearly.figures["copies"] == perfect.figures["copies"] and 0 < perfect.corpus["copies"] < 0.5
 
 
 def test_the_error_of_a_flow_is_that_of_its_velocity_and_the_same_each_time(evaluator):

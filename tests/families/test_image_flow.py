@@ -197,6 +197,8 @@ def test_a_change_begins_at_the_image_and_keeps_more_the_weaker_it_is():
         ({"num_samples": 0}, "num_samples"),
         ({"seed": -1}, "seed"),
         ({"edit": np.zeros((3, 3, 3), np.uint8)}, "image to change"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"num_steps": 2.5}, "num_steps"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(given, words):
@@ -219,6 +221,16 @@ def test_codes_are_counted_by_class_and_drawn_as_often(tmp_path):
     _, told, _ = lm.begin(requests)
     ones = (told.code == 1).all(1)
     assert 0.68 < ones.float().mean() < 0.82 and (ones | (told.code == -1).all(1)).all()
+
+
+def test_an_image_that_is_changed_says_its_own_code():
+    lm = flow(bits=2)
+    lm.codes = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).repeat(11, 1)
+    image = next(examples("dev", 1)).pixels
+    own = lm.model.code(from_pixels(torch.from_numpy(image))[None])
+    _, told, _ = lm.begin([DrawRequest(label=1, begin=image), DrawRequest(label=1)])
+    assert own is not None and told.code is not None
+    assert torch.equal(told.code[0], own[0]) and told.code[1].tolist() == [-1.0, -1.0]
 
 
 def test_a_code_changes_what_is_drawn():

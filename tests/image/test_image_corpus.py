@@ -1,4 +1,5 @@
 import json
+import os
 import zipfile
 
 import numpy as np
@@ -117,7 +118,8 @@ def test_arrays_have_official_splits_and_labels(tmp_path):
     np.savez(place, x_train=x[:50], y_train=y[:50], x_test=x[50:], y_test=y[50:])
     assert is_images(str(place))
     rows = list(read_images(str(place), "test"))
-    assert [example.label for example in rows] == [str(i) for i in y[50:]] and rows[0].pixels.shape == (6, 8, 1)
+    found = {example.pixels.tobytes(): example.label for example in rows}
+    assert found == {x[i].tobytes(): str(y[i]) for i in range(50, 60)} and rows[0].pixels.shape == (6, 8, 1)
     train, dev = (list(read_images(f"images:{place}", split)) for split in ("train", "dev"))
     assert len(train) + len(dev) == 50
     coloured = next(read_images(str(place), "test", channels=3))
@@ -285,3 +287,60 @@ def test_a_damaged_codec_is_refused(tmp_path, content):
     (tmp_path / "images.json").write_text(content)
     with pytest.raises(ModelError):
         ImageCodec.load(tmp_path / "images.json")
+
+
+@pytest.mark.parametrize("given", [("train",), ("train", "dev"), ("train", "test"), ("train", "val", "test")])
+@pytest.mark.parametrize("kind", ["folders", "arrays"])
+def test_splits_are_disjoint_and_whole_whichever_are_there(tmp_path, given, kind):
+    parts = {name: pictures(150, seed=i) for i, name in enumerate(given)}
+    if kind == "arrays":
+        name = str(tmp_path / "a.npz")
+        np.savez(name, **{f"x_{part}": images for part, images in parts.items()})
+    else:
+        name = f"images:{tmp_path}"
+        for part, images in parts.items():
+            (tmp_path / part / "c").mkdir(parents=True)
+            for i, image in enumerate(images):
+                Image.fromarray(image).save(tmp_path / part / "c" / f"{i}.png")
+    found = {split: [e.pixels.tobytes() for e in read_images(name, split)] for split in ("train", "dev", "test")}
+    assert all(found.values())
+    together = [content for contents in found.values() for content in contents]
+    assert len(set(together)) == len(together) == 150 * len(given)
+
+
+def test_the_first_few_images_are_of_all_classes(tmp_path):
+    place = folder_of(tmp_path / "data", classes=("a", "b", "c"), each=60)
+    labels = {example.label for example in read_images(f"images:{place}", "train", 20)}
+    assert labels == {"a", "b", "c"}
+    again = [example.label for example in read_images(f"images:{place}", "train", 20)]
+    assert again == [example.label for example in read_images(f"images:{place}", "train", 20)]
+
+
+def test_a_fingerprint_knows_classes_and_links(tmp_path):
+    place = folder_of(tmp_path / "data")
+    before = fingerprint(f"images:{place}", "train", None)
+    (place / "cat").rename(place / "bat")
+    renamed = fingerprint(f"images:{place}", "train", None)
+    assert renamed != before
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "bat").symlink_to(place / "bat")
+    (linked / "again").symlink_to(linked)  # which leads nowhere new
+    first = fingerprint(f"images:{linked}", "train", None)
+    Image.fromarray(pictures(1, seed=9)[0]).save(place / "bat" / "0.png")
+    assert fingerprint(f"images:{linked}", "train", None) != first
+
+
+def test_names_that_are_no_text_are_refused(tmp_path):
+    place = folder_of(tmp_path / "data")
+
+    os.mkdir(os.fsencode(place) + b"/cl\xff")
+    with pytest.raises(DataError, match="UTF-8"):
+        list(read_images(f"images:{place}"))
+    captions = folder_of(tmp_path / "other")
+    (captions / "captions.csv").write_bytes(b"file,label\ncat/0\0.png,a\n")
+    with pytest.raises(DataError, match="captions"):
+        list(read_images(f"images:{captions}"))
+    digits = ["7" * 5000, "12", "007"]
+    corpus, _ = packed(tmp_path / "c", pictures(3), digits)
+    assert corpus.classes == ("007", "12", "7" * 5000)

@@ -11,11 +11,12 @@ from PIL import Image
 
 import manta
 from manta.cli import main
+from manta.cli.writing import family_of
 from manta.config import from_dict
 from manta.errors import CheckpointError, ConfigError, DataError, ModelError, UsageError
 from manta.hub import load, load_writer, model_config
 from manta.recipes import TrainingRun
-from manta.recipes.image_recipe import IMAGE_SIZES, ImageRecipe, resolve_images
+from manta.recipes.image_recipe import IMAGE_SIZES, ImageRecipe, portable_images, resolve_images
 from manta.training import Progress
 
 TINY = {
@@ -227,6 +228,65 @@ def test_wrong_commands_are_refused_in_a_line(trained, tmp_path, capsys, command
     told = capsys.readouterr().err
     assert words in told and "Traceback" not in told
     assert (tmp_path / "full" / "x.png").read_bytes() == b"mine" and not (tmp_path / "r").exists()
+
+
+def test_a_prompt_is_no_model_folder(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained, tmp_path / "run1")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "config.json").write_text("{")
+    for argv, family in (
+        (["model", "--prompt", "run1"], None),
+        (["model", "--prompt", "word " * 600], None),
+        (["--prompt", "x" * 300], None),
+        (["bad"], None),
+        (["run1"], "image"),
+        (["--json", "run1"], "image"),
+        (["--num-steps", "4", "run1"], "image"),
+        (["--num-steps=4", "run1"], "image"),
+    ):
+        assert family_of(argv) == family, argv
+
+
+def test_a_run_that_has_not_finished_is_known_by_its_recipe(trained, tmp_path, capsys):
+    shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "model")
+    assert main(["generate", str(tmp_path / "run"), "--out", str(tmp_path / "a.png")]) == 1
+    assert "has not finished" in capsys.readouterr().err
+
+
+def test_a_recipe_of_another_state_cannot_go_on(trained, tmp_path, capsys):
+    (tmp_path / "r.toml").write_text('data = "builtin:weather"\nnum_steps = 6\n')
+    assert main(["train", str(tmp_path / "r.toml"), "--out", str(trained), "--resume"]) == 2
+    assert "another state" in capsys.readouterr().err
+    (tmp_path / "i.toml").write_text('data = "builtin:shapes"\nnum_steps = 6\n')  # the data say what it is
+    assert main(["train", str(tmp_path / "i.toml"), "--out", str(tmp_path / "new"), "num_examples=0"]) != 0
+    assert "num_examples" in capsys.readouterr().err
+    assert main(["doctor", str(tmp_path / "i.toml")]) == 0
+
+
+def test_a_refused_run_keeps_its_packed_images(tmp_path):
+    place = tmp_path / "data" / "a"
+    place.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for i in range(30):
+        Image.fromarray(generator.integers(0, 256, (12, 10, 3), np.uint8)).save(place / f"{i}.png")
+    run = TrainingRun(recipe(data=f"images:{tmp_path / 'data'}"), tmp_path / "run")
+    with closing(run.events()) as events:
+        next(event for event in events if isinstance(event, Progress))
+    kept = (tmp_path / "run" / "corpus" / "pixels.bin").read_bytes()
+    (place / "3.png").unlink()
+    with pytest.raises(CheckpointError, match="source of this run has changed"):
+        finish(TrainingRun(None, tmp_path / "run", resume=True))
+    assert (tmp_path / "run" / "corpus" / "pixels.bin").read_bytes() == kept
+
+
+@pytest.mark.parametrize(
+    "name, left",
+    [("images:/home/x:y/photos", "images:photos"), ("/a:b/c.npz", "c.npz"), ("builtin:shapes", "builtin:shapes")],
+)
+def test_a_model_carries_no_folder_of_its_data_away(name, left):
+    assert portable_images(ImageRecipe(data=name, num_steps=4)).data == left
 
 
 def test_verbs_of_texts_say_that_it_is_a_model_of_images(trained):

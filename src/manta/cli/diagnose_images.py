@@ -12,6 +12,10 @@ from manta.cli.outputs import claim_file, claim_folder, marked
 from manta.errors import UsageError
 
 PICTURE = "trajectories.png"
+MARKED = b"manta:steps"
+"""In a picture of ours."""
+MOST = 1024
+"""Images that are looked at, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +42,13 @@ class DiagnoseImagesOptions:
 def run(argv: Sequence[str]) -> int:
     """Diagnose."""
     options = parse_options(DiagnoseImagesOptions, argv, "diagnose")
-    if options.num < 2 or options.num_steps < 2:
-        raise UsageError("--num and --num-steps should be at least 2")
+    if not (2 <= options.num <= MOST and 2 <= options.num_steps <= MOST):
+        raise UsageError(f"--num and --num-steps should lie between 2 and {MOST:,}")
     if options.out is not None:
         claim_folder(options.out, "diagnose")
-        if options.out.is_dir() and not (options.out / "diagnose.json").exists():
-            claim_file(options.out / PICTURE)
+        picture = options.out / PICTURE
+        if options.out.is_dir() and not (picture.is_file() and MARKED in picture.read_bytes()[:4096]):
+            claim_file(picture)
     from manta.cli.measuring import Line
     from manta.diagnosis.images import MEANING, diagnose_images
     from manta.hub import load

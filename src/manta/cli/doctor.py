@@ -84,9 +84,13 @@ def _of_images(target: str, folder: Path) -> tuple[dict[str, Any], list[Finding]
     """What is found of images, a run on images or a model of them; None for all else."""
     from manta.cli.doctor_images import examine_image_model, examine_image_run, examine_images
     from manta.cli.writing import draws
+    from manta.config import read_toml
     from manta.image.sources import is_images
     from manta.runtime import read_json
 
+    if target.endswith(".toml") and folder.is_file():
+        told = read_toml(folder)
+        target = str(told.get("data", "builtin:shapes" if told.get("state") == "image" else ""))
     if is_images(target):
         print("reading the images", file=sys.stderr)
         figures, found = examine_images(target)

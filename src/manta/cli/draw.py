@@ -86,15 +86,19 @@ def run(argv: Sequence[str]) -> int:
     files = None if as_grid else [options.out / f"{i:0{len(str(total - 1))}d}.png" for i in range(total)]
     if files is not None:
         options.out.mkdir(parents=True, exist_ok=True)
-    images, start = [], time.perf_counter()
+    made = {"model": Path(options.model).resolve().name, "solver": how.solver, "num_steps": str(how.num_steps)}
+    made |= {"guidance_scale": f"{how.guidance_scale:g}"}
+    made |= {"edited": options.edit.name, "strength": f"{how.strength:g}"} if options.edit is not None else {}
+    images, nfe, start = [], 0, time.perf_counter()
     for drawn in flow.generate(requests, how, batch_size=options.batch_size):
         request = requests[drawn.index]
         name = None if request.label is None else flow.images.classes[request.label]
-        told = {"seed": str(request.seed), "steps": str(drawn.nfe), "model": Path(options.model).resolve().name}
+        told = {"seed": str(request.seed), "steps": str(drawn.nfe), **made}
         told |= {"class": name} if name is not None else {}
         if files is not None:
             save_png(files[drawn.index], drawn.pixels, told)
         images.append(drawn.pixels)
+        nfe = drawn.nfe
         if options.json:
             row = {"file": str(options.out if files is None else files[drawn.index]), "class": name}
             row |= {"seed": request.seed, "nfe": drawn.nfe, "seconds": round(time.perf_counter() - start, 4)}
@@ -102,11 +106,11 @@ def run(argv: Sequence[str]) -> int:
     if files is None:
         import numpy as np
 
-        told = {"seed": f"{options.seed}", "steps": f"{options.num_steps}", "model": Path(options.model).resolve().name}
+        told = {"seed": f"{options.seed}", "steps": f"{nfe}", **made}
         told |= {"class": ",".join(options.class_)} if options.class_ else {}
         save_png(options.out, grid_of(np.stack(images), options.columns), told)
     spent = time.perf_counter() - start
-    print(f"{total} images in {spent:.1f} s, {options.num_steps} network calls each, in {options.out}", file=sys.stderr)
+    print(f"{total} images in {spent:.1f} s, {nfe} network calls each, in {options.out}", file=sys.stderr)
     return 0
 
 

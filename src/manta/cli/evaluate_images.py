@@ -66,10 +66,18 @@ def run(argv: Sequence[str]) -> int:
         for steps in options.num_steps
     ]
     flow: Any = load(options.model, device=options.device)
-    data = options.data or _own_data(model_config(options.model))
+    recipe = _own_recipe(Path(options.model), model_config(options.model))
+    data = options.data or _own_data(recipe)
     progress = Line()
     evaluator = ImageEvaluator(
-        data, flow, num=options.num, split=options.split, classifier=options.classifier, tell=progress
+        data,
+        flow,
+        num=options.num,
+        split=options.split,
+        num_train=recipe.get("num_examples"),
+        fit=recipe.get("fit", "crop"),
+        classifier=options.classifier,
+        tell=progress,
     )
     rows = []
     for how in hows:
@@ -93,7 +101,15 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _own_data(config: dict[str, Any]) -> str:
+def _own_recipe(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The recipe of a run, which names its data as they were named; or that of a model, which keeps their last part."""
+    from manta.runtime import read_json
+
+    found: Any = read_json(folder / "recipe.json") if (folder / "recipe.json").is_file() else config.get("recipe")
+    return found if isinstance(found, dict) else {}
+
+
+def _own_data(recipe: dict[str, Any]) -> str:
     """The data that a model was trained on, where they can be found by what its folder says of them.
 
     Raises:
@@ -101,7 +117,7 @@ def _own_data(config: dict[str, Any]) -> str:
     """
     from manta.image.sources import BUILTIN, place_of
 
-    data = config.get("recipe", {}).get("data", "")
+    data = str(recipe.get("data", ""))
     if data != BUILTIN:
         try:
             place_of(data)

@@ -122,7 +122,8 @@ def _recipe(options: TrainOptions, own=None):
     elif own is not None and not options.data.endswith(".toml"):
         recipe = replace(own, data=options.data)
     elif options.data.endswith(".toml"):
-        state = read_toml(Path(options.data)).get("state", "text")
+        told = read_toml(Path(options.data))
+        state = told.get("state", state_of(str(told.get("data", ""))))
         recipe = load_toml(recipe_class(state), Path(options.data))
     else:
         recipe = from_dict(recipe_class(state_of(options.data)), {"data": options.data})
@@ -132,7 +133,7 @@ def _recipe(options: TrainOptions, own=None):
         given["time_budget"] = None
     if "time_budget" in given and "num_steps" not in given:
         given["num_steps"] = None
-    if options.net is not None:
+    if options.net is not None and to_dict(recipe).get("model", {}).get("net", {}).get("kind") != options.net:
         given["model"] = {**to_dict(recipe).get("model", {}), "net": {"kind": options.net}}
     _refuse_other_state(recipe.state, options)
     if options.drafter is not None:

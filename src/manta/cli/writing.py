@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from manta.cli.options import Section, parse_sections
-from manta.errors import UsageError
+from manta.errors import MantaError, UsageError
 from manta.families import DRAWING, FAMILIES, PUBLISHED_AS
 from manta.families.asked import followers, listed
 from manta.families.options import GenerateOptions, read_options
 
 T = TypeVar("T")
+
+FLAGS = ("--json", "--help", "-h", "--debug")
+"""Options that take no value."""
 
 MOST_SCHEMA = 1 << 20
 """Bytes of a file with a schema."""
@@ -85,14 +88,21 @@ def _whose(words: Sequence[str]) -> str:
 
 
 def family_of(argv: Sequence[str]) -> str | None:
-    """The family of the first argument that is a model folder or a run folder, as its config.json says."""
+    """The family of the first argument, no value of an option, that is a model folder or a run folder."""
     from manta.runtime import read_json
 
-    for argument in argv:
-        for file in (Path(argument) / "model" / "config.json", Path(argument) / "config.json"):
-            if not argument.startswith("-") and file.is_file():
-                config: Any = read_json(file)
-                family = config.get("family", config.get("model_type")) if isinstance(config, dict) else None
+    for place, argument in enumerate(argv):
+        before = argv[place - 1] if place else ""
+        takes = before.startswith("--") and "=" not in before and before not in FLAGS and not before.startswith("--no-")
+        if argument.startswith("-") or takes:
+            continue
+        for name in ("model/config.json", "config.json", "recipe.json"):
+            try:
+                found: Any = read_json(file) if (file := Path(argument) / name).is_file() else None
+            except (OSError, ValueError, MantaError):  # whoever loads it says what is wrong
+                return None
+            if isinstance(found, dict):
+                family = found.get("family", found.get("model_type"))
                 family = PUBLISHED_AS.get(family, family) if isinstance(family, str) else None
                 return family if family in FAMILIES or family in DRAWING else None
     return None

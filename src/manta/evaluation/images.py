@@ -16,6 +16,7 @@ from manta.families.image_objective import ImageMatching, ImageObjectiveConfig
 from manta.flow import TimeDensityConfig
 from manta.image import ImageBatch, read_images, resized, shapes
 from manta.image.corpus import NO_CLASS
+from manta.image.files import Fit
 from manta.image.sources import BUILTIN, fingerprint
 from manta.metrics.bootstrap import wilson
 from manta.metrics.features import LEAST, frechet_distance, nearest, precision_recall
@@ -23,6 +24,8 @@ from manta.runtime import make_generator
 
 MOST_TRAIN = 20_000
 """Images of the training split that are looked at, for the classifier and for nearest neighbours."""
+SAME = 2 / 255
+"""Distance, root mean square of values in [0, 1], up to which two images are the same."""
 NEAR = 0.01
 """Share of held-out images that lie nearer to a training image than what is called a copy."""
 
@@ -51,6 +54,8 @@ class ImageEvaluator:
         flow: a model, whose size and classes the images take.
         num: images drawn, and held-out ones compared with, at most.
         split: that they are compared with.
+        num_train: training images that the model has learned from, at most; None: all.
+        fit: how images of another size are fitted, as in training.
         classifier: file in which the classifier is kept.
         tell: takes what is done, and how far it has come.
 
@@ -66,18 +71,21 @@ class ImageEvaluator:
         *,
         num: int = 1000,
         split: str = "test",
+        num_train: int | None = None,
+        fit: Fit = "crop",
         classifier: Path | None = None,
         tell: Told = silent,
     ) -> None:
         self.data, self.split, self.tell = data, split, tell
+        self.fit: Fit = fit
         self.codec = flow.images
         self.held_out = self._read(split, num)
         if len(self.held_out.pixels) < LEAST:
             raise DataError(f"{data} has {len(self.held_out.pixels)} images in {split}, and {LEAST} are the least")
-        self.train = self._read("train", MOST_TRAIN)
+        self.train = self._read("train", min(MOST_TRAIN, num_train or MOST_TRAIN))
         self.features: Features | None = None
         if len(self.codec.classes) > 1:
-            key = fingerprint(data, "train", None) + self.codec.fingerprint()
+            key = fingerprint(data, "train", num_train) + self.codec.fingerprint() + fit
             self.features = trained_features(
                 self.train, self.held_out, len(self.codec.classes), flow.device, file=classifier, key=key, tell=tell
             )
@@ -128,10 +136,13 @@ class ImageEvaluator:
             told = shapes.judge(images, names)
             figures["distinct"] = told.pop("distinct")
             shares |= told
-        near = np.quantile(self._far, NEAR)
+        others = self._far[self._far > SAME]
+        near = max(SAME, np.quantile(others, NEAR) if len(others) else SAME)
         shares["copies"] = float((self._distances(images) <= near).mean())
         corpus["copies"] = float((self._far <= near).mean())
-        notes.append(f"copies: as near to a training image as the nearest {NEAR:.0%} of held-out ones, or nearer")
+        notes.append(
+            f"copies: as near to a training image as the nearest {NEAR:.0%} of the held-out ones that are none"
+        )
         figures |= {"nfe": float(max(each.nfe for each in drawn)), "seconds_an_image": seconds / len(images)}
         ends = {name: wilson(round(value * len(images)), len(images)) for name, value in shares.items()}
         intervals = {name: (found.low, found.high) for name, found in ends.items()}
@@ -151,7 +162,7 @@ class ImageEvaluator:
         for example in read_images(self.data, split, num, channels=channels, skipped=lambda line: None):
             if self.codec.classes and example.label not in numbers:
                 raise DataError(f"{self.data} has images of {example.label!r}, a class that the model does not know")
-            pixels.append(resized(example.pixels, (height, width)))
+            pixels.append(resized(example.pixels, (height, width), self.fit))
             labels.append(numbers.get(example.label or "", NO_CLASS))
         if not pixels:
             raise DataError(f"{self.data} has no images in {split}")

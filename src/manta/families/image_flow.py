@@ -1,14 +1,15 @@
 """Image flows ready to draw: from requests to images."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_type_hints
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from manta.config import convert
 from manta.errors import ConfigError, UsageError
 from manta.families.image_model import ImageConfig, ImageModel, without_class
 from manta.families.image_objective import ImageMatching, ImageObjectiveConfig
@@ -44,6 +45,11 @@ class DrawOptions:
     """Of a change of an image: how far back towards noise it is taken, above 0 and at most 1, where nothing is kept."""
 
     def __post_init__(self) -> None:
+        annotations = get_type_hints(type(self))
+        for known in fields(self):
+            object.__setattr__(
+                self, known.name, convert(annotations[known.name], getattr(self, known.name), known.name)
+            )
         if not 1 <= self.num_steps <= MOST:
             raise UsageError(f"`num_steps` should lie between 1 and {MOST:,}, received {self.num_steps}")
         if self.solver not in SOLVERS:
@@ -180,6 +186,17 @@ class ImageFlow(KeptModel):
             how = DrawOptions(**options)
         except TypeError as error:
             raise UsageError(f"unknown option ({error}); see `DrawOptions`") from None
+        except ConfigError as error:
+            raise UsageError(str(error)) from None
+        for name, value in {"num_samples": num_samples, "seed": seed, "batch_size": batch_size}.items():
+            if type(value) is not int:
+                raise UsageError(f"`{name}` should be an integer, received {value!r}")
+        if batch_size < 1:
+            raise UsageError(f"`batch_size` should be at least 1, received {batch_size}")
+        if edit is not None and (not isinstance(edit, np.ndarray) or edit.dtype != np.uint8):
+            raise UsageError("an image to change is an array of uint8, height × width × channels")
+        if label is not None and not isinstance(label, str | int):
+            raise UsageError(f"a class is a name or a number, received {label!r}")
         number = None if label is None else self.images.number(label)
         if num_samples < 1:
             raise UsageError(f"`num_samples` should be at least 1, received {num_samples}")
@@ -228,6 +245,10 @@ class ImageFlow(KeptModel):
         noise = torch.stack([torch.randn(height * width, channels, generator=g) for g in generators])
         label = torch.tensor([NO_CLASS if row.label is None else row.label for row in rows])
         code = self._codes(label, generators)
+        for row, request in enumerate(rows):
+            if code is not None and request.begin is not None:  # an image that is there says its own code
+                own = self.model.code(from_pixels(torch.from_numpy(request.begin))[None].to(self.device))
+                code[row] = code[row] if own is None else own[0].cpu()
         told = self.model.told(label.to(self.device), None if code is None else code.to(self.device))
         return noise.to(self.device), told, generators
 

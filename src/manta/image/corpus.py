@@ -151,7 +151,8 @@ class ImageCorpus:
 def _ordered(names: Iterable[str]) -> list[str]:
     """Names of classes in order: numbers as numbers."""
     found = list(names)
-    return sorted(found, key=int) if all(name.isdecimal() for name in found) else sorted(found)
+    whole = all(name.isdecimal() for name in found)
+    return sorted(found, key=lambda name: (len(name.lstrip("0")) if whole else 0, name))
 
 
 def _write_manifest(folder: Path, settings: dict[str, Any], report: ImageReport, classes: list[str]) -> None:

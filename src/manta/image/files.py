@@ -54,8 +54,10 @@ def read_image(path: str | Path, *, channels: int = 3) -> UInt8[np.ndarray, "h w
                 _refuse(image, path)
                 image.load()
                 return as_seen(image, channels)
-    except DataError:
-        raise
+    except DataError as error:
+        if str(path) in str(error):
+            raise
+        raise DataError(f"{path}: {error}") from None
     except UnidentifiedImageError:
         raise DataError(f"{path} is no image that can be read ({', '.join(FORMATS)}), or it is damaged") from None
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError) as error:

@@ -6,7 +6,7 @@ import lzma
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -48,7 +48,7 @@ def read_images(
     seed: int = 0,
     skipped: Tell | None = None,
 ) -> Iterator[ImageExample]:
-    """Streams the images of a named data set, in the order of their names.
+    """Streams the images of a named data set, in an order drawn once, so that the first few are of all classes.
 
     | name | images | class | split |
     |---|---|---|---|
@@ -56,7 +56,7 @@ def read_images(
     | `images:FOLDER` with `captions.csv` (`file`, `caption`, `label`) | those named | column `label` | by content |
     | `images:FOLDER` | its image files | none | by content |
     | … in folders `train`, `dev`, `test` | as above in each | as above | as the folders say |
-    | `FILE.npz`, `images:FILE.npz` | arrays `x_train`, `x_test`, … | `y_train`, … | official; dev of train by content |
+    | `FILE.npz`, `images:FILE.npz` | arrays `x_train`, … | `y_train`, … | official; what is missing, of train |
     | … | array `images` | `labels` | by content |
     | `builtin:shapes` | scenes that are drawn (`image.shapes`) | kinds of the shapes | drawn apart |
 
@@ -114,9 +114,11 @@ def fingerprint(name: str, split: str, num: int | None) -> str:
         for example in shapes.examples(split, 16):
             hasher.update(example.pixels.tobytes())
     else:
-        for file in _all_files(place_of(name)):
+        place = place_of(name)
+        for file in _all_files(place):
+            told = f"{file.relative_to(place) if file != place else file.name}|{file.stat().st_size}|"
+            hasher.update(told.encode("utf-8", "surrogateescape"))
             with file.open("rb") as stream:
-                hasher.update(str(file.name).encode("utf-8", "surrogateescape"))
                 while part := stream.read(1 << 20):
                     hasher.update(part)
     return f"{name.rpartition('/')[2]}|{split}|{num}|{hasher.hexdigest()}"
@@ -125,8 +127,16 @@ def fingerprint(name: str, split: str, num: int | None) -> str:
 def _all_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    wanted = (*ENDINGS, ".csv")
-    return sorted(file for file in path.rglob("*") if file.suffix.lower() in wanted and file.is_file())
+    found: list[Path] = []
+    entered: set[str] = set()
+    for folder, inner, names in os.walk(path, followlinks=True):
+        if os.path.realpath(folder) in entered:  # a link to a folder above
+            inner.clear()
+            continue
+        entered.add(os.path.realpath(folder))
+        wanted = (Path(folder) / name for name in names if name.lower().endswith((*ENDINGS, ".csv")))
+        found += [file for file in wanted if file.is_file()]
+    return sorted(found)
 
 
 def _folder(path: Path, split: str, channels: int | None, skipped: Tell | None) -> Iterator[ImageExample]:
@@ -138,12 +148,19 @@ def _folder(path: Path, split: str, channels: int | None, skipped: Tell | None) 
     known = {alias for aliases in OFFICIAL.values() for alias in aliases}
     official = bool(names) and set(names) <= known and any(alias in names for alias in OFFICIAL["train"])
     if not official:
-        return _by_content(_listed(path), split, channels, skipped)
-    chosen = [names[alias] for alias in OFFICIAL[split] if alias in names]
-    if not chosen and split == "dev":  # made of the training images, which are then one folder fewer
-        return _by_content(_listed(names["train"]), "dev", channels, skipped)
-    whole = None if split != "train" or any(alias in names for alias in OFFICIAL["dev"]) else "train and test"
-    return _by_content([row for folder in chosen for row in _listed(folder)], whole, channels, skipped)
+        return _by_content(_listed(path), {split}, channels, skipped)
+    there = {each: names[alias] for each, aliases in OFFICIAL.items() for alias in aliases if alias in names}
+    return _by_content(_listed(there.get(split, there["train"])), _kept(split, set(there)), channels, skipped)
+
+
+def _kept(split: str, official: set[str]) -> set[str] | None:
+    """Which parts of a folder or an array, by content, a split has of it; None: all.
+
+    Splits that are not there are parts of the training images, which are then so many fewer.
+    """
+    if split != "train":
+        return None if split in official else {split}
+    return {"train", "dev", "test"} - ({"dev", "test"} - official)
 
 
 def _listed(path: Path) -> list[tuple[Path, str | None, str | None]]:
@@ -159,6 +176,7 @@ def _listed(path: Path) -> list[tuple[Path, str | None, str | None]]:
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
+            _check_name(entry.name, path)
             inside = sorted(file for file in entry.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
             rows += [(file, entry.name, None) for file in inside]
         elif entry.suffix.lower() in ENDINGS:
@@ -171,6 +189,18 @@ def _listed(path: Path) -> list[tuple[Path, str | None, str | None]]:
             "none"
         )
     return rows
+
+
+def _check_name(name: str, path: Path) -> None:
+    """Refuse a name of a class that is no text.
+
+    Raises:
+        DataError: as said.
+    """
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise DataError(f"{path} has a folder whose name is not UTF-8 ({name!r}); rename it") from None
 
 
 def _captioned(path: Path) -> list[tuple[Path, str | None, str | None]]:
@@ -186,7 +216,7 @@ def _captioned(path: Path) -> list[tuple[Path, str | None, str | None]]:
         if not name or not (row.get("caption") or row.get("label")):
             raise DataError(f"{table}, line {number}: give `file`, and `caption` or `label`")
         file = path / name
-        if path.resolve() not in file.resolve().parents:
+        if "\0" in name or path.resolve() not in file.resolve().parents:
             raise DataError(f"{table}, line {number}: {name} lies outside the folder")
         found.append((file, row.get("label") or None, row.get("caption") or None))
     if not found:
@@ -195,12 +225,13 @@ def _captioned(path: Path) -> list[tuple[Path, str | None, str | None]]:
 
 
 def _by_content(
-    rows: Iterable[tuple[Path, str | None, str | None]],
-    split: str | None,
+    rows: Sequence[tuple[Path, str | None, str | None]],
+    kept: set[str] | None,
     channels: int | None,
     skipped: Tell | None,
 ) -> Iterator[ImageExample]:
-    for file, label, caption in rows:
+    for index in _mixed(len(rows)):
+        file, label, caption = rows[index]
         try:
             pixels = read_image(file, channels=channels or 3)
         except DataError as error:
@@ -208,17 +239,21 @@ def _by_content(
                 raise
             skipped(str(error))
             continue
-        if _falls_in(pixels, split):
+        if _falls_in(pixels, kept):
             yield ImageExample(pixels=pixels, label=label, caption=caption)
 
 
-def _falls_in(pixels: np.ndarray, split: str | None) -> bool:
-    """Whether an image is of a split by its content: equal images never lie in two. None: of any."""
-    if split is None:
+def _mixed(number: int) -> Iterator[int]:
+    """Numbers in an order drawn once, so that the first few are of all classes."""
+    return iter(np.random.default_rng(0).permutation(number).tolist())
+
+
+def _falls_in(pixels: np.ndarray, kept: set[str] | None) -> bool:
+    """Whether an image is of some splits by its content: equal images never lie in two. None: of any."""
+    if kept is None:
         return True
     share = int.from_bytes(blake2b(pixels.tobytes(), digest_size=8).digest(), "little") / 2**64
-    found = "train" if share < 0.90 else "dev" if share < 0.95 else "test"
-    return found != "dev" if split == "train and test" else found == split
+    return ("train" if share < 0.90 else "dev" if share < 0.95 else "test") in kept
 
 
 def _arrays(path: Path, split: str) -> Iterator[ImageExample]:
@@ -227,15 +262,13 @@ def _arrays(path: Path, split: str) -> Iterator[ImageExample]:
     images = {name.removeprefix("x_"): array for name, array in arrays.items() if name.startswith("x_")}
     labels = {name.removeprefix("y_"): array for name, array in arrays.items() if name.startswith("y_")}
     if "images" in arrays:
-        return _of_array(path, arrays["images"], arrays.get("labels"), split)
+        return _of_array(path, arrays["images"], arrays.get("labels"), {split})
     if "train" not in images:
         raise DataError(f"{path} has the arrays {', '.join(list(arrays)[:8])}; give images, or x_train and x_test")
-    given = {"dev": images.get("dev", images.get("val")), "test": images.get("test"), "train": images["train"]}[split]
-    if given is None:  # a part of the training images, by content
-        return _of_array(path, images["train"], labels.get("train"), split)
-    aside = None if split != "train" or {"dev", "val"} & set(images) else "train and test"
-    name = split if split in images else "val"
-    return _of_array(path, given, labels.get(name), aside)
+    names = {"train": "train", "dev": "dev" if "dev" in images else "val", "test": "test"}
+    official = {each for each, name in names.items() if name in images}
+    name = names[split] if split in official else "train"
+    return _of_array(path, images[name], labels.get(name), _kept(split, official))
 
 
 def _loaded(path: Path) -> dict[str, np.ndarray]:
@@ -263,7 +296,7 @@ def _loaded(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def _of_array(path: Path, images: Any, labels: Any, split: str | None) -> Iterator[ImageExample]:
+def _of_array(path: Path, images: Any, labels: Any, kept: set[str] | None) -> Iterator[ImageExample]:
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
         raise DataError(
             f"{path} holds images of {images.dtype} and shape {images.shape}; give uint8, N × height × width, with 1 "
@@ -273,7 +306,7 @@ def _of_array(path: Path, images: Any, labels: Any, split: str | None) -> Iterat
         raise DataError(f"{path} holds no images")
     if labels is not None and labels.shape != images.shape[:1]:
         raise DataError(f"{path} has {len(images)} images and labels of shape {labels.shape}; give one label an image")
-    for index, image in enumerate(images):
-        pixels = image if image.ndim == 3 else image[..., None]
-        if _falls_in(pixels, split):
+    for index in _mixed(len(images)):
+        pixels = images[index] if images.ndim == 4 else images[index][..., None]
+        if _falls_in(pixels, kept):
             yield ImageExample(pixels=pixels, label=None if labels is None else str(labels[index]))

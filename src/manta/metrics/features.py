@@ -60,7 +60,8 @@ def precision_recall(ours: Float[Tensor, "n d"], real: Float[Tensor, "m d"]) -> 
 
 def nearest(ours: Float[Tensor, "n d"], theirs: Float[Tensor, "m d"]) -> Float[Tensor, "n"]:
     """Distance of each of our points to the nearest of theirs, root mean square over the features."""
-    parts = [torch.cdist(part, theirs).amin(1) for part in ours.split(_ROWS)]
+    exact = "donot_use_mm_for_euclid_dist"  # or equal points lie apart
+    parts = [torch.cdist(part, theirs, compute_mode=exact).amin(1) for part in ours.split(_ROWS)]
     return torch.cat(parts) / ours.shape[1] ** 0.5
 
 

@@ -21,6 +21,8 @@ from manta.image.sources import fingerprint
 from manta.recipes.budget import Watch, undertrained
 from manta.recipes.image_recipe import DEFAULT_SIDE, ImageRecipe, portable_images, resolve_images
 from manta.recipes.parts import Parts, StageSpec
+from manta.recipes.runfolder import DATA, RunFolder
+from manta.runtime import read_json
 
 SHOWN = 16
 """Images of a sample."""
@@ -58,6 +60,9 @@ class ImageParts(Parts):
     def prepared(cls, recipe: ImageRecipe, folder: Path, device: torch.device, watch: Watch) -> "ImageParts":
         """Pack the images into the folder, all of one size, or take those that it has."""
         source = fingerprint(recipe.data, recipe.split, recipe.num_examples)
+        if (folder / DATA).is_file():  # before what the folder keeps of them is written over
+            stored = read_json(folder / DATA)
+            RunFolder.refuse_other_data(stored if isinstance(stored, dict) else {}, {"source": source}, recipe.data)
         skipped: list[str] = []
 
         def tell(reason: str) -> None:

@@ -10,6 +10,7 @@ from manta.errors import ConfigError
 from manta.families.image_model import ImageConfig
 from manta.families.image_objective import ImageObjectiveConfig
 from manta.image.files import Fit
+from manta.image.sources import BUILTIN, IMAGES
 from manta.nets.grid import DicConfig, DitConfig, GridNetChoice, UditConfig
 from manta.recipes.recipe import LEARNING_RATE, MAX_RUN_SEED, seconds
 from manta.training import TrainConfig
@@ -72,7 +73,7 @@ class ImageRecipe:
     width: int | None = None
     """Pixels of an image; None: as `height`."""
     channels: Literal[1, 3] | None = None
-    """3 for colours, 1 for grey; None: as the first image."""
+    """3 for colours, 1 for grey; None: of an archive as it is, of a folder colours."""
     fit: Fit = "crop"
     """How images of another size are fitted: `crop` keeps proportions, `stretch` keeps all of the image."""
     mirror: bool = False
@@ -144,5 +145,6 @@ def _shaped(net: GridNetChoice, size: ImageSize) -> Any:
 
 def portable_images(recipe: ImageRecipe) -> ImageRecipe:
     """The recipe as a model carries it away: of a path only the last part, which tells no folder's name."""
-    kind, colon, place = recipe.data.rpartition(":")
-    return replace(recipe, data=kind + colon + Path(place).name)
+    scheme = f"{IMAGES}:" if recipe.data.startswith(f"{IMAGES}:") else ""
+    place = recipe.data.removeprefix(scheme)
+    return replace(recipe, data=recipe.data if place == BUILTIN else scheme + Path(place).name)

@@ -179,7 +179,8 @@ def refuse_changes(run: Path, changed: Any, whole: Any, option: str) -> None:
         whole = replace(whole, train=replace(whole.train, precision=own.train.precision))
     if own in (changed, whole):
         return
-    names = [name for name, value in to_dict(changed).items() if value != to_dict(own)[name]]
+    names = [name for name, value in to_dict(changed).items() if value != to_dict(own).get(name)]
+    names = ["state"] if changed.state != own.state else names
     mend = f"change {run / RECIPE}" if set(names) <= set(EDITABLE) else "begin another run"
     raise UsageError(
         f"{option} continues {run} by its own recipe, which has another {', '.join(names)}; leave that out, or {mend}"
