@@ -1,6 +1,7 @@
 import json
 import os
 import zipfile
+from typing import Any
 
 import numpy as np
 import pytest
@@ -295,7 +296,8 @@ def test_splits_are_disjoint_and_whole_whichever_are_there(tmp_path, given, kind
     parts = {name: pictures(150, seed=i) for i, name in enumerate(given)}
     if kind == "arrays":
         name = str(tmp_path / "a.npz")
-        np.savez(name, **{f"x_{part}": images for part, images in parts.items()})
+        arrays: dict[str, Any] = {f"x_{part}": images for part, images in parts.items()}
+        np.savez(name, **arrays)
     else:
         name = f"images:{tmp_path}"
         for part, images in parts.items():
