@@ -25,7 +25,7 @@ def rows_of(file, rows) -> str:
 
 
 def test_the_help_of_a_model_has_its_options_and_no_others(folders, capsys, monkeypatch):
-    monkeypatch.setattr("manta.hub.load", None)
+    monkeypatch.setattr("manta.hub.load_writer", None)
     shown = {}
     for name, arguments in {"all": [], "ar": [folders["ar"]], "manta": [folders["manta"]]}.items():
         assert main(["generate", *arguments, "--help"]) == 0
