@@ -19,21 +19,29 @@ import torch
 from tokenizers import Tokenizer as PlainTokenizer
 from tokenizers import models, pre_tokenizers
 
+from manta.families.aligned import AlignedLM
+from manta.families.aligned_model import AlignedConfig, AlignedModel
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
+from manta.families.block import BlockCausalConfig, BlockCausalLM, BlockCausalModel
 from manta.families.events import GenerateOptions, Request, Writer
 from manta.families.manta_lm import MantaLM
 from manta.families.masked import MaskedLM
 from manta.families.masked_model import MaskedConfig, MaskedModel
 from manta.families.model import MantaConfig, MantaModel
+from manta.families.thinking import ThinkingConfig
+from manta.families.trained import TrainedWriter
 from manta.hub import load
 from manta.hub.foreign.decoder import DecoderNet, DecoderShape
 from manta.hub.foreign.model import ForeignModel
 from manta.masked import DECODERS
+from manta.masked.learned import LearnedConfig
 from manta.spaces import EmbeddingSpaceConfig, LatentSpaceConfig
 from manta.text import Tokenizer
 from manta.text.foreign import ForeignTokenizer
 
 SIZES = (2, 7, 64)
+PLAIN = [name for name in DECODERS if name not in ("doubt", "learned")]
+"""Decoders that any masked model follows."""
 TEXT = "the cat sat on a mat near some old river while rain fell over quiet hills and nobody spoke of it again"
 WORDS = TEXT.split(" ")
 NAMES, FOODS = ("Aromi", "The Mill", "Zizzi", "The Phoenix"), ("Italian", "French", "Indian", "English")
@@ -89,13 +97,35 @@ def cases() -> Iterator[tuple[str, Writer, dict[str, Any]]]:
         yield f"manta, {name}, guided at temperature 1", lm, {"num_steps": 8, "guidance_scale": 2.0, "temperature": 1.0}
         yield f"manta, {name}, one round", lm, {"num_steps": 8, "rounds": 1, "style": "consensus"}
     masked = MaskedLM(with_random_weights(MaskedModel(MaskedConfig(**shape))), tokenizer)
-    for decoder in DECODERS:
+    for decoder in PLAIN:
         for temperature in (0.0, 1.0):
             options = {"num_steps": 8, "decoder": decoder, "temperature": temperature}
             yield f"masked, {decoder} at temperature {temperature:g}", masked, options
+    config = MaskedConfig(**shape, thinking=ThinkingConfig(carry=True, slots=2, doubts=True))
+    thinker = MaskedLM(with_random_weights(MaskedModel(config)), tokenizer)
+    yield "masked, doubt", thinker, {"num_steps": 8, "decoder": "doubt"}
+    yield "masked, thinking", thinker, {"num_steps": 8, "think": 2}
+    scheduled = MaskedLM(with_random_weights(MaskedModel(MaskedConfig(**shape))), tokenizer, LearnedConfig())
+    yield "masked, learned", scheduled, {}
+    growing = MaskedLM(with_random_weights(MaskedModel(MaskedConfig(**shape, elastic=True))), tokenizer)
+    yield "masked, elastic", growing, {"num_steps": 8, "decoder": "threshold"}
     ar = AutoregressiveLM(with_random_weights(AutoregressiveModel(AutoregressiveConfig(**shape))), tokenizer)
     yield "autoregressive, greedy", ar, {}
     yield "autoregressive, nucleus of 0.9", ar, {"temperature": 1.0, "top_p": 0.9}
+    aligned = AlignedLM(with_random_weights(AlignedModel(AlignedConfig(**shape))), tokenizer)
+    both = load("builtin:e2e-aligned")
+    for calls in (1, 4):
+        yield f"aligned, {calls} calls", aligned, {"num_steps": calls}
+        yield f"the aligned model that ships, {calls} calls", both, {"num_steps": calls}
+    for decoder in ("verified", "sequential"):
+        for temperature in (0.0, 1.0):
+            options = {"decoder": decoder, "temperature": temperature}
+            yield f"the aligned model that ships, {decoder} at temperature {temperature:g}", both, options
+    block = BlockCausalLM(with_random_weights(BlockCausalModel(BlockCausalConfig(**shape, block_length=4))), tokenizer)
+    for decoder in PLAIN:
+        for temperature in (0.0, 1.0):
+            options = {"max_tokens": 24, "decoder": decoder, "temperature": temperature}
+            yield f"block, {decoder} at temperature {temperature:g}", block, options
     for kv_heads, dtype in ((4, torch.float32), (4, torch.bfloat16), (2, torch.float32), (2, torch.bfloat16)):
         lm = published(kv_heads, dtype)
         for decoder in ("deferred", "confidence"):
@@ -109,7 +139,7 @@ def requests_for(lm: Writer, num: int, draw: random.Random) -> list[Request]:
     def prompt() -> str | None:
         if draw.random() < 0.1:
             return None
-        if isinstance(lm, MantaLM) and lm.model.config.dim > SHAPE["dim"]:  # the model that ships
+        if isinstance(lm, TrainedWriter) and lm.model.config.dim > SHAPE["dim"]:  # a model that ships
             slots = [f"name[{draw.choice(NAMES)}]", f"food[{draw.choice(FOODS)}]", "eatType[pub]", "area[riverside]"]
             return ", ".join(slots[: draw.randint(1, 4)])
         return " ".join(draw.sample(WORDS, draw.randint(1, 6)))

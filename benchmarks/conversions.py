@@ -111,8 +111,8 @@ def trained(row: dict[str, Any], recipe: Recipe, source: Path) -> dict[str, Any]
     for _ in run.events():
         pass
     found = {**row, "steps": run.recipe.num_steps, "minutes": round((time.perf_counter() - start) / 60, 2)}
-    if run.scores:
-        found |= {"before": run.scores[1].nats, "divergence": run.scores[2].divergence}
+    if run.parts.scores:
+        found |= {"before": run.parts.scores[1].nats, "divergence": run.parts.scores[2].divergence}
     found["parameters"] = sum(p.numel() for p in run.model.model.parameters())
     if row["how"] == "source":
         shutil.copytree(folder / "run" / "model", source, dirs_exist_ok=True)

@@ -1,8 +1,10 @@
 """Image flows: nets, their switches and adaptive conditions, at equal minutes of one machine or equal steps.
 
-    python benchmarks/images.py --data PATH.npz --suite nets --seeds 0 1 2 --minutes 5 \
-        --out benchmarks/results/images.json
-    python benchmarks/images.py --data builtin:shapes --suite shapes --minutes 3 --out benchmarks/results/shapes.json
+    python benchmarks/images.py --data PATH.npz --suite nets --minutes 4 --num 500 --out benchmarks/results/images.json
+    python benchmarks/images.py --data builtin:shapes --suite shapes --minutes 3 --seeds 0 1 \
+        --out benchmarks/results/shapes.json
+
+PATH.npz is fashion_mnist_20k_5k.npz, on one thread (OMP_NUM_THREADS=1); the shapes have both cores of two.
 
 `nets` compares the nets, `dic` and `udit` the switches of each, `codes` adaptive conditions. Each row tells parameters,
 operations of a call, steps and images seen, and what `manta evaluate` measures. Finished rows in --out are kept, so

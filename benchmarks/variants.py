@@ -3,6 +3,8 @@
     python benchmarks/variants.py weather --seeds 0 1 --keep runs/variants \
         --out benchmarks/results/weather_variants.json
     python benchmarks/variants.py e2e --data PATH --size tiny --seeds 0 1 2 --out benchmarks/results/e2e_spaces.json
+    python benchmarks/variants.py e2e --data PATH --size tiny --num-steps 2000 \
+        --only masked "latents, r = 4" autoregressive --out benchmarks/results/e2e_steps.json
 
 `weather` changes one thing at a time; `e2e` compares the spaces (rate r, nats a text, embeddings) and the other
 families, each with its own teacher, at the size asked for. Finished variants in --out are kept, so that the command can

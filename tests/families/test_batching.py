@@ -24,6 +24,7 @@ from manta.families.batching import (
 )
 from manta.families.events import GenerateOptions, Request, Writer, finished
 from manta.families.masked_objective import bound, length_nats
+from manta.families.thinking import ThinkingConfig
 from manta.hub.foreign.decoder import DecoderNet, DecoderShape
 from manta.hub.foreign.model import ForeignModel
 from manta.masked import DECODERS
@@ -81,6 +82,14 @@ def test_a_manta_text_does_not_depend_on_its_batch(kind, rate, options):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_masked_text_does_not_depend_on_its_batch(decoder, temperature):
     assert_independent(make_masked(), num_steps=6, decoder=decoder, temperature=temperature)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 5])
+@pytest.mark.parametrize("options", [{"decoder": "doubt"}, {"think": 2}])
+def test_slots_of_thought_leave_a_text_to_itself(slots, options):
+    assert_independent(
+        make_masked(thinking=ThinkingConfig(carry=True, slots=slots, doubts=True)), num_steps=6, **options
+    )
 
 
 @pytest.mark.parametrize("options", [{"num_steps": 1}, {"num_steps": 6}, {"num_steps": 3, "temperature": 1.0}])

@@ -1,5 +1,6 @@
 """What a model folder holds, whatever the model makes: a net, and the codec between its data and the net's state."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -35,7 +36,7 @@ class Codec(Protocol):
         ...
 
 
-class KeptModel:
+class KeptModel(ABC):
     """A model that has a folder: its net with its codec, and what is stored beside them."""
 
     family: str
@@ -52,9 +53,9 @@ class KeptModel:
     """What its folder's codec is read as, a `Codec`."""
 
     @property
+    @abstractmethod
     def codec(self) -> Codec:
         """Between its data and its net."""
-        raise NotImplementedError
 
     @property
     def device(self) -> torch.device:
@@ -70,6 +71,7 @@ class KeptModel:
         return {}
 
     @staticmethod
+    @abstractmethod
     def check_codec(shape: Any, codec: Any) -> None:
         """See that a shape and a codec belong together, before the net is built.
 
@@ -78,6 +80,7 @@ class KeptModel:
         """
 
     @classmethod
+    @abstractmethod
     def stored(cls, net: Any, codec: Any, extras: Mapping[str, Any], parts: Mapping[str, Tensor]) -> "KeptModel":
         """The model that a folder holds.
 
@@ -90,4 +93,3 @@ class KeptModel:
         Raises:
             ConfigError: they do not describe such a model.
         """
-        raise NotImplementedError

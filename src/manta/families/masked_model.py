@@ -112,7 +112,7 @@ class MaskedModel(PromptedModel):
             index = (tokens - self.config.vocab_size).clamp_min(0)
             x = x + self.coarse(index).masked_fill(~classed[..., None], 0.0)
         context = OperatorContext(line(x.shape[1], tokens.device), self.thinking.real(mask))
-        slots, hidden = self.thinking.leave(self.trunk(x, context, memory=memory))
+        slots, hidden = self.thinking.leave(self.trunk(x, context, memory=memory), tokens.shape[1])
         grow = None if self.grow is None else self.grow(hidden)[..., 0]
         logits = self.head(hidden)
         if self.coarse is not None:

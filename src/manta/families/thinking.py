@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from manta.errors import ConfigError
+from manta.families.batching import ROWS, padded_width
 from manta.text import MASK
 
 MOST_SLOTS = 256
@@ -96,7 +98,8 @@ class Thinking(nn.Module):
     def enter(
         self, x: Float[Tensor, "b n d"], tokens: Int64[Tensor, "b n"], thought: Thought | None
     ) -> Float[Tensor, "b m d"]:
-        """The trunk's state: the slots, then the text, whose undecided words lean to what the call before told."""
+        """The trunk's state: the slots, then the text, whose undecided words lean to what the call before told, then
+        what fills the width up, so that a text does not depend on its batch."""
         if self.carried is not None and thought is not None:
             (table,) = self._shared
             soft = self.carried(thought.chances.to(table.weight.dtype) @ table.weight)
@@ -105,16 +108,24 @@ class Thinking(nn.Module):
             return x
         slots = self.slots.expand(len(x), -1, -1).to(x.dtype)
         if thought is not None:
-            slots = slots + self.handed(thought.slots)
-        return torch.cat([slots, x], 1)
+            count = self.config.slots
+            handed = self.handed(F.pad(thought.slots, (0, 0, 0, -count % ROWS)))
+            slots = slots + handed[:, :count]
+        return F.pad(torch.cat([slots, x], 1), (0, 0, 0, self._filling(x.shape[1])))
 
     def real(self, mask: Bool[Tensor, "b n"]) -> Bool[Tensor, "b m"]:
         """The mask of the trunk's state: all slots are real."""
-        return nn.functional.pad(mask, (self.config.slots, 0), value=True)
+        return F.pad(F.pad(mask, (self.config.slots, 0), value=True), (0, self._filling(mask.shape[1])), value=False)
 
-    def leave(self, hidden: Float[Tensor, "b m d"]) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b n d"]]:
-        """The slots and the text of the trunk's state."""
-        return hidden[:, : self.config.slots], hidden[:, self.config.slots :]
+    def leave(
+        self, hidden: Float[Tensor, "b m d"], width: int
+    ) -> tuple[Float[Tensor, "b k d"], Float[Tensor, "b n d"]]:
+        """The slots and the text, of `width` positions, of the trunk's state."""
+        return hidden[:, : self.config.slots], hidden[:, self.config.slots :][:, :width]
+
+    def _filling(self, width: int) -> int:
+        """Positions that no one reads, behind a text of `width` positions and its slots."""
+        return padded_width(self.config.slots + width) - self.config.slots - width if self.config.slots else 0
 
     def right(self, hidden: Float[Tensor, "b n d"]) -> Float[Tensor, "b n"] | None:
         """Logits of `Told.right`."""

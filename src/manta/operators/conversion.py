@@ -10,8 +10,7 @@ from manta.operators.combined import AttentionFourier
 from manta.operators.context import Operator, OperatorContext
 from manta.operators.downsampled import LARGEST, DownsampledAttention
 from manta.operators.linear import KernelAttention
-from manta.operators.pyramid import PyramidConvolution
-from manta.operators.pyramid_grid import PyramidGrid
+from manta.operators.pyramid_grid import Pyramid
 
 LEAST_GAIN = 1e-4
 """Least gain of a head whose root or logarithm is taken."""
@@ -58,7 +57,7 @@ def inherit_attention(source: SelfAttention, target: Operator, scale: Float[Tens
             temperature = _gain(source, scale) * source.head_dim**0.5
             target.log_temperature.copy_(temperature.clamp(LEAST_GAIN, LARGEST).log())
             target.mixing.zero_()
-        case PyramidConvolution() | PyramidGrid():
+        case Pyramid():
             target.mean.weight.copy_(source.out.weight @ _for_every_head(source, source.qkv.weight)[2])
         case _:
             pass

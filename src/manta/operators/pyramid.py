@@ -6,14 +6,14 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from manta.errors import ConfigError
 from manta.operators.attention import ALIKE, check_positive
-from manta.operators.context import HEADS, Cache, Operator, OperatorContext
+from manta.operators.context import HEADS, Cache, OperatorContext
 from manta.operators.depthwise import depthwise
 from manta.operators.fourier import real_elements
-from manta.operators.pyramid_grid import SCALES, PyramidGrid
+from manta.operators.pyramid_grid import Pyramid, PyramidGrid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class PyramidConfig:
         return PyramidConvolution(dim, self.kernel) if self.axes == 1 else PyramidGrid(dim, self.kernel)
 
 
-class PyramidConvolution(Operator):
+class PyramidConvolution(Pyramid):
     """Gated depthwise convolutions of a projection at scales 1 and 1/2, and a map of the mean.
 
     ``y = W_o [↑ρ(K_s * ↓W_h x)]_s + W_m mean(x)``,  ``ρ(a, b) = a ∘ b / sqrt(d/4)``
@@ -68,19 +68,8 @@ class PyramidConvolution(Operator):
         Convolutions", arXiv 2504.21292; the gate in the paper's form.
     """
 
-    causal = False
-
     def __init__(self, dim: int, kernel: int) -> None:
-        super().__init__()
-        if dim % (2 * SCALES):
-            raise ConfigError(f"a width of {dim} does not split into quarters; choose a width divisible by 4")
-        self.kernel = kernel
-        self.inner = nn.Linear(dim, dim // 2, bias=False)
-        self.kernels = nn.Parameter(torch.empty(SCALES, dim // 2, kernel).uniform_(-1, 1) * kernel**-0.5)
-        self.mean = nn.Linear(dim, dim, bias=False)
-        self.out = nn.Linear(dim // 2, dim, bias=False)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.mean.weight)
+        super().__init__(dim, kernel, axes=1)
 
     def forward(
         self, x: Float[Tensor, "b k d"], context: OperatorContext, cache: Cache | None = None

@@ -12,7 +12,35 @@ SCALES = 2
 """Scales of the pyramid: 1 and 1/2."""
 
 
-class PyramidGrid(Operator):
+class Pyramid(Operator):
+    """What pyramids along any number of axes have in common: their weights.
+
+    Args:
+        dim: width of the state.
+        kernel: elements of a kernel along each axis, odd.
+        axes: of the kernels.
+
+    Raises:
+        ConfigError: the width does not split into quarters.
+    """
+
+    causal = False
+
+    def __init__(self, dim: int, kernel: int, axes: int) -> None:
+        super().__init__()
+        if dim % (2 * SCALES):
+            raise ConfigError(f"a width of {dim} does not split into quarters; choose a width divisible by 4")
+        self.kernel = kernel
+        self.inner = nn.Linear(dim, dim // 2, bias=False)
+        sides = (kernel,) * axes
+        self.kernels = nn.Parameter(torch.empty(SCALES, dim // 2, *sides).uniform_(-1, 1) * kernel ** (-axes / 2))
+        self.mean = nn.Linear(dim, dim, bias=False)
+        self.out = nn.Linear(dim // 2, dim, bias=False)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.mean.weight)
+
+
+class PyramidGrid(Pyramid):
     """`PyramidConvolution` over a grid, all of whose elements are real.
 
     ``y = W_o [↑ρ(K_s * ↓W_h x)]_s + W_m mean(x)``,  ``ρ(a, b) = a ∘ b / sqrt(d/4)``
@@ -29,20 +57,10 @@ class PyramidGrid(Operator):
     Source: Huang et al., arXiv 2504.21292; the gate in the paper's form.
     """
 
-    causal = False
     cacheable = False
 
     def __init__(self, dim: int, kernel: int) -> None:
-        super().__init__()
-        if dim % (2 * SCALES):
-            raise ConfigError(f"a width of {dim} does not split into quarters; choose a width divisible by 4")
-        self.kernel = kernel
-        self.inner = nn.Linear(dim, dim // 2, bias=False)
-        self.kernels = nn.Parameter(torch.empty(SCALES, dim // 2, kernel, kernel).uniform_(-1, 1) / kernel)
-        self.mean = nn.Linear(dim, dim, bias=False)
-        self.out = nn.Linear(dim // 2, dim, bias=False)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.mean.weight)
+        super().__init__(dim, kernel, axes=2)
 
     def forward(
         self, x: Float[Tensor, "b n d"], context: OperatorContext, cache: Cache | None = None

@@ -12,7 +12,7 @@ from manta.families.image_objective import ImageObjectiveConfig
 from manta.image.files import Fit
 from manta.image.sources import BUILTIN, IMAGES
 from manta.nets.grid import DicConfig, DitConfig, GridNetChoice, UditConfig
-from manta.recipes.recipe import LEARNING_RATE, MAX_RUN_SEED, seconds
+from manta.recipes.recipe import LEARNING_RATE, Size, check_length, size_of
 from manta.training import TrainConfig
 
 MAX_SIDE = 512
@@ -43,9 +43,9 @@ IMAGE_SIZES = {
     "large": ImageSize((192, (6, 6, 5, 6, 6)), (192, (2, 5, 8, 5, 2), 8), (768, 12, 12), 256),
 }
 """The size dial of images."""
-AUTO_SIZE: tuple[tuple[float, Literal["nano", "tiny", "small"]], ...] = (
-    (10, "nano"),
-    (45, "tiny"),
+AUTO_SIZE: tuple[tuple[float, Size], ...] = (
+    (10.0, "nano"),
+    (45.0, "tiny"),
     (math.inf, "small"),
 )
 """Minutes of the budget up to which a size is trained well on two CPU cores."""
@@ -96,14 +96,7 @@ class ImageRecipe:
     """How it is optimised."""
 
     def __post_init__(self) -> None:
-        if self.time_budget is not None and self.num_steps is not None:
-            raise ConfigError("give time_budget or num_steps, not both")
-        if self.num_steps is not None and self.num_steps < 4:
-            raise ConfigError(f"num_steps should be at least 4, received {self.num_steps}")
-        if self.time_budget is not None:
-            seconds(self.time_budget)
-        if not 0 <= self.seed <= MAX_RUN_SEED:
-            raise ConfigError(f"seed should lie between 0 and {MAX_RUN_SEED}, received {self.seed}")
+        check_length(self.time_budget, self.num_steps, self.seed)
         for name in ("height", "width"):
             if (side := getattr(self, name)) is not None and not 4 <= side <= MAX_SIDE:
                 raise ConfigError(f"{name} should lie between 4 and {MAX_SIDE}, received {side}")
@@ -120,8 +113,7 @@ def resolve_images(recipe: ImageRecipe) -> ImageRecipe:
     if recipe.time_budget is None and recipe.num_steps is None:
         recipe = replace(recipe, time_budget="30m")
     if recipe.size == "auto":
-        minutes = math.inf if recipe.time_budget is None else seconds(recipe.time_budget) / 60
-        recipe = replace(recipe, size=next(size for limit, size in AUTO_SIZE if minutes <= limit))
+        recipe = replace(recipe, size=size_of(recipe.time_budget, AUTO_SIZE))
     size = IMAGE_SIZES[recipe.size]
     net = _shaped(recipe.model.net, size)
     widest = net.width * (4 if isinstance(net, DicConfig | UditConfig) else 1)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -44,7 +44,8 @@ LEARNING_RATE = 0.384
 MAX_RUN_SEED = 10**15
 """Largest seed of a run, whose stages have seeds of their own, a thousand times as large."""
 
-AUTO_SIZE: tuple[tuple[float, Literal["nano", "tiny", "small"]], ...] = ((6, "nano"), (20, "tiny"), (math.inf, "small"))
+Size = Literal["nano", "tiny", "small"]
+AUTO_SIZE: tuple[tuple[float, Size], ...] = ((6.0, "nano"), (20.0, "tiny"), (math.inf, "small"))
 """Minutes of the budget up to which a size is trained well on two CPU cores."""
 
 
@@ -225,14 +226,7 @@ class Recipe:
             raise ConfigError(f"split should be train or a part of it such as train:1/2, received {self.split!r}")
         if not 512 <= self.vocab_size <= 32768:
             raise ConfigError(f"vocab_size should lie between 512 and 32768, received {self.vocab_size}")
-        if self.time_budget is not None and self.num_steps is not None:
-            raise ConfigError("give time_budget or num_steps, not both")
-        if self.num_steps is not None and self.num_steps < 4:
-            raise ConfigError(f"num_steps should be at least 4, received {self.num_steps}")
-        if self.time_budget is not None:
-            seconds(self.time_budget)
-        if not 0 <= self.seed <= MAX_RUN_SEED:
-            raise ConfigError(f"seed should lie between 0 and {MAX_RUN_SEED}, received {self.seed}")
+        check_length(self.time_budget, self.num_steps, self.seed)
         if self.consensus_share is not None and not 0 <= self.consensus_share <= 1:
             raise ConfigError(f"consensus_share should lie in [0, 1], received {self.consensus_share}")
         if self.recombined < 0:
@@ -258,6 +252,33 @@ class Recipe:
         """Longest prompt and longest text of a resolved recipe, in tokens."""
         assert self.max_prompt is not None and self.max_text is not None, "the recipe is not resolved"
         return self.max_prompt, self.max_text
+
+
+def check_length(time_budget: str | None, num_steps: int | None, seed: int) -> None:
+    """Refuse a length of a run, or a seed, that there is not; of a recipe of any state.
+
+    Raises:
+        ConfigError: as said.
+    """
+    if time_budget is not None and num_steps is not None:
+        raise ConfigError("give time_budget or num_steps, not both")
+    if num_steps is not None and num_steps < 4:
+        raise ConfigError(f"num_steps should be at least 4, received {num_steps}")
+    if time_budget is not None:
+        seconds(time_budget)
+    if not 0 <= seed <= MAX_RUN_SEED:
+        raise ConfigError(f"seed should lie between 0 and {MAX_RUN_SEED}, received {seed}")
+
+
+def size_of(time_budget: str | None, sizes: Sequence[tuple[float, Size]]) -> Size:
+    """The size that a time budget trains well.
+
+    Args:
+        time_budget: None is no limit.
+        sizes: minutes up to which each is trained well, ascending, the last without a limit.
+    """
+    minutes = math.inf if time_budget is None else seconds(time_budget) / 60
+    return next(size for limit, size in sizes if minutes <= limit)
 
 
 def seconds(duration: str) -> float:
@@ -292,8 +313,7 @@ def resolve(recipe: Recipe) -> Recipe:
     share = 1.0 if recipe.family == "aligned" else 0.5
     recipe = filled(recipe, {"absolute_places": False, "consensus_share": share, **LENGTHS})
     if recipe.size == "auto":
-        minutes = math.inf if recipe.time_budget is None else seconds(recipe.time_budget) / 60
-        recipe = replace(recipe, size=next(size for limit, size in AUTO_SIZE if minutes <= limit))
+        recipe = replace(recipe, size=size_of(recipe.time_budget, AUTO_SIZE))
     dim, heads, depth, batch_tokens = SIZES[recipe.size]
     rate = getattr(recipe.model.space, "rate", 1)
     max_prompt, max_text = recipe.lengths
