@@ -24,7 +24,7 @@ from manta.config import from_dict
 from manta.families.events import GenerateOptions
 from manta.hub import load
 from manta.recipes import Recipe, TrainingRun
-from manta.recipes.conversion import held_out
+from manta.recipes.text_conversion import held_out
 from manta.runtime import atomic_write, make_generator
 
 STEPS = (None, 1, 2, 4)

@@ -26,7 +26,8 @@ from manta.config import from_dict
 from manta.families.trained import TrainedWriter
 from manta.hub import load
 from manta.recipes import Recipe, TrainingRun
-from manta.recipes.conversion import held_out, mean_parts, task_of_model
+from manta.recipes.conversion import mean_parts
+from manta.recipes.text_conversion import held_out, task_of_model
 from manta.runtime import atomic_write
 
 FAMILIES = ("ar", "masked", "manta")
@@ -112,7 +113,7 @@ def trained(row: dict[str, Any], recipe: Recipe, source: Path) -> dict[str, Any]
         pass
     found = {**row, "steps": run.recipe.num_steps, "minutes": round((time.perf_counter() - start) / 60, 2)}
     if run.parts.scores:
-        found |= {"before": run.parts.scores[1].nats, "divergence": run.parts.scores[2].divergence}
+        found |= {"before": run.parts.scores[1].task, "divergence": run.parts.scores[2].apart}
     found["parameters"] = sum(p.numel() for p in run.model.model.parameters())
     if row["how"] == "source":
         shutil.copytree(folder / "run" / "model", source, dirs_exist_ok=True)

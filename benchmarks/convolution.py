@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from manta.families.batching import to_batch
-from manta.families.imitation import Imitation
+from manta.families.imitation import WordImitation
 from manta.families.masked_model import MaskedConfig, MaskedModel
 from manta.families.masked_objective import MaskedMatching
 from manta.families.objectives import ObjectiveConfig
@@ -128,7 +128,7 @@ def main() -> None:
             row: dict[str, Any] = {"task": task, "seed": seed, "near": near(source, task)}
             row["attention"] = measured(source, task)
             source.requires_grad_(False)
-            imitation = Imitation(TASK, source, lambda net: net.trunk, (0, 1), outputs=1.0, states=1.0)
+            imitation = WordImitation(TASK, source, lambda net: net.trunk, (0, 1), outputs=1.0, states=1.0)
             for name in ("converted", "mean alone"):
                 net, new = converted(source, seed)
                 for operator in new if name == "mean alone" else ():

@@ -16,8 +16,9 @@ import torch
 
 from manta.families.inheritance import Layers, Neurons, Score, choose_blocks, choose_neurons, thinned
 from manta.hub import load
-from manta.recipes.conversion import held_out, mean_parts, task_of_model
+from manta.recipes.conversion import mean_parts
 from manta.recipes.recipe import Recipe
+from manta.recipes.text_conversion import held_out, task_of_model
 from manta.runtime import atomic_write, make_generator
 from manta.text import Loader, build, read
 from manta.text.corpus import Corpus

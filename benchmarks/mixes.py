@@ -23,7 +23,8 @@ from manta.config import from_dict
 from manta.hub import load
 from manta.operators import KINDS
 from manta.recipes import Recipe, TrainingRun
-from manta.recipes.conversion import held_out, mean_parts, task_of_model
+from manta.recipes.conversion import mean_parts
+from manta.recipes.text_conversion import held_out, task_of_model
 from manta.runtime import atomic_write
 
 MIXES = (

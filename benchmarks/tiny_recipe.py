@@ -20,8 +20,9 @@ from typing import Any, cast
 from manta.config import from_dict
 from manta.hub import load
 from manta.recipes import Recipe, TrainingRun
-from manta.recipes.conversion import held_out, mean_parts, task_of_model
+from manta.recipes.conversion import mean_parts
 from manta.recipes.shrinking import vocabulary_share
+from manta.recipes.text_conversion import held_out, task_of_model
 from manta.runtime import atomic_write
 
 LARGE_VOCABULARY, SMALL_VOCABULARY = 4096, 1024

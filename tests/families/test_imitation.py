@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from manta.aligned import AlignmentConfig
 from manta.families import FAMILIES
 from manta.families.batching import to_batch
-from manta.families.imitation import Imitation, watched
+from manta.families.imitation import WordImitation, watched
 from manta.families.objectives import ObjectiveConfig
 from manta.families.trained import Teaching
 from manta.masked import MaskedObjectiveConfig
@@ -39,12 +39,12 @@ def nets(family: str) -> tuple[Any, Any, Any]:
     return writer, source, model
 
 
-def objective(writer, source, net, **weights: float) -> tuple[Any, Imitation, dict[str, Any]]:
+def objective(writer, source, net, **weights: float) -> tuple[Any, WordImitation, dict[str, Any]]:
     measured: dict[str, Any] = {}
     task = writer.stages(net, TEACHING, measured)[0].objective
     return (
         task,
-        Imitation(task, source, writer.trunk_of, BLOCKS, **{"outputs": 1.0, "states": 1.0, **weights}),
+        WordImitation(task, source, writer.trunk_of, BLOCKS, **{"outputs": 1.0, "states": 1.0, **weights}),
         measured,
     )
 

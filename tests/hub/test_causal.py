@@ -131,8 +131,8 @@ def test_its_attention_can_become_another_operator(kind, name, folders, tmp_path
     lm = cast(DecoderLM, load(tmp_path / "run", device="cpu"))
     first, second = (block.get_submodule("operator") for block in lm.model.trunk.blocks)
     assert isinstance(first, SelfAttention) and type(second) is not SelfAttention
-    assert lm.capacity == 60 and run.parts.scores[0].divergence == pytest.approx(0, abs=1e-5)
-    assert run.parts.scores[2].nats < run.parts.scores[0].nats  # ten steps teach random weights something
+    assert lm.capacity == 60 and run.parts.scores[0].apart == pytest.approx(0, abs=1e-5)
+    assert run.parts.scores[2].task < run.parts.scores[0].task  # ten steps teach random weights something
     requests = [Request(prompt="Monday"), Request(prompt="sunny and"), Request(prompt="Friday")]
     together = [e.tokens for e in lm.generate(requests, GenerateOptions(max_tokens=7)) if e.kind == "done"]
     assert len(together) == 3 and all(0 < len(tokens) <= 7 for tokens in together)
@@ -150,7 +150,7 @@ def test_attention_within_reach_of_everything_answers_as_before(folders, tmp_pat
     )
     for _ in run.events():
         pass
-    assert run.parts.scores[1].divergence == pytest.approx(0, abs=1e-5)
+    assert run.parts.scores[1].apart == pytest.approx(0, abs=1e-5)
 
 
 def test_a_conversion_is_taken_up_again(folders, tmp_path):

@@ -54,11 +54,11 @@ def test_a_model_of_any_family_is_converted_and_writes(family, models, tmp_path,
     assert len(load(tmp_path / "run").write(["Monday: sunny"])) == 1
     names = [cost.name for cost in run.parts.scores]
     assert names == ["source", "right after the conversion", "after training"]
-    assert run.parts.scores[0].divergence == pytest.approx(0, abs=1e-6)
-    assert all(cost.divergence > 0 and cost.nats > 0 for cost in run.parts.scores[1:])
+    assert run.parts.scores[0].apart == pytest.approx(0, abs=1e-6)
+    assert all(cost.apart > 0 and cost.task > 0 for cost in run.parts.scores[1:])
     told = (tmp_path / "run" / "model" / "README.md").read_text()
     assert f"Converted from `{family}`: attention of the blocks 0, 1 became `linear`." in told
-    assert f"| source | {run.parts.scores[0].nats:.3f} | 0.000 |" in told
+    assert f"| source | {run.parts.scores[0].task:.3f} | 0.000 |" in told
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -9,6 +9,8 @@ from manta.cli.options import argument, parse_options
 from manta.config import apply_overrides, from_dict
 from manta.errors import UsageError
 
+GRID_KERNEL = 7
+"""Patches along each axis of a convolution's kernel, unless it is said otherwise; of texts its own default."""
 Kind = Literal[
     "attention",
     "fourier",
@@ -26,8 +28,8 @@ class ConvertOptions:
     """Turn the attention of a trained model into another operator, and train it until it writes as it did."""
 
     model: str = argument("")
-    """A model folder, a run folder, or builtin:NAME, of any family that manta trains; or the folder of a published
-    causal model of Llama's or GPT-NeoX's layout."""
+    """A model folder, a run folder, or builtin:NAME, of any family that manta trains, images included; or the folder of
+    a published causal model of Llama's or GPT-NeoX's layout."""
     overrides: tuple[str, ...] = argument((), "KEY=VALUE")
     """Fields of the recipe, such as `conversion.states=0`, or `conversion.operator.radius=chi` of dijiang."""
     operator: Kind | None = None
@@ -94,8 +96,8 @@ def _refuse_others(options: ConvertOptions) -> None:
 
 def _recipe(options: ConvertOptions):
     """The recipe that the options describe."""
-    from manta.recipes import Recipe
     from manta.recipes.origins import placed
+    from manta.recipes.states import recipe_class, state_of
 
     if not options.model:
         raise UsageError("say what to convert: manta convert MODEL --operator KIND --data DATA --out DIR")
@@ -105,8 +107,12 @@ def _recipe(options: ConvertOptions):
         raise UsageError("say what to train on, best what the model was trained on: --data DATA")
     named = {name: getattr(options, name) for name in ("data", "time_budget", "num_steps", "seed")}
     given = {name: value for name, value in named.items() if value is not None}
+    state = state_of(options.data)
     conversion: dict[str, Any] = {"operator": {"kind": options.operator}}
+    if state == "image" and options.operator == "pyramid_conv":
+        conversion["operator"]["kernel"] = GRID_KERNEL
     if options.layers is not None:
         conversion["layers"] = options.layers.replace(" ", "")
-    recipe = from_dict(Recipe, {**given, "converted_from": placed(options.model), "conversion": conversion})
+    described = {**given, "converted_from": placed(options.model), "conversion": conversion}
+    recipe = from_dict(recipe_class(state), described)
     return apply_overrides(recipe, options.overrides)

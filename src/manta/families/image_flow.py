@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from manta.config import convert
-from manta.errors import ConfigError, UsageError
+from manta.errors import ConfigError, ModelError, UsageError
 from manta.families.image_model import ImageConfig, ImageModel, without_class
 from manta.families.image_objective import ImageMatching, ImageObjectiveConfig
 from manta.families.kept import KeptModel
@@ -21,6 +21,8 @@ from manta.flow.solvers import per_request_noise
 from manta.image import ImageCodec, ImageCorpus, from_pixels, to_pixels
 from manta.image.corpus import NO_CLASS
 from manta.nets.grid import Told
+from manta.nets.grid.dit import DitNet
+from manta.nets.trunk import Trunk
 from manta.runtime import check_seed, make_generator
 
 BATCH = 64
@@ -106,6 +108,20 @@ class ImageFlow(KeptModel):
     def codec(self) -> ImageCodec:
         """Size, channels and classes."""
         return self.images
+
+    @staticmethod
+    def trunk_of(net: ImageModel) -> Trunk:
+        """Blocks whose operators act between all patches.
+
+        Raises:
+            ModelError: the net has none such.
+        """
+        if not isinstance(net.net, DitNet):
+            raise ModelError(
+                f"a net of the kind {net.config.net.kind} has no blocks with attention between all patches; those of "
+                "the kind dit have"
+            )
+        return net.net.trunk
 
     @staticmethod
     def check_codec(shape: ImageConfig, codec: ImageCodec) -> None:

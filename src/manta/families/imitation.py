@@ -1,5 +1,6 @@
-"""What a net is taught that stands in for another: the task, the other's words, and its states on the way."""
+"""What a net is taught that stands in for another: the task, the other's answers, and its states on the way."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,12 +11,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from manta.families.prompted import PromptedModel
 from manta.nets.trunk import Trunk
 from manta.text import Batch
 from manta.types import Loss
 
-Objective = Callable[[Any, Batch, torch.Generator], Loss]
+Objective = Callable[[Any, Any, torch.Generator], Loss]
 
 
 @dataclass
@@ -30,30 +30,30 @@ class TrunkCall:
     """True where an element is real; None: all are."""
 
 
-class Imitation:
+class Imitation(ABC):
     """A family's objective, for a net that is made from another, its source, and should answer as that does.
 
-    ``total = task + outputs · KL(p_source ‖ p) + states · mean_l |h_l − h_l,source|² / |h_l,source|²``
+    ``total = task + outputs · apart(answer, answer_source) + states · mean_l |h_l − h_l,source|² / |h_l,source|²``
 
-    p are the words that the trunk's answer is read as, and h_l the state once the operator of block l has been added.
-    Both nets are given the same batch and the same draws, and each goes on with its own states.
+    h_l is the state once the operator of block l has been added. Both nets are given the same batch and the same draws,
+    and each goes on with its own states.
 
     Args:
         task: the objective of the family; all its randomness comes from the generator.
         source: the other net, frozen.
         trunk_of: the trunk of a net.
         blocks: whose states are compared.
-        outputs: weight of the words.
+        outputs: weight of the answers.
         states: weight of the states.
 
-    Source: Huang et al., arXiv 2504.21292; the words, of which a language model has a distribution, by their
-        divergence, and the states in proportion to their size, which makes the weights mean the same in any net.
+    Source: Huang et al., arXiv 2504.21292; the states in proportion to their size, which makes the weight mean the
+        same in any net.
     """
 
     def __init__(
         self,
         task: Objective,
-        source: PromptedModel,
+        source: nn.Module,
         trunk_of: Callable[[Any], Trunk],
         blocks: Sequence[int],
         *,
@@ -63,8 +63,8 @@ class Imitation:
         self.task, self.source, self.trunk_of, self.blocks = task, source, trunk_of, tuple(blocks)
         self.outputs, self.states = outputs, states
 
-    def __call__(self, model: PromptedModel, batch: Batch, generator: torch.Generator) -> Loss:
-        """Loss with the parts of the task, outputs (nats an element) and states (share of their size)."""
+    def __call__(self, model: nn.Module, batch: Any, generator: torch.Generator) -> Loss:
+        """Loss with the parts of the task, outputs (how far the answers are apart) and states (share of their size)."""
         draws = generator.get_state()
         with torch.no_grad(), watched(self.trunk_of(self.source), self.blocks) as theirs:
             self.task(self.source, batch, generator)
@@ -74,14 +74,39 @@ class Imitation:
         assert len(ours) == len(theirs), "the same draws make the same calls"
         call, told = ours[-1], theirs[-1]  # a call before the last is a first look, which the last one is shown
         assert call.hidden is not None and told.hidden is not None, "a call that has ended"
-        real = call.mask
-        if real is None:  # left to right nothing behind a text is ever seen, so nothing is masked
-            real = cast(Any, model).shifted(batch)[2]
-        outputs = _divergence(self.source.head(told.hidden[real]), model.head(call.hidden[real]))
+        real = self.real(model, call, batch)
+        outputs = self.apart(model, call.hidden[real], told.hidden[real])
         pairs = zip(call.states, told.states, strict=True)
         states = torch.stack([_error(mine[real], other[real]) for mine, other in pairs]).mean()
         total = loss.total + self.outputs * outputs + self.states * states
         return Loss(total, {**loss.parts, "outputs": outputs.detach(), "states": states.detach()}, loss.count)
+
+    def real(self, model: nn.Module, call: TrunkCall, batch: Any) -> Bool[Tensor, "b n"]:
+        """Where the elements of a call are real."""
+        assert call.hidden is not None
+        return torch.ones(call.hidden.shape[:2], dtype=torch.bool, device=call.hidden.device)
+
+    @abstractmethod
+    def apart(self, model: Any, hidden: Float[Tensor, "k d"], source: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
+        """How far two answers are apart, a mean over elements.
+
+        Args:
+            model: the net.
+            hidden: what its trunk answered.
+            source: what the source's answered.
+        """
+
+
+class WordImitation(Imitation):
+    """Imitation of a language model, whose answer is a distribution of words: ``apart = KL(p_source ‖ p)`` in nats."""
+
+    def real(self, model: Any, call: TrunkCall, batch: Batch) -> Bool[Tensor, "b n"]:
+        """Where a text is; left to right nothing behind it is ever seen, so nothing is masked."""
+        return model.shifted(batch)[2] if call.mask is None else call.mask
+
+    def apart(self, model: Any, hidden: Float[Tensor, "k d"], source: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
+        """Nats that the source's words lose when they are told by the other net."""
+        return _divergence(cast(Any, self.source).head(source), model.head(hidden))
 
 
 @contextmanager

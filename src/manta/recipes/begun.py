@@ -6,10 +6,10 @@ from pathlib import Path
 
 from manta.errors import ConfigError
 from manta.families.decoder import DecoderConfig
-from manta.recipes.conversion import for_converted
 from manta.recipes.inheritance import for_inherited
 from manta.recipes.origins import for_drafter, for_taught
 from manta.recipes.recipe import ConversionConfig, InheritanceConfig, Recipe
+from manta.recipes.text_conversion import for_converted
 
 
 def begun_from(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> Recipe:

@@ -8,7 +8,7 @@ from typing import Any
 
 from manta.config import to_dict
 from manta.recipes.budget import undertrained
-from manta.recipes.conversion import Cost
+from manta.recipes.conversion import Cost, converted_words
 from manta.recipes.recipe import Recipe
 from manta.text import CorpusReport
 
@@ -38,31 +38,16 @@ def model_card(
     rows, short = "\n".join(lines), undertrained(plan)
     warning = f"**This model is {short}.**\n\n" if short else ""
     inherited = f"Inherited from `{recipe.inherit}`: {inherited}.\n\n" if inherited else ""
+    heads = ("on held-out texts", "nats a word", "lost of the source's words, nats")
+    converted = converted_words(recipe.converted_from, recipe.conversion, scores, heads)
     settings: dict[str, Any] = to_dict(recipe)
     return (
         f"# {'An' if family[0] in 'aeiou' else 'A'} {family} model trained by manta\n\n"
         f"Data: `{recipe.data.split(':')[0]}` ({report}). "
         "The licence of the data applies to the texts it was made from.\n\n"
-        f"{_converted(recipe, scores)}{inherited}{warning}| stage | steps | minutes |\n|---|---|---|\n{rows}\n\n"
+        f"{converted}{inherited}{warning}| stage | steps | minutes |\n|---|---|---|\n{rows}\n\n"
         f"Load it with `manta.load(FOLDER)`; write with `manta generate FOLDER --prompt …`.\n\n"
         f"Recipe:\n\n```json\n{json.dumps(settings, indent=1)}\n```\n"
-    )
-
-
-def _converted(recipe: Recipe, scores: Sequence[Cost]) -> str:
-    """From what a model was converted, to what, and what that cost; empty for one that was not."""
-    config = recipe.conversion
-    if recipe.converted_from is None:
-        return ""
-    near = (
-        f" Its attention stayed within reach by {', '.join(f'{share:.0%}' for share in config.near)}, block by block."
-    )
-    rows = "\n".join(f"| {cost.name} | {cost.nats:.3f} | {cost.divergence:.3f} |" for cost in scores)
-    head = "| on held-out texts | nats a word | lost of the source's words, nats |\n|---|---|---|\n"
-    table = f"{head}{rows}\n\n" if scores else ""
-    return (
-        f"Converted from `{recipe.converted_from}`: attention of the blocks {config.layers.replace(',', ', ')} became "
-        f"`{config.operator.kind}`.{near if config.near else ''}\n\n{table}"
     )
 
 

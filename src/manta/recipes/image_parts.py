@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from manta.config import to_dict
-from manta.errors import DataError
+from manta.errors import ConfigError, DataError
 from manta.families.image_flow import DrawOptions, DrawRequest, ImageFlow, matching, shaped
 from manta.families.image_model import ImageModel
 from manta.image import ImageCodec, ImageCorpus, ImageExample, ImageLoader, build_images, read_images
@@ -19,7 +20,10 @@ from manta.image.corpus import FILES
 from manta.image.grid import grid_of, save_png
 from manta.image.sources import fingerprint
 from manta.recipes.budget import Watch, undertrained
+from manta.recipes.conversion import Cost, begin_as, converted_blocks, converted_words, new_parts
+from manta.recipes.image_conversion import for_converted_images, how_well_drawn, imitation, source_flow
 from manta.recipes.image_recipe import DEFAULT_SIDE, ImageRecipe, portable_images, resolve_images
+from manta.recipes.origins import digest_of
 from manta.recipes.parts import Parts, StageSpec
 from manta.recipes.runfolder import DATA, RunFolder
 from manta.runtime import read_json
@@ -49,11 +53,17 @@ class ImageParts(Parts):
     ) -> None:
         self.recipe, self.codec, self.corpus, self.device = recipe, codec, corpus, device
         self.report, self.modules, self.measured = corpus.report, nn.ModuleDict(), {}
+        self.scores: list[Cost] = []  # of a conversion
         self.data = {"source": source, "images": codec.fingerprint(), "corpus": corpus.digest}
+        if recipe.converted_from is not None:
+            self._check_classes()
+            self.data["converted from"] = digest_of(self.source)
 
     @classmethod
     def resolved(cls, recipe: ImageRecipe, tell: Callable[[str], None]) -> ImageRecipe:
-        """See `recipes.image_recipe`."""
+        """See `recipes.image_recipe` and `recipes.image_conversion`."""
+        if recipe.converted_from is not None:
+            recipe = for_converted_images(recipe, tell)
         return resolve_images(recipe)
 
     @classmethod
@@ -94,12 +104,41 @@ class ImageParts(Parts):
         return cls(replace(recipe, model=shaped(recipe.model, codec)), codec, corpus, device, source)
 
     def specs(self) -> list[StageSpec]:
-        """One stage: the flow, with its adaptive condition."""
+        """One stage: the flow, with its adaptive condition. A conversion may have one of its new operators before."""
         torch.manual_seed(self.recipe.seed)  # initial weights only: all other randomness has generators of its own
         model = ImageModel(self.recipe.model).to(self.device)
         self.modules["model"] = model
         objective = matching(self.recipe.model, self.recipe.objective, self.measured)
-        return [StageSpec("flow", 1.0, model, (model,), objective, lambda: self.corpus)]
+        if self.recipe.converted_from is None:
+            return [StageSpec("flow", 1.0, model, (model,), objective, lambda: self.corpus)]
+        config, blocks = self.recipe.conversion, converted_blocks(self.recipe.conversion)
+        begin_as(self.source, model, blocks)
+        taught = imitation(self.recipe, self.source, outputs=config.outputs, states=config.states)
+        new = new_parts(self.source, model, blocks)
+        specs = [
+            StageSpec("new", config.new_share, model, new, taught, lambda: self.corpus),
+            StageSpec("flow", 1 - config.new_share, model, (model,), taught, lambda: self.corpus),
+        ]
+        return [spec for spec in specs if spec.share > 0]
+
+    @cached_property
+    def source(self) -> ImageFlow:
+        """The model that is converted."""
+        flow = source_flow(self.recipe)
+        flow.model.to(self.device)
+        return flow
+
+    def _check_classes(self) -> None:
+        """See that the images are of the classes that the model knows.
+
+        Raises:
+            ConfigError: they are of others.
+        """
+        if self.codec.classes != self.source.codec.classes:
+            raise ConfigError(
+                f"{self.recipe.converted_from} knows {len(self.source.codec.classes)} classes, and {self.recipe.data} "
+                f"has {len(self.codec.classes)}, or others; give the images it was trained on"
+            )
 
     def batches(self, spec: StageSpec, seed: int, rows: Any = None) -> ImageLoader:
         """Endless batches of the images."""
@@ -118,6 +157,14 @@ class ImageParts(Parts):
         """Parameters and kind of the net."""
         count = sum(p.numel() for p in self.modules["model"].parameters())
         return f"{count / 1e6:.2f}M parameters, net {self.recipe.model.net.kind}"
+
+    def finished(self, model: ImageFlow) -> list[str]:
+        """What a conversion costs."""
+        if self.recipe.converted_from is None:
+            return []
+        self.scores = how_well_drawn(self.recipe, self.source, model.model)
+        told = ", ".join(f"{score.name} {score.task:.4f}" for score in self.scores)
+        return [f"error of the velocity, held out: {told}; apart from the source's: {self.scores[-1].apart:.4f}"]
 
     def advice(self) -> tuple[str, ...]:
         """What is said of the images and not learned from."""
@@ -149,11 +196,13 @@ class ImageParts(Parts):
         lines += [f"| {name} | – | {spent:.1f} |" for name, spent in minutes.items() if name not in plan]
         rows, short, recipe = "\n".join(lines), undertrained(plan), self.portable()
         warning = f"**This model is {short}.**\n\n" if short else ""
+        heads = ("on held-out images", "error of the velocity", "squared distance to what the source says")
+        converted = converted_words(recipe.converted_from, recipe.conversion, self.scores, heads)
         classes = ", ".join(f"`{name}`" for name in self.codec.classes[:100]) or "none"
         return (
             f"# An image flow trained by manta\n\nData: `{recipe.data.split(':')[0]}` ({self.report}). "
             f"The licence of the data applies to the images it was made from.\n\nClasses: {classes}\n\n"
-            f"{warning}| stage | steps | minutes |\n|---|---|---|\n{rows}\n\n"
+            f"{converted}{warning}| stage | steps | minutes |\n|---|---|---|\n{rows}\n\n"
             "Load it with `manta.load(FOLDER)`; draw with `manta generate FOLDER --num-samples 16 --out grid.png`.\n\n"
             f"Recipe:\n\n```json\n{json.dumps(to_dict(recipe), indent=1)}\n```\n"
         )

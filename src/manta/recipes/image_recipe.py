@@ -12,7 +12,8 @@ from manta.families.image_objective import ImageObjectiveConfig
 from manta.image.files import Fit
 from manta.image.sources import BUILTIN, IMAGES
 from manta.nets.grid import DicConfig, DitConfig, GridNetChoice, UditConfig
-from manta.recipes.recipe import LEARNING_RATE, Size, check_length, size_of
+from manta.operators import PyramidConfig
+from manta.recipes.recipe import LEARNING_RATE, ConversionConfig, Size, check_length, size_of
 from manta.training import TrainConfig
 
 MAX_SIDE = 512
@@ -86,6 +87,10 @@ class ImageRecipe:
     """Steps, instead of a time budget."""
     seed: int = 0
     """All randomness of the run."""
+    converted_from: str | None = None
+    """A model folder of an image flow whose attention becomes another operator; see `manta convert`."""
+    conversion: ConversionConfig = field(default_factory=lambda: ConversionConfig(operator=PyramidConfig(kernel=7)))
+    """What changes in the model of `converted_from`, and how it is taught."""
     checkpoint_minutes: float = 2.0
     """Time between checkpoints."""
     model: ImageConfig = field(default_factory=ImageConfig)
@@ -139,4 +144,5 @@ def portable_images(recipe: ImageRecipe) -> ImageRecipe:
     """The recipe as a model carries it away: of a path only the last part, which tells no folder's name."""
     scheme = f"{IMAGES}:" if recipe.data.startswith(f"{IMAGES}:") else ""
     place = recipe.data.removeprefix(scheme)
-    return replace(recipe, data=recipe.data if place == BUILTIN else scheme + Path(place).name)
+    source = recipe.converted_from and Path(recipe.converted_from).name
+    return replace(recipe, data=recipe.data if place == BUILTIN else scheme + Path(place).name, converted_from=source)

@@ -9,9 +9,9 @@ from manta.families import FAMILIES
 from manta.families.inheritance import Score, choose_blocks, choose_neurons, mean_loss, thinned
 from manta.families.prompted import PromptedModel
 from manta.hub.folder import LanguageModel
-from manta.recipes.conversion import task_of_model
 from manta.recipes.origins import larger_model, of_shape, placed
 from manta.recipes.recipe import Recipe
+from manta.recipes.text_conversion import task_of_model
 from manta.runtime import atomic_write, make_generator
 from manta.text import Corpus, Loader
 

@@ -11,6 +11,7 @@ from manta.config import filled, to_dict
 from manta.errors import ConfigError, ModelError
 from manta.families import FAMILIES
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM
+from manta.families.kept import KeptModel
 from manta.families.prompted import PromptedConfig
 from manta.families.trained import TrainedWriter
 from manta.hub import load_writer
@@ -183,17 +184,17 @@ def digests(recipe: Recipe) -> dict[str, str]:
     """What tells the models that a run begins with from every other, by what they are to it."""
     found = {}
     if recipe.drafter_of is not None:
-        found["drafter of"] = _digest(drafting_model(recipe))
+        found["drafter of"] = digest_of(drafting_model(recipe))
     if recipe.taught_by is not None:
-        found["taught by"] = _digest(teaching_model(recipe))
+        found["taught by"] = digest_of(teaching_model(recipe))
     if recipe.converted_from is not None:
-        found["converted from"] = _digest(source_model(recipe))
+        found["converted from"] = digest_of(source_model(recipe))
     if recipe.inherit is not None:
-        found["inherited from"] = _digest(larger_model(recipe))
+        found["inherited from"] = digest_of(larger_model(recipe))
     return found
 
 
-def _digest(lm: LanguageModel) -> str:
+def digest_of(lm: KeptModel) -> str:
     """What tells a model from every other: its shape and weights."""
     found = sha256(repr(to_dict(lm.model.config)).encode())
     for name, value in sorted(lm.model.state_dict().items()):

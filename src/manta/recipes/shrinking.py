@@ -10,8 +10,9 @@ from torch import nn
 from manta.errors import ConfigError, DataError
 from manta.families.prompted import PromptedConfig, PromptedModel
 from manta.hub.folder import LanguageModel
-from manta.recipes.conversion import MEASURED, mean_parts, task_of_model, to_batches
+from manta.recipes.conversion import MEASURED, mean_parts
 from manta.recipes.recipe import Recipe
+from manta.recipes.text_conversion import task_of_model, to_batches
 from manta.text import Example, ForeignTokenizer, Shrunk, read, shrink
 
 

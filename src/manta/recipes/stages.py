@@ -12,7 +12,7 @@ from torch import nn
 
 from manta.families import FAMILIES
 from manta.families.autoregressive import AutoregressiveLM, AutoregressiveModel
-from manta.families.imitation import Imitation
+from manta.families.imitation import WordImitation
 from manta.families.prompted import PromptedModel
 from manta.families.trained import Taught
 from manta.hub.folder import LanguageModel
@@ -21,7 +21,7 @@ from manta.recipes.answers import TARGETS_SHARE, fitting, write_teacher_targets
 from manta.recipes.begun import begun_from
 from manta.recipes.budget import Watch
 from manta.recipes.card import model_card, portable
-from manta.recipes.conversion import Cost, begin_as, converted_blocks, how_well, new_parts
+from manta.recipes.conversion import Cost, begin_as, converted_blocks, new_parts
 from manta.recipes.inheritance import begin_as_part, inherited_words
 from manta.recipes.logged import NUM_SAMPLES, written_samples
 from manta.recipes.origins import digests, drafting_model, larger_model, source_model, take_over, teaching_model
@@ -29,6 +29,7 @@ from manta.recipes.parts import Parts, StageSpec
 from manta.recipes.prepare import corpus_of, guided_by, source_of, take_targets, tokenizer_of, write_medoids
 from manta.recipes.recipe import Recipe, resolve, seconds
 from manta.recipes.rounds import Rows, hard_rows, in_rounds, kept_rows, seen_rows
+from manta.recipes.text_conversion import how_well
 from manta.runtime import atomic_write, make_generator
 from manta.text import Batch, Corpus, CorpusReport, Loader, Tokenizer, read
 from manta.text.corpus import FILES
@@ -150,8 +151,8 @@ class TextParts(Parts):
         if self.recipe.converted_from is None:
             return []
         self.scores = self.measure_conversion()
-        told = ", ".join(f"{score.name} {score.nats:.3f}" for score in self.scores)
-        return [f"nats a word, held out: {told}; lost of the source's words: {self.scores[-1].divergence:.3f}"]
+        told = ", ".join(f"{score.name} {score.task:.3f}" for score in self.scores)
+        return [f"nats a word, held out: {told}; lost of the source's words: {self.scores[-1].apart:.3f}"]
 
     def samples(self, model: LanguageModel, file: Path) -> list[str]:
         """A few texts, into a file of lines."""
@@ -341,7 +342,7 @@ def stage_specs(parts: TextParts) -> list[StageSpec]:
 def _conversion(parts: TextParts, net: PromptedModel, taught_stages: Sequence[Taught]) -> list[StageSpec]:
     """The stages of a conversion: the new operators alone, then everything but a space, as the family is taught."""
     recipe, config = parts.recipe, parts.recipe.conversion
-    source, blocks = parts.source, converted_blocks(recipe)
+    source, blocks = parts.source, converted_blocks(recipe.conversion)
     begin_as(source, net, blocks)
 
     def objective(taught: Taught) -> Objective:
@@ -349,7 +350,7 @@ def _conversion(parts: TextParts, net: PromptedModel, taught_stages: Sequence[Ta
             return taught.objective
         frozen = source.model.requires_grad_(False)
         weights = {"outputs": config.outputs, "states": config.states}
-        return Imitation(taught.objective, frozen, source.trunk_of, blocks, **weights)
+        return WordImitation(taught.objective, frozen, source.trunk_of, blocks, **weights)
 
     new, all_ = new_parts(source, net, blocks), tuple(part for name, part in net.named_children() if name != "space")
     first, whole = taught_stages[0], sum(taught.share for taught in taught_stages)

@@ -30,10 +30,20 @@ class DitConfig:
     """Elements of a patch's side."""
     operator: OperatorChoice = field(default_factory=AttentionConfig)
     """How patches act on each other."""
+    operators: tuple[OperatorChoice, ...] = ()
+    """Operators of the blocks one by one, from the first on, instead of `operator`; where there are fewer than blocks,
+    they are repeated."""
 
     def __post_init__(self) -> None:
         if self.patch < 1:
             raise ConfigError(f"patch should be at least 1, received {self.patch}")
+        if self.depth is not None and len(self.operators) > self.depth:
+            raise ConfigError(f"operators holds {len(self.operators)}, and there are {self.depth} blocks")
+
+    @property
+    def mix(self) -> tuple[OperatorChoice, ...]:
+        """Operators of the blocks, repeated where there are fewer."""
+        return self.operators or (self.operator,)
 
     def build(self, channels: int, height: int, width: int, *, classes: int, bits: int) -> "DitNet":
         """A freshly initialised net, whose output is zero."""
@@ -62,10 +72,8 @@ class DitNet(nn.Module):
         self.embed = nn.Linear(channels * config.patch**2, config.width)
         self.condition = Conditioning(config.width, classes, bits)
         self.modulation = SharedModulation(config.width)
-        operator = config.operator
-        if isinstance(operator, PyramidConfig):
-            operator = replace(operator, axes=2)
-        self.trunk = Trunk(config.width, config.depth, (operator,), heads=config.heads, modulation=True)
+        mix = [replace(each, axes=2) if isinstance(each, PyramidConfig) else each for each in config.mix]
+        self.trunk = Trunk(config.width, config.depth, mix, heads=config.heads, modulation=True)
         self.head = nn.Linear(config.width, channels * config.patch**2)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
