@@ -15,7 +15,7 @@ from manta.operators import SelfAttention
 from manta.operators.pyramid_grid import PyramidGrid
 from manta.recipes import TrainingRun
 from manta.recipes.image_recipe import ImageRecipe
-from manta.training import Note
+from manta.recipes.run import Note
 
 DIT = {"kind": "dit", "width": 32, "depth": 2, "heads": 2}
 

@@ -17,6 +17,7 @@ from manta.errors import CheckpointError, ConfigError, DataError, ModelError, Us
 from manta.hub import load, load_writer, model_config
 from manta.recipes import TrainingRun
 from manta.recipes.image_recipe import IMAGE_SIZES, ImageRecipe, portable_images, resolve_images
+from manta.recipes.run import Note
 from manta.training import Progress
 
 TINY = {
@@ -312,3 +313,33 @@ def test_nothing_is_drawn_from_the_global_generator(trained, no_global_draws):
     with no_global_draws():
         flow.draw(2, num_samples=2, num_steps=3, solver="renoise")
     assert torch.is_grad_enabled()
+
+
+def test_a_run_in_latents_trains_the_space_first_and_resumes_bit_for_bit(tmp_path):
+    space = {"kind": "latent", "width": 8, "factor": 4}
+    changes = {"model": {**TINY["model"], "space": space, "bits": 2}, "num_steps": 12, "space_share": 0.5}
+    whole = TrainingRun(recipe(**changes), tmp_path / "whole")
+    notes = [event.text for event in whole.events() if isinstance(event, Note)]
+    assert whole.plan == {"space": 6, "flow": 6}
+    assert any("come back from their latents with" in note for note in notes)
+    log = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert {"reconstruction", "rate", "beta"} <= set(log[0]) and "velocity" in log[-1]
+    for stop in (3, 9):
+        run = TrainingRun(recipe(**changes), tmp_path / f"cut{stop}")
+        with closing(run.events()) as events:
+            for event in events:
+                if isinstance(event, Progress) and event.step == stop % 6 and (stop < 6 or event.stage == "flow"):
+                    break
+        again = TrainingRun(None, tmp_path / f"cut{stop}", resume=True)
+        finish(again)
+        ours, theirs = whole.model.model.state_dict(), again.model.model.state_dict()
+        assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    flow = load(tmp_path / "whole")
+    images = flow.draw(num_samples=3, num_steps=2)
+    assert (
+        images.shape == (3, *flow.codec.shape)
+        and "come back from latents" in (tmp_path / "whole" / "model" / "README.md").read_text()
+    )
+    changed = flow.draw(num_samples=1, num_steps=2, edit=images[0], strength=1e-6)
+    back = flow.given_back(images[:1])
+    assert np.abs(changed.astype(int) - back).max() <= 2, "hardly any noise: as its latents give it back"

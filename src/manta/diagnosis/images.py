@@ -26,7 +26,6 @@ from manta.control.trajectory import kinetic_energy
 from manta.families.image_flow import DrawRequest, ImageFlow
 from manta.flow import Disturbance, disturbance_errors, solve
 from manta.flow.path import divide_or_zero
-from manta.image import to_pixels
 from manta.metrics.bootstrap import bootstrap_mean
 from manta.runtime import make_generator
 
@@ -106,7 +105,7 @@ def diagnose_images(
     few = min(6, num)
     with torch.no_grad():
         steps = list(solve(field, noise[:few], grid, cond=told.rows(torch.arange(few))))
-    shown = np.stack([to_pixels(step.clean, flow.images.shape) for step in steps], 1)
+    shown = np.stack([flow.images_of(step.clean) for step in steps], 1)
     return ImageDiagnosis(figures=figures, profiles=profiles, trajectories=shown)
 
 

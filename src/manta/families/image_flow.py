@@ -12,7 +12,7 @@ from torch import Tensor
 from manta.config import convert
 from manta.errors import ConfigError, ModelError, UsageError
 from manta.families.image_model import ImageConfig, ImageModel, without_class
-from manta.families.image_objective import ImageMatching, ImageObjectiveConfig
+from manta.families.image_objective import ImageMatching, ImageObjectiveConfig, Reconstruction
 from manta.families.kept import KeptModel
 from manta.families.options import MOST
 from manta.flow import SOLVERS, guided, solve, steps_within
@@ -24,6 +24,7 @@ from manta.nets.grid import Told
 from manta.nets.grid.dit import DitNet
 from manta.nets.trunk import Trunk
 from manta.runtime import check_seed, make_generator
+from manta.spaces import LatentGrid, RateController
 
 BATCH = 64
 """Images drawn at once, unless it is said otherwise."""
@@ -85,7 +86,7 @@ class Drawn:
     pixels: UInt8[np.ndarray, "h w c"]
     """The image."""
     nfe: int
-    """Sequential network calls that it took."""
+    """Sequential calls of the policy that it took; latents are read as an image by one pass of a small decoder more."""
 
 
 class ImageFlow(KeptModel):
@@ -167,7 +168,7 @@ class ImageFlow(KeptModel):
         rows = np.unique(np.linspace(0, len(corpus) - 1, min(most, len(corpus))).astype(np.int64))
         for begin in range(0, len(rows), 256):
             chosen = rows[begin : begin + 256]
-            code = self.model.code(from_pixels(torch.from_numpy(corpus.pixels(chosen))).to(self.device))
+            code = self.model.code(self._encoded(corpus.pixels(chosen)))
             assert code is not None
             numbers = code_numbers(code).cpu()
             kinds = torch.from_numpy(corpus.labels[chosen]) if by_class else torch.zeros_like(numbers)
@@ -238,7 +239,7 @@ class ImageFlow(KeptModel):
         for begin in range(0, len(requests), batch_size):
             rows = requests[begin : begin + batch_size]
             state, nfe = self._drawn(rows, options)
-            for index, pixels in enumerate(to_pixels(state, self.images.shape)):
+            for index, pixels in enumerate(self.images_of(state)):
                 yield Drawn(index=begin + index, pixels=pixels, nfe=nfe)
 
     def check(self, requests: Sequence[DrawRequest], options: DrawOptions) -> None:
@@ -256,17 +257,31 @@ class ImageFlow(KeptModel):
 
     def begin(self, rows: Sequence[DrawRequest]) -> tuple[Float[Tensor, "b n c"], Told, list[torch.Generator]]:
         """Noise and condition of some requests, and the generators of what is drawn later."""
-        height, width, channels = self.images.shape
+        space = self.model.space
         generators = [make_generator(row.seed) for row in rows]
-        noise = torch.stack([torch.randn(height * width, channels, generator=g) for g in generators])
+        noise = torch.stack([torch.randn(space.height * space.width, space.channels, generator=g) for g in generators])
         label = torch.tensor([NO_CLASS if row.label is None else row.label for row in rows])
         code = self._codes(label, generators)
         for row, request in enumerate(rows):
             if code is not None and request.begin is not None:  # an image that is there says its own code
-                own = self.model.code(from_pixels(torch.from_numpy(request.begin))[None].to(self.device))
+                own = self.model.code(self._encoded(request.begin[None]))
                 code[row] = code[row] if own is None else own[0].cpu()
         told = self.model.told(label.to(self.device), None if code is None else code.to(self.device))
         return noise.to(self.device), told, generators
+
+    def images_of(self, state: Float[Tensor, "b n c"]) -> UInt8[np.ndarray, "b h w c2"]:
+        """The images of some states."""
+        return to_pixels(self.model.space.decode(state), self.images.shape)
+
+    @torch.no_grad()
+    def given_back(self, images: UInt8[np.ndarray, "b h w c"]) -> UInt8[np.ndarray, "b h w c"]:
+        """What is left of images once they have been states."""
+        parts = (images[begin : begin + BATCH] for begin in range(0, len(images), BATCH))
+        return np.concatenate([self.images_of(self._encoded(part)) for part in parts])
+
+    def _encoded(self, images: UInt8[np.ndarray, "b h w c"]) -> Float[Tensor, "b n c2"]:
+        """Clean states of images."""
+        return self.model.space.encode(from_pixels(torch.from_numpy(images)).to(self.device))
 
     def _drawn(self, rows: Sequence[DrawRequest], options: DrawOptions) -> tuple[Tensor, int]:
         noise, told, generators = self.begin(rows)
@@ -280,7 +295,7 @@ class ImageFlow(KeptModel):
         if any(image is not None for image in edited):
             assert all(image is not None for image in edited), "images to change are not mixed with others"
             start = 1 - options.strength
-            clean = from_pixels(torch.from_numpy(np.stack(edited))).to(self.device)  # pyright: ignore
+            clean = self._encoded(np.stack(edited))  # pyright: ignore[reportCallIssue, reportArgumentType]
             state = (1 - start) * noise + start * clean
         grid = torch.linspace(start, 1, steps + 1, dtype=torch.float64)
         noises = per_request_noise(generators) if options.solver == "renoise" else None
@@ -308,6 +323,15 @@ def matching(config: ImageConfig, objective: ImageObjectiveConfig, measured: dic
     """What a run teaches an image flow; its density of times is put among what is measured."""
     measured["density"] = density = config.time.build()
     return ImageMatching(objective, density)
+
+
+def reconstruction(model: ImageModel, measured: dict[str, Any]) -> Reconstruction:
+    """What a run teaches a space of latents; what holds its rate is put among what is measured."""
+    space = model.space
+    assert isinstance(space, LatentGrid), "a space that is trained"
+    target = space.config.information * space.height * space.width * space.channels
+    measured["controller"] = controller = RateController(target)
+    return Reconstruction(controller)
 
 
 def shaped(config: ImageConfig, codec: ImageCodec) -> ImageConfig:

@@ -14,6 +14,7 @@ from manta.flow.path import expand_time
 from manta.flow.time_density import TimeDensityConfig
 from manta.nets.grid import DicConfig, GridNetChoice, Told
 from manta.nets.grid.told import as_grid
+from manta.spaces import GridSpace, GridSpaceChoice, PixelSpaceConfig
 from manta.types import Estimate
 
 MAX_BITS = 16
@@ -33,6 +34,8 @@ class ImageConfig:
     """3 for colours, 1 for grey; 0: the data's."""
     classes: int = 0
     """Classes of the data."""
+    space: GridSpaceChoice = field(default_factory=PixelSpaceConfig)
+    """Where the state lives: `pixels`, or `latent`, in which larger images have fewer elements."""
     net: GridNetChoice = field(default_factory=DicConfig)
     """The policy's net."""
     prediction: Literal["velocity", "clean"] = "velocity"
@@ -51,12 +54,12 @@ class ImageConfig:
 
 
 class CodeEncoder(nn.Module):
-    """A few bits of a clean image: `sign(tanh E(clean))`, with the gradient of the tanh.
+    """A few bits of a clean state: `sign(tanh E(clean))`, with the gradient of the tanh.
 
     Its cost is 1% of the policy's parameters at most.
 
     Args:
-        channels: of the images.
+        channels: of the state.
         bits: how many.
         most: parameters at most.
 
@@ -93,11 +96,11 @@ class ImageModel(nn.Module):
     def __init__(self, config: ImageConfig) -> None:
         super().__init__()
         self.config = config
-        self.net = config.net.build(
-            config.channels, config.height, config.width, classes=config.classes, bits=config.bits
-        )
+        space = config.space.build(config.channels, config.height, config.width)
+        self.net = config.net.build(space.channels, space.height, space.width, classes=config.classes, bits=config.bits)
         size = sum(p.numel() for p in self.net.parameters())
-        self.encoder = CodeEncoder(config.channels, config.bits, size // 100) if config.bits else None
+        self.encoder = CodeEncoder(space.channels, config.bits, size // 100) if config.bits else None
+        self.space: GridSpace = space
 
     def act(
         self, state: Float[Tensor, "b n c"], t: Float[Tensor, "b"], *, cond: Told, self_cond: Any = None
@@ -109,10 +112,10 @@ class ImageModel(nn.Module):
         return Estimate(state + (1 - expand_time(t, state)) * said)
 
     def code(self, clean: Float[Tensor, "b n c"]) -> Float[Tensor, "b k"] | None:
-        """The adaptive condition of clean images; None of a model without one."""
+        """The adaptive condition of clean states; None of a model without one."""
         if self.encoder is None:
             return None
-        return self.encoder(as_grid(clean, self.config.height, self.config.width))
+        return self.encoder(as_grid(clean, self.space.height, self.space.width))
 
     def told(self, label: Int64[Tensor, "b"], code: Float[Tensor, "b k"] | None = None) -> Told:
         """What the policy is told.

@@ -1,6 +1,10 @@
-"""What an image flow is taught: velocity matching, with the class and the code of the image, or without the class."""
+"""What an image flow is taught: the space of its latents first, then velocity matching.
+
+Class and code of an image are told, or the class is not.
+"""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 
@@ -8,6 +12,7 @@ from manta.errors import ConfigError
 from manta.families.image_model import ImageModel
 from manta.flow import FlowObjectiveConfig, LinearPath, TimeDensity, velocity_matching
 from manta.image import ImageBatch, from_pixels
+from manta.spaces import LatentGrid, RateController, gaussian_rate
 from manta.types import Loss
 
 
@@ -34,8 +39,9 @@ class ImageMatching:
 
         |velocity_hat − velocity|²,  of state = (1 − t) noise + t clean,  told class (or none) and code(clean)
 
-    The code's encoder learns by the same loss, through what the policy makes of it: b bits can tell no more than they
-    hold, so nothing else bounds them.
+    In a space of latents, which is frozen, `clean` is drawn from the encoder's Gaussian. The code's encoder learns by
+    the same loss, through what the policy makes of it: b bits can tell no more than they hold, so nothing else bounds
+    them.
 
     Args:
         config: shares and weights.
@@ -50,7 +56,11 @@ class ImageMatching:
 
     def __call__(self, model: ImageModel, batch: ImageBatch, generator: torch.Generator) -> Loss:
         """Loss with the parts of `velocity_matching`."""
-        clean = from_pixels(batch.pixels)
+        clean, posterior = from_pixels(batch.pixels), None
+        if isinstance(model.space, LatentGrid):
+            with torch.no_grad():
+                posterior = mean, std = model.space.posterior(clean)
+            clean = mean + std * torch.randn(mean.shape, generator=generator).to(mean.device)
         draws = torch.rand(2, len(batch), generator=generator, device=generator.device).to(clean.device)
         label = batch.label.masked_fill(draws[0] < self.config.class_dropout, -1)
         code = model.code(clean)
@@ -64,4 +74,35 @@ class ImageMatching:
             generator=generator,
             config=self.flow,
             cond=model.told(label, code),
+            posterior=posterior,
         )
+
+
+class Reconstruction:
+    """The space of latents: an image is given back from a draw of its latents, at a rate that is held.
+
+        |image_hat − image|² + β · rate/values
+
+    with the squared error a value of [−1, 1], the rate in nats an image, and β of the controller.
+
+    Args:
+        controller: holds the rate; part of the checkpoint.
+    """
+
+    def __init__(self, controller: RateController) -> None:
+        self.controller = controller
+
+    def __call__(self, model: ImageModel, batch: ImageBatch, generator: torch.Generator) -> Loss:
+        """Loss with parts reconstruction (squared error), rate (nats an image) and beta."""
+        space = cast(LatentGrid, model.space)
+        image = from_pixels(batch.pixels)
+        mean, std = space.gaussian(image)
+        sample = mean + std * torch.randn(mean.shape, generator=generator).to(mean.device)
+        rate = gaussian_rate(mean, std).sum(1).mean()
+        if torch.is_grad_enabled():
+            space.track(sample.detach().flatten(0, 1))
+            self.controller.observe(rate.item())
+        error = (space.restored(sample) - image).square().mean()
+        total = error + self.controller.weight * rate / image[0].numel()
+        parts = {"reconstruction": error.detach(), "rate": rate.detach(), "beta": self.controller.weight}
+        return Loss(total, parts, len(batch))

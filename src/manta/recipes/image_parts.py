@@ -1,6 +1,7 @@
 """A run of a model of images: its data, its one stage, its samples and its card."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -13,20 +14,21 @@ from torch import nn
 
 from manta.config import to_dict
 from manta.errors import ConfigError, DataError
-from manta.families.image_flow import DrawOptions, DrawRequest, ImageFlow, matching, shaped
+from manta.families.image_flow import DrawOptions, DrawRequest, ImageFlow, matching, reconstruction, shaped
 from manta.families.image_model import ImageModel
 from manta.image import ImageCodec, ImageCorpus, ImageExample, ImageLoader, build_images, read_images
 from manta.image.corpus import FILES
 from manta.image.grid import grid_of, save_png
 from manta.image.sources import fingerprint
 from manta.recipes.budget import Watch, undertrained
-from manta.recipes.conversion import Cost, begin_as, converted_blocks, converted_words, new_parts
-from manta.recipes.image_conversion import for_converted_images, how_well_drawn, imitation, source_flow
+from manta.recipes.conversion import MEASURED, Cost, begin_as, converted_blocks, converted_words, new_parts
+from manta.recipes.image_conversion import for_converted_images, held_out_images, how_well_drawn, imitation, source_flow
 from manta.recipes.image_recipe import DEFAULT_SIDE, ImageRecipe, portable_images, resolve_images
 from manta.recipes.origins import digest_of
 from manta.recipes.parts import Parts, StageSpec
 from manta.recipes.runfolder import DATA, RunFolder
 from manta.runtime import read_json
+from manta.spaces import PixelSpace
 
 SHOWN = 16
 """Images of a sample."""
@@ -54,6 +56,7 @@ class ImageParts(Parts):
         self.recipe, self.codec, self.corpus, self.device = recipe, codec, corpus, device
         self.report, self.modules, self.measured = corpus.report, nn.ModuleDict(), {}
         self.scores: list[Cost] = []  # of a conversion
+        self.noise: float | None = None  # of images given back by their latents, dB
         self.data = {"source": source, "images": codec.fingerprint(), "corpus": corpus.digest}
         if recipe.converted_from is not None:
             self._check_classes()
@@ -104,22 +107,32 @@ class ImageParts(Parts):
         return cls(replace(recipe, model=shaped(recipe.model, codec)), codec, corpus, device, source)
 
     def specs(self) -> list[StageSpec]:
-        """One stage: the flow, with its adaptive condition. A conversion may have one of its new operators before."""
+        """The flow, with its adaptive condition; before it a space of latents, or the new operators of a conversion."""
         torch.manual_seed(self.recipe.seed)  # initial weights only: all other randomness has generators of its own
         model = ImageModel(self.recipe.model).to(self.device)
         self.modules["model"] = model
         objective = matching(self.recipe.model, self.recipe.objective, self.measured)
+        trained = tuple(part for part in (model.net, model.encoder) if part is not None)
         if self.recipe.converted_from is None:
-            return [StageSpec("flow", 1.0, model, (model,), objective, lambda: self.corpus)]
+            return [*self._of_space(model), StageSpec("flow", 1.0, model, trained, objective, lambda: self.corpus)]
         config, blocks = self.recipe.conversion, converted_blocks(self.recipe.conversion)
         begin_as(self.source, model, blocks)
         taught = imitation(self.recipe, self.source, outputs=config.outputs, states=config.states)
         new = new_parts(self.source, model, blocks)
         specs = [
             StageSpec("new", config.new_share, model, new, taught, lambda: self.corpus),
-            StageSpec("flow", 1 - config.new_share, model, (model,), taught, lambda: self.corpus),
+            StageSpec("flow", 1 - config.new_share, model, trained, taught, lambda: self.corpus),
         ]
         return [spec for spec in specs if spec.share > 0]
+
+    def _of_space(self, model: ImageModel) -> list[StageSpec]:
+        """The stage of a space that is trained."""
+        if isinstance(model.space, PixelSpace):
+            return []
+        share = self.recipe.space_share
+        objective = reconstruction(model, self.measured)
+        ratio = share / (1 - share)
+        return [StageSpec("space", ratio, model, (model.space,), objective, lambda: self.corpus)]
 
     @cached_property
     def source(self) -> ImageFlow:
@@ -159,12 +172,21 @@ class ImageParts(Parts):
         return f"{count / 1e6:.2f}M parameters, net {self.recipe.model.net.kind}"
 
     def finished(self, model: ImageFlow) -> list[str]:
-        """What a conversion costs."""
+        """What a space of latents loses, and what a conversion costs."""
+        notes = []
+        if not isinstance(model.model.space, PixelSpace):
+            images = np.concatenate([batch.pixels.cpu() for batch in held_out_images(self.recipe, model, MEASURED)])
+            error = float(np.square(images.astype(np.float64) - model.given_back(images)).mean())
+            self.noise = 10 * math.log10(255**2 / max(error, 1e-9))
+            notes.append(f"held-out images come back from their latents with {self.noise:.1f} dB (PSNR)")
         if self.recipe.converted_from is None:
-            return []
+            return notes
         self.scores = how_well_drawn(self.recipe, self.source, model.model)
         told = ", ".join(f"{score.name} {score.task:.4f}" for score in self.scores)
-        return [f"error of the velocity, held out: {told}; apart from the source's: {self.scores[-1].apart:.4f}"]
+        return [
+            *notes,
+            f"error of the velocity, held out: {told}; apart from the source's: {self.scores[-1].apart:.4f}",
+        ]
 
     def advice(self) -> tuple[str, ...]:
         """What is said of the images and not learned from."""
@@ -176,13 +198,17 @@ class ImageParts(Parts):
         first = next(read_images(self.recipe.data, self.recipe.split, 1), None)
         return first is not None and first.caption is not None
 
-    def samples(self, model: ImageFlow, file: Path) -> list[str]:
-        """A grid of images, one of every class in turn."""
+    def samples(self, model: ImageFlow, stage: str, file: Path) -> list[str]:
+        """A grid of images, one of every class in turn; while a space is trained, images and what it gives back."""
+        file.parent.mkdir(exist_ok=True)
+        target = file.with_suffix(".png")
+        if stage == "space":
+            images = self.corpus.pixels(np.arange(min(SHOWN // 2, len(self.corpus))))
+            save_png(target, grid_of(np.concatenate([images, model.given_back(images)]), len(images)), {})
+            return [f"images and what their latents give back: {target}"]
         classes = len(self.codec.classes)
         requests = [DrawRequest(label=i % classes if classes else None, seed=i) for i in range(SHOWN)]
         drawn = np.stack([image.pixels for image in model.generate(requests, DrawOptions())])
-        file.parent.mkdir(exist_ok=True)
-        target = file.with_suffix(".png")
         save_png(target, grid_of(drawn), {"steps": "8"})
         return [f"samples: {target}"]
 
@@ -198,11 +224,12 @@ class ImageParts(Parts):
         warning = f"**This model is {short}.**\n\n" if short else ""
         heads = ("on held-out images", "error of the velocity", "squared distance to what the source says")
         converted = converted_words(recipe.converted_from, recipe.conversion, self.scores, heads)
+        latents = "" if self.noise is None else f"Held-out images come back from latents with {self.noise:.1f} dB.\n\n"
         classes = ", ".join(f"`{name}`" for name in self.codec.classes[:100]) or "none"
         return (
             f"# An image flow trained by manta\n\nData: `{recipe.data.split(':')[0]}` ({self.report}). "
             f"The licence of the data applies to the images it was made from.\n\nClasses: {classes}\n\n"
-            f"{converted}{warning}| stage | steps | minutes |\n|---|---|---|\n{rows}\n\n"
+            f"{converted}{latents}{warning}| stage | steps | minutes |\n|---|---|---|\n{rows}\n\n"
             "Load it with `manta.load(FOLDER)`; draw with `manta generate FOLDER --num-samples 16 --out grid.png`.\n\n"
             f"Recipe:\n\n```json\n{json.dumps(to_dict(recipe), indent=1)}\n```\n"
         )

@@ -93,6 +93,8 @@ class ImageRecipe:
     """What changes in the model of `converted_from`, and how it is taught."""
     checkpoint_minutes: float = 2.0
     """Time between checkpoints."""
+    space_share: float = 0.25
+    """Share of the time in which a space of latents is trained, before the flow, above 0 and below 1."""
     model: ImageConfig = field(default_factory=ImageConfig)
     """Shape of the model."""
     objective: ImageObjectiveConfig = field(default_factory=ImageObjectiveConfig)
@@ -109,6 +111,8 @@ class ImageRecipe:
             raise ConfigError(f"batch_size should lie between 1 and 65536, received {self.batch_size}")
         if self.num_examples is not None and self.num_examples < 1:
             raise ConfigError(f"num_examples should be at least 1, received {self.num_examples}")
+        if not 0 < self.space_share < 1:
+            raise ConfigError(f"space_share should lie above 0 and below 1, received {self.space_share}")
         if self.train.rounds > 1:
             raise ConfigError("rounds are for models of texts; set train.rounds=1")
 
@@ -120,14 +124,14 @@ def resolve_images(recipe: ImageRecipe) -> ImageRecipe:
     if recipe.size == "auto":
         recipe = replace(recipe, size=size_of(recipe.time_budget, AUTO_SIZE))
     size = IMAGE_SIZES[recipe.size]
-    net = _shaped(recipe.model.net, size)
+    net = _shaped(recipe.model.net, size, patch=1 if recipe.model.space.kind == "latent" else 2)
     widest = net.width * (4 if isinstance(net, DicConfig | UditConfig) else 1)
     train = filled(recipe.train, {"learning_rate": LEARNING_RATE / widest})
     recipe = filled(recipe, {"batch_size": size.batch_size})
     return replace(recipe, train=train, model=replace(recipe.model, net=net))
 
 
-def _shaped(net: GridNetChoice, size: ImageSize) -> Any:
+def _shaped(net: GridNetChoice, size: ImageSize, patch: int) -> Any:
     """A net's configuration in which everything is set."""
     if isinstance(net, DicConfig):
         width, depths = size.dic
@@ -137,7 +141,7 @@ def _shaped(net: GridNetChoice, size: ImageSize) -> Any:
         return filled(net, {"width": width, "depths": depths, "heads": heads})
     assert isinstance(net, DitConfig)
     width, depth, heads = size.dit
-    return filled(net, {"width": width, "depth": depth, "heads": heads})
+    return filled(net, {"width": width, "depth": depth, "heads": heads, "patch": patch})
 
 
 def portable_images(recipe: ImageRecipe) -> ImageRecipe:

@@ -215,11 +215,12 @@ class Parts(ABC):
         return []
 
     @abstractmethod
-    def samples(self, model: KeptModel, file: Path) -> list[str]:
+    def samples(self, model: KeptModel, stage: str, file: Path) -> list[str]:
         """Have a model make a few samples, and keep them.
 
         Args:
             model: as it is by now.
+            stage: that it is in.
             file: where they go, without a suffix.
 
         Returns:

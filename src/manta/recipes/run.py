@@ -459,7 +459,7 @@ class TrainingRun:
         model = self.parts.trained_model(stage.name)
         stage.average.swap(stage.model)
         try:
-            lines = self.parts.samples(model, self.out / "samples" / f"step-{step}")
+            lines = self.parts.samples(model, stage.name, self.out / "samples" / f"step-{step}")
         finally:
             stage.average.swap(stage.model)
             stage.model.train()

@@ -154,7 +154,7 @@ class TextParts(Parts):
         told = ", ".join(f"{score.name} {score.task:.3f}" for score in self.scores)
         return [f"nats a word, held out: {told}; lost of the source's words: {self.scores[-1].apart:.3f}"]
 
-    def samples(self, model: LanguageModel, file: Path) -> list[str]:
+    def samples(self, model: LanguageModel, stage: str, file: Path) -> list[str]:
         """A few texts, into a file of lines."""
         lines = written_samples(model, self.prompts)
         if lines:

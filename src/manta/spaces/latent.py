@@ -7,12 +7,10 @@ helps it most to write the text (what the prompt leaves open: order, phrasing, l
 through noise. The abstract of Manta-LM (arXiv 2605.14531) names such a space; this construction is a reconstruction.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
@@ -22,6 +20,7 @@ from manta.nets.trunk import Trunk
 from manta.operators.attention import AttentionConfig
 from manta.operators.context import OperatorContext, line
 from manta.operators.cross_attention import ProjectedMemory
+from manta.spaces.rate import Standardised
 from manta.spaces.space import Space, Words
 from manta.types import Estimate
 
@@ -62,11 +61,7 @@ class LatentSpaceConfig:
         return LatentSpace(self, dim, heads)
 
 
-STATISTICS_MOMENTUM = 0.02
-"""Weight of a batch in the running mean and deviation of the channels."""
-
-
-class LatentSpace(Space):
+class LatentSpace(Space, Standardised):
     """Encoder and standardisation.
 
     Token tables are the caller's (`table`), so that prompt, encoder, policy and output share one.
@@ -79,8 +74,6 @@ class LatentSpace(Space):
 
     encoder_calls = 1
     estimates = True
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, config: LatentSpaceConfig, dim: int, heads: int) -> None:
         super().__init__()
@@ -88,8 +81,7 @@ class LatentSpace(Space):
         self.rate, self.channels = config.rate, config.channels
         self.encoder = Trunk(dim, config.encoder_depth, (config.operator,), heads=heads, cross=True)
         self.merge = nn.Linear(config.rate * dim, 2 * config.channels)
-        self.register_buffer("mean", torch.zeros(config.channels))
-        self.register_buffer("std", torch.ones(config.channels))
+        self.hold_statistics(config.channels)
 
     def posterior(
         self,
@@ -140,54 +132,3 @@ class LatentSpace(Space):
     ) -> Estimate:
         """The policy's own estimate, and its words beside it; see `Space`."""
         return Estimate(clean(hidden), Words(hidden))
-
-    def standardise(self, latents: Float[Tensor, "b m c"]) -> Float[Tensor, "b m c"]:
-        """Latents with zero mean and unit variance in every channel, over the training texts."""
-        return (latents - self.mean) / self.std
-
-    @torch.no_grad()
-    def track(self, latents: Float[Tensor, "k c"]) -> None:
-        """Take samples of the encoder into the running mean and deviation of the channels."""
-        self.mean.lerp_(latents.mean(0).to(self.mean), STATISTICS_MOMENTUM)
-        self.std.lerp_(latents.std(0).clamp_min(1e-3).to(self.std), STATISTICS_MOMENTUM)
-
-
-class RateController:
-    """Holds the rate of the latents at a set value by adapting the weight β of their KL divergence.
-
-    `log β ← log β + gain · clip((R̄ − R*)/R*, −1, 1)` with R̄ a running mean of the measured nats a text.
-
-    Args:
-        target: R*, nats a text, > 0.
-        weight: first β.
-        gain: step of log β.
-    """
-
-    def __init__(self, target: float, *, weight: float = 0.1, gain: float = 0.02) -> None:
-        self.target, self.gain = target, gain
-        self.log_weight = math.log(weight)
-        self.rate: float | None = None
-
-    @property
-    def weight(self) -> float:
-        """β, in [1e-4, 1]."""
-        return math.exp(self.log_weight)
-
-    def observe(self, rate: float) -> None:
-        """Take in the nats a text of one batch."""
-        self.rate = rate if self.rate is None else 0.95 * self.rate + 0.05 * rate
-        error = max(-1.0, min(1.0, (self.rate - self.target) / self.target))
-        self.log_weight = max(math.log(1e-4), min(0.0, self.log_weight + self.gain * error))
-
-    def state_dict(self) -> dict[str, Any]:
-        """State as plain JSON values."""
-        return {"log_weight": self.log_weight, "rate": self.rate}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`."""
-        self.log_weight, self.rate = state["log_weight"], state["rate"]
-
-
-def gaussian_rate(mean: Float[Tensor, "*s c"], std: Float[Tensor, "*s c"]) -> Float[Tensor, "*s"]:
-    """KL divergence of N(mean, std²) from the unit Gaussian, in nats, summed over channels."""
-    return 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).sum(-1)

@@ -26,8 +26,8 @@ class DitConfig:
     """Blocks; None: the size dial's."""
     heads: int | None = None
     """Heads; None: the size dial's."""
-    patch: int = 2
-    """Elements of a patch's side."""
+    patch: int | None = None
+    """Elements of a patch's side; None: 2, and 1 of latents."""
     operator: OperatorChoice = field(default_factory=AttentionConfig)
     """How patches act on each other."""
     operators: tuple[OperatorChoice, ...] = ()
@@ -35,7 +35,7 @@ class DitConfig:
     they are repeated."""
 
     def __post_init__(self) -> None:
-        if self.patch < 1:
+        if self.patch is not None and self.patch < 1:
             raise ConfigError(f"patch should be at least 1, received {self.patch}")
         if self.depth is not None and len(self.operators) > self.depth:
             raise ConfigError(f"operators holds {len(self.operators)}, and there are {self.depth} blocks")
@@ -68,13 +68,13 @@ class DitNet(nn.Module):
     def __init__(self, config: DitConfig, channels: int, height: int, width: int, *, classes: int, bits: int) -> None:
         super().__init__()
         assert config.width is not None and config.depth is not None and config.heads is not None, "not resolved"
-        self.height, self.width, self.patch = height, width, config.patch
-        self.embed = nn.Linear(channels * config.patch**2, config.width)
+        self.height, self.width, self.patch = height, width, config.patch or 2
+        self.embed = nn.Linear(channels * self.patch**2, config.width)
         self.condition = Conditioning(config.width, classes, bits)
         self.modulation = SharedModulation(config.width)
         mix = [replace(each, axes=2) if isinstance(each, PyramidConfig) else each for each in config.mix]
         self.trunk = Trunk(config.width, config.depth, mix, heads=config.heads, modulation=True)
-        self.head = nn.Linear(config.width, channels * config.patch**2)
+        self.head = nn.Linear(config.width, channels * self.patch**2)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
