@@ -25,7 +25,7 @@ def random_weights(model: torch.nn.Module) -> None:
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
 
 
-def make_lm(kind: str = "latent", rate: int = 4) -> MantaLM:
+def make_lm(kind: str = "latent", rate: int = 4, **more: Any) -> MantaLM:
     tokenizer = Tokenizer.train(list(WORDS) * 3, 512)
     space = LatentSpaceConfig(rate=rate, channels=6) if kind == "latent" else EmbeddingSpaceConfig(channels=8)
     config = MantaConfig(
@@ -37,6 +37,7 @@ def make_lm(kind: str = "latent", rate: int = 4) -> MantaLM:
         max_prompt=12,
         max_text=24,
         space=space,
+        **more,
     )
     torch.manual_seed(0)
     model = MantaModel(config)

@@ -78,6 +78,12 @@ def test_a_manta_text_does_not_depend_on_its_batch(kind, rate, options):
     assert_independent(make_lm(kind, rate), num_steps=7, **options)
 
 
+@pytest.mark.parametrize("style", ["diverse", "consensus"])
+@pytest.mark.parametrize("kind", ["latent", "embedding"])
+def test_an_adaptive_condition_leaves_a_text_to_itself(kind, style):
+    assert_independent(make_lm(kind, bits=3), num_steps=5, style=style)
+
+
 @pytest.mark.parametrize("decoder", [kind for kind in DECODERS if kind not in ("doubt", "learned")])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_masked_text_does_not_depend_on_its_batch(decoder, temperature):

@@ -1,5 +1,7 @@
 """Latents of images: shapes, the floor, standardising, and what training makes of them."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from manta.runtime import make_generator
 from manta.spaces import LatentGrid, LatentGridConfig, PixelSpaceConfig
 
 
-def model(height=13, width=10, channels=3, **space):
+def model(height=13, width=10, channels=3, **space) -> Any:
     torch.manual_seed(0)
     config = ImageConfig(
         net=DicConfig(width=16, depths=(1, 1, 1, 1, 1)), space=LatentGridConfig(width=8, channels=3, **space)

@@ -170,7 +170,7 @@ class FlowSystem(System):
     ) -> None:
         super().__init__(lm, requests, num_steps, options, words)
         self.rate = lm.model.space.rate
-        self.condition = lm.model.condition(self.beginning.memory, self.mask)
+        self.condition = lm.model.condition(self.beginning.memory, self.mask, code=self.beginning.code)
         self.cells = self.mask[:, :: self.rate]
         """True at the latents of each canvas, "b m"."""
         assert self.trace.grid is not None

@@ -98,7 +98,7 @@ def tune(
         drawn[0] += len(requests)
         beginning = lm.begin(requests, options)
         with torch.no_grad():
-            latest[:] = [_Start(lm.model.condition(beginning.memory, beginning.mask), beginning)]
+            latest[:] = [_Start(lm.model.condition(beginning.memory, beginning.mask, code=beginning.code), beginning)]
         assert beginning.state is not None
         return Start(beginning.state, latest[0].condition, beginning.mask[:, :: lm.model.space.rate])
 

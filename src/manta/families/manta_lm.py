@@ -31,6 +31,7 @@ from manta.families.page import Page
 from manta.families.prompted import NO_PROMPT, Memory
 from manta.families.trained import Taught, Teaching, TrainedWriter
 from manta.flow import SOLVERS, LinearPath, SolverState, escaping, guided, solve, steps_within
+from manta.flow.adaptive import code_of, drawn_codes
 from manta.flow.solvers import Field
 from manta.flow.time_density import TimeDensity
 from manta.nets.trunk import Trunk
@@ -262,7 +263,8 @@ class MantaLM(TrainedWriter[MantaModel]):
         cells = self._lengths(batch, templates, memory, options)
         page = Page.blank(templates, cells, self.model.space.rate)
         noise = self._noise(batch, page, options)
-        beginning = Beginning(memory, page.tokens, page.mask, batch.generators, noise)
+        code = self._codes(memory, templates, batch.generators, options)
+        beginning = Beginning(memory, page.tokens, page.mask, batch.generators, noise, code=code)
         if not any(map(changes, templates)):
             return beginning
         old = page.tokens.clone()
@@ -284,7 +286,7 @@ class MantaLM(TrainedWriter[MantaModel]):
         """
         page = Page(beginning.tokens.clone(), beginning.mask, self.model.space.rate)
         page.nfe = _encoding_calls(options) + beginning.nfe
-        policy = self._policy(beginning.memory, page, options, observer)
+        policy = self._policy(beginning, page, options, observer)
         total = self._first_pass(split, options, read=beginning.nfe > 0)
         first = Pass(flow=min(split.flow, total), total=total, silent=min(split.silent, total - 1))
         for _ in self._pass(policy, page, beginning, options, first, observer):
@@ -320,7 +322,7 @@ class MantaLM(TrainedWriter[MantaModel]):
         """
         options = GenerateOptions(num_steps=num_steps)
         page = Page(beginning.tokens.clone(), beginning.mask, self.model.space.rate)
-        policy = self._policy(beginning.memory, page, options, observer)
+        policy = self._policy(beginning, page, options, observer)
         for _ in self._pass(policy, page, beginning, options, Pass(flow=num_steps, total=num_steps), observer):
             pass
         return page
@@ -364,14 +366,14 @@ class MantaLM(TrainedWriter[MantaModel]):
             page.written = done == len(actions)
             yield
 
-    def _policy(self, memory: Memory, page: Page, options: GenerateOptions, observer: Observer) -> "_Policy":
-        null, cond = None, self.model.condition(memory, page.mask)
+    def _policy(self, beginning: Beginning, page: Page, options: GenerateOptions, observer: Observer) -> "_Policy":
+        null, cond = None, self.model.condition(beginning.memory, page.mask, code=beginning.code)
         if options.guidance_scale != 1:
             encode = _encoding_calls(options) > 0
             if encode not in self._empty:
                 nothing, none = padded_prompts([[]], self.device)
                 self._empty[encode] = self.model.memory(nothing, none, none + NO_PROMPT, encode=encode)
-            null = self.model.condition(self._empty[encode], page.mask)
+            null = self.model.condition(self._empty[encode], page.mask, code=beginning.code)
         policy = _Policy(self.model, page, cond, null, options.guidance_scale)
         if options.escape_scale:
             assert self.repetition is not None, "generate refuses to escape from nothing"
@@ -410,6 +412,24 @@ class MantaLM(TrainedWriter[MantaModel]):
             if template is not None:
                 cells[i] = len(template.tokens) // self.model.space.rate
         return cells
+
+    def _codes(
+        self,
+        memory: Memory,
+        templates: Sequence[Template | None],
+        generators: Sequence[torch.Generator],
+        options: GenerateOptions,
+    ) -> Float[Tensor, "b k"] | None:
+        """Codes as the prompts let expect: the likeliest, or a draw; none beside given words, which may say another."""
+        bits = self.model.config.bits
+        if not bits:
+            return None
+        chances = self.model.code_logits(memory).softmax(-1).cpu()
+        codes = code_of(chances.argmax(-1), bits)
+        if options.style == "diverse":
+            codes = drawn_codes(chances, generators, bits)
+        free = torch.tensor([template is None for template in templates])
+        return (codes * free[:, None]).to(self.device)
 
     def _noise(self, drawing: Prompts | Beginning, page: Page, options: GenerateOptions) -> Float[Tensor, "b m c"]:
         """Initial noise on a canvas of fixed size for every request, cut to the batch's width."""

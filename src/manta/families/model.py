@@ -4,10 +4,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
-from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resolved
+from manta.errors import ConfigError
+from manta.families.batching import rowwise
+from manta.families.prompted import Memory, PromptedConfig, PromptedModel, pooled, resolved
+from manta.flow.adaptive import sign_code
 from manta.flow.time_density import TimeDensityConfig
 from manta.nets.vector_field import Condition, VectorField
 from manta.spaces import EmbeddingSpaceConfig, LatentSpaceConfig, Space, Words
@@ -15,6 +19,7 @@ from manta.text import BOS, MASK
 from manta.types import Estimate
 
 SpaceChoice = LatentSpaceConfig | EmbeddingSpaceConfig
+MAX_BITS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +34,42 @@ class MantaConfig(PromptedConfig):
     """Where the state lives."""
     time: TimeDensityConfig = field(default_factory=TimeDensityConfig)
     """Density of training times; its quantiles are the sampling grid."""
+    bits: int = 0
+    """Bits of an adaptive condition, 0 to 8: a code of the text's latents that the policy is told in training; a text
+    that is written gets one as the prompt lets expect; 0: none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.bits <= MAX_BITS:
+            raise ConfigError(f"bits should lie between 0 and {MAX_BITS}, received {self.bits}")
+
+
+class CodeReader(nn.Module):
+    """A few bits of a text's clean latents: `sign(tanh E(clean))`, with the gradient of the tanh.
+
+    A convolution over neighbouring latents, the mean over the text, and a linear map; its cost is 1% of the policy's
+    parameters at most, but for the narrowest.
+
+    Args:
+        channels: of a latent.
+        bits: how many.
+        most: parameters at most.
+
+    Source: Liu et al., "Learning Quantized Adaptive Conditions for Diffusion Models", arXiv 2409.17487, of which the
+        abstract could be had: layers and quantiser are our reconstruction.
+    """
+
+    def __init__(self, channels: int, bits: int, most: int) -> None:
+        super().__init__()
+        width = max(w for w in range(4, 129) if w == 4 or (3 * channels + 1) * w + (w + 1) * bits <= most)
+        self.near = nn.Conv1d(channels, width, 3, padding=1)
+        self.out = nn.Linear(width, bits)
+
+    def forward(self, clean: Float[Tensor, "b m c"], mask: Bool[Tensor, "b m"]) -> Float[Tensor, "b k"]:
+        """The code of each text, ±1."""
+        real = mask[..., None].to(clean.dtype)
+        near = F.silu(self.near((clean * real).transpose(1, 2))).transpose(1, 2)
+        return sign_code(self.out((near * real).sum(1) / real.sum(1)))
 
 
 class MantaModel(PromptedModel):
@@ -59,10 +100,27 @@ class MantaModel(PromptedModel):
             estimates=self.space.estimates,
             shifted=shape.shifted,
             hidden=shape.hidden,
+            bits=shape.bits,
         )
+        size = sum(p.numel() for p in self.field.parameters())
+        self.code_reader = CodeReader(self.space.channels, shape.bits, size // 100) if shape.bits else None
+        self.code_prior = nn.Linear(shape.dim, 1 << shape.bits) if shape.bits else None
+
+    def code(self, clean: Float[Tensor, "b m c"], mask: Bool[Tensor, "b m"]) -> Float[Tensor, "b k"] | None:
+        """The adaptive condition of clean latents, to which no gradient goes; None of a model without one."""
+        return None if self.code_reader is None else self.code_reader(clean.detach(), mask)
+
+    def code_logits(self, memory: Memory) -> Float[Tensor, "b m"]:
+        """Logits of the number of a text's code, as its prompt lets expect."""
+        assert self.code_prior is not None, "built without an adaptive condition"
+        return rowwise(self.code_prior, pooled(memory)).float()
 
     def condition(
-        self, memory: Memory, mask: Bool[Tensor, "sb n"], settled: Int64[Tensor, "sb n"] | None = None
+        self,
+        memory: Memory,
+        mask: Bool[Tensor, "sb n"],
+        settled: Int64[Tensor, "sb n"] | None = None,
+        code: Float[Tensor, "sb k"] | None = None,
     ) -> Condition:
         """What the policy is told of a prompt and a canvas, once for all its calls.
 
@@ -70,9 +128,10 @@ class MantaModel(PromptedModel):
             memory: the prompt; a row may serve several consecutive rows of the canvas.
             mask: True on the canvas.
             settled: tokens already settled, the mask token elsewhere; None: none is.
+            code: adaptive condition; None: none is told.
         """
         tokens = torch.full(mask.shape, MASK, device=mask.device) if settled is None else settled
-        return Condition(self.field.trunk.project(memory.states, memory.mask), mask, tokens)
+        return Condition(self.field.trunk.project(memory.states, memory.mask), mask, tokens, code)
 
     def act(self, state: Tensor, t: Tensor, *, cond: Condition, self_cond: Tensor | None = None) -> Estimate:
         """The policy, a vector field: one network call; `aux` is the `Words` it told. Arguments as in `VectorField`."""

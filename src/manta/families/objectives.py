@@ -15,6 +15,7 @@ from manta.errors import ConfigError
 from manta.families.model import MantaModel
 from manta.families.prompted import Memory, PromptedModel
 from manta.flow import FlowObjectiveConfig, LinearPath, TimeDensity, terminal_cross_entropy, velocity_matching
+from manta.flow.adaptive import code_numbers
 from manta.nets.vector_field import Condition
 from manta.spaces import LatentSpace, RateController, gaussian_rate
 from manta.text import MASK, NULL, Batch
@@ -47,6 +48,8 @@ class ObjectiveConfig:
     """Share of batches whose prompts stay bare embeddings, for a budget of a single call."""
     own_share: float = 0.5
     """Share of batches in the last stage whose states the policy has reached by itself."""
+    code_dropout: float = 0.1
+    """Share of rows whose adaptive condition is not told, [0, 1]."""
     flow: FlowObjectiveConfig = field(default_factory=FlowObjectiveConfig)
     """Weight cap and self-conditioning of the flow."""
 
@@ -59,6 +62,7 @@ class ObjectiveConfig:
             "known_share",
             "bare_share",
             "own_share",
+            "code_dropout",
         ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"objective.{name} should lie in [0, 1], received {getattr(self, name)}")
@@ -170,6 +174,23 @@ def encode(
     return space.posterior(tokens, canvas.mask, projected, model.embedding.weight)
 
 
+def code_cost(
+    model: MantaModel,
+    clean: Float[Tensor, "b m c"],
+    mask: Bool[Tensor, "b m"],
+    memory: Memory,
+    config: ObjectiveConfig,
+    generator: torch.Generator,
+) -> tuple[Float[Tensor, "b k"] | None, Tensor | None]:
+    """Codes of texts, some of which are not told, and the mean nats of their numbers; None of a model without them."""
+    code = model.code(clean, mask)
+    if code is None:
+        return None, None
+    nats = F.cross_entropy(model.code_logits(memory), code_numbers(code))
+    told = torch.rand(len(code), generator=generator).to(code.device) >= config.code_dropout
+    return code * told[:, None], nats
+
+
 def _ends(
     nats: Float[Tensor, "k"], hidden: Bool[Tensor, "b n"], mask: Bool[Tensor, "b n"], t: Float[Tensor, "b"]
 ) -> dict[str, Tensor]:
@@ -236,6 +257,8 @@ class PolicyMatching:
         if torch.is_grad_enabled() and trained:
             space.track(sample[cell_mask].detach())
             self.controller.observe(rate.item())
+        code, code_nats = code_cost(model, space.standardise(mean), cell_mask, memory, config, generator)
+        told = None if code is None else code.repeat_interleave(config.levels, 0)
         seen = canvas.repeat(config.levels)
         hidden = hide(seen, config, generator)
         words: dict[str, Tensor] = {}
@@ -255,7 +278,7 @@ class PolicyMatching:
             observe=torch.is_grad_enabled(),
             mask=seen.mask[:, :: space.rate],
             known=known_cells(hidden, seen.mask, space.rate, config.known_share, generator),
-            cond=model.condition(memory, seen.mask, seen.tokens.masked_fill(hidden, MASK)),
+            cond=model.condition(memory, seen.mask, seen.tokens.masked_fill(hidden, MASK), told),
             select=lambda condition, rows: condition.rows(rows, config.levels),
             posterior=(
                 space.standardise(mean).detach().repeat_interleave(config.levels, 0),
@@ -269,6 +292,8 @@ class PolicyMatching:
         total = loss.total + 0.1 * length + self.controller.weight * rate / tokens_a_text
         parts = {"nats": loss.parts["terminal"], "velocity": loss.parts["velocity"]}
         parts |= {"clean_error": loss.parts["clean_error"], "length": length.detach(), **words}
+        if code_nats is not None:
+            total, parts["code"] = total + 0.1 * code_nats, code_nats.detach()
         return Loss(total, {**parts, "rate": rate.detach(), "beta": self.controller.weight}, int(hidden.sum()))
 
 
@@ -306,8 +331,10 @@ class OwnStates:
             mean, std = encode(model, canvas, memory, generator)
             clean = space.standardise(mean)
             sample = clean + std / space.std * torch.randn(mean.shape, generator=generator).to(mean.device)
-            state, t, hidden, self_cond = self._write(model, canvas, memory, sample, batch.tag == 1, generator)
-        cond = model.condition(memory, canvas.mask, canvas.tokens.masked_fill(hidden, MASK))
+            cells = canvas.mask[:, :: space.rate]
+            code, _ = code_cost(model, clean, cells, memory, self.config, generator)
+            state, t, hidden, self_cond = self._write(model, canvas, memory, sample, batch.tag == 1, code, generator)
+        cond = model.condition(memory, canvas.mask, canvas.tokens.masked_fill(hidden, MASK), code)
         action = model.act(state, t, cond=cond, self_cond=self_cond)
         nats = F.cross_entropy(model.logits(action.aux, hidden), canvas.tokens[hidden])
         stiffness = (1 - t).square().clamp_min(1 / self.config.flow.weight_cap).reciprocal()
@@ -323,6 +350,7 @@ class OwnStates:
         memory: Memory,
         sample: Float[Tensor, "b m c"],
         consensus: Bool[Tensor, "b"],
+        code: Float[Tensor, "b k"] | None,
         generator: torch.Generator,
     ) -> tuple[Float[Tensor, "b m c"], Float[Tensor, "b"], Bool[Tensor, "b n"], Tensor | None]:
         """State, time, hidden words and last estimate after some actions of the policy."""
@@ -340,7 +368,7 @@ class OwnStates:
         share = (1 - t)[:, None]
         hidden = (torch.rand(canvas.tokens.shape, generator=generator).to(device) < share) & canvas.mask
         hidden = torch.where(hidden.any(1, keepdim=True), hidden, canvas.mask)
-        cond, self_cond = model.condition(memory, canvas.mask), None
+        cond, self_cond = model.condition(memory, canvas.mask, code=code), None
         for _ in range(int(torch.randint(1, self.actions + 1, (), generator=generator))):
             moving = begin + 1 < length
             settled = canvas.tokens.masked_fill(hidden, MASK)
@@ -377,6 +405,10 @@ class EmbeddingMatching:
         canvas = lay_out(batch, 1, self.config, generator, max_cells=model.max_cells)
         memory = read_prompt(model, batch, self.config, generator)
         hidden = hide(canvas, self.config, generator)
+        code, code_nats = None, None
+        if model.config.bits:
+            clean = model.encode(canvas.tokens, canvas.mask, memory)
+            code, code_nats = code_cost(model, clean, canvas.mask, memory, self.config, generator)
 
         def logits_field(state: Tensor, t: Tensor, *, cond: Condition, self_cond: Tensor | None) -> Tensor:
             return model.logits(model.act(state, t, cond=cond, self_cond=self_cond).aux)
@@ -392,8 +424,11 @@ class EmbeddingMatching:
             observe=torch.is_grad_enabled(),
             mask=canvas.mask,
             known=canvas.mask & ~hidden,
-            cond=model.condition(memory, canvas.mask, canvas.tokens.masked_fill(hidden, MASK)),
+            cond=model.condition(memory, canvas.mask, canvas.tokens.masked_fill(hidden, MASK), code),
             select=lambda condition, rows: condition.rows(rows),
         )
         length = length_cost(model, memory, canvas)
-        return Loss(loss.total + 0.1 * length, {**loss.parts, "length": length.detach()}, int(hidden.sum()))
+        total, parts = loss.total + 0.1 * length, {**loss.parts, "length": length.detach()}
+        if code_nats is not None:
+            total, parts["code"] = total + 0.1 * code_nats, code_nats.detach()
+        return Loss(total, parts, int(hidden.sum()))

@@ -30,6 +30,8 @@ class Beginning:
     """Of a flow: the time it begins at."""
     nfe: int = 0
     """Network calls that the state has taken."""
+    code: Float[Tensor, "b k"] | None = None
+    """Of a flow: the adaptive condition; None where none is told."""
 
 
 class Observer:

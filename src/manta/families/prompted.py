@@ -197,5 +197,10 @@ class PromptedModel(nn.Module):
     def length_logits(self, memory: Memory) -> Float[Tensor, "b k"]:
         """Logits of the length of a text, 1 … k, in the family's own unit."""
         assert self.length is not None, "built without a length head"
-        weight = memory.mask[..., None].to(memory.states.dtype)
-        return rowwise(self.length, (memory.states * weight).sum(1) / weight.sum(1)).float()
+        return rowwise(self.length, pooled(memory)).float()
+
+
+def pooled(memory: Memory) -> Float[Tensor, "b d"]:
+    """The mean of a prompt's memory."""
+    weight = memory.mask[..., None].to(memory.states.dtype)
+    return (memory.states * weight).sum(1) / weight.sum(1)

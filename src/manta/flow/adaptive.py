@@ -1,5 +1,7 @@
 """Adaptive conditions: a code of a few bits of the clean state, told to the policy, so that ways cross less."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -27,7 +29,7 @@ def code_of(numbers: Int64[Tensor, "b"], bits: int) -> Float[Tensor, "b k"]:
     return 2.0 * ((numbers[:, None] >> torch.arange(bits, device=numbers.device)) & 1) - 1
 
 
-def drawn_codes(tables: Float[Tensor, "b m"], generators: list[torch.Generator], bits: int) -> Float[Tensor, "b k"]:
+def drawn_codes(tables: Float[Tensor, "b m"], generators: Sequence[torch.Generator], bits: int) -> Float[Tensor, "b k"]:
     """A code for each row, drawn by its own frequencies and its own generator.
 
     Args:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
@@ -11,6 +12,9 @@ from manta.nets.conditioning import SharedModulation, TimeEmbedding
 from manta.nets.trunk import Trunk
 from manta.operators.context import OperatorConfig, OperatorContext, line
 from manta.operators.cross_attention import ProjectedMemory
+
+ROWS = 4
+"""A product of a multiple of so many rows gives each row what it gives it among any others, on CPUs."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class Condition:
     """True on each row's canvas."""
     settled: Int64[Tensor, "b n"]
     """Tokens already settled, the mask token elsewhere."""
+    code: Float[Tensor, "b k"] | None = None
+    """Bits ±1 of an adaptive condition, 0 for none; None means zeros."""
 
     def rows(self, rows: Tensor, states_per_memory: int = 1) -> "Condition":
         """The condition of some rows of the state, each with a row of memory of its own."""
@@ -31,7 +37,8 @@ class Condition:
             ProjectedMemory(m.key[source], m.value[source], None if m.bias is None else m.bias[source])
             for m in self.memory
         )
-        return replace(self, memory=memory, mask=self.mask[rows], settled=self.settled[rows])
+        code = None if self.code is None else self.code[rows]
+        return replace(self, memory=memory, mask=self.mask[rows], settled=self.settled[rows], code=code)
 
 
 class VectorField(nn.Module):
@@ -57,6 +64,7 @@ class VectorField(nn.Module):
         shifted: each place reads the word before it as an autoregressive model does, and its own through a linear map
             that starts at zero: weights of such a model then mean the same here (Gong et al., arXiv 2410.17891).
         hidden: width inside the pointwise networks; 0: 8/3 of `dim`.
+        bits: of an adaptive condition, which is added to the embedding of the time; 0: there is none.
     """
 
     def __init__(
@@ -71,6 +79,7 @@ class VectorField(nn.Module):
         estimates: bool = True,
         shifted: bool = False,
         hidden: int = 0,
+        bits: int = 0,
     ) -> None:
         super().__init__()
         self.rate, self.dim = rate, dim
@@ -80,6 +89,7 @@ class VectorField(nn.Module):
         self.modulation = SharedModulation(dim)
         self.trunk = Trunk(dim, depth, operators, heads=heads, cross=True, modulation=True, hidden=hidden)
         self.merge = nn.Linear(rate * dim, channels) if estimates else None
+        self.code = nn.Parameter(torch.randn(bits, dim) * bits**-0.5) if bits else None
         nn.init.normal_(self.spread.weight, std=0.1)
         nn.init.zeros_(self.spread.bias)
         if self.own is not None:
@@ -112,11 +122,22 @@ class VectorField(nn.Module):
             given = before + self.own(given)
         x = given + self.spread(torch.cat([state, fed_back], -1)).reshape(b, n, self.dim).to(given.dtype)
         times = t.repeat_interleave(self.rate, 1) if t.ndim == 2 else t[:, None].expand(b, n)
-        modulation = self.modulation(self.time(t))
+        modulation = self._modulation(t, cond.code)
         if t.ndim == 2:
             modulation = modulation.repeat_interleave(self.rate, 1)
         context = OperatorContext(line(n, given.device), cond.mask, times)
         return self.trunk(x, context, memory=cond.memory, modulation=modulation)
+
+    def _modulation(self, t: Tensor, code: Float[Tensor, "b k"] | None) -> Float[Tensor, "r n e"]:
+        """The modulation of time and code: ``W silu(time(t) + Σ_k code_k c_k) + c``."""
+        embedding = self.time(t)
+        if self.code is None or code is None:
+            return self.modulation(embedding)
+        # A sum bit by bit, and a product of a multiple of four rows: no row depends on how many there are.
+        told = (code.to(embedding.dtype)[..., None] * self.code.to(embedding.dtype)).sum(1)
+        if t.ndim == 2:
+            return self.modulation(embedding + told[:, None])
+        return self.modulation(F.pad(embedding + told, (0, 0, 0, -len(told) % ROWS)))[: len(told)]
 
     def estimate(self, hidden: Float[Tensor, "b n d"]) -> Float[Tensor, "b m c"]:
         """The clean state that the hidden vectors stand for."""
