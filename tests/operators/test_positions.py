@@ -1,6 +1,7 @@
 """Places of words and patches: the numbers of the paper, and where a circle fails."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from manta.operators.positions import (
     Row,
     circle,
     closest,
-    per_token_distance,
+    distance_spread,
     places,
     places_of_blocks,
     score_spread,
@@ -21,8 +22,8 @@ from manta.operators.positions import (
 CIRCLE = PositionsConfig(kind="circle")
 
 
-def distance(kind, row):
-    return per_token_distance(places(PositionsConfig(kind=kind), row), row.of_image)
+def distance(kind, row) -> float:
+    return distance_spread(places(PositionsConfig(kind=kind), row), row.of_image)
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 0), (0, 4), (16, 16)])
@@ -40,7 +41,7 @@ def test_on_a_circle_every_word_is_as_far_from_one_patch_as_from_another():
         for columns in range(1, 17):
             row = Row(3, rows, columns, 2)
             found = places(CIRCLE, row)
-            assert per_token_distance(found, row.of_image) < 1e-6
+            assert distance_spread(found, row.of_image) < 1e-6
             if closest(found[row.of_image]) < 1e-5:
                 colliding.append((rows, columns))
     assert colliding == [(7, 3)]
@@ -52,8 +53,9 @@ def test_circles_come_near_each_other_as_measured():
 
 def test_equal_distances_do_not_make_equal_scores():
     row, sections = Row(0, 14, 14, 1), (16, 24, 24)
-    found = {}
-    for kind in ("circle", "mrope"):
+    found: dict[tuple[Any, float], float] = {}
+    kinds: tuple[Any, ...] = ("circle", "mrope")
+    for kind in kinds:
         where = places(PositionsConfig(kind=kind), row)
         for base in (1e4, 1e6):
             found[kind, base] = score_spread(where[-1], where[:-1], sections, base)
@@ -73,7 +75,13 @@ def test_scores_are_those_of_turned_channels_of_ones():
 
 
 def test_words_behind_an_image_go_on_beyond_it():
-    for kind, end in (("line", 2 + 6), ("axial", 2 + 2 + 1), ("mrope", 2 + 2 + 1), ("unordered", 2 + 1)):
+    ends: tuple[tuple[Any, int], ...] = (
+        ("line", 2 + 6),
+        ("axial", 2 + 2 + 1),
+        ("mrope", 2 + 2 + 1),
+        ("unordered", 2 + 1),
+    )
+    for kind, end in ends:
         found = places(PositionsConfig(kind=kind), Row(2, 2, 3, 2))
         assert found[1].eq(1).all() and found[-2].eq(end).all() and found[-1].eq(end + 1).all(), kind
     found = places(CIRCLE, Row(2, 2, 3, 2))
@@ -84,7 +92,7 @@ def test_words_behind_an_image_go_on_beyond_it():
 def test_the_ways_to_mix_layers():
     row = Row(2, 3, 3)
     own, other = places(CIRCLE, row), places(PositionsConfig(kind="mrope"), row)
-    expected = {
+    expected: dict[Any, Any] = {
         "always": [own] * 4,
         "alternating": [own, other, own, other],
         "first_half": [own, own, other, other],

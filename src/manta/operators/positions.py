@@ -3,7 +3,7 @@ ones from bad.
 
 A row is a text, an image row by row, and a text again; either text may be empty. Rotary attention depends on the
 difference of two places, so the distances between a word and the patches of an image decide which patches it favours
-whatever they show. `per_token_distance` says how uneven they are.
+whatever they show. `distance_spread` says how uneven they are.
 
 Source: Wang et al., "Circle-RoPE: Cone-like Decoupled Rotary Positional Embedding for Large Vision-Language Models",
     arXiv 2505.16416.
@@ -173,15 +173,15 @@ def _lattice(row: Row) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
     return (number / columns).floor(), number % columns
 
 
-def per_token_distance(places: Float[Tensor, "n a"], of_image: Bool[Tensor, "n"]) -> float:
+def distance_spread(places: Float[Tensor, "n a"], of_image: Bool[Tensor, "n"]) -> float:
     """How unevenly far patches are from a word: ``mean over words and patches of |d(t, i) − mean_i d(t, i)|``.
 
     Args:
         places: of all elements.
         of_image: True for patches.
 
-    Source: Circle-RoPE, by the indices along all axes and Euclidean distances. 0 does not make rotary scores equal, see
-        `score_spread`.
+    Source: the per-token distance (PTD) of Circle-RoPE, by the indices along all axes and Euclidean distances. 0 does
+        not make rotary scores equal, see `score_spread`.
     """
     far = torch.cdist(places[~of_image], places[of_image], compute_mode="donot_use_mm_for_euclid_dist")
     return float((far - far.mean(1, keepdim=True)).abs().mean())
@@ -196,23 +196,23 @@ def closest(places: Float[Tensor, "n a"]) -> float:
 
 
 def scores_of_places(
-    word: Float[Tensor, "a"], patches: Float[Tensor, "n a"], sections: tuple[int, ...], base: float
+    anchor: Float[Tensor, "a"], patches: Float[Tensor, "n a"], sections: tuple[int, ...], base: float
 ) -> Float[Tensor, "n"]:
     """Rotary scores of a word for patches of equal content, all channels one: ``mean_k cos(Δ_axis(k) base^(−k/K))``.
 
     Args:
-        word: its place.
+        anchor: place of the word.
         patches: their places.
         sections: channel pairs that turn along each axis, one axis after the other; K together.
         base: of the turn.
     """
     axis = torch.cat([torch.full((pairs,), index) for index, pairs in enumerate(sections)])
     speed = base ** -(torch.arange(len(axis), dtype=torch.float64) / len(axis))
-    return ((word - patches)[:, axis] * speed).cos().mean(1)
+    return ((anchor - patches)[:, axis] * speed).cos().mean(1)
 
 
 def score_spread(
-    word: Float[Tensor, "a"], patches: Float[Tensor, "n a"], sections: tuple[int, ...], base: float
+    anchor: Float[Tensor, "a"], patches: Float[Tensor, "n a"], sections: tuple[int, ...], base: float
 ) -> float:
     """Standard deviation over the patches of `scores_of_places`: what places alone make attention favour."""
-    return float(scores_of_places(word, patches, sections, base).std())
+    return float(scores_of_places(anchor, patches, sections, base).std())
