@@ -81,7 +81,7 @@ def test_words_behind_an_image_go_on_beyond_it():
         ("mrope", 2 + 2 + 1),
         ("unordered", 2 + 1),
     )
-    for kind, end in ends:
+    for kind, end in ends.items():
         found = places(PositionsConfig(kind=kind), Row(2, 2, 3, 2))
         assert found[1].eq(1).all() and found[-2].eq(end).all() and found[-1].eq(end + 1).all(), kind
     found = places(CIRCLE, Row(2, 2, 3, 2))
