@@ -75,12 +75,7 @@ def test_scores_are_those_of_turned_channels_of_ones():
 
 
 def test_words_behind_an_image_go_on_beyond_it():
-    ends: tuple[tuple[Any, int], ...] = (
-        ("line", 2 + 6),
-        ("axial", 2 + 2 + 1),
-        ("mrope", 2 + 2 + 1),
-        ("unordered", 2 + 1),
-    )
+    ends: dict[Any, int] = {"line": 8, "axial": 5, "mrope": 5, "unordered": 3}
     for kind, end in ends.items():
         found = places(PositionsConfig(kind=kind), Row(2, 2, 3, 2))
         assert found[1].eq(1).all() and found[-2].eq(end).all() and found[-1].eq(end + 1).all(), kind

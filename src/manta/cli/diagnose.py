@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from manta.cli.options import argument, parse_options
 from manta.cli.outputs import claim_folder, marked
-from manta.cli.writing import draws
+from manta.cli.writing import run_elsewhere
 from manta.errors import DataError, ModelError, UsageError
 from manta.families.options import Style
 
@@ -53,10 +53,8 @@ class DiagnoseOptions:
 
 def run(argv: Sequence[str]) -> int:
     """Run the verb: models of images are diagnosed by `cli.diagnose_images`."""
-    if draws(argv):
-        from manta.cli import diagnose_images
-
-        return diagnose_images.run(argv)
+    if (status := run_elsewhere(argv, "diagnose")) is not None:
+        return status
     options = parse_options(DiagnoseOptions, argv, "diagnose")
     if options.out is None and not options.json:
         raise UsageError("diagnose writes a report; name its folder with --out DIR, or print figures with --json")

@@ -82,25 +82,30 @@ def run(argv: Sequence[str]) -> int:
 
 def _of_images(target: str, folder: Path) -> tuple[dict[str, Any], list[Finding]] | None:
     """What is found of images, a run on images or a model of them; None for all else."""
-    from manta.cli.doctor_images import examine_image_model, examine_image_run, examine_images
-    from manta.cli.writing import draws
+    from manta.cli.doctor_images import examine_image_model, examine_image_run, examine_images, examine_restorer
+    from manta.cli.writing import family_of
     from manta.config import read_toml
+    from manta.image.photos import is_photos, photos_of
     from manta.image.sources import is_images
     from manta.runtime import read_json
 
     if target.endswith(".toml") and folder.is_file():
         told = read_toml(folder)
         target = str(told.get("data", "builtin:shapes" if told.get("state") == "image" else ""))
+    if is_photos(target):
+        target = photos_of(target)
     if is_images(target):
         print("reading the images", file=sys.stderr)
         figures, found = examine_images(target)
     elif folder.is_dir() and (folder / "recipe.json").exists():
         recipe: Any = read_json(folder / "recipe.json")
-        if not isinstance(recipe, dict) or recipe.get("state") != "image":
+        if not isinstance(recipe, dict) or recipe.get("state") not in ("image", "photo"):
             return None
-        figures, found = examine_image_run(folder)
-    elif folder.is_dir() and draws([target]):
+        figures, found = examine_image_run(folder, recipe["state"])
+    elif folder.is_dir() and family_of([target]) == "image":
         figures, found = examine_image_model(folder)
+    elif folder.is_dir() and family_of([target]) == "restorer":
+        figures, found = examine_restorer(folder)
     else:
         return None
     return figures, [Finding(text, advice) for text, advice in found]

@@ -55,8 +55,8 @@ def examine_images(name: str) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     return figures, list(_findings(figures, broken))
 
 
-def examine_image_run(folder: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """Figures of a run on images, and warnings."""
+def examine_image_run(folder: Path, state: str) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Figures of a run on images, or on photographs, and warnings."""
     from manta.recipes.budget import undertrained
     from manta.training import read_log
 
@@ -65,11 +65,12 @@ def examine_image_run(folder: Path) -> tuple[dict[str, Any], list[tuple[str, str
     figures: dict[str, Any] = {"steps": len(rows)}
     if tail:
         figures["loss_at_the_end"] = sum(row["loss"] for row in tail) / len(tail)
-        figures["images_seen"] = sum(row.get("images", 0) for row in rows)
+        unit = "tiles" if state == "photo" else "images"
+        figures[f"{unit}_seen"] = sum(row.get(unit, 0) for row in rows)
     findings = []
     if not (folder / "model" / "config.json").exists():
         findings.append(("the run has not finished", f"manta train --resume --out {folder}"))
-    elif short := undertrained({"flow": len(rows)}):
+    elif short := undertrained({"restore" if state == "photo" else "flow": len(rows)}):
         findings.append((f"the model is {short}", "give the run more time"))
     return figures, findings
 
@@ -95,6 +96,23 @@ def examine_image_model(folder: Path) -> tuple[dict[str, Any], list[tuple[str, s
         if used == 1:
             findings.append(("all images have the same code, which tells nothing", "train longer, or set model.bits=0"))
     return figures, findings
+
+
+def examine_restorer(folder: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Figures of a restorer, and warnings."""
+    from manta.families.instructions import TASKS
+    from manta.hub import load
+
+    model: Any = load(folder).model
+    figures = {
+        "family": "restorer",
+        "net": model.config.net.kind,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "takes_out": ", ".join(TASKS),
+        "tile": model.config.tile,
+        "weights_of_a_fault": model.config.modulation.kind,
+    }
+    return figures, []
 
 
 def _findings(figures: dict[str, Any], broken: list[str]) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ from typing import Any
 from manta.cli.measuring import Line, MeasureOptions, check_data, make_evaluator
 from manta.cli.options import argument
 from manta.cli.outputs import MARK, claim_file
-from manta.cli.writing import draws, parse_writing
+from manta.cli.writing import parse_writing, run_elsewhere
 from manta.errors import UsageError
 from manta.families.asked import follows
 from manta.families.options import GenerateOptions, given, spelled
@@ -50,10 +50,8 @@ def run(argv: Sequence[str]) -> int:
         DataError: the data is missing, empty, or does not allow a figure that was asked for.
         ModelError: the model or the judge cannot be loaded.
     """
-    if draws(argv):
-        from manta.cli import evaluate_images
-
-        return evaluate_images.run(argv)
+    if (status := run_elsewhere(argv, "evaluate")) is not None:
+        return status
     options, how = parse_writing(EvaluateOptions, argv, "evaluate")
     claim_file(options.out, "evaluate")
     if options.texts is not None:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from manta.cli.options import argument
 from manta.cli.steering import check_steering, steer
-from manta.cli.writing import draws, parse_writing
+from manta.cli.writing import parse_writing, run_elsewhere
 from manta.errors import DataError, MantaError, RequestError, UsageError
 from manta.families.events import Event, Request, counted
 from manta.families.options import read_options
@@ -58,10 +58,8 @@ class GenerateVerbOptions:
 
 def run(argv: Sequence[str]) -> int:
     """Run the verb: a model of images draws, see `cli.draw`."""
-    if draws(argv):
-        from manta.cli import draw
-
-        return draw.run(argv)
+    if (status := run_elsewhere(argv, "generate")) is not None:
+        return status
     options, settings = parse_writing(GenerateVerbOptions, argv, "generate")
     if options.num_samples < 1:
         raise UsageError(f"--num-samples should be at least 1, received {options.num_samples}")

@@ -23,8 +23,8 @@ class TrainOptions:
     data: str = argument("")
     """A .txt, .jsonl or .csv file; builtin:weather; a structured task: builtin:sudoku4, builtin:sudoku9,
     builtin:countdown, builtin:paths, d1-countdown:PATH, sudoku17:PATH (d1-sudoku:PATH is a test set
-    only); e2e:PATH, tinystories:PATH, hf:NAME; images: images:FOLDER, FILE.npz, builtin:shapes; or a
-    recipe.toml."""
+    only); e2e:PATH, tinystories:PATH, hf:NAME; images: images:FOLDER, FILE.npz, builtin:shapes; photographs to
+    learn restoration from: restore:FOLDER; or a recipe.toml."""
     overrides: tuple[str, ...] = argument((), "KEY=VALUE")
     """Fields of the recipe, such as `train.learning_rate=1e-3` or `model.space.rate=8`."""
     out: Path | None = None
@@ -106,9 +106,9 @@ def follow(training, out: Path, progress: "Progress") -> int:
         return getattr(error, "exit_code", 130)
     except TrainingError as error:
         raise TrainingError(f"{error} ({again})") from error
-    how = "--num-samples 16 --out grid.png" if training.recipe.state == "image" else "--prompt '…'"
-    verb = "draw" if training.recipe.state == "image" else "write"
-    print(f"{verb} with it: manta generate {shlex.quote(str(out))} {how}", file=sys.stderr)
+    from manta.recipes.states import STATES
+
+    print(STATES[training.recipe.state].use.replace("{out}", shlex.quote(str(out))), file=sys.stderr)
     return 0
 
 
@@ -156,9 +156,9 @@ def _refuse_other_state(state: str, options: TrainOptions) -> None:
         UsageError: as said.
     """
     texts, images = ("drafter", "teacher", "inherit", "family"), ("net",)
-    for name in texts if state == "image" else images:
+    for name in images if state == "text" else texts:
         if getattr(options, name) is not None:
-            other = "texts" if state == "image" else "images"
+            other = "images" if state == "text" else "texts"
             raise UsageError(
                 f"--{name} is for models of {other}, and {options.data or 'this run'} is not; leave it out"
             )

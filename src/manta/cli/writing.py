@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,6 +109,34 @@ def family_of(argv: Sequence[str]) -> str | None:
     return None
 
 
-def draws(argv: Sequence[str]) -> bool:
-    """Whether the first argument that is a model folder or a run folder holds a model of images."""
-    return family_of(argv) in DRAWING
+VERBS_OF = {
+    "image": {
+        "generate": "manta.cli.draw",
+        "evaluate": "manta.cli.evaluate_images",
+        "diagnose": "manta.cli.diagnose_images",
+    },
+    "restorer": {"evaluate": "manta.cli.evaluate_restorer"},
+}
+"""From a family of images and a verb to what runs it instead."""
+
+
+def run_elsewhere(argv: Sequence[str], verb: str) -> int | None:
+    """Run a verb as it is for a model of images, if the first argument that is a model folder holds one.
+
+    Args:
+        argv: what follows the verb.
+        verb: as it was given.
+
+    Returns:
+        The exit code; None for a model of texts, and for what is no folder.
+
+    Raises:
+        UsageError: there is no such verb for the model.
+    """
+    family = family_of(argv)
+    if family not in VERBS_OF:
+        return None
+    if verb not in VERBS_OF[family]:
+        known = ", ".join(f"manta {each}" for each in ("restore", *VERBS_OF[family]))
+        raise UsageError(f"manta {verb} means nothing to a model of {DRAWING[family].words}; there is {known}")
+    return import_module(VERBS_OF[family][verb]).run(argv)

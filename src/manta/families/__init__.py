@@ -91,8 +91,9 @@ net."""
 
 DRAWING: Final[Mapping[str, Drawing]] = {
     "image": Drawing(words="images", model="manta.families.image_flow:ImageFlow"),
+    "restorer": Drawing(words="photographs to restore", model="manta.families.restorer:Restorer"),
 }
-"""The same of families whose models draw images."""
+"""The same of families whose models make or mend images."""
 
 PUBLISHED_AS: Final[Mapping[str, str]] = {"llama": "decoder", "gpt_neox": "decoder"}
 """Family of a published folder by the `model_type` of its config.json, where the two differ."""

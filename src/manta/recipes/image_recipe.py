@@ -124,14 +124,14 @@ def resolve_images(recipe: ImageRecipe) -> ImageRecipe:
     if recipe.size == "auto":
         recipe = replace(recipe, size=size_of(recipe.time_budget, AUTO_SIZE))
     size = IMAGE_SIZES[recipe.size]
-    net = _shaped(recipe.model.net, size, patch=1 if recipe.model.space.kind == "latent" else 2)
+    net = shaped_net(recipe.model.net, size, patch=1 if recipe.model.space.kind == "latent" else 2)
     widest = net.width * (4 if isinstance(net, DicConfig | UditConfig) else 1)
     train = filled(recipe.train, {"learning_rate": LEARNING_RATE / widest})
     recipe = filled(recipe, {"batch_size": size.batch_size})
     return replace(recipe, train=train, model=replace(recipe.model, net=net))
 
 
-def _shaped(net: GridNetChoice, size: ImageSize, patch: int) -> Any:
+def shaped_net(net: GridNetChoice, size: ImageSize, patch: int) -> Any:
     """A net's configuration in which everything is set."""
     if isinstance(net, DicConfig):
         width, depths = size.dic

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from manta.config import from_dict, to_dict
 from manta.errors import CheckpointError, ConfigError, DataError, UsageError
+from manta.image.photos import RESTORE
 from manta.image.sources import IMAGES
 from manta.recipes.recipe import seconds
 from manta.recipes.states import recipe_class
@@ -224,7 +225,7 @@ def refuse_elsewhere(run: Path, data: str) -> None:
     scheme, _, rest = data.partition(":")
     if scheme in ("builtin", "hf"):
         return
-    path = expanded(rest if scheme in (*SCHEMES, IMAGES) else data)
+    path = expanded(rest if scheme in (*SCHEMES, IMAGES, RESTORE) else data)
     if not path.is_absolute() and not path.exists():
         raise DataError(
             f"{run} names its data {data}, a path from the folder in which it was begun, and {Path.cwd()} has no such "

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any, Final
 
 from manta.errors import ConfigError
+from manta.image.photos import is_photos
 from manta.image.sources import is_images
 from manta.recipes.parts import Parts
 
@@ -21,6 +22,8 @@ class State:
     """What a model of it makes, in the plural."""
     recipe: str
     """Its recipe, as `module:class`."""
+    use: str
+    """A line that says how a finished model is used, with {out} for its folder."""
     parts: str
     """What a run has to know of it, a `Parts`, as `module:class`."""
 
@@ -35,9 +38,23 @@ class State:
 
 
 STATES: Final[Mapping[str, State]] = {
-    "text": State(words="texts", recipe="manta.recipes.recipe:Recipe", parts="manta.recipes.stages:TextParts"),
+    "text": State(
+        words="texts",
+        use="write with it: manta generate {out} --prompt '…'",
+        recipe="manta.recipes.recipe:Recipe",
+        parts="manta.recipes.stages:TextParts",
+    ),
     "image": State(
-        words="images", recipe="manta.recipes.image_recipe:ImageRecipe", parts="manta.recipes.image_parts:ImageParts"
+        words="images",
+        use="draw with it: manta generate {out} --num-samples 16 --out grid.png",
+        recipe="manta.recipes.image_recipe:ImageRecipe",
+        parts="manta.recipes.image_parts:ImageParts",
+    ),
+    "photo": State(
+        words="restored photographs",
+        use="restore with it: manta restore {out} photo.jpg --instruction 'take the rain away' --out clean.png",
+        recipe="manta.recipes.restore_recipe:RestoreRecipe",
+        parts="manta.recipes.restore_parts:RestoreParts",
     ),
 }
 """From a state's name to its row."""
@@ -45,6 +62,8 @@ STATES: Final[Mapping[str, State]] = {
 
 def state_of(data: str) -> str:
     """Of which kind some data are, a key of `STATES`, by their name alone."""
+    if is_photos(data):
+        return "photo"
     return "image" if is_images(data) else "text"
 
 

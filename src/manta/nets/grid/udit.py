@@ -127,6 +127,9 @@ class NearNetwork(nn.Module):
         config: its switches.
     """
 
+    merges_maps = True
+    """Weights of its maps are read and merged in use, so that no map can be put in the place of one."""
+
     def __init__(self, dim: int, config: UditConfig) -> None:
         super().__init__()
         hidden = 2 * dim
