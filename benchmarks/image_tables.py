@@ -60,3 +60,35 @@ def adaptive_table(result: dict[str, Any]) -> str:
         cells += [over_seeds([row["distance"][n] for row in rows], "{:.2f}") for n in steps]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def restoration_table(result: dict[str, Any]) -> str:
+    """What each arm makes of every fault, beside the best of the classical methods."""
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in result["rows"]:
+        groups[row["name"]].append(row)
+    tasks = list(result["rows"][0]["scores"])
+    lines = [
+        "| weights | seeds | parameters | " + " | ".join(f"{task}, dB (SSIM)" for task in tasks) + " | mean, dB |",
+        "|---|---|---|" + "---|" * (len(tasks) + 1),
+    ]
+    first = result["rows"][0]["scores"]
+    spoiled = [f"{first[task]['psnr_before']:.2f} ({first[task]['ssim_before']:.3f})" for task in tasks]
+    before = mean(first[task]["psnr_before"] for task in tasks)
+    lines.append("| as spoiled | – | – | " + " | ".join(spoiled) + f" | {before:.2f} |")
+    if classical := result.get("classical"):
+        cells = []
+        for task in tasks:
+            tried = [row["scores"][task] for row in classical if task in row["scores"]]
+            best = max(tried, key=lambda score: score["psnr"][0])
+            cells.append(f"{best['psnr'][0]:.2f} ({best['ssim'][0]:.3f})")
+        lines.append("| best classical | – | – | " + " | ".join(cells) + " | |")
+    for name, rows in groups.items():
+        cells = []
+        for task in tasks:
+            decibels = over_seeds([row["scores"][task]["psnr"][0] for row in rows], "{:.2f}")
+            cells.append(f"{decibels} ({mean(row['scores'][task]['ssim'][0] for row in rows):.3f})")
+        whole = over_seeds([mean(row["scores"][task]["psnr"][0] for task in tasks) for row in rows], "{:.2f}")
+        size = f"{rows[0]['parameters'] / 1e6:.2f}M"
+        lines.append(f"| {name} | {len(rows)} | {size} | " + " | ".join(cells) + f" | {whole} |")
+    return "\n".join(lines)

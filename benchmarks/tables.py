@@ -35,7 +35,7 @@ from cost_tables import (
     speed_table,
 )
 from diagnosis_tables import diagnose_table, feedback_table, prediction_table, steering_table, verdicts_table
-from image_tables import adaptive_table, nets_table, shapes_table
+from image_tables import adaptive_table, nets_table, restoration_table, shapes_table
 from operator_tables import (
     conversions_table,
     convolution_table,
@@ -56,6 +56,7 @@ PAGES = (
     ROOT / "docs" / "smaller.md",
     ROOT / "docs" / "challenges.md",
     ROOT / "docs" / "images.md",
+    ROOT / "docs" / "restoring.md",
 )
 MARKS = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- /\2 -->)", re.S)
 
@@ -483,6 +484,7 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "shapes": (("shapes.json", shapes_table),),
     "nets": (("images.json", nets_table),),
     "adaptive": (("adaptive.json", adaptive_table),),
+    "restoration": (("restoration.json", restoration_table),),
 }
 """Mark of a page → recorded results and what writes each as a table."""
 

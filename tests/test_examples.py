@@ -85,14 +85,22 @@ def test_a_command_of_the_readme_is_one_that_there_is(command, monkeypatch, caps
     assert len(options) == 1
 
 
-IMAGES = re.findall(r"^(\./run .*?)(?: *#.*)?$", (ROOT / "docs" / "images.md").read_text(encoding="utf-8"), re.M)
-DRAWS = {"generate": "draw", "evaluate": "evaluate_images", "diagnose": "diagnose_images"}
+OWN_VERBS: dict[str, dict[str, str]] = {
+    "images.md": {"generate": "draw", "evaluate": "evaluate_images", "diagnose": "diagnose_images"},
+    "restoring.md": {"evaluate": "evaluate_restorer"},
+}
+"""Pages whose models have verbs of their own, and the files of those."""
+SHOWN = [
+    (page, command)
+    for page in OWN_VERBS
+    for command in re.findall(r"^(\./run .*?)(?: *#.*)?$", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.M)
+]
 
 
-@pytest.mark.parametrize("command", IMAGES)
-def test_a_command_of_the_page_on_images_is_one_that_there_is(command, monkeypatch, capsys):
+@pytest.mark.parametrize(("page", "command"), SHOWN)
+def test_a_command_of_a_page_on_images_is_one_that_there_is(page, command, monkeypatch, capsys):
     _, verb, *rest = words_of(command)
-    module = import_module(f"manta.cli.{DRAWS.get(verb, verb)}")
+    module = import_module(f"manta.cli.{OWN_VERBS[page].get(verb, verb)}")
     read, options = module.parse_options, []
     monkeypatch.setattr(module, "parse_options", lambda *given: options.append(read(*given)) or stop())
     with pytest.raises(SystemExit):
@@ -100,15 +108,16 @@ def test_a_command_of_the_page_on_images_is_one_that_there_is(command, monkeypat
     assert len(options) == 1
 
 
-def test_the_options_that_the_page_on_images_names_exist(capsys):
-    page = re.sub(r"`benchmarks/[^`]*`", "", (ROOT / "docs" / "images.md").read_text(encoding="utf-8"))
-    shown = set(re.findall(r"--[a-z][a-z-]+", page))
+@pytest.mark.parametrize("page", OWN_VERBS)
+def test_the_options_that_a_page_on_images_names_exist(page, capsys):
+    text = re.sub(r"`benchmarks/[^`]*`", "", (ROOT / "docs" / page).read_text(encoding="utf-8"))
+    shown = set(re.findall(r"--[a-z][a-z-]+", text))
     known = set()
-    for module in ("train", "draw", "evaluate_images", "diagnose_images", "doctor"):
+    for module in ("train", "doctor", "convert", "restore", *OWN_VERBS[page].values()):
         with pytest.raises(SystemExit):
             import_module(f"manta.cli.{module}").run(["--help"])
         known |= set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
-    assert len(IMAGES) > 5 and shown <= known
+    assert sum(each == page for each, _ in SHOWN) > 3 and shown <= known
 
 
 def stop() -> None:
