@@ -113,7 +113,7 @@ def test_the_options_that_a_page_on_images_names_exist(page, capsys):
     text = re.sub(r"`benchmarks/[^`]*`", "", (ROOT / "docs" / page).read_text(encoding="utf-8"))
     shown = set(re.findall(r"--[a-z][a-z-]+", text))
     known = set()
-    for module in ("train", "doctor", "convert", "restore", *OWN_VERBS[page].values()):
+    for module in ("train", "doctor", "convert", "restore", "imagine", *OWN_VERBS[page].values()):
         with pytest.raises(SystemExit):
             import_module(f"manta.cli.{module}").run(["--help"])
         known |= set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))

@@ -82,7 +82,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _of_images(target: str, folder: Path) -> tuple[dict[str, Any], list[Finding]] | None:
     """What is found of images, a run on images or a model of them; None for all else."""
-    from manta.cli.doctor_images import examine_image_model, examine_image_run, examine_images, examine_restorer
+    from manta.cli.doctor_images import examine_image_model, examine_image_run, examine_images, examine_other
     from manta.cli.writing import family_of
     from manta.config import read_toml
     from manta.image.photos import is_photos, photos_of
@@ -99,13 +99,13 @@ def _of_images(target: str, folder: Path) -> tuple[dict[str, Any], list[Finding]
         figures, found = examine_images(target)
     elif folder.is_dir() and (folder / "recipe.json").exists():
         recipe: Any = read_json(folder / "recipe.json")
-        if not isinstance(recipe, dict) or recipe.get("state") not in ("image", "photo"):
+        if not isinstance(recipe, dict) or recipe.get("state") not in ("image", "photo", "joint"):
             return None
         figures, found = examine_image_run(folder, recipe["state"])
     elif folder.is_dir() and family_of([target]) == "image":
         figures, found = examine_image_model(folder)
-    elif folder.is_dir() and family_of([target]) == "restorer":
-        figures, found = examine_restorer(folder)
+    elif folder.is_dir() and family_of([target]) in ("restorer", "joint"):
+        figures, found = examine_other(folder)
     else:
         return None
     return figures, [Finding(text, advice) for text, advice in found]

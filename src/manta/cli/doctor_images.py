@@ -55,6 +55,10 @@ def examine_images(name: str) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     return figures, list(_findings(figures, broken))
 
 
+STAGE = {"image": "flow", "photo": "restore", "joint": "joint"}
+"""Name of the last stage of a run, by its state."""
+
+
 def examine_image_run(folder: Path, state: str) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """Figures of a run on images, or on photographs, and warnings."""
     from manta.recipes.budget import undertrained
@@ -70,7 +74,7 @@ def examine_image_run(folder: Path, state: str) -> tuple[dict[str, Any], list[tu
     findings = []
     if not (folder / "model" / "config.json").exists():
         findings.append(("the run has not finished", f"manta train --resume --out {folder}"))
-    elif short := undertrained({"restore" if state == "photo" else "flow": len(rows)}):
+    elif short := undertrained({STAGE[state]: len(rows)}):
         findings.append((f"the model is {short}", "give the run more time"))
     return figures, findings
 
@@ -98,20 +102,20 @@ def examine_image_model(folder: Path) -> tuple[dict[str, Any], list[tuple[str, s
     return figures, findings
 
 
-def examine_restorer(folder: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """Figures of a restorer, and warnings."""
-    from manta.families.instructions import TASKS
+def examine_other(folder: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Figures of a restorer, or of a model of captions and images; there is nothing to warn of."""
     from manta.hub import load
 
-    model: Any = load(folder).model
-    figures = {
-        "family": "restorer",
-        "net": model.config.net.kind,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "takes_out": ", ".join(TASKS),
-        "tile": model.config.tile,
-        "weights_of_a_fault": model.config.modulation.kind,
-    }
+    model: Any = load(folder)
+    config = model.model.config
+    figures: dict[str, Any] = {"family": model.family}
+    figures["parameters"] = sum(p.numel() for p in model.model.parameters())
+    if model.family == "restorer":
+        figures |= {"net": config.net.kind, "takes_out": ", ".join(model.codec.names), "tile": config.tile}
+        figures["weights_of_a_fault"] = config.modulation.kind
+    else:
+        figures |= {"images": " × ".join(map(str, model.codec.shape)), "words": len(model.codec.words)}
+        figures |= {"words_of_a_caption": model.codec.places - 1, "positions": config.positions.kind}
     return figures, []
 
 
@@ -128,7 +132,7 @@ def _findings(figures: dict[str, Any], broken: list[str]) -> Iterator[tuple[str,
     if figures.get("sizes", 1) > 1:
         yield f"images of {figures['sizes']} sizes", "they are cut to one; fit=stretch keeps all of each"
     if figures["captions"] and not figures["classes"]:
-        yield "captions are read and not learned from", "give a column `label` to ask for images by class"
+        yield "captions are learned from by --family joint alone", "choose it, or give a column `label` for classes"
     smallest, largest = (figures.get(f"images_of_the_{each}_class", 0) for each in ("smallest", "largest"))
     if figures["classes"] and smallest < FEW_OF_CLASS:
         yield f"a class has {smallest} images", f"give each {FEW_OF_CLASS} at least, or leave it out"

@@ -43,9 +43,9 @@ class TrainOptions:
     inherit: Path | None = None
     """A larger model that this one begins as a part of, with its family, tokenizer and shape but for what
     `teacher.depth=3 teacher.hidden=96` say (`model.`, `aligned.`, `masked.` for the other families)."""
-    family: FamilyName | None = None
+    family: FamilyName | Literal["joint"] | None = None
     """Which family: `aligned` writes a text in one call or a few, `masked` is masked diffusion, `ar` left to right;
-    `manta` without it."""
+    `manta` without it. Of images with captions: `joint` draws captions and describes images."""
     net: Literal["dic", "udit", "dit"] | None = None
     """Of a model of images: an hourglass of convolutions, a U of downsampled attention, or attention between patches;
     `dic` without it."""
@@ -126,7 +126,8 @@ def _recipe(options: TrainOptions, own=None):
         state = told.get("state", state_of(str(told.get("data", ""))))
         recipe = load_toml(recipe_class(state), Path(options.data))
     else:
-        recipe = from_dict(recipe_class(state_of(options.data)), {"data": options.data})
+        state = state_of(options.data, options.family)
+        recipe = from_dict(recipe_class(state), {"data": options.data})
     named = ("time_budget", "num_steps", "family", "size", "seed")
     given = {name: getattr(options, name) for name in named if getattr(options, name) is not None}
     if "num_steps" in given and "time_budget" not in given:
@@ -156,7 +157,7 @@ def _refuse_other_state(state: str, options: TrainOptions) -> None:
         UsageError: as said.
     """
     texts, images = ("drafter", "teacher", "inherit", "family"), ("net",)
-    for name in images if state == "text" else texts:
+    for name in images if state in ("text", "joint") else texts:
         if getattr(options, name) is not None:
             other = "images" if state == "text" else "texts"
             raise UsageError(

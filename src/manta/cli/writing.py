@@ -115,6 +115,7 @@ VERBS_OF = {
         "evaluate": "manta.cli.evaluate_images",
         "diagnose": "manta.cli.diagnose_images",
     },
+    "joint": {"generate": "manta.cli.imagine", "evaluate": "manta.cli.evaluate_joint"},
     "restorer": {"evaluate": "manta.cli.evaluate_restorer"},
 }
 """From a family of images and a verb to what runs it instead."""

@@ -91,6 +91,7 @@ net."""
 
 DRAWING: Final[Mapping[str, Drawing]] = {
     "image": Drawing(words="images", model="manta.families.image_flow:ImageFlow"),
+    "joint": Drawing(words="images and captions", model="manta.families.joint_flow:JointFlow"),
     "restorer": Drawing(words="photographs to restore", model="manta.families.restorer:Restorer"),
 }
 """The same of families whose models make or mend images."""

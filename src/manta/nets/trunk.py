@@ -84,7 +84,7 @@ class Trunk(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b n d"],
-        context: OperatorContext,
+        context: OperatorContext | Sequence[OperatorContext],
         *,
         memory: tuple[ProjectedMemory, ...] | None = None,
         modulation: Float[Tensor, "#b #n k"] | None = None,
@@ -94,7 +94,7 @@ class Trunk(nn.Module):
 
         Args:
             x: the state.
-            context: coordinates, mask and time, and the span.
+            context: coordinates, mask and time, and the span; or one a block.
             memory: one projection a block, from `project`; only with `cross`.
             modulation: shared modulation; only with `modulation`.
             cache: from `new_cache`; needed for a span that is not the row.
@@ -102,5 +102,6 @@ class Trunk(nn.Module):
         for index, block in enumerate(self.blocks):
             read = None if memory is None else memory[index]
             kept = None if cache is None else cache[index]
-            x = block(x, context, memory=read, modulation=modulation, cache=kept)
+            told = context if isinstance(context, OperatorContext) else context[index]
+            x = block(x, told, memory=read, modulation=modulation, cache=kept)
         return self.norm(x)

@@ -91,7 +91,7 @@ class ImageParts(Parts):
         if first is None:
             raise DataError(f"{recipe.data} has no images to train on")
         channels = recipe.channels or first.pixels.shape[2]
-        height, width = _size(recipe, first.pixels.shape)
+        height, width = size_of_all(recipe.height, recipe.width, first.pixels.shape)
         build_images(
             watch.over(examples(channels), "the images"),
             folder / "corpus",
@@ -192,7 +192,9 @@ class ImageParts(Parts):
         """What is said of the images and not learned from."""
         if self.codec.classes or not self._captioned():
             return ()
-        return ("advice: captions are read and not learned from; give the images a `label` to ask for them by class",)
+        return (
+            "advice: captions are not learned from; choose --family joint for it, or give the images a `label` to ask for them by class",
+        )
 
     def _captioned(self) -> bool:
         first = next(read_images(self.recipe.data, self.recipe.split, 1), None)
@@ -235,10 +237,10 @@ class ImageParts(Parts):
         )
 
 
-def _size(recipe: ImageRecipe, first: Sequence[int]) -> tuple[int, int]:
-    """Height and width of all images."""
-    if recipe.height is not None or recipe.width is not None:
-        return recipe.height or recipe.width or 0, recipe.width or recipe.height or 0
+def size_of_all(height: int | None, width: int | None, first: Sequence[int]) -> tuple[int, int]:
+    """Height and width of all images: as asked, or as the first one's, smaller if that is large."""
+    if height is not None or width is not None:
+        return height or width or 0, width or height or 0
     if max(first[:2]) <= DEFAULT_SIDE:
         return first[0], first[1]
     side = min(DEFAULT_SIDE, *first[:2])

@@ -146,7 +146,12 @@ def shaped_net(net: GridNetChoice, size: ImageSize, patch: int) -> Any:
 
 def portable_images(recipe: ImageRecipe) -> ImageRecipe:
     """The recipe as a model carries it away: of a path only the last part, which tells no folder's name."""
-    scheme = f"{IMAGES}:" if recipe.data.startswith(f"{IMAGES}:") else ""
-    place = recipe.data.removeprefix(scheme)
     source = recipe.converted_from and Path(recipe.converted_from).name
-    return replace(recipe, data=recipe.data if place == BUILTIN else scheme + Path(place).name, converted_from=source)
+    return replace(recipe, data=portable_data(recipe.data), converted_from=source)
+
+
+def portable_data(data: str) -> str:
+    """A name of images without the folders that lead to them."""
+    scheme = f"{IMAGES}:" if data.startswith(f"{IMAGES}:") else ""
+    place = data.removeprefix(scheme)
+    return data if place == BUILTIN else scheme + Path(place).name

@@ -47,7 +47,7 @@ def train(
     for name, value in (("data", data), ("out", out)):
         if not isinstance(value, str | Path) or not str(value):
             raise UsageError(f"{name} should be a path or a name, received {value!r} ({type(value).__name__})")
-    kind = recipe_class(recipe.get("state", state_of(str(data))))
+    kind = recipe_class(recipe.get("state", state_of(str(data), recipe.get("family"))))
     asked = from_dict(kind, {"data": str(data), **recipe})
     more = asked.time_budget if resume else None
     if resume:

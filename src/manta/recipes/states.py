@@ -50,6 +50,12 @@ STATES: Final[Mapping[str, State]] = {
         recipe="manta.recipes.image_recipe:ImageRecipe",
         parts="manta.recipes.image_parts:ImageParts",
     ),
+    "joint": State(
+        words="images with captions",
+        use="draw with it: manta generate {out} --caption '…' --out grid.png; describe: --describe photo.png",
+        recipe="manta.recipes.joint_recipe:JointRecipe",
+        parts="manta.recipes.joint_parts:JointParts",
+    ),
     "photo": State(
         words="restored photographs",
         use="restore with it: manta restore {out} photo.jpg --instruction 'take the rain away' --out clean.png",
@@ -60,8 +66,10 @@ STATES: Final[Mapping[str, State]] = {
 """From a state's name to its row."""
 
 
-def state_of(data: str) -> str:
-    """Of which kind some data are, a key of `STATES`, by their name alone."""
+def state_of(data: str, family: str | None = None) -> str:
+    """Of which kind some data are, a key of `STATES`, by their name alone, or the model that is to learn from them."""
+    if family == "joint":
+        return "joint"
     if is_photos(data):
         return "photo"
     return "image" if is_images(data) else "text"
