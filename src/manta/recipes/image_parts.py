@@ -193,7 +193,8 @@ class ImageParts(Parts):
         if self.codec.classes or not self._captioned():
             return ()
         return (
-            "advice: captions are not learned from; choose --family joint for it, or give the images a `label` to ask for them by class",
+            "advice: captions are not learned from; choose --family joint for it, or give the images a `label` to ask "
+            "for them by class",
         )
 
     def _captioned(self) -> bool:
