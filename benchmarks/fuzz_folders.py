@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 LIMIT = 20.0
 """Seconds a folder may take."""
-KINDS = ("manta", "masked", "ar", "llada", "Dream", "mdlm")
+KINDS = ("manta", "masked", "ar", "llada", "Dream", "mdlm", "block", "aligned", "image", "latents", "restorer", "joint")
 VALUES: tuple[Any, ...] = (
     *(0, -1, 1, 3, 10**9, 10**12, 2**31, 2**63, 10**40, 0.5, -0.0, 1e-300, 1e300, float("nan"), float("inf")),
     *(True, False, None, "", "attention", "x" * 10_000, [], {}, [[[]]], {"kind": "latent"}, "\0", "é"),
@@ -53,12 +53,69 @@ def make_folders(root: Path) -> dict[str, Path]:
     save_model(folders["masked"], masked, recipe={}, card="")
     ar = AutoregressiveLM(AutoregressiveModel(AutoregressiveConfig(**shape)), tokenizer)
     save_model(folders["ar"], ar, recipe={}, card="")
+    for kind, lm in {**texts(tokenizer, shape), **images()}.items():
+        save_model(folders[kind], lm, recipe={}, card="")
     for kind in published.CONFIGS:
         weights = published.write(folders[kind], kind, mask_token_id=53, shards=2 if kind == "Dream" else 1)
         write_tokenizer(folders[kind])
         if kind != "Dream":
             save_file(weights, folders[kind] / "model.safetensors", metadata={"format": "pt"})
     return folders
+
+
+def texts(tokenizer: Any, shape: dict[str, Any]) -> dict[str, Any]:
+    """Models of texts of the younger families."""
+    from manta.families.aligned import AlignedLM
+    from manta.families.aligned_model import AlignedConfig, AlignedModel
+    from manta.families.block import BlockCausalConfig, BlockCausalLM, BlockCausalModel
+
+    return {
+        "block": BlockCausalLM(BlockCausalModel(BlockCausalConfig(**shape)), tokenizer),
+        "aligned": AlignedLM(AlignedModel(AlignedConfig(**shape)), tokenizer),
+    }
+
+
+def images() -> dict[str, Any]:
+    """Models that draw, mend and describe images."""
+    import torch
+
+    from manta.families.image_flow import ImageFlow, shaped
+    from manta.families.image_model import ImageConfig, ImageModel
+    from manta.families.joint_flow import JointFlow, joint_shaped
+    from manta.families.joint_model import JointConfig, JointModel
+    from manta.families.restorer import Restorer, RestorerConfig, RestorerModel
+    from manta.image import ImageCodec
+    from manta.image.captioned import CaptionedCodec
+    from manta.nets.grid import DicConfig, DitConfig
+    from manta.spaces import LatentGridConfig
+
+    codec = ImageCodec(height=8, width=8, channels=3, classes=("a", "b"))
+    small = DicConfig(width=8, depths=(1, 1, 1, 1, 1))
+    latent = ImageConfig(net=DitConfig(width=16, depth=1, heads=1, patch=1), space=LatentGridConfig(width=4), bits=2)
+    words = CaptionedCodec(height=8, width=8, channels=3, places=4, words=("a", "cat", "red"))
+    return {
+        "image": ImageFlow(ImageModel(shaped(ImageConfig(net=small), codec)), codec),
+        "latents": ImageFlow(ImageModel(shaped(latent, codec)), codec, torch.ones(2, 4)),
+        "restorer": Restorer(RestorerModel(RestorerConfig(tile=16, net=small))),
+        "joint": JointFlow(JointModel(joint_shaped(JointConfig(dim=16, depth=1, heads=1), words)), words),
+    }
+
+
+def use(model: Any) -> None:
+    """Have a model do what it is for, as little of it as can be."""
+    import numpy as np
+
+    if model.family == "image":
+        model.draw(num_steps=2)
+    elif model.family == "restorer":
+        model.restore(np.zeros((9, 9, 3), np.uint8), task="rain")
+        model.understand("take the rain away")
+    elif model.family == "joint":
+        model.describe(model.draw(num_steps=2), num_steps=1)
+    else:
+        model.write(
+            ["the cat"], **({"num_steps": 4} if model.family in ("manta", "masked", "aligned") else {"max_tokens": 8})
+        )
 
 
 def damage(folder: Path, draw: random.Random) -> str:
@@ -133,6 +190,7 @@ def damage_weights(file: Path, draw: random.Random) -> str:
     value = weights[name].clone()
     kind = draw.choice(("nan", "inf", "large", "renamed", "dropped", "added", "int", "empty", "shape", "half"))
     if kind in ("nan", "inf", "large"):
+        value = value if value.is_floating_point() else value.float()
         value.view(-1)[draw.randrange(value.numel())] = {"nan": torch.nan, "inf": torch.inf, "large": 3e38}[kind]
     changes = {
         "int": lambda: value.int(),
@@ -161,9 +219,7 @@ def work(connection: Any) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what a backend says as it panics
     while (folder := connection.recv()) is not None:
         try:
-            lm = manta.load(folder, device="cpu")
-            options = {"max_tokens": 8} if lm.family not in ("manta", "masked") else {"num_steps": 4}
-            lm.write(["the cat"], **options)
+            use(manta.load(folder, device="cpu"))
             connection.send(("wrote", ""))
         except MantaError as error:
             connection.send((f"typed: {type(error).__name__}", str(error)))
