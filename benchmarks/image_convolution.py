@@ -1,13 +1,15 @@
 """Where attention between patches becomes a convolution and where it cannot: textures, and copies from far.
 
-    python benchmarks/image_convolution.py --seeds 0 1 --out benchmarks/results/image_convolution.json
+    python benchmarks/image_convolution.py --only texture --out benchmarks/results/image_convolution.json
+    python benchmarks/image_convolution.py --only copy --steps 5000 --out benchmarks/results/image_convolution.json
 
-An image flow of two blocks of attention over 8 × 8 patches learns grey images of 16 × 16 pixels; then both blocks
-become `pyramid_conv` of 5 × 5 patches, which learn as `manta convert` teaches them, everything else being frozen.
-`texture`: noise blurred by a pixel and a half, so that all that can be known of a pixel is near. `copy`: the lower half
-is the upper half again, of patches drawn apart, four patches away. The control has the convolution's mean branch alone.
-Recovered is the share of the gap, (control − converted) / (control − attention), in the squared error of the velocity
-on images that were not learned; what attention looks at is `near`, the share of it within two patches.
+An image flow of one block of attention over 16 × 4 patches learns grey images of 32 × 8 pixels; then the block becomes
+`pyramid_conv` of 5 × 5 patches, which learns as `manta convert` teaches it, everything else being frozen. `texture`:
+noise blurred by a pixel and a half, so that all that can be known of a pixel is near. `copy`: the lower half is the
+upper half again, of patches drawn apart, eight patches away, further than the kernels reach at either scale. The
+control has the convolution's mean branch alone. Recovered is the share of the gap, (control − converted) / (control −
+attention), in the squared error of the velocity on images that were not learned; what attention looks at is `near`, the
+share of it within two patches.
 """
 
 import argparse
@@ -32,15 +34,15 @@ from manta.operators import PyramidConfig
 from manta.recipes.conversion import begin_as, mean_parts, near_shares, new_parts
 from manta.runtime import atomic_write, make_generator
 
-SIDE, PATCH, ROWS, KERNEL, BLOCKS = 16, 2, 32, 5, (0, 1)
-CODEC = ImageCodec(height=SIDE, width=SIDE, channels=1)
-NET = DitConfig(width=48, depth=2, heads=4, patch=PATCH)
+HEIGHT, WIDTH, PATCH, ROWS, KERNEL, BLOCKS = 32, 8, 2, 32, 5, (0,)
+CODEC = ImageCodec(height=HEIGHT, width=WIDTH, channels=1)
+NET = DitConfig(width=48, depth=1, heads=4, patch=PATCH)
 TASK = ImageMatching(ImageObjectiveConfig(), TimeDensityConfig(kind="uniform").build())
 
 
 def texture(generator: torch.Generator) -> torch.Tensor:
     """Noise, blurred and made as strong again."""
-    noise = torch.randn(ROWS, 1, SIDE, SIDE, generator=generator)
+    noise = torch.randn(ROWS, 1, HEIGHT, WIDTH, generator=generator)
     line = torch.exp(-0.5 * (torch.arange(-4, 5) / 1.5) ** 2)
     line /= line.square().sum().sqrt()
     blurred = F.conv2d(F.conv2d(F.pad(noise, [4] * 4, "circular"), line.view(1, 1, -1, 1)), line.view(1, 1, 1, -1))
@@ -49,7 +51,7 @@ def texture(generator: torch.Generator) -> torch.Tensor:
 
 def copied(generator: torch.Generator) -> torch.Tensor:
     """Patches of one brightness each, drawn apart, and the same again below."""
-    half = 2 * torch.rand(ROWS, SIDE // (2 * PATCH), SIDE // PATCH, generator=generator) - 1
+    half = 2 * torch.rand(ROWS, HEIGHT // (2 * PATCH), WIDTH // PATCH, generator=generator) - 1
     return torch.cat([half, half], 1).repeat_interleave(PATCH, 1).repeat_interleave(PATCH, 2) * 1.5
 
 
@@ -92,13 +94,14 @@ def main() -> None:
     """Read the command line and train what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--only", nargs="+", choices=tuple(TASKS), default=list(TASKS))
     parser.add_argument("--steps", type=int, default=1_500, help="of the source")
     parser.add_argument("--conversion-steps", type=int, default=700)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     done = json.loads(args.out.read_text()) if args.out.exists() else []
     for seed in args.seeds:
-        for task in TASKS:
+        for task in args.only:
             if any((old["task"], old["seed"]) == (task, seed) for old in done):
                 continue
             source = model(seed)

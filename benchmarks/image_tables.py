@@ -92,3 +92,39 @@ def restoration_table(result: dict[str, Any]) -> str:
         size = f"{rows[0]['parameters'] / 1e6:.2f}M"
         lines.append(f"| {name} | {len(rows)} | {size} | " + " | ".join(cells) + f" | {whole} |")
     return "\n".join(lines)
+
+
+def joint_table(result: dict[str, Any]) -> str:
+    """Captions drawn and images described, by the kind of places."""
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in result["rows"]:
+        groups[row["name"]].append(row)
+    lines = [
+        "| places | seeds | images described word for word | words right | captions drawn as they say | valid scenes |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, rows in groups.items():
+        cells = [name, str(len(rows))]
+        for figure in ("described", "words_right", "drawn", "valid"):
+            told = over_seeds([row["figures"][figure] for row in rows], "{:.1%}")
+            ends = rows[0]["intervals"].get(figure) if len(rows) == 1 else None
+            cells.append(told if ends is None else f"{told} [{ends[0]:.1%}, {ends[1]:.1%}]")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def image_convolution_table(result: list[dict[str, Any]]) -> str:
+    """Attention between patches, what was converted, and the mean alone."""
+    lines = [
+        "| task | seeds | near, block by block | attention | converted | mean alone | recovered |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for task in dict.fromkeys(row["task"] for row in result):
+        rows = [row for row in result if row["task"] == task]
+        near = ", ".join(f"{share:.0%}" for share in rows[0]["near"])
+        figures = [
+            over_seeds([row[name] for row in rows], "{:.3f}") for name in ("attention", "converted", "mean alone")
+        ]
+        recovered = over_seeds([row["recovered"] for row in rows], "{:.2f}")
+        lines.append(f"| {task} | {len(rows)} | {near} | " + " | ".join(figures) + f" | {recovered} |")
+    return "\n".join(lines)

@@ -35,7 +35,14 @@ from cost_tables import (
     speed_table,
 )
 from diagnosis_tables import diagnose_table, feedback_table, prediction_table, steering_table, verdicts_table
-from image_tables import adaptive_table, nets_table, restoration_table, shapes_table
+from image_tables import (
+    adaptive_table,
+    image_convolution_table,
+    joint_table,
+    nets_table,
+    restoration_table,
+    shapes_table,
+)
 from operator_tables import (
     conversions_table,
     convolution_table,
@@ -484,6 +491,8 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "shapes": (("shapes.json", shapes_table),),
     "nets": (("images.json", nets_table),),
     "adaptive": (("adaptive.json", adaptive_table),),
+    "joint": (("joint.json", joint_table),),
+    "image_convolution": (("image_convolution.json", image_convolution_table),),
     "restoration": (("restoration.json", restoration_table),),
 }
 """Mark of a page → recorded results and what writes each as a table."""

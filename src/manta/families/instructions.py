@@ -8,6 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate, pairwise, product
 from typing import Final
 
@@ -23,9 +24,11 @@ TASKS: Final = ("noise", "blur", "rain", "haze", "snow")
 """What can be asked for, in the order of the answers."""
 FEATURES = 4096
 """Of a phrase, by hash."""
+WORTH: Final = torch.tensor(4.0)
+"""What a phrase that names a fault counts beside one that names none, of which there are more."""
 DECAY = 2e-6
 """Of the squared weights."""
-SURE = 0.45
+SURE = 0.4
 """Least confidence at which an instruction is followed."""
 LONGEST = 500
 """Characters of an instruction."""
@@ -141,8 +144,42 @@ LOOKED: Final = (
     "rainy,snowy,foggy,blurry,grainy,look like winter,rain,snow,contrast stronger"
 )
 MADE: Final = "a painting,a cartoon,a sketch,a poster,a video,an oil painting,a winter scene,a rainy day,a night scene"
+MORE: Final = (
+    "less sharp,make it less sharp,make it softer,i want it blurrier,more blurry please,make it more hazy,"
+    "undo the denoising,undo the sharpening,brain surgery,take the train,make it noisier,make it grainier,"
+    "it should rain,it should snow,let it rain over {p},i would like it to rain,i would like it to snow now,rotate it,"
+    "rotate {p} to the left,turn {p} round,blur the number,blur the sign,blur his face,blur the house behind me"
+)
 ADDING: Final = ("add {}", "add some {} to {p}", "put {} into {p}", "make it {}", "i want more {}", "draw {}")
-KEEPING: Final = ("keep the {}", "don't touch the {}", "i like the {}", "leave the {} as it is", "is that {}?")
+KEEPING: Final = (
+    "keep the {}",
+    "don't touch the {}",
+    "i like the {}",
+    "i love {}",
+    "leave the {} as it is",
+    "is that {}?",
+    "is it {}?",
+    "is there {}?",
+    "what is {}?",
+    "why is there {}?",
+    "don't remove the {}",
+    "do not remove the {}",
+    "please do not take out the {}",
+    "never take the {} away",
+    "remove everything except the {}",
+    "everything but the {} should go",
+    "the {} is lovely, keep it",
+    "undo the removal of {}",
+    "remove the man in the {}",
+    "delete the umbrella in the {}",
+    "i want it with {}",
+)
+NEAR: Final = (
+    "rainbow,rain coat,raincoat,umbrella,snowman,snow plough,snowboard,noise barrier,noise level sign,fog lamp,"
+    "fog horn,train,brain,drain,grain field,blurred man,misty eyes,smoke detector,snowy owl,rain barrel,"
+    "haze brand name,trainers"
+)
+"""Things that sound like faults, and are none."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +259,10 @@ def lessons() -> tuple[list[str], Float[Tensor, "b k"]]:
             take(frame.replace("{}", act), task)
         for frame, name in product((*ADDING, *KEEPING), (*names, *LOOKS[task].split(","))):
             take(frame.replace("{}", name), None)
+    for verb, thing in product(VERBS.split(",")[:12], NEAR.split(",")):
+        take(f"{verb} the {thing}", None)
+    for frame in MORE.split(",") * 4:
+        take(frame, None)
     for frame in OTHERS.split(","):
         for slot, words in (("{thing}", THINGS), ("{look}", LOOKED), ("{made}", MADE)):
             if slot in frame:
@@ -236,6 +277,7 @@ def lessons() -> tuple[list[str], Float[Tensor, "b k"]]:
     return phrases, torch.tensor(answers)
 
 
+@cache
 def learned_router(steps: int = 300) -> Float[Tensor, "k g"]:
     """Weights of the reading, with a constant last, by logistic regression on `lessons`; always the same."""
     phrases, answers = lessons()
@@ -243,7 +285,7 @@ def learned_router(steps: int = 300) -> Float[Tensor, "k g"]:
     table, constant = torch.zeros(FEATURES, len(TASKS)), torch.zeros(len(TASKS))
     optimizer = torch.optim.Adam([table.requires_grad_(), constant.requires_grad_()], 0.1)
     for _ in range(steps):
-        loss = F.binary_cross_entropy_with_logits(_read(bags, table, constant), answers)
+        loss = F.binary_cross_entropy_with_logits(_read(bags, table, constant), answers, pos_weight=WORTH)
         (loss + DECAY * table.square().sum()).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -15,7 +15,7 @@ from manta.families.joint_model import Joint, JointConfig, JointMatching, JointM
 from manta.families.kept import KeptModel
 from manta.families.options import MOST
 from manta.image import from_pixels, to_pixels
-from manta.image.captioned import CaptionedCodec
+from manta.image.captioned import NOTHING, UNKNOWN, CaptionedCodec
 from manta.runtime import check_seed, make_generator
 
 BATCH = 64
@@ -151,6 +151,11 @@ class JointFlow(KeptModel):
         """Words' numbers and patches of a request, and which of them are given."""
         check_seed(request.seed)
         codec, model = self.codec, self.model
+        if request.caption is not None and not isinstance(request.caption, str):
+            raise UsageError(f"a caption is a string, received {request.caption!r}")
+        for array, kind, name in ((request.image, np.uint8, "an image"), (request.hidden, np.bool_, "what is hidden")):
+            if array is not None and (not isinstance(array, np.ndarray) or array.dtype != kind):
+                raise UsageError(f"{name} is an array of {np.dtype(kind)}")
         numbers = [-1] * codec.places
         if request.caption is not None:
             numbers = codec.numbers(request.caption, blanks=True)
@@ -187,10 +192,11 @@ class JointFlow(KeptModel):
         words = torch.where(told.words[..., None], clean, noise[0])
         patches = torch.where(told.patches[..., None], image, noise[1])
         grid = torch.linspace(0, 1, num_steps + 1).tolist()
-        choice = numbers
+        choice, barred = numbers, _barred(told.words, model.config.vocab_size)
         for now, after in pairwise(grid):
             times = Joint(*(torch.where(each, 1.0, now) for each in told))
             logits, velocity = model(Joint(words, patches), times)
+            logits = logits.masked_fill(barred, -torch.inf)
             choice = torch.where(told.words, numbers, logits.argmax(-1))
             expected: Float[Tensor, "b n c"] = logits.softmax(-1) @ model.words.embedding
             share = (after - now) / (1 - now)
@@ -198,6 +204,15 @@ class JointFlow(KeptModel):
             moved = patches + (after - now) * velocity
             patches = torch.where(told.patches[..., None], image, moved)
         return choice, patches
+
+
+def _barred(given: Bool[Tensor, "b n"], vocab_size: int) -> Bool[Tensor, "b n v"]:
+    """Words that a place cannot get: the unknown one, and nothing before a word that is given."""
+    after = given.flip(1).cumsum(1).flip(1) > 0
+    barred = torch.zeros(*given.shape, vocab_size, dtype=torch.bool, device=given.device)
+    barred[..., UNKNOWN] = True
+    barred[..., NOTHING] = after
+    return barred
 
 
 def joint_matching(config: JointConfig, objective: JointObjectiveConfig, measured: dict[str, Any]) -> JointMatching:

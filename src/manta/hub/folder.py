@@ -150,7 +150,8 @@ def load(path: str | Path | None = None, *, device: str | None = None) -> Any:
 
     Returns:
         A model of texts, with `generate` and `write`; for a published checkpoint of LLaDA, Dream or MDLM, what
-        `ForeignModel` says, and for one of Llama's or GPT-NeoX's layout a `DecoderLM`; or an `ImageFlow`, with `draw`.
+        `ForeignModel` says, and for one of Llama's or GPT-NeoX's layout a `DecoderLM`; or an
+        `ImageFlow` or a `JointFlow`, with `draw`, or a `Restorer`, with `restore`.
 
     Raises:
         ModelError: when the folder is missing, damaged, or of another format; the message says which file.

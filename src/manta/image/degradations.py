@@ -27,6 +27,8 @@ STREAK = (0.5, 0.9)
 """Brightness that a streak adds."""
 THICKNESS, AIR = (0.8, 2.2), (0.75, 0.95)
 """Optical depth of haze at the far end, and the brightness of its light."""
+SCENE = 384
+"""Pixels of the side of a photograph that a smaller image is taken for a part of."""
 FLAKES, SIZE = (0.004, 0.012), (0.8, 2.5)
 """Share of pixels at which a flake lies, and its radius in pixels."""
 
@@ -141,12 +143,18 @@ def disc(radius: float) -> Float[np.ndarray, "k k"]:
 
 
 def smooth_field(shape: tuple[int, int], draws: np.random.Generator) -> Float[np.ndarray, "h w"]:
-    """A random depth in [0, 1]: coarse noise, drawn out, on a slope that is far at the top."""
-    height, width = shape
+    """A random depth in [0, 1]: coarse noise, drawn out, on a slope that is far at the top.
+
+    A small image is taken for a part of a photograph of `SCENE` pixels, anywhere in it, so that depth changes within it
+    as it would there.
+    """
+    height, width = (max(side, SCENE) for side in shape)
+    top, left = (int(draws.integers(full - side + 1)) for full, side in ((height, shape[0]), (width, shape[1])))
     coarse = torch.from_numpy(draws.random((1, 1, 4, 4)).astype(np.float32))
     noise = F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)[0, 0].numpy()
     slope = np.linspace(1, 0, height, dtype=np.float32)[:, None]
-    return np.clip(0.5 * noise + 0.5 * slope, 0, 1)
+    depth = np.clip(0.5 * noise + 0.5 * slope, 0, 1)
+    return depth[top : top + shape[0], left : left + shape[1]]
 
 
 def _convolved(image: Image, kernel: Float[np.ndarray, "k k"]) -> Image:

@@ -24,6 +24,8 @@ ENDINGS_WRITTEN: Final = {
 """From a file's ending to the format it is written in."""
 ORIENTATION: Final = 274
 """Number of the EXIF tag."""
+PROFILED: Final = ("RGB", "RGBA", "L", "LA", "P")
+"""Modes whose profile says the colours that are written; of CMYK it would not."""
 QUALITY = 95
 """Of a JPEG or WebP file."""
 
@@ -66,7 +68,13 @@ class Photo:
         if kind in ("JPEG", "WEBP"):
             kept["quality"] = QUALITY
         buffer = io.BytesIO()
-        image.save(buffer, kind, **kept)
+        try:
+            image.save(buffer, kind, **kept)
+        except (OSError, ValueError) as error:  # such as notes of the camera that are too long for the format
+            reason = " ".join(str(error).split())[:120]
+            raise UsageError(
+                f"{path.suffix} cannot hold what the photograph has besides ({reason}); write a .png"
+            ) from None
         atomic_write(path, buffer.getvalue())
 
 
@@ -82,7 +90,7 @@ def open_photo(path: Path) -> Photo:
     pixels, alpha, exif, profile = read_image(path), None, b"", None
     try:
         with Image.open(path, formats=FORMATS) as image:
-            profile = image.info.get("icc_profile")
+            profile = image.info.get("icc_profile") if image.mode in PROFILED else None
             found = image.getexif()
             turned: Any = ImageOps.exif_transpose(image)
             if turned.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in turned.info:
