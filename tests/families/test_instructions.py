@@ -49,7 +49,7 @@ FRESH = {
     "snow": "please delete the snowflakes|too much snow, take it off|remove the snowfall from my video still|get the "
     "snow out of the way|i want this without flakes|snow removal",
 }
-"""Written last, after the lessons were finished, and looked at once."""
+"""None is a lesson; some lessons were changed after these were looked at."""
 FRESH_OTHERS = (
     "sepia tone please|change the hat to blue|add a light drizzle|make the background blurry|give it a dreamy glow|"
     "merge these two photos|upscale it twice|remove the fence|translate the sign|please respond|fix the crooked tower|"
@@ -81,7 +81,7 @@ def test_paraphrases_that_were_not_lessons_are_understood(router):
     assert sum(right) / len(right) >= 0.95 and not wrong
 
 
-def test_phrases_written_after_the_lessons_were_finished(router):
+def test_further_phrases_that_are_no_lessons(router):
     asked = [(task, phrase) for task, phrases in FRESH.items() for phrase in phrases.split("|")]
     right = [understand(phrase, router).task == task for task, phrase in asked]
     refused = [understand(phrase, router).task is None for phrase in FRESH_OTHERS.split("|")]

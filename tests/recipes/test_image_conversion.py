@@ -121,11 +121,12 @@ def test_what_cannot_be_converted_is_refused_and_nothing_is_written(source, tmp_
     out = tmp_path / "out"
     for model, data, more, told in (
         (hourglass, "builtin:shapes", [], "no blocks with attention between all patches"),
+        (source, "builtin:shapes", ["conversion.operator.kind=linear"], "a grid has two"),
         (source, "builtin:shapes", ["--layers", "7"], "the blocks 0 to 1"),
         (source, "builtin:shapes", ["model.bits=2"], "keeps its shape"),
         (source, "builtin:shapes", ["height=12"], "leave height out"),
         (source, "builtin:weather", [], "is a model of images"),
-        ("builtin:e2e", "builtin:shapes", [], "is a model of texts"),
+        ("builtin:e2e", "builtin:shapes", [], "is of the family manta"),
     ):
         argv = ["convert", str(model), "--operator", "pyramid_conv", "--data", data, "--out", str(out)]
         assert main([*argv, "--num-steps", "4", *more]) != 0

@@ -165,6 +165,16 @@ def test_the_verb_keeps_orientation_profile_alpha_and_grey(trained, tmp_path, ca
     )
     with Image.open(tmp_path / "o.png") as image:
         assert image.mode == "RGBA" and np.array_equal(np.asarray(image)[..., 3], pixels[..., 3])
+    Image.fromarray(photograph(2)).convert("CMYK").save(tmp_path / "print.tif")
+    argv = ["restore", str(trained), str(tmp_path / "print.tif"), "--task", "haze", "--out", str(tmp_path / "o.tif")]
+    assert main(argv) == 0
+    with Image.open(tmp_path / "o.tif") as image:
+        assert image.mode == "RGB" and image.size == (56, 48)
+    Image.fromarray(photograph(2)).convert("RGBA").save(tmp_path / "opaque.png")
+    argv = ["restore", str(trained), str(tmp_path / "opaque.png"), "--task", "haze", "--out", str(tmp_path / "o.jpg")]
+    assert main(argv) == 0
+    argv = ["restore", str(trained), str(tmp_path / "clear.png"), "--task", "haze", "--out", str(tmp_path / "p.jpg")]
+    assert main(argv) == 2 and not (tmp_path / "p.jpg").exists()
     Image.fromarray(photograph(2)[..., 0]).save(tmp_path / "grey.png")
     assert open_photo(tmp_path / "grey.png").pixels.shape == (48, 56, 1)
 
@@ -221,6 +231,13 @@ def test_another_model_begins_with_shared_weights_and_learns_changes_alone(photo
     assert any(value[2].abs().sum() > 0 for value in changes) and not any(
         value[[0, 1, 3, 4]].any() for value in changes
     )
+    with pytest.raises(UsageError, match="takes out rain"):
+        load(tmp_path / "run").restore(photograph(1), task="noise")
+    assert "Takes out: rain." in (tmp_path / "run" / "model" / "README.md").read_text()
+    higher = {"tile": 16, "net": NET, "modulation": {"kind": "low_rank", "rank": 3}}
+    finished(TrainingRun(recipe(photos, begin_from=str(trained), model=higher), tmp_path / "higher"))
+    with pytest.raises(ConfigError, match="begin_from"):
+        recipe(photos, model={**higher, "modulation": {"kind": "film", "frozen": True}})
     other = recipe(photos, begin_from=str(trained), model={"tile": 24, "net": {**NET, "width": 16}})
     with pytest.raises(ConfigError, match="another shape"):
         finished(TrainingRun(other, tmp_path / "other"))

@@ -63,6 +63,12 @@ def test_latents_are_standardised_and_decoded_by_the_same_numbers():
     assert torch.allclose(space.decode(space.encode(image)), space.restored(mean), atol=1e-5)
 
 
+def test_one_latent_alone_says_nothing_of_deviations():
+    space = model().space
+    space.track(torch.ones(1, 3))
+    assert torch.equal(space.std, torch.ones(3)) and torch.equal(space.mean, torch.zeros(3))
+
+
 def taught(information):
     """A space after some steps: mean error of the first and the last ten, the last rate, the controller."""
     net, measured = model(information=information), {}

@@ -46,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
     claim_file(options.out, "evaluate")
     from manta.cli.measuring import Line
     from manta.evaluation.joint import measure_joint
-    from manta.hub import load
+    from manta.hub import load, model_config
     from manta.runtime import atomic_write
 
     flow: Any = load(options.model, device=options.device)
@@ -59,6 +59,7 @@ def run(argv: Sequence[str]) -> int:
         draw_steps=options.num_steps,
         describe_steps=options.describe_steps,
         seed=options.seed,
+        fit=(model_config(options.model).get("recipe") or {}).get("fit", "crop"),
         tell=line,
     )
     line.clear()

@@ -50,7 +50,7 @@ def run(argv: Sequence[str]) -> int:
     photos = held_out_photos(options.data, options.split, options.num)
     restorer: Any = load(options.model, device=options.device)
     line = Line()
-    rows = measure_restoration(photos, with_restorer(restorer), seed=options.seed, tell=line)
+    rows = measure_restoration(photos, with_restorer(restorer), tasks=restorer.faults, seed=options.seed, tell=line)
     line.clear()
     report = {
         MARK: "manta evaluate",

@@ -49,14 +49,15 @@ def run(argv: Sequence[str]) -> int:
     options = parse_options(ImagineOptions, argv, "generate")
     _check(options)
     from manta.families.joint_flow import JointRequest
-    from manta.hub import load
+    from manta.hub import load, model_config
     from manta.image import read_image, resized
 
     flow: Any = load(options.model, device=options.device)
     height, width, channels = flow.codec.shape
     settings = {"num_steps": options.num_steps, "batch_size": options.batch_size}
     if options.describe:
-        images = [resized(read_image(file, channels=channels), (height, width)) for file in options.describe]
+        fit = (model_config(options.model).get("recipe") or {}).get("fit", "crop")
+        images = [resized(read_image(file, channels=channels), (height, width), fit) for file in options.describe]
         given = options.caption[0] if options.caption else None
         requests = [JointRequest(image=image, caption=given, seed=options.seed + i) for i, image in enumerate(images)]
         for made in flow.generate(requests, **settings):

@@ -49,6 +49,7 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError(f"--out {options.out} is the photograph itself; choose another name, so that it is kept")
     claim_file(options.out)
     photo = open_photo(options.photo)
+    photo.check(options.out)
     from manta.cli.measuring import Line
     from manta.families.restorer import Restorer
     from manta.hub import load

@@ -159,7 +159,7 @@ def _refuse_other_state(state: str, options: TrainOptions) -> None:
     texts, images = ("drafter", "teacher", "inherit", "family"), ("net",)
     for name in images if state in ("text", "joint") else texts:
         if getattr(options, name) is not None:
-            other = "images" if state == "text" else "texts"
+            other = "texts" if name in texts else "images without captions"
             raise UsageError(
                 f"--{name} is for models of {other}, and {options.data or 'this run'} is not; leave it out"
             )

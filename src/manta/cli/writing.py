@@ -138,6 +138,8 @@ def run_elsewhere(argv: Sequence[str], verb: str) -> int | None:
     if family not in VERBS_OF:
         return None
     if verb not in VERBS_OF[family]:
-        known = ", ".join(f"manta {each}" for each in ("restore", *VERBS_OF[family]))
+        known = ", ".join(
+            f"manta {each}" for each in (*(["restore"] if family == "restorer" else []), *VERBS_OF[family])
+        )
         raise UsageError(f"manta {verb} means nothing to a model of {DRAWING[family].words}; there is {known}")
     return import_module(VERBS_OF[family][verb]).run(argv)

@@ -78,7 +78,12 @@ def measure_restoration(
         tasks: the faults.
         seed: of what spoils them; the same for whatever restores.
         tell: takes what is done, and how far it has come.
+
+    Raises:
+        DataError: there are fewer than two photographs, which give no interval.
     """
+    if len(photos) < 2:
+        raise DataError("figures with intervals take two photographs at least")
     found = []
     for task in tasks:
         figures = []

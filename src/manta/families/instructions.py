@@ -24,7 +24,7 @@ TASKS: Final = ("noise", "blur", "rain", "haze", "snow")
 """What can be asked for, in the order of the answers."""
 FEATURES = 4096
 """Of a phrase, by hash."""
-WORTH: Final = torch.tensor(4.0)
+WORTH: Final = torch.tensor(7.0)
 """What a phrase that names a fault counts beside one that names none, of which there are more."""
 DECAY = 2e-6
 """Of the squared weights."""
@@ -122,7 +122,17 @@ WITH_LOOK: Final = (
     "i would like it less {}",
     "{p} was taken when it was {}",
 )
-WITH_ACT: Final = ("{} {p}", "please {} {p}", "can you {} {p}", "{} {p} for me", "i want you to {} {p}")
+WITH_ACT: Final = (
+    "{} my picture",
+    "{} the whole image",
+    "{} these photos",
+    "just {} {p}",
+    "{} {p}",
+    "please {} {p}",
+    "can you {} {p}",
+    "{} {p} for me",
+    "i want you to {} {p}",
+)
 OTHERS: Final = (
     "make it {look},turn {p} into {made},add {thing},add {thing} to {p},put {thing} into {p},draw {thing},"
     "remove the {thing},take the {thing} away,get rid of the {thing},erase the {thing},delete the {thing},"
@@ -174,6 +184,7 @@ KEEPING: Final = (
     "delete the umbrella in the {}",
     "i want it with {}",
 )
+NOT_ACT: Final = ("do not {} {p}", "please don't {} {p}", "don't {} it", "never {} {p}")
 NEAR: Final = (
     "rainbow,rain coat,raincoat,umbrella,snowman,snow plough,snowboard,noise barrier,noise level sign,fog lamp,"
     "fog horn,train,brain,drain,grain field,blurred man,misty eyes,smoke detector,snowy owl,rain barrel,"
@@ -257,11 +268,13 @@ def lessons() -> tuple[list[str], Float[Tensor, "b k"]]:
             take(frame.replace("{}", look), task)
         for frame, act in product(WITH_ACT, ACTS[task].split(",")):
             take(frame.replace("{}", act), task)
+        for frame, act in product(NOT_ACT, ACTS[task].split(",")):
+            take(frame.replace("{}", act), None)
         for frame, name in product((*ADDING, *KEEPING), (*names, *LOOKS[task].split(","))):
             take(frame.replace("{}", name), None)
     for verb, thing in product(VERBS.split(",")[:12], NEAR.split(",")):
         take(f"{verb} the {thing}", None)
-    for frame in MORE.split(",") * 4:
+    for frame in MORE.split(",") * 10:
         take(frame, None)
     for frame in OTHERS.split(","):
         for slot, words in (("{thing}", THINGS), ("{look}", LOOKED), ("{made}", MADE)):

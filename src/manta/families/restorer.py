@@ -48,6 +48,8 @@ class RestorerConfig:
     """The net."""
     modulation: ModulationConfig = field(default_factory=ModulationConfig)
     """What each fault changes of it."""
+    only: Literal["noise", "blur", "rain", "haze", "snow"] | None = None
+    """The one fault that it takes out; None: all."""
 
     def __post_init__(self) -> None:
         if self.tile % 8 or not 16 <= self.tile <= 512:
@@ -160,6 +162,12 @@ class Restorer(KeptModel):
         return FaultCodec()
 
     @property
+    def faults(self) -> tuple[str, ...]:
+        """What it takes out."""
+        only = self.model.config.only
+        return TASKS if only is None else (only,)
+
+    @property
     def router(self) -> Float[Tensor, "k g"]:
         """Weights that read instructions."""
         if self._router is None:
@@ -220,8 +228,8 @@ class Restorer(KeptModel):
             names.append(found.task)
         if not names:
             raise UsageError("say what should go: an instruction, or the name of a fault")
-        if unknown := [name for name in names if name not in TASKS]:
-            raise UsageError(f"no fault {unknown[0]!r}; choose among {', '.join(TASKS)}")
+        if unknown := [name for name in names if name not in self.faults]:
+            raise UsageError(f"no fault {unknown[0]!r}; this model takes out {', '.join(self.faults)}")
         if not isinstance(photo, np.ndarray) or photo.dtype != np.uint8 or photo.ndim != 3 or not photo.size:
             raise UsageError("a photograph is an array of uint8, height × width × channels")
         if photo.shape[2] not in (1, 3):

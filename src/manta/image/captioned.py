@@ -200,7 +200,7 @@ def build_captioned(
         with atomic_folder(folder) as new:
             with (new / PIXELS).open("wb") as stream:
                 for example in examples:
-                    words = words_of(example.caption or "")
+                    words = [word for word in words_of(example.caption or "") if word != BLANK]
                     without, long = without + (not words), long + (len(words) > MAX_WORDS)
                     if 0 < len(words) <= MAX_WORDS:
                         captions.append(words)

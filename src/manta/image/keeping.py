@@ -19,11 +19,12 @@ ENDINGS_WRITTEN: Final = {
     ".jpeg": "JPEG",
     ".webp": "WEBP",
     ".tif": "TIFF",
+    ".tiff": "TIFF",
     ".bmp": "BMP",
 }
 """From a file's ending to the format it is written in."""
-ORIENTATION: Final = 274
-"""Number of the EXIF tag."""
+KEPT_TAGS: Final = frozenset((270, 271, 272, 282, 283, 296, 305, 306, 315, 33432, 34665, 34853))
+"""EXIF tags of the photograph: title, camera, resolution, program, time, author, rights, settings, place."""
 PROFILED: Final = ("RGB", "RGBA", "L", "LA", "P")
 """Modes whose profile says the colours that are written; of CMYK it would not."""
 QUALITY = 95
@@ -43,6 +44,15 @@ class Photo:
     profile: bytes | None
     """Of its colours."""
 
+    def check(self, path: Path) -> None:
+        """Refuse a file that cannot hold what is transparent.
+
+        Raises:
+            UsageError: as said.
+        """
+        if self.alpha is not None and ENDINGS_WRITTEN[path.suffix.lower()] in ("JPEG", "BMP"):
+            raise UsageError(f"the photograph is transparent in parts, which {path.suffix} cannot hold; write a .png")
+
     def save(self, path: Path, pixels: UInt8[np.ndarray, "h w c"]) -> None:
         """Write other pixels in this one's place, atomically.
 
@@ -57,10 +67,7 @@ class Photo:
         grey = pixels.shape[2] == 1
         image = Image.fromarray(pixels[..., 0] if grey else pixels)
         if self.alpha is not None:
-            if kind in ("JPEG", "BMP"):
-                raise UsageError(
-                    f"the photograph is transparent in parts, which {path.suffix} cannot hold; write a .png"
-                )
+            self.check(path)
             image.putalpha(Image.fromarray(self.alpha))
         kept: dict[str, Any] = {"exif": self.exif} if self.exif and kind != "BMP" else {}
         if self.profile and kind != "BMP":
@@ -96,10 +103,12 @@ def open_photo(path: Path) -> Photo:
             if turned.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in turned.info:
                 whole = turned.convert("RGBA")
                 alpha = np.asarray(whole.getchannel("A"), np.uint8)
+                alpha = None if bool((alpha == 255).all()) else alpha
                 pixels = np.asarray(whole.convert("RGB"), np.uint8)
             if turned.mode in ("L", "LA", "1") or turned.mode.startswith("I"):
                 pixels = pixels[..., :1]
-            found.pop(ORIENTATION, None)
+            for tag in set(found) - KEPT_TAGS:  # an orientation that is done, and how the file itself was laid out
+                del found[tag]
             exif = found.tobytes() if len(found) else b""
     except (OSError, ValueError, SyntaxError, TypeError, KeyError, OverflowError) as error:
         raise DataError(f"{path} is damaged ({' '.join(str(error).split())[:120]})") from error

@@ -41,7 +41,9 @@ def source_flow(recipe: ImageRecipe) -> ImageFlow:
     """
     found = load(recipe.converted_from, device="cpu")
     if not isinstance(found, ImageFlow):
-        raise ModelError(f"{recipe.converted_from} is a model of texts, and {recipe.data} are images")
+        raise ModelError(
+            f"{recipe.converted_from} is no image flow (family {found.family}), and {recipe.data} are images"
+        )
     return found
 
 

@@ -13,7 +13,6 @@ from torch import nn
 
 from manta.config import to_dict
 from manta.errors import ConfigError, ModelError
-from manta.families.instructions import TASKS
 from manta.families.restorer import Restoration, Restorer, RestorerModel
 from manta.hub import load
 from manta.image import ImageExample, read_images
@@ -133,13 +132,13 @@ class RestoreParts(Parts):
         """For each fault a tile spoiled, restored and as it was."""
         side, rows = min(2 * self.recipe.model.tile, *self.corpus.sizes[0]), []
         clean = self.corpus.crop(0, 0, 0, side, side)
-        for number, name in enumerate(TASKS):
+        for number, name in enumerate(model.faults):
             bad = spoiled(clean, name, np.random.default_rng(number))
             rows += [bad, model.restore(bad, task=name), clean]
         file.parent.mkdir(exist_ok=True)
         target = file.with_suffix(".png")
         save_png(target, grid_of(np.stack(rows), 3), {})
-        return [f"spoiled, restored, as it was ({', '.join(TASKS)}): {target}"]
+        return [f"spoiled, restored, as it was ({', '.join(model.faults)}): {target}"]
 
     def portable(self) -> RestoreRecipe:
         """See `portable_restore`."""
@@ -154,7 +153,7 @@ class RestoreParts(Parts):
         return (
             f"# A restorer of photographs trained by manta\n\nData: `restore` ({self.report}). "
             "The licence of the data applies to the photographs it was made from.\n\n"
-            f"Takes out: {', '.join(TASKS)}.\n\n"
+            f"Takes out: {', '.join(model.faults)}.\n\n"
             f"{warning}| stage | steps | minutes |\n|---|---|---|\n{rows}\n\n"
             "Use it with `manta restore FOLDER photo.jpg --instruction 'take the rain away' --out clean.png`, or load "
             f"it with `manta.load(FOLDER)`.\n\nRecipe:\n\n```json\n{json.dumps(to_dict(recipe), indent=1)}\n```\n"
@@ -172,6 +171,7 @@ def begin_with_shared(source: RestorerModel, net: RestorerModel) -> None:
     taken = {name: theirs[short] for name in own if (short := name.replace(".base.", ".")) in theirs}
     changes = {f"{name}.{each}" for name, _ in task_maps(net) for each in CHANGES}
     missing = set(own) - set(taken) - changes
+    taken = {name: value for name, value in taken.items() if name not in changes}
     if missing or any(own[name].shape != value.shape for name, value in taken.items()):
         raise ConfigError("begin_from is a restorer of another shape; give the same model.net and model.tile")
-    net.load_state_dict({**own, **{name: value for name, value in taken.items() if name not in changes}})
+    net.load_state_dict({**own, **taken})

@@ -62,6 +62,8 @@ class RestoreRecipe:
             raise ConfigError(f"batch_size should lie between 1 and 65536, received {self.batch_size}")
         if self.num_examples is not None and self.num_examples < 1:
             raise ConfigError(f"num_examples should be at least 1, received {self.num_examples}")
+        if self.model.modulation.frozen and self.begin_from is None:
+            raise ConfigError("frozen shared weights come from a model; name it with begin_from")
         if self.train.rounds > 1:
             raise ConfigError("rounds are for models of texts; set train.rounds=1")
 
@@ -81,7 +83,7 @@ def resolve_restore(recipe: RestoreRecipe) -> RestoreRecipe:
     widest = net.width * (4 if isinstance(net, DicConfig | UditConfig) else 1)
     train = filled(recipe.train, {"learning_rate": LEARNING_RATE / widest})
     recipe = filled(recipe, {"batch_size": BATCH_SIZES[recipe.size]})
-    return replace(recipe, train=train, model=replace(recipe.model, net=net))
+    return replace(recipe, train=train, model=replace(recipe.model, net=net, only=recipe.only))
 
 
 def portable_restore(recipe: RestoreRecipe) -> RestoreRecipe:

@@ -28,7 +28,9 @@ class Standardised(nn.Module):
 
     @torch.no_grad()
     def track(self, latents: Float[Tensor, "k c"]) -> None:
-        """Take samples of the encoder into the running mean and deviation of the channels."""
+        """Take samples of the encoder into the running mean and deviation; one alone has no deviation."""
+        if len(latents) < 2:
+            return
         self.mean.lerp_(latents.mean(0).to(self.mean), STATISTICS_MOMENTUM)
         self.std.lerp_(latents.std(0).clamp_min(1e-3).to(self.std), STATISTICS_MOMENTUM)
 

@@ -13,6 +13,9 @@ from manta.nets.grid.told import Conditioning, Told, as_elements, as_grid
 from manta.nets.trunk import Trunk
 from manta.operators import AttentionConfig, OperatorChoice, OperatorContext, PyramidConfig, lattice
 
+ON_GRIDS = ("attention", "windowed", "pyramid_conv")
+"""Operators that follow both axes of a grid."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DitConfig:
@@ -37,6 +40,8 @@ class DitConfig:
     def __post_init__(self) -> None:
         if self.patch is not None and self.patch < 1:
             raise ConfigError(f"patch should be at least 1, received {self.patch}")
+        if others := [each.kind for each in self.mix if each.kind not in ON_GRIDS]:
+            raise ConfigError(f"{others[0]} follows one axis, and a grid has two; choose one of {', '.join(ON_GRIDS)}")
         if self.depth is not None and len(self.operators) > self.depth:
             raise ConfigError(f"operators holds {len(self.operators)}, and there are {self.depth} blocks")
 
