@@ -22,6 +22,7 @@ from manta.errors import ConfigError, RequestError, UsageError
 from manta.families.asked import check_options
 from manta.families.batching import drawn_words, fresh_noise, padded_draws, padded_prompts
 from manta.families.canvas import Prompts, Template, changes, check_strength, prompt_tokens, template_of
+from manta.families.codes import expected_codes
 from manta.families.decoding import batches
 from manta.families.events import Event, GenerateOptions, Request
 from manta.families.model import MantaConfig, MantaModel
@@ -31,7 +32,6 @@ from manta.families.page import Page
 from manta.families.prompted import NO_PROMPT, Memory
 from manta.families.trained import Taught, Teaching, TrainedWriter
 from manta.flow import SOLVERS, LinearPath, SolverState, escaping, guided, solve, steps_within
-from manta.flow.adaptive import code_of, drawn_codes
 from manta.flow.solvers import Field
 from manta.flow.time_density import TimeDensity
 from manta.nets.trunk import Trunk
@@ -263,7 +263,7 @@ class MantaLM(TrainedWriter[MantaModel]):
         cells = self._lengths(batch, templates, memory, options)
         page = Page.blank(templates, cells, self.model.space.rate)
         noise = self._noise(batch, page, options)
-        code = self._codes(memory, templates, batch.generators, options)
+        code = expected_codes(self.model, memory, templates, batch.generators, options)
         beginning = Beginning(memory, page.tokens, page.mask, batch.generators, noise, code=code)
         if not any(map(changes, templates)):
             return beginning
@@ -392,8 +392,8 @@ class MantaLM(TrainedWriter[MantaModel]):
         check_logits(logits, page.nfe, page.mask)
         logits = logits.clone()
         logits[..., MASK] = -torch.inf
-        width = self.model.max_cells * self.model.space.rate  # draws are made for the largest canvas
-        choice = drawn_words(logits, options.temperature, generators, width)
+        # Draws are made for the largest canvas.
+        choice = drawn_words(logits, options.temperature, generators, self.model.max_cells * self.model.space.rate)
         return choice, F.softmax(logits, -1).gather(-1, choice[..., None])[..., 0]
 
     def _lengths(
@@ -413,31 +413,12 @@ class MantaLM(TrainedWriter[MantaModel]):
                 cells[i] = len(template.tokens) // self.model.space.rate
         return cells
 
-    def _codes(
-        self,
-        memory: Memory,
-        templates: Sequence[Template | None],
-        generators: Sequence[torch.Generator],
-        options: GenerateOptions,
-    ) -> Float[Tensor, "b k"] | None:
-        """Codes as the prompts let expect: the likeliest, or a draw; none beside given words, which may say another."""
-        bits = self.model.config.bits
-        if not bits:
-            return None
-        chances = self.model.code_logits(memory).softmax(-1).cpu()
-        codes = code_of(chances.argmax(-1), bits)
-        if options.style == "diverse":
-            codes = drawn_codes(chances, generators, bits)
-        free = torch.tensor([template is None for template in templates])
-        return (codes * free[:, None]).to(self.device)
-
     def _noise(self, drawing: Prompts | Beginning, page: Page, options: GenerateOptions) -> Float[Tensor, "b m c"]:
         """Initial noise on a canvas of fixed size for every request, cut to the batch's width."""
-        scale = options.noise_scale
-        if scale is None:
-            scale = CONSENSUS_NOISE if options.style == "consensus" else 1.0
-        shape = (self.model.max_cells, self.model.space.channels)
-        draws = torch.stack([torch.randn(shape, generator=g) for g in drawing.generators])
+        usual = CONSENSUS_NOISE if options.style == "consensus" else 1.0
+        scale = usual if options.noise_scale is None else options.noise_scale
+        cells, width = self.model.max_cells, self.model.space.channels
+        draws = torch.stack([torch.randn(cells, width, generator=g) for g in drawing.generators])
         return scale * padded_draws(draws, page.num_cells).to(self.device)
 
     def _events(self, written: Page, templates: Sequence[Template | None], indices: Sequence[int]) -> Iterator[Event]:
@@ -502,8 +483,7 @@ class _Policy:
             reached = next(solve(self.field, seen, span, self_cond=self_cond, **settings))
             if not isinstance(reached.aux, Words):
                 raise UsageError("an observer that wraps the field has to hand on the `aux` of its estimates")
-            self.reached, self.words = reached, reached.aux
-            state, self_cond = reached.state, reached.clean
+            self.reached, self.words, state, self_cond = reached, reached.aux, reached.state, reached.clean
             observer.moved(reached)
             yield reached.t, reached.nfe
 
