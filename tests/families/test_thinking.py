@@ -60,8 +60,8 @@ def test_what_is_carried_reaches_hidden_words_alone_and_rows_apart():
     chances = torch.rand(3, 10, 300, generator=make_generator(1)).softmax(-1)
     chances = F.pad(chances, (0, lm.model.config.vocab_size - 300))
     thought = Thought(chances, torch.randn(3, 3, 32, generator=make_generator(2)))
-    slots, text = thinking.leave(thinking.enter(x, tokens, thought))
-    blank_slots, blank = thinking.leave(thinking.enter(x, tokens, None))
+    slots, text = thinking.leave(thinking.enter(x, tokens, thought), tokens.shape[1])
+    blank_slots, blank = thinking.leave(thinking.enter(x, tokens, None), tokens.shape[1])
     assert torch.equal(blank, x) and not torch.allclose(slots, blank_slots)
     hidden = tokens == MASK
     assert torch.equal(text[~hidden], x[~hidden])

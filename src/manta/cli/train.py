@@ -13,7 +13,6 @@ from typing import Literal
 from manta.cli.options import argument, parse_options
 from manta.config import apply_overrides, from_dict, load_toml, read_toml, to_dict
 from manta.errors import TrainingError, UsageError
-from manta.families import FamilyName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +42,7 @@ class TrainOptions:
     inherit: Path | None = None
     """A larger model that this one begins as a part of, with its family, tokenizer and shape but for what
     `teacher.depth=3 teacher.hidden=96` say (`model.`, `aligned.`, `masked.` for the other families)."""
-    family: FamilyName | Literal["joint"] | None = None
+    family: Literal["manta", "aligned", "masked", "block", "ar", "joint"] | None = None
     """Which family: `aligned` writes a text in one call or a few, `masked` is masked diffusion, `ar` left to right;
     `manta` without it. Of images with captions: `joint` draws captions and describes images."""
     net: Literal["dic", "udit", "dit"] | None = None
