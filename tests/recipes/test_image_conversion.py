@@ -126,7 +126,7 @@ def test_what_cannot_be_converted_is_refused_and_nothing_is_written(source, tmp_
         (source, "builtin:shapes", ["model.bits=2"], "keeps its shape"),
         (source, "builtin:shapes", ["height=12"], "leave height out"),
         (source, "builtin:weather", [], "is a model of images"),
-        ("builtin:e2e", "builtin:shapes", [], "is of the family manta"),
+        ("builtin:e2e", "builtin:shapes", [], "is no image flow (family manta)"),
     ):
         argv = ["convert", str(model), "--operator", "pyramid_conv", "--data", data, "--out", str(out)]
         assert main([*argv, "--num-steps", "4", *more]) != 0
