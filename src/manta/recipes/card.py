@@ -33,21 +33,38 @@ def model_card(
         scores: what a conversion cost.
         inherited: what it began with, in words.
     """
+    inherited = f"Inherited from `{recipe.inherit}`: {inherited}.\n\n" if inherited else ""
+    heads = ("on held-out texts", "nats a word", "lost of the source's words, nats")
+    converted = converted_words(recipe.converted_from, recipe.conversion, scores, heads)
+    return written_card(
+        f"{'An' if family[0] in 'aeiou' else 'A'} {family} model",
+        recipe,
+        f"({report}). The licence of the data applies to the texts it was made from.\n\n{converted}{inherited}",
+        plan,
+        minutes,
+        "Load it with `manta.load(FOLDER)`; write with `manta generate FOLDER --prompt …`.",
+    )
+
+
+def written_card(what: str, recipe: Any, told: str, plan: dict[str, int], minutes: dict[str, float], use: str) -> str:
+    """What the cards of all models have in common.
+
+    Args:
+        what: the model is, with its article.
+        recipe: as a model carries it away.
+        told: of the data, from their name on, and of the model.
+        plan: steps of each stage.
+        minutes: wall minutes of each stage, and of whatever else took time.
+        use: how the model is used.
+    """
     lines = [f"| {name} | {steps} | {minutes.get(name, 0):.1f} |" for name, steps in plan.items()]
     lines += [f"| {name} | – | {spent:.1f} |" for name, spent in minutes.items() if name not in plan]
     rows, short = "\n".join(lines), undertrained(plan)
     warning = f"**This model is {short}.**\n\n" if short else ""
-    inherited = f"Inherited from `{recipe.inherit}`: {inherited}.\n\n" if inherited else ""
-    heads = ("on held-out texts", "nats a word", "lost of the source's words, nats")
-    converted = converted_words(recipe.converted_from, recipe.conversion, scores, heads)
-    settings: dict[str, Any] = to_dict(recipe)
     return (
-        f"# {'An' if family[0] in 'aeiou' else 'A'} {family} model trained by manta\n\n"
-        f"Data: `{recipe.data.split(':')[0]}` ({report}). "
-        "The licence of the data applies to the texts it was made from.\n\n"
-        f"{converted}{inherited}{warning}| stage | steps | minutes |\n|---|---|---|\n{rows}\n\n"
-        f"Load it with `manta.load(FOLDER)`; write with `manta generate FOLDER --prompt …`.\n\n"
-        f"Recipe:\n\n```json\n{json.dumps(settings, indent=1)}\n```\n"
+        f"# {what} trained by manta\n\nData: `{recipe.data.split(':')[0]}` {told}"
+        f"{warning}| stage | steps | minutes |\n|---|---|---|\n{rows}\n\n{use}\n\n"
+        f"Recipe:\n\n```json\n{json.dumps(to_dict(recipe), indent=1)}\n```\n"
     )
 
 

@@ -1,8 +1,7 @@
 """A run of a model of images: its data, its one stage, its samples and its card."""
 
-import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -12,28 +11,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from manta.config import to_dict
-from manta.errors import ConfigError, DataError
+from manta.errors import ConfigError
 from manta.families.image_flow import DrawOptions, DrawRequest, ImageFlow, matching, reconstruction, shaped
 from manta.families.image_model import ImageModel
-from manta.image import ImageCodec, ImageCorpus, ImageExample, ImageLoader, build_images, read_images
+from manta.image import ImageCodec, ImageCorpus, ImageLoader, build_images, read_images
 from manta.image.corpus import FILES
 from manta.image.grid import grid_of, save_png
-from manta.image.sources import fingerprint
-from manta.recipes.budget import Watch, undertrained
+from manta.recipes.budget import Watch
+from manta.recipes.card import written_card
 from manta.recipes.conversion import MEASURED, Cost, begin_as, converted_blocks, converted_words, new_parts
 from manta.recipes.image_conversion import for_converted_images, held_out_images, how_well_drawn, imitation, source_flow
 from manta.recipes.image_recipe import DEFAULT_SIDE, ImageRecipe, portable_images, resolve_images
 from manta.recipes.origins import digest_of
 from manta.recipes.parts import Parts, StageSpec
-from manta.recipes.runfolder import DATA, RunFolder
-from manta.runtime import read_json
+from manta.recipes.reading import Reading
 from manta.spaces import PixelSpace
 
 SHOWN = 16
 """Images of a sample."""
-MOST_TOLD = 5
-"""Files that cannot be read of which a person is told by name."""
 
 
 class ImageParts(Parts):
@@ -72,39 +67,23 @@ class ImageParts(Parts):
     @classmethod
     def prepared(cls, recipe: ImageRecipe, folder: Path, device: torch.device, watch: Watch) -> "ImageParts":
         """Pack the images into the folder, all of one size, or take those that it has."""
-        source = fingerprint(recipe.data, recipe.split, recipe.num_examples)
-        if (folder / DATA).is_file():  # before what the folder keeps of them is written over
-            stored = read_json(folder / DATA)
-            RunFolder.refuse_other_data(stored if isinstance(stored, dict) else {}, {"source": source}, recipe.data)
-        skipped: list[str] = []
-
-        def tell(reason: str) -> None:
-            skipped.append(reason)
-            if len(skipped) <= MOST_TOLD:
-                watch.tell(f"left out: {reason}")
-
-        def examples(channels: int | None) -> Iterator[ImageExample]:
-            return read_images(recipe.data, recipe.split, recipe.num_examples, channels=channels, skipped=tell)
-
-        first = next(examples(recipe.channels), None)
-        skipped.clear()
-        if first is None:
-            raise DataError(f"{recipe.data} has no images to train on")
+        reading = Reading(recipe, recipe.data, folder, watch)
+        first = reading.first(recipe.channels)
         channels = recipe.channels or first.pixels.shape[2]
         height, width = size_of_all(recipe.height, recipe.width, first.pixels.shape)
         build_images(
-            watch.over(examples(channels), "the images"),
+            watch.over(reading.examples(channels), "the images"),
             folder / "corpus",
             size=(height, width),
             channels=channels,
-            source=source,
+            source=reading.source,
             fit=recipe.fit,
-            skipped=skipped,
+            skipped=reading.skipped,
         )
         corpus = ImageCorpus(folder / "corpus")
         codec = ImageCodec(height=height, width=width, channels=channels, classes=corpus.classes)
         codec.save(folder / codec.file)
-        return cls(replace(recipe, model=shaped(recipe.model, codec)), codec, corpus, device, source)
+        return cls(replace(recipe, model=shaped(recipe.model, codec)), codec, corpus, device, reading.source)
 
     def specs(self) -> list[StageSpec]:
         """The flow, with its adaptive condition; before it a space of latents, or the new operators of a conversion."""
@@ -221,21 +200,15 @@ class ImageParts(Parts):
 
     def card(self, model: ImageFlow, plan: dict[str, int], minutes: dict[str, float]) -> str:
         """Data, recipe, steps and minutes. Scores are added by whoever measures them."""
-        lines = [f"| {name} | {steps} | {minutes.get(name, 0):.1f} |" for name, steps in plan.items()]
-        lines += [f"| {name} | – | {spent:.1f} |" for name, spent in minutes.items() if name not in plan]
-        rows, short, recipe = "\n".join(lines), undertrained(plan), self.portable()
-        warning = f"**This model is {short}.**\n\n" if short else ""
         heads = ("on held-out images", "error of the velocity", "squared distance to what the source says")
+        recipe = self.portable()
         converted = converted_words(recipe.converted_from, recipe.conversion, self.scores, heads)
         latents = "" if self.noise is None else f"Held-out images come back from latents with {self.noise:.1f} dB.\n\n"
         classes = ", ".join(f"`{name}`" for name in self.codec.classes[:100]) or "none"
-        return (
-            f"# An image flow trained by manta\n\nData: `{recipe.data.split(':')[0]}` ({self.report}). "
-            f"The licence of the data applies to the images it was made from.\n\nClasses: {classes}\n\n"
-            f"{converted}{latents}{warning}| stage | steps | minutes |\n|---|---|---|\n{rows}\n\n"
-            "Load it with `manta.load(FOLDER)`; draw with `manta generate FOLDER --num-samples 16 --out grid.png`.\n\n"
-            f"Recipe:\n\n```json\n{json.dumps(to_dict(recipe), indent=1)}\n```\n"
-        )
+        told = f"({self.report}). The licence of the data applies to the images it was made from.\n\n"
+        told += f"Classes: {classes}\n\n"
+        use = "Load it with `manta.load(FOLDER)`; draw with `manta generate FOLDER --num-samples 16 --out grid.png`."
+        return written_card("An image flow", recipe, f"{told}{converted}{latents}", plan, minutes, use)
 
 
 def size_of_all(height: int | None, width: int | None, first: Sequence[int]) -> tuple[int, int]:

@@ -1,7 +1,6 @@
 """A run of a model of captions and images: its data, its one stage, its samples and its card."""
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,25 +9,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from manta.config import to_dict
-from manta.errors import DataError
 from manta.families.joint_flow import JointFlow, JointRequest, joint_matching, joint_shaped
 from manta.families.joint_model import JointModel
-from manta.image import ImageExample, read_images
 from manta.image.captioned import CAPTIONED_FILES, CaptionedCorpus, CaptionedLoader, build_captioned
 from manta.image.grid import grid_of, save_png
-from manta.image.sources import fingerprint
-from manta.recipes.budget import Watch, undertrained
+from manta.recipes.budget import Watch
+from manta.recipes.card import written_card
 from manta.recipes.image_parts import size_of_all
 from manta.recipes.joint_recipe import JointRecipe, portable_joint, resolve_joint
 from manta.recipes.parts import Parts, StageSpec
-from manta.recipes.runfolder import DATA, RunFolder
-from manta.runtime import read_json
+from manta.recipes.reading import Reading
 
 SHOWN = 8
 """Images of a sample, each of a caption of the data."""
-MOST_TOLD = 5
-"""Files that cannot be read of which a person is told by name."""
 
 
 class JointParts(Parts):
@@ -57,37 +50,20 @@ class JointParts(Parts):
     @classmethod
     def prepared(cls, recipe: JointRecipe, folder: Path, device: torch.device, watch: Watch) -> "JointParts":
         """Pack the pairs into the folder, all images of one size, or take those that it has."""
-        source = fingerprint(recipe.data, recipe.split, recipe.num_examples)
-        if (folder / DATA).is_file():
-            stored = read_json(folder / DATA)
-            RunFolder.refuse_other_data(stored if isinstance(stored, dict) else {}, {"source": source}, recipe.data)
-        skipped: list[str] = []
-
-        def tell(reason: str) -> None:
-            skipped.append(reason)
-            if len(skipped) <= MOST_TOLD:
-                watch.tell(f"left out: {reason}")
-
-        def examples() -> Iterator[ImageExample]:
-            channels = recipe.channels
-            return read_images(recipe.data, recipe.split, recipe.num_examples, channels=channels, skipped=tell)
-
-        first = next(examples(), None)
-        skipped.clear()
-        if first is None:
-            raise DataError(f"{recipe.data} has no images to train on")
+        reading = Reading(recipe, recipe.data, folder, watch)
+        first = reading.first(recipe.channels)
         build_captioned(
-            watch.over(examples(), "the images"),
+            watch.over(reading.examples(recipe.channels), "the images"),
             folder / "pairs",
             size=size_of_all(recipe.height, recipe.width, first.pixels.shape),
             channels=recipe.channels,
-            source=source,
+            source=reading.source,
             fit=recipe.fit,
-            skipped=skipped,
+            skipped=reading.skipped,
         )
         corpus = CaptionedCorpus(folder / "pairs")
         recipe = replace(recipe, model=joint_shaped(recipe.model, corpus.codec))
-        return cls(recipe, corpus, device, source)
+        return cls(recipe, corpus, device, reading.source)
 
     def specs(self) -> list[StageSpec]:
         """One stage: both together."""
@@ -132,15 +108,9 @@ class JointParts(Parts):
 
     def card(self, model: JointFlow, plan: dict[str, int], minutes: dict[str, float]) -> str:
         """Data, recipe, steps and minutes. Scores are added by whoever measures them."""
-        lines = [f"| {name} | {steps} | {minutes.get(name, 0):.1f} |" for name, steps in plan.items()]
-        lines += [f"| {name} | – | {spent:.1f} |" for name, spent in minutes.items() if name not in plan]
-        rows, short, recipe = "\n".join(lines), undertrained(plan), self.portable()
-        warning = f"**This model is {short}.**\n\n" if short else ""
-        return (
-            "# A model of captions and images trained by manta\n\n"
-            f"Data: `{recipe.data.split(':')[0]}` ({self.report}). "
-            "The licence of the data applies to the images and captions it was made from.\n\n"
-            f"{warning}| stage | steps | minutes |\n|---|---|---|\n{rows}\n\n"
+        told = f"({self.report}). The licence of the data applies to the images and captions it was made from.\n\n"
+        use = (
             "Draw with `manta generate FOLDER --caption … --out grid.png`, describe with `--describe photo.png`, or "
-            f"load it with `manta.load(FOLDER)`.\n\nRecipe:\n\n```json\n{json.dumps(to_dict(recipe), indent=1)}\n```\n"
+            "load it with `manta.load(FOLDER)`."
         )
+        return written_card("A model of captions and images", self.portable(), told, plan, minutes, use)

@@ -1,7 +1,6 @@
 """A run of a restorer of photographs: its data, its one stage, its samples and its card."""
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -11,27 +10,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from manta.config import to_dict
 from manta.errors import ConfigError, ModelError
 from manta.families.restorer import Restoration, Restorer, RestorerModel
 from manta.hub import load
-from manta.image import ImageExample, read_images
 from manta.image.degradations import spoiled
 from manta.image.grid import grid_of, save_png
 from manta.image.photos import PHOTO_FILES, PhotoCorpus, PhotoLoader, build_photos, photos_of
-from manta.image.sources import fingerprint
 from manta.nets.modulated import task_maps
-from manta.recipes.budget import Watch, undertrained
+from manta.recipes.budget import Watch
+from manta.recipes.card import written_card
 from manta.recipes.origins import digest_of, placed
 from manta.recipes.parts import Parts, StageSpec
+from manta.recipes.reading import Reading
 from manta.recipes.restore_recipe import RestoreRecipe, portable_restore, resolve_restore
-from manta.recipes.runfolder import DATA, RunFolder
-from manta.runtime import read_json
 
 CHANGES = ("up", "down", "change", "scale", "shift")
 """Names of what a map has of each fault."""
-MOST_TOLD = 5
-"""Files that cannot be read of which a person is told by name."""
 
 
 class RestoreParts(Parts):
@@ -67,29 +61,15 @@ class RestoreParts(Parts):
     @classmethod
     def prepared(cls, recipe: RestoreRecipe, folder: Path, device: torch.device, watch: Watch) -> "RestoreParts":
         """Pack the photographs into the folder, or take those that it has."""
-        name = photos_of(recipe.data)
-        source = fingerprint(name, recipe.split, recipe.num_examples)
-        if (folder / DATA).is_file():
-            stored = read_json(folder / DATA)
-            RunFolder.refuse_other_data(stored if isinstance(stored, dict) else {}, {"source": source}, recipe.data)
-        skipped: list[str] = []
-
-        def tell(reason: str) -> None:
-            skipped.append(reason)
-            if len(skipped) <= MOST_TOLD:
-                watch.tell(f"left out: {reason}")
-
-        def examples() -> Iterator[ImageExample]:
-            return read_images(name, recipe.split, recipe.num_examples, channels=3, skipped=tell)
-
+        reading = Reading(recipe, photos_of(recipe.data), folder, watch)
         build_photos(
-            watch.over(examples(), "the photographs"),
+            watch.over(reading.examples(3), "the photographs"),
             folder / "photos",
             side=recipe.model.tile,
-            source=source,
-            skipped=skipped,
+            source=reading.source,
+            skipped=reading.skipped,
         )
-        return cls(recipe, PhotoCorpus(folder / "photos"), device, source)
+        return cls(recipe, PhotoCorpus(folder / "photos"), device, reading.source)
 
     def specs(self) -> list[StageSpec]:
         """One stage: all faults together."""
@@ -146,18 +126,13 @@ class RestoreParts(Parts):
 
     def card(self, model: Restorer, plan: dict[str, int], minutes: dict[str, float]) -> str:
         """Data, recipe, steps and minutes. Scores are added by whoever measures them."""
-        lines = [f"| {name} | {steps} | {minutes.get(name, 0):.1f} |" for name, steps in plan.items()]
-        lines += [f"| {name} | – | {spent:.1f} |" for name, spent in minutes.items() if name not in plan]
-        rows, short, recipe = "\n".join(lines), undertrained(plan), self.portable()
-        warning = f"**This model is {short}.**\n\n" if short else ""
-        return (
-            f"# A restorer of photographs trained by manta\n\nData: `restore` ({self.report}). "
-            "The licence of the data applies to the photographs it was made from.\n\n"
-            f"Takes out: {', '.join(model.faults)}.\n\n"
-            f"{warning}| stage | steps | minutes |\n|---|---|---|\n{rows}\n\n"
+        told = f"({self.report}). The licence of the data applies to the photographs it was made from.\n\n"
+        use = (
             "Use it with `manta restore FOLDER photo.jpg --instruction 'take the rain away' --out clean.png`, or load "
-            f"it with `manta.load(FOLDER)`.\n\nRecipe:\n\n```json\n{json.dumps(to_dict(recipe), indent=1)}\n```\n"
+            "it with `manta.load(FOLDER)`."
         )
+        faults = f"Takes out: {', '.join(model.faults)}.\n\n"
+        return written_card("A restorer of photographs", self.portable(), told + faults, plan, minutes, use)
 
 
 def begin_with_shared(source: RestorerModel, net: RestorerModel) -> None:
