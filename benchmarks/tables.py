@@ -51,6 +51,7 @@ from operator_tables import (
     mixes_table,
     tiny_table,
 )
+from quantised_tables import quantised_images_table, quantised_speed_table, quantised_texts_table
 
 from manta.metrics.bootstrap import wilson
 
@@ -64,6 +65,7 @@ PAGES = (
     ROOT / "docs" / "challenges.md",
     ROOT / "docs" / "images.md",
     ROOT / "docs" / "restoring.md",
+    ROOT / "docs" / "quantising.md",
 )
 MARKS = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- /\2 -->)", re.S)
 
@@ -494,6 +496,9 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "joint": (("joint.json", joint_table),),
     "image_convolution": (("image_convolution.json", image_convolution_table),),
     "restoration": (("restoration.json", restoration_table),),
+    "quantised_texts": (("quantised.json", quantised_texts_table),),
+    "quantised_images": (("quantised.json", quantised_images_table),),
+    "quantised_speed": (("quantised.json", quantised_speed_table),),
 }
 """Mark of a page → recorded results and what writes each as a table."""
 

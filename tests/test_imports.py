@@ -25,7 +25,7 @@ LADDER = (
     {"nets", "spaces"},
     {"flow", "masked", "autoregressive", "aligned"},
     {"families"},
-    {"hub", "training", "control", "metrics", "report"},
+    {"hub", "training", "control", "metrics", "report", "quantisation"},
     {"recipes", "evaluation", "bench", "diagnosis"},
     {"cli"},
     {"__main__"},
@@ -34,7 +34,7 @@ LADDER = (
 RUNG = {package: rung for rung, packages in enumerate(LADDER) for package in packages} | {"__init__": 0}
 
 TAKES_CALLABLES = {"flow", "masked", "autoregressive", "aligned", "control"}
-KNOWS_NO_TEXT = {"operators", "nets", "flow", "control", "training"}
+KNOWS_NO_TEXT = {"operators", "nets", "flow", "control", "training", "quantisation"}
 
 ONLY_IN = {
     "PIL": {"image"},

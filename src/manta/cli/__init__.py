@@ -17,6 +17,7 @@ from manta.signals import interrupt, on_signals
 VERBS = {
     "train": ("manta.cli.train", "train a model on a file, a built-in corpus or a recipe"),
     "convert": ("manta.cli.convert", "make a trained model's attention a cheaper operator, and measure what it costs"),
+    "quantize": ("manta.cli.quantize", "make a trained model smaller and faster: maps of integers, by groups of times"),
     "schedule": ("manta.cli.schedule", "teach a masked model which words to write when, against a price per call"),
     "generate": ("manta.cli.generate", "write texts with a model"),
     "restore": ("manta.cli.restore", "take noise, blur, rain, haze or snow out of a photograph"),

@@ -308,10 +308,11 @@ def _examine_model(folder: Path) -> tuple[dict[str, Any], list[Finding]]:
     """A model, ours or another's."""
     from manta.families import FAMILIES
     from manta.hub import load_writer
+    from manta.nets.integers import count_parameters
 
     lm: Any = load_writer(folder)
     if FAMILIES[lm.family].writer is None:  # a published model
-        figures = {"family": lm.family, "parameters": sum(p.numel() for p in lm.net.parameters())}
+        figures = {"family": lm.family, "parameters": count_parameters(lm.net)}
         figures |= {"vocabulary": lm.vocab_size, "most_tokens": lm.max_length}
         return figures, list(_foreign_findings(lm))
     figures = {"family": lm.family}
@@ -332,6 +333,8 @@ MOST_ROWS = 2048
 def _model_findings(lm: Any, figures: dict[str, Any]) -> Iterator[Finding]:
     import torch
 
+    from manta.nets.integers import count_parameters
+
     net = getattr(lm, "model", None) or lm.net  # of a published model
     table = net.embedding.weight.detach().float()
     unit = torch.nn.functional.normalize(table, dim=-1)
@@ -339,7 +342,7 @@ def _model_findings(lm: Any, figures: dict[str, Any]) -> Iterator[Finding]:
     similar = unit[some] @ unit.T
     similar[torch.arange(len(some)), some] = -1
     nearest = similar.max(-1).values
-    figures["parameters"] = sum(p.numel() for p in net.parameters())
+    figures["parameters"] = count_parameters(net)
     figures["nearest_embedding_cosine_median"] = nearest.median().item()
     if nearest.median() > 0.95:
         yield Finding("the token embeddings have collapsed onto each other", "lower the learning rate")

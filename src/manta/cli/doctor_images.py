@@ -82,13 +82,14 @@ def examine_image_run(folder: Path, state: str) -> tuple[dict[str, Any], list[tu
 def examine_image_model(folder: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """Figures of a model of images, and warnings."""
     from manta.hub import load
+    from manta.nets.integers import count_parameters
 
     flow: Any = load(folder)
     config = flow.model.config
     figures = {
         "family": flow.family,
         "net": config.net.kind,
-        "parameters": sum(p.numel() for p in flow.model.parameters()),
+        "parameters": count_parameters(flow.model),
         "images": " × ".join(map(str, flow.images.shape)),
         "classes": len(flow.images.classes),
         "bits_of_a_code": config.bits,
@@ -105,11 +106,12 @@ def examine_image_model(folder: Path) -> tuple[dict[str, Any], list[tuple[str, s
 def examine_other(folder: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """Figures of a restorer, or of a model of captions and images; there is nothing to warn of."""
     from manta.hub import load
+    from manta.nets.integers import count_parameters
 
     model: Any = load(folder)
     config = model.model.config
     figures: dict[str, Any] = {"family": model.family}
-    figures["parameters"] = sum(p.numel() for p in model.model.parameters())
+    figures["parameters"] = count_parameters(model.model)
     if model.family == "restorer":
         figures |= {"net": config.net.kind, "takes_out": ", ".join(model.codec.names), "tile": config.tile}
         figures["weights_of_a_fault"] = config.modulation.kind

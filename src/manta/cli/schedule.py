@@ -49,7 +49,7 @@ def run(argv: Sequence[str]) -> int:
     found = learn_schedule(lm, options.data, options.price, updates=options.updates, seed=options.seed, tell=_tell)
     card = scheduling_card(card_of(options.model), Path(options.data.rpartition(":")[2]).name, found)
     taught = MaskedLM(lm.model, lm.tokenizer, found.decoder)
-    taught.prompted = lm.prompted
+    taught.prompted, taught.quantised = lm.prompted, lm.quantised
     save_model(options.out, taught, recipe=model_config(options.model).get("recipe", {}), card=card)
     print(card.rpartition("\n\n")[2], end="")
     _tell(f"written to {options.out}; write with manta generate {options.out} --prompt …")

@@ -35,6 +35,7 @@ from manta.families.tracing import (
     trace_masked,
 )
 from manta.masked import Canvas
+from manta.nets.integers import count_parameters
 from manta.operators import OperatorContext, line
 from manta.runtime import MAX_SEED, make_generator
 from manta.text import MASK, NULL
@@ -89,7 +90,7 @@ class System(ABC):
 
     def facts(self) -> dict[str, Any]:
         """What a reader should know of the model."""
-        facts: dict[str, Any] = {"parameters": sum(p.numel() for p in self.lm.model.parameters())}
+        facts: dict[str, Any] = {"parameters": count_parameters(self.lm.model)}
         facts["calls"] = round(sum(self.lengths()) / len(self.requests), 1)
         return facts
 

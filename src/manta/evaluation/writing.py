@@ -9,6 +9,7 @@ from manta.errors import MantaError, UsageError
 from manta.evaluation.dataset import EvaluationSet
 from manta.families.events import BATCH, GenerateOptions, Request, Writer, finished
 from manta.hub import load_writer, model_config
+from manta.nets.integers import count_parameters
 from manta.runtime import MAX_SEED
 from manta.text import read, task_of
 from manta.text.sources import SCHEMES
@@ -36,7 +37,7 @@ class Contestant:
     def parameters(self) -> int | None:
         """Numbers that are learned; None where they cannot be counted."""
         net = getattr(self.lm, "model", getattr(self.lm, "net", None))
-        return None if net is None else sum(parameter.numel() for parameter in net.parameters())
+        return None if net is None else count_parameters(net)
 
 
 SHIPPED: Final = "the model that ships"

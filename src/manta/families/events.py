@@ -188,7 +188,9 @@ class Writer(ABC):
         """What it is, how large, and how much it reads and writes."""
         facts, net = [f"{self.family} model"], getattr(self, "model", None)
         if net is not None:
-            facts.append(f"{sum(p.numel() for p in net.parameters()):,} parameters")
+            from manta.nets.integers import count_parameters
+
+            facts.append(f"{count_parameters(net):,} parameters")
             facts.append(f"up to {net.config.max_prompt} tokens of prompt and {net.config.max_text} of text")
             facts.append(f"on {next(net.parameters()).device}")
         return f"<{type(self).__name__}: {', '.join(facts)}>"

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from manta.nets.integers import IntegerSpec
+
 
 @runtime_checkable
 class Codec(Protocol):
@@ -43,6 +45,8 @@ class KeptModel(ABC):
     """Name of the family."""
     prompted: bool | None = None
     """Whether it was trained on prompts; None where that is not known."""
+    quantised: Mapping[str, IntegerSpec] | None = None
+    """Of each map of integers in its net, how it is quantised; None of a model of floating-point numbers."""
     model: Any
     """The net; it has its shape as `config`."""
     config_class: ClassVar[type]

@@ -19,6 +19,8 @@ from manta.families.trained import TrainedWriter
 from manta.hub.causal import HUB
 from manta.hub.foreign import CAUSAL_KINDS, ForeignModel, find_foreign, load_decoder, load_foreign
 from manta.hub.foreign.checkpoint import check_weight, headers
+from manta.nets.integer_nets import with_integers
+from manta.nets.integers import IntegerSpec
 from manta.runtime import atomic_folder, read_json, resolve_device
 
 FORMAT = 1
@@ -26,6 +28,9 @@ FORMAT = 1
 
 PARTS = "parts.safetensors"
 """What a family keeps beside its weights, such as a drafter."""
+
+QUANTISED = "quantised"
+"""Of `config.json`: how each map of integers is quantised, as far as it is not the usual way."""
 
 LanguageModel = TrainedWriter[Any]
 """A model of any family that manta trains."""
@@ -69,6 +74,8 @@ def save_model(
     config[model.codec.key] = model.codec.fingerprint()
     if model.prompted is not None:
         config["prompted"] = model.prompted
+    if model.quantised is not None:
+        config[QUANTISED] = {name: _differing(spec) for name, spec in model.quantised.items()}
     config |= {**model.extras(), "recipe": recipe}
     with atomic_folder(folder) as new:
         model.codec.save(new / model.codec.file)
@@ -125,7 +132,8 @@ def _stored_parts(model: KeptModel, dtype: torch.dtype) -> bytes:
 
 
 def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
-    kept = value.dtype if not value.is_floating_point() else dtype if value.ndim >= 2 else torch.float32
+    plain = value.dtype is torch.float32
+    kept = (dtype if value.ndim >= 2 else torch.float32) if plain else value.dtype
     return value.detach().to("cpu", kept).contiguous()
 
 
@@ -216,11 +224,28 @@ def _class_of(config: dict[str, Any], folder: Path) -> type[KeptModel]:
 def _read_model(config: dict[str, Any], file: Path, codec: Codec, where: torch.device) -> Any:
     """The model that a folder's configuration describes, with the weights of `file`."""
     found = _class_of(config, file.parent)
-    net = _built(found, from_dict(found.config_class, config["model"], "model"), codec, file)
+    specs = _specs(config)
+    net = _built(found, from_dict(found.config_class, config["model"], "model"), codec, file, specs)
     return found.stored(net.to(where), codec, config, _read_parts(file.with_name(PARTS)))
 
 
-def _built(found: type[KeptModel], shape: Any, codec: Codec, file: Path) -> nn.Module:
+def _specs(config: dict[str, Any]) -> dict[str, IntegerSpec] | None:
+    """How each map of integers of a folder is quantised; None where there are none."""
+    told = config.get(QUANTISED)
+    if not isinstance(told, dict | None):
+        raise ConfigError(f"{QUANTISED} should be a table, received {shortened(told)}")
+    return told and {name: from_dict(IntegerSpec, spec, f"{QUANTISED}.{name[:80]}") for name, spec in told.items()}
+
+
+def _differing(spec: IntegerSpec) -> dict[str, Any]:
+    """What of a specification is not the usual."""
+    usual = to_dict(IntegerSpec())
+    return {name: value for name, value in to_dict(spec).items() if value != usual[name]}
+
+
+def _built(
+    found: type[KeptModel], shape: Any, codec: Codec, file: Path, specs: dict[str, IntegerSpec] | None
+) -> nn.Module:
     """A model with its weights: whatever they and its shape ask for is compared before any memory is taken."""
     stored = {name: size for name, (_, size) in headers(file).items()}
     try:
@@ -228,7 +253,7 @@ def _built(found: type[KeptModel], shape: Any, codec: Codec, file: Path) -> nn.M
     except ConfigError as error:
         raise ModelError(f"{file.parent}/config.json says {error}; copy the folder again") from error
     try:
-        model = built(found.net_class, shape, stored)
+        model = built(lambda shape: with_integers(found.net_class(shape), specs or {}), shape, stored)
     except ConfigError as error:
         raise ModelError(f"{file} does not fit its config.json: {error}") from error
     _load_weights(model, file)
@@ -239,7 +264,7 @@ def _told(model: Any, config: dict[str, Any]) -> Any:
     """The model with what its folder says of its data."""
     if not isinstance(prompted := config.get("prompted"), bool | None):
         raise ConfigError(f"prompted should be true or false, received {prompted!r}")
-    model.prompted = prompted
+    model.prompted, model.quantised = prompted, _specs(config)
     return model
 
 
@@ -330,9 +355,11 @@ def _load_weights(model: torch.nn.Module, file: Path) -> None:
         weights: dict[str, Tensor] = load_file(file)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{file} is missing or damaged ({error}); copy it again") from error
-    for name, value in weights.items():
-        if not value.is_floating_point():
-            raise ModelError(f"{file} holds {name} as {value.dtype}, not as numbers with a fraction; copy it again")
-        check_weight(name, value, file)
     expected = model.state_dict()
+    for name, value in weights.items():
+        integers = not expected[name].is_floating_point()
+        if value.dtype != expected[name].dtype if integers else not value.is_floating_point():
+            wanted = f"{expected[name].dtype}" if integers else "numbers with a fraction"
+            raise ModelError(f"{file} holds {name} as {value.dtype}, not as {wanted}; copy it again")
+        check_weight(name, value, file)
     model.load_state_dict({name: value.to(expected[name].dtype) for name, value in weights.items()})

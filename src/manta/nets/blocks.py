@@ -100,6 +100,16 @@ class Block(nn.Module):
         self.mlp = SwiGLU(dim, hidden)
         table = torch.tensor([0.0, 1.0, 1.0]).repeat(2).repeat_interleave(dim)
         self.table = nn.Parameter(table) if modulation else None
+        self.factors = nn.Identity()
+        """The six factors of a call: for what changes them."""
+
+    @property
+    def entries(self) -> dict[str, str]:
+        """Of each part behind a modulated norm, the name of the one map that reads it, where there is one."""
+        if self.table is None:
+            return {}
+        entry = self.operator.entry
+        return {**({} if entry is None else {"operator": f"operator.{entry}"}), "mlp": "mlp.gate_up"}
 
     def forward(
         self,
@@ -127,7 +137,8 @@ class Block(nn.Module):
         assert (modulation is None) == (self.table is None), "modulation goes with a block built with modulation=True"
         factors: tuple[Tensor | None, ...] = (None,) * MODULATIONS
         if modulation is not None and self.table is not None:
-            factors = (modulation + self.table.to(modulation.dtype)).to(x.dtype).chunk(MODULATIONS, -1)
+            whole = self.factors(modulation + self.table.to(modulation.dtype))
+            factors = whole.to(x.dtype).chunk(MODULATIONS, -1)
         shift_operator, scale_operator, gate_operator, shift_mlp, scale_mlp, gate_mlp = factors
 
         received = self.operator(_modulated_norm(x, shift_operator, scale_operator), context, cache)

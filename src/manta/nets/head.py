@@ -4,6 +4,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from manta.nets.integers import IntegerEmbedding
+
 
 class Head(nn.Module):
     """Logits of a hidden vector by a table, a vector a class: ``logits_v = <hidden, table_v>``.
@@ -22,4 +24,6 @@ class Head(nn.Module):
     def forward(self, hidden: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape v"]:
         """Logits in the dtype of the hidden vectors, or of autocast."""
         (table,) = self._shared
+        if isinstance(table, IntegerEmbedding):
+            return table.logits(hidden)
         return F.linear(hidden, table.weight.to(hidden.dtype))

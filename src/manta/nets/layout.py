@@ -1,9 +1,11 @@
 """How weights lie in memory, for nets that are asked for a few rows at a time."""
 
 import copy
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
+
+from manta.nets.integers import IntegerMap
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -19,9 +21,11 @@ def columnwise(net: Net) -> Net:
     Args:
         net: any net on CPU.
     """
-    weights = {id(weight): weight for weight in net.parameters()}
+    weights: dict[int, Any] = {id(weight): weight for weight in net.parameters()}
     for module in net.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
             laid = module.weight.detach().mT.contiguous().mT
             weights[id(module.weight)] = nn.Parameter(laid, requires_grad=False)
+        elif isinstance(module, IntegerMap):
+            weights[id(module)] = module
     return copy.deepcopy(net, weights)

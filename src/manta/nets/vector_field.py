@@ -67,6 +67,8 @@ class VectorField(nn.Module):
         bits: of an adaptive condition, which is added to the embedding of the time; 0: there is none.
     """
 
+    told_time = True
+
     def __init__(
         self,
         *,

@@ -113,6 +113,7 @@ class SelfAttention(Operator):
 
     answers_alone = True
     follows_blocks = True
+    entry = "qkv"
 
     def __init__(
         self,

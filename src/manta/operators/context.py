@@ -210,6 +210,7 @@ class Operator(nn.Module, ABC):
         cacheable: True when a span can be computed from what a `Cache` keeps of the other elements.
         answers_alone: True when it does what `OperatorContext.alone` asks, and rows may have spans of their own.
         follows_blocks: True when it heeds `OperatorContext.blocks`.
+        entry: name of the one linear map that its input goes to and nothing else does; None where there is none.
         carries: True when a causal one keeps a state that does not grow, so that each span begins where the last ended.
     """
 
@@ -218,6 +219,7 @@ class Operator(nn.Module, ABC):
     answers_alone: ClassVar[bool] = False
     carries: ClassVar[bool] = False
     follows_blocks: ClassVar[bool] = False
+    entry: ClassVar[str | None] = None
 
     @abstractmethod
     def forward(

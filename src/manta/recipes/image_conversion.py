@@ -30,7 +30,7 @@ from manta.recipes.conversion import (
     told_near,
 )
 from manta.recipes.image_recipe import IMAGE_SIZES, ImageRecipe
-from manta.recipes.origins import placed
+from manta.recipes.origins import placed, refuse_quantised
 
 
 def source_flow(recipe: ImageRecipe) -> ImageFlow:
@@ -44,6 +44,7 @@ def source_flow(recipe: ImageRecipe) -> ImageFlow:
         raise ModelError(
             f"{recipe.converted_from} is no image flow (family {found.family}), and {recipe.data} are images"
         )
+    refuse_quantised(found, recipe.converted_from)
     return found
 
 

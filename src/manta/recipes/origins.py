@@ -146,7 +146,18 @@ def _autoregressive(folder: str | None, purpose: str) -> AutoregressiveLM:
     lm = load_writer(folder, device="cpu")
     if lm.family != "ar":
         raise ModelError(f"{folder} is of the family {lm.family}; {purpose} autoregressive models (ar)")
+    refuse_quantised(lm, folder)  # pyright: ignore[reportArgumentType]
     return cast(AutoregressiveLM, lm)
+
+
+def refuse_quantised(model: KeptModel, path: str | Path | None) -> None:
+    """Refuse to begin a run with a model of integers.
+
+    Raises:
+        ModelError: as said.
+    """
+    if model.quantised is not None:
+        raise ModelError(f"{path} is quantised, and integers are not trained; give the model that it was made of")
 
 
 def source_model(recipe: Recipe) -> LanguageModel:
@@ -177,6 +188,7 @@ def trained_model(path: str | None, device: str | None) -> LanguageModel:
     if not isinstance(lm, TrainedWriter):
         families = ", ".join(name for name, row in FAMILIES.items() if row.writer is not None)
         raise ModelError(f"{path} is of the family {lm.family}, which is not trained here; give one of {families}")
+    refuse_quantised(lm, path)
     return lm
 
 

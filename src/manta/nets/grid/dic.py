@@ -132,6 +132,8 @@ class DicNet(nn.Module):
     Source: Tian et al., "DiC: Rethinking Conv3x3 Designs in Diffusion Models", arXiv 2501.00603.
     """
 
+    told_time = True
+
     def __init__(self, config: DicConfig, channels: int, height: int, width: int, *, classes: int, bits: int) -> None:
         super().__init__()
         assert config.width is not None and config.depths is not None, "the shape is not resolved"

@@ -70,6 +70,8 @@ class DitNet(nn.Module):
         PixArt-α, rotary places along both axes and normalised queries and keys.
     """
 
+    told_time = True
+
     def __init__(self, config: DitConfig, channels: int, height: int, width: int, *, classes: int, bits: int) -> None:
         super().__init__()
         assert config.width is not None and config.depth is not None and config.heads is not None, "not resolved"

@@ -1,6 +1,7 @@
 """U-DiT: a U of attention over downsampled tokens, with a pointwise network that mixes what is near."""
 
 import math
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -139,9 +140,23 @@ class NearNetwork(nn.Module):
         self.kernels = nn.ModuleList(kernels if config.near else [])
         self._merged: tuple[list[Tensor], list[int]] | None = None
 
+    @property
+    def stacked_maps(self) -> bool:
+        """Whether several of its maps are one in use."""
+        return len(self.inner) > 1
+
+    def merge(self) -> None:
+        """Put one map in the place of each that is two while it is trained."""
+        for name, maps in (("inner", self.inner), ("outer", self.outer)):
+            with torch.no_grad():
+                weight, bias = _merged(maps)
+            one = nn.Conv2d(weight.shape[1], weight.shape[0], 1)
+            one.weight, one.bias = nn.Parameter(weight), nn.Parameter(bias)
+            setattr(self, name, nn.Sequential(one))
+
     def forward(self, x: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"]:
         """The network at each element."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or not isinstance(self.outer[-1], nn.Conv2d):
             h = F.gelu(self.inner(x))
             h = h + sum(kernel(h) for kernel in self.kernels) if len(self.kernels) else h
             return self.outer(h)
@@ -213,6 +228,8 @@ class UditNet(nn.Module):
     Source: Tian et al., arXiv 2405.02730; the attention at each level, see `DownsampledGrid`.
     """
 
+    told_time = True
+
     def __init__(self, config: UditConfig, channels: int, height: int, width: int, *, classes: int, bits: int) -> None:
         super().__init__()
         assert config.width is not None and config.depths is not None and config.heads is not None, "not resolved"
@@ -242,6 +259,14 @@ class UditNet(nn.Module):
             nn.init.zeros_(part.weight)
             nn.init.zeros_(part.bias)  # pyright: ignore[reportArgumentType]
 
+    def merged(self) -> "UditNet":
+        """A copy with one map in the place of each that is two while it is trained: that of `stacked=False`."""
+        found = deepcopy(self)
+        for part in found.modules():
+            if isinstance(part, NearNetwork):
+                part.merge()
+        return found
+
     def forward(self, state: Float[Tensor, "b n c"], t: Float[Tensor, "b"], told: Told) -> Float[Tensor, "b n c"]:
         """What the net says of each element; of a fresh one zero. Arguments as of `DicNet`."""
         x = self.stem(as_grid(state, self.height, self.width, self.multiple))
@@ -268,7 +293,7 @@ def _normed(x: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"]:
     return F.layer_norm(x.movedim(1, -1), x.shape[1:2], eps=1e-6).movedim(-1, 1)
 
 
-def _linear(inner: int, middle: int, outer: int, stacked: bool) -> nn.Module:
+def _linear(inner: int, middle: int, outer: int, stacked: bool) -> nn.Sequential:
     """A linear map of each element, as two one after the other if `stacked`."""
     if not stacked:
         return nn.Sequential(nn.Conv2d(inner, outer, 1))

@@ -1,0 +1,191 @@
+"""Quantised models: quality, size and speed, beside floating point and simpler ways to quantise.
+
+    python benchmarks/quantised.py texts --models builtin:e2e --data e2e:PATH --out benchmarks/results/quantised.json
+    python benchmarks/quantised.py images --models RUNS/nets-dic-0 RUNS/nets-dit-0 RUNS/nets-udit-0 --data PATH.npz \
+        --num 500 --out benchmarks/results/quantised.json
+    python benchmarks/quantised.py speed --out benchmarks/results/quantised.json
+
+PATH is e2e-dataset.zip or its folder; PATH.npz is fashion_mnist_20k_5k.npz, and the nets are those of
+`images.py --suite nets --minutes 5 --keep RUNS`. Texts are those of the test split; images are compared by one
+classifier of ours. Every way to quantise sees the same trajectories. `speed` calls stacks of blocks with random
+weights, on one thread: all ways take turns within a round, and the least seconds of each count. Finished rows in --out
+are kept.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from copy import copy, deepcopy
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from e2e import references, scores
+from torch import nn
+
+from manta.bench import machine
+from manta.evaluation.images import ImageEvaluator, as_told
+from manta.families.events import GenerateOptions
+from manta.families.image_flow import DrawOptions
+from manta.hub import load, save_model
+from manta.nets.integer_nets import with_integers
+from manta.nets.integers import IntegerSpec, integer_maps, pack
+from manta.nets.trunk import Trunk
+from manta.operators import AttentionConfig, OperatorContext, line
+from manta.quantisation import Quantising, fitted, observed, quantised
+from manta.recipes.quantising import QuantisationPlan, merged_maps, work_of
+from manta.runtime import atomic_write, resolve_device
+
+NAIVE: dict[str, Any] = {"groups": 1, "shift": False, "spread": 0.0, "clip": False, "compensated": False}
+WAYS: dict[str, Quantising | None] = {
+    "float32": None,
+    "w8a8": Quantising(),
+    "w8a8, one group": Quantising(groups=1),
+    "w8a8, naive": Quantising(**NAIVE),
+    "w8a8, dynamic": Quantising(inputs="dynamic"),
+    "w4a8": Quantising(bits=4),
+    "w4a8, one group": Quantising(bits=4, groups=1),
+    "w4a8, naive": Quantising(bits=4, **NAIVE),
+    "w4a8, dynamic": Quantising(bits=4, inputs="dynamic"),
+    "w8": Quantising(inputs="float"),
+}
+BUDGETS = (4, 8, 16)
+WIDTHS, DEPTH = (160, 512, 1024), 4
+CALLS = ((1, 1), (1, 64), (32, 64))
+"""Rows and elements of each of a call; one of one is a word of a left-to-right model."""
+
+
+def main() -> None:
+    """Read the command line and measure what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite", choices=("texts", "images", "speed"))
+    parser.add_argument("--models", nargs="+", default=[])
+    parser.add_argument("--data")
+    parser.add_argument("--only", nargs="+", default=list(WAYS), help="ways to quantise")
+    parser.add_argument("--num", type=int, default=500, help="images drawn and compared with")
+    parser.add_argument("--every", type=int, default=1, help="take every so many test prompts")
+    parser.add_argument("--seconds", type=float, default=20, help="of each shape of `speed`")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    result = json.loads(args.out.read_text()) if args.out.exists() else {}
+    result["machine"] = machine(resolve_device())
+    rows: list[dict[str, Any]] = result.setdefault(args.suite, [])
+
+    def keep(row: dict[str, Any]) -> None:
+        rows.append(row)
+        atomic_write(args.out, (json.dumps(result, indent=1) + "\n").encode())
+        print(json.dumps(row)[:600], flush=True)
+
+    if args.suite == "speed":
+        done = {(row["width"], row["rows"], row["elements"]) for row in rows}
+        for width in WIDTHS:
+            for shape in CALLS:
+                if (width, *shape) not in done:
+                    keep(seconds_of(width, *shape, args.seconds))
+        return
+    for name in args.models:
+        model = load(name, device="cpu")
+        kind = getattr(getattr(model.model.config, "net", None), "kind", model.family)
+        ways = [way for way in args.only if (kind, way) not in {(row["model"], row["way"]) for row in rows}]
+        if ways:
+            measured(model, name, kind, ways, args, keep)
+
+
+def measured(model: Any, name: str, kind: str, ways: list[str], args: argparse.Namespace, keep: Any) -> None:
+    """Quantise a model in several ways, and measure what each of them writes or draws."""
+    plan = QuantisationPlan()
+    work, before = work_of(model, name, args.data, plan), copy(model)
+    before.model = net = merged_maps(model.model)
+    seen = observed(net, lambda: work.run(before, plan))
+    if args.suite == "images":
+        evaluator = ImageEvaluator(args.data, before, num=args.num)
+    else:
+        test = references(args.data, "test")
+        test = replace(test, prompts=test.prompts[:: args.every], references=test.references[:: args.every])
+    for way in ways:
+        how, now = WAYS[way], copy(before)
+        row: dict[str, Any] = {"model": kind, "way": way, "parameters": sum(p.numel() for p in net.parameters())}
+        if how is not None:
+            found = fitted(net, seen, how)
+            now.model, now.quantised = quantised(net, found), {part: each.spec for part, each in found.items()}
+            errors = [each.error for each in found.values() if each.error is not None]
+            row["mean_error"] = sum(errors) / len(errors)
+            row["grouped"] = sum(each.spec.groups > 1 for each in found.values())
+            row["maps"] = len(found)
+        row["bytes"] = stored(now, torch.float32 if how is None else torch.bfloat16)
+        row["scores"] = {}
+        for calls in BUDGETS:
+            begun = time.perf_counter()
+            if args.suite == "images":
+                told = as_told(evaluator.measure(now, DrawOptions(num_steps=calls), seed=10_000))["figures"]
+            else:
+                told = scores(now, test, GenerateOptions(num_steps=calls, style="consensus"))
+            row["scores"][str(calls)] = {**told, "seconds_of_all": round(time.perf_counter() - begun, 2)}
+        keep(row)
+
+
+def stored(model: Any, dtype: torch.dtype) -> int:
+    """Bytes of the file of a model's weights."""
+    with TemporaryDirectory() as folder:
+        save_model(Path(folder) / "model", model, recipe={}, card="", dtype=dtype)
+        return (Path(folder) / "model" / "model.safetensors").stat().st_size
+
+
+def seconds_of(width: int, rows: int, elements: int, budget: float) -> dict[str, Any]:
+    """Least seconds of a call of four blocks, of each way."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    net = Trunk(width, DEPTH, (AttentionConfig(),), heads=max(2, width // 64), cross=True, modulation=True).eval()
+    for parameter in net.parameters():
+        parameter.data.add_(0.02 * torch.randn_like(parameter))
+    nets: dict[str, nn.Module] = {"float32": net, "bfloat16": deepcopy(net).bfloat16()}
+    for name, bits, inputs in (("w8a8", 8, "static"), ("w4a8", 4, "static"), ("w8a8, dynamic", 8, "dynamic")):
+        nets[name] = with_random_integers(net, bits, inputs)
+    context = OperatorContext(line(elements, torch.device("cpu")), torch.ones(rows, elements, dtype=torch.bool))
+    x, modulation = torch.randn(rows, elements, width), 0.1 * torch.randn(1, 1, 6 * width)
+    memory, calls = torch.randn(rows, 32, width), {}
+
+    def call_of(each: Any, dtype: torch.dtype) -> Callable[[], Any]:
+        state, told = x.to(dtype), modulation.to(dtype)
+        read = each.project(memory.to(dtype))
+        return lambda: each(state, context, memory=read, modulation=told)
+
+    with torch.no_grad():
+        for name, each in nets.items():
+            calls[name] = call_of(each, torch.bfloat16 if name == "bfloat16" else torch.float32)
+        for call in calls.values():
+            call()
+        least, end = dict.fromkeys(calls, float("inf")), time.perf_counter() + budget
+        rounds = 0
+        while time.perf_counter() < end or rounds < 3:
+            for name, call in calls.items():
+                begun = time.perf_counter()
+                call()
+                least[name] = min(least[name], time.perf_counter() - begun)
+            rounds += 1
+    milliseconds = {name: round(1000 * seconds, 3) for name, seconds in least.items()}
+    return {"width": width, "rows": rows, "elements": elements, "rounds": rounds, "milliseconds": milliseconds}
+
+
+def with_random_integers(net: nn.Module, bits: Any, inputs: Any) -> nn.Module:
+    """A copy of a net with maps of integers drawn at random, folded where that can be."""
+    static, specs = inputs == "static", {}
+    for name, part in net.named_modules():
+        if isinstance(part, nn.Linear):
+            folded = static and name.endswith(("operator.qkv", "mlp.gate_up"))
+            specs[name] = IntegerSpec(bits=bits, inputs=inputs, shift=static, spread=static, folded=folded)
+    new = with_integers(deepcopy(net), specs)
+    for _, part in integer_maps(new):
+        values = torch.randint(-7, 8, part.shape, dtype=torch.int8)
+        part.weight.copy_(values if bits == 8 else pack(values))
+        part.weight_scale.fill_(0.01)
+        if static:
+            part.step.fill_(0.03)
+    return new.eval()
+
+
+if __name__ == "__main__":
+    main()

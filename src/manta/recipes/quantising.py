@@ -1,0 +1,271 @@
+"""Quantising a model: watch it at work on data, fit its maps of integers, and tell what that costs and saves."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from torch import nn
+
+from manta.errors import ConfigError, DataError, ModelError, UsageError
+from manta.families import DRAWING
+from manta.families.events import GenerateOptions, Request
+from manta.families.image_flow import DrawOptions, DrawRequest, ImageFlow
+from manta.families.image_model import ImageModel
+from manta.families.trained import TrainedWriter
+from manta.hub import load, model_config
+from manta.nets.grid import UditNet
+from manta.quantisation import Fitted, Observed, Quantising, fitted, observed, quantised
+from manta.recipes.conversion import mean_parts
+from manta.recipes.image_conversion import held_out_images, task_of_flow
+from manta.recipes.image_recipe import ImageRecipe
+from manta.recipes.recipe import Recipe
+from manta.recipes.text_conversion import held_out, task_of_model, to_batches
+from manta.text import read
+
+Bits = Literal["w8a8", "w4a8", "w8"]
+CALLS: Final = (4, 8, 16, 32)
+"""Budgets along whose trajectories a model is watched."""
+LEFT_TO_RIGHT: Final = ("ar", "decoder", "block")
+"""Families whose trajectories are the texts themselves."""
+MEASURED: Final = 128
+"""Held-out texts or images on which the task is measured."""
+COMPARED: Final = 32
+"""Texts or images that both models make."""
+COMPARED_CALLS: Final = 8
+ROWS: Final = 32
+"""Texts or images made at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantisationPlan:
+    """How a model is quantised."""
+
+    bits: Bits = "w8a8"
+    """`w8a8` and `w4a8`: weights of 8 or 4 bits times inputs of 8; `w8`: weights of 8 bits alone, inputs as they
+    are."""
+    num: int = 256
+    """Texts or images along whose trajectories the model is watched."""
+    groups: int | Literal["auto"] = "auto"
+    """Groups of neighbouring times; `auto`: as many as each map is worth, up to 8."""
+    inputs: Literal["static", "dynamic"] = "static"
+    """`static`: steps are found before; `dynamic`: each row is rounded by its own largest number."""
+    calls: tuple[int, ...] = CALLS
+    """Budgets along whose trajectories the model is watched."""
+    seed: int = 0
+    """Of the noise that trajectories begin with."""
+
+    def __post_init__(self) -> None:
+        if self.num < 1:
+            raise ConfigError(f"num should be at least 1, received {self.num}")
+        if isinstance(self.groups, int) and not 1 <= self.groups <= 64:
+            raise ConfigError(f"groups should be auto, or lie between 1 and 64, received {self.groups}")
+        if not self.calls or min(self.calls) < 1:
+            raise ConfigError(f"calls are budgets of at least 1, received {self.calls}")
+        if self.bits == "w8" and (self.inputs, self.groups) != ("static", "auto"):
+            raise ConfigError("w8 leaves inputs as they are; leave inputs and groups out")
+
+    @property
+    def how(self) -> Quantising:
+        """For the net."""
+        bits = 4 if self.bits == "w4a8" else 8
+        return Quantising(bits=bits, inputs="float" if self.bits == "w8" else self.inputs, groups=self.groups)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The model before and after."""
+
+    task: str
+    """What is measured of the family's own task on held-out data; less is better. Empty where nothing was."""
+    before: float
+    after: float
+    same: float
+    """Share of what both make of the same requests that is the same, word for word; of images, the root mean square of
+    the difference of their values, 0 to 255."""
+    seconds_before: float
+    seconds_after: float
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """A quantised model, and what is known of it."""
+
+    model: Any
+    plan: QuantisationPlan
+    data: str
+    """Name of what it was watched on."""
+    maps: Mapping[str, Fitted]
+    seen: Mapping[str, Observed] = field(repr=False)
+    compared: Compared
+    seconds: float
+    """That it took."""
+
+
+def quantise(
+    source: str | Path | None, data: str | None, plan: QuantisationPlan, tell: Callable[[str], None] = lambda line: None
+) -> Quantisation:
+    """Quantise a model of texts or an image flow.
+
+    Args:
+        source: its folder, or a name as of `manta.load`.
+        data: what it is watched on, best what it was trained on; an image flow can do without.
+        plan: bits and the rest.
+        tell: takes lines of progress.
+
+    Raises:
+        ModelError: the model is of another kind, or quantised already.
+        DataError: no data, or none that the model could read.
+    """
+    begun, model = time.perf_counter(), load(source, device="cpu")
+    work = work_of(model, source, data, plan)
+    net = merged_maps(model.model)
+    before = copy(model)
+    before.model = net
+    tell(f"watching {plan.num} {work.made} at {', '.join(map(str, plan.calls))} calls")
+    seen = observed(net, lambda: work.run(before, plan))
+    tell(f"fitting {len(seen)} maps")
+    found = fitted(net, seen, plan.how)
+    after = copy(model)
+    after.model = quantised(net, found)
+    after.quantised = {name: each.spec for name, each in found.items()}
+    tell("comparing it with the model before")
+    compared = work.compared(before, after)
+    name = Path(data.rpartition(":")[2]).name if data else "its classes"
+    return Quantisation(after, plan, name, found, seen, compared, time.perf_counter() - begun)
+
+
+def merged_maps(net: nn.Module) -> nn.Module:
+    """A net in which no map is several while it is trained: that of a U-DiT with its maps merged."""
+    if not isinstance(net, ImageModel) or not isinstance(net.net, UditNet) or net.config.net.kind != "udit":
+        return net
+    if net.encoder is not None:
+        raise ModelError("a U-DiT with an adaptive condition cannot be quantised; train it with model.bits=0")
+    new = copy(net)
+    new._modules = {**net._modules, "net": net.net.merged()}
+    new.config = replace(net.config, net=replace(net.config.net, stacked=False))
+    return new
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a model does while it is watched, and how it is measured."""
+
+    made: str
+    """What it makes, in the plural."""
+    run: Callable[[Any, QuantisationPlan], None]
+    """Makes the model work as a plan says."""
+    compared: Callable[[Any, Any], Compared]
+    """Measures it before and after."""
+
+
+def work_of(model: Any, source: str | Path | None, data: str | None, plan: QuantisationPlan) -> Work:
+    """What a model is to do while it is watched; arguments as of `quantise`."""
+    if getattr(model, "quantised", None) is not None:
+        raise ModelError(f"{source} is quantised already; give the model that it was made of")
+    if isinstance(model, ImageFlow):
+        return _for_images(model, data)
+    if not isinstance(model, TrainedWriter):
+        what = f"a model of {DRAWING[model.family].words}" if model.family in DRAWING else "a published checkpoint"
+        raise ModelError(f"{source} is {what}, and models of texts and image flows can be quantised")
+    if data is None:
+        raise UsageError("say what the model is to be watched on, best what it was trained on: --data DATA")
+    return _for_texts(model, source, data, plan)
+
+
+def _for_texts(lm: TrainedWriter[Any], source: str | Path | None, data: str, plan: QuantisationPlan) -> Work:
+    recipe = _recipe_of(source, data)
+    examples = list(read(data, "train", plan.num))
+    batches = to_batches(lm, examples)
+    if not batches:
+        raise DataError(f"{data} has no text that the model could read")
+    objective = task_of_model(lm, recipe)
+
+    def requests(texts: Sequence[Any], num: int) -> list[Request]:
+        asked = list(dict.fromkeys(example.prompt for example in texts))
+        most = lm.model.config.max_prompt
+        fitting = [prompt for prompt in asked if not prompt or len(lm.tokenizer.encode(prompt)) <= most] or [None]
+        return [Request(prompt=fitting[i % len(fitting)], seed=plan.seed + i) for i in range(num)]
+
+    def run(watched: Any, plan: QuantisationPlan) -> None:
+        if lm.family in LEFT_TO_RIGHT:
+            mean_parts(watched.model, objective, batches)
+            return
+        asked = requests(examples, plan.num)
+        usual = GenerateOptions()
+        styles: tuple[Any, ...] = ("consensus", "diverse") if lm.family == "manta" else (usual.style,)
+        for index, calls in enumerate(plan.calls):
+            for begin in range(0, len(asked), ROWS):
+                options = replace(usual, num_steps=calls, style=styles[(begin // ROWS + index) % len(styles)])
+                list(watched.generate(asked[begin : begin + ROWS], options, batch_size=ROWS))
+
+    def compared(before: Any, after: Any) -> Compared:
+        held = held_out(recipe, before, MEASURED)
+        parts = [mean_parts(each.model, objective, held) for each in (before, after)]
+        task = next(each for each in ("nats", "cross_entropy", *parts[0]) if each in parts[0])
+        asked = requests(examples, COMPARED)
+        options = GenerateOptions() if lm.family in LEFT_TO_RIGHT else GenerateOptions(num_steps=COMPARED_CALLS)
+        texts, seconds = _both(before, after, lambda each: _texts(each, asked, options))
+        same = float(np.mean([one == other for one, other in zip(*texts, strict=True)]))
+        return Compared(f"{task} of held-out texts", parts[0][task], parts[1][task], same, *seconds)
+
+    return Work("texts", run, compared)
+
+
+def _texts(lm: Any, asked: Sequence[Request], options: GenerateOptions) -> list[str]:
+    events = lm.generate(asked, options, batch_size=ROWS)
+    return [text for _, text in sorted((event.index, event.text) for event in events if event.kind == "done")]
+
+
+def _for_images(flow: ImageFlow, data: str | None) -> Work:
+    classes = len(flow.images.classes)
+
+    def requests(num: int, seed: int) -> list[DrawRequest]:
+        labels = [i % (classes + 1) if classes else None for i in range(num)]
+        return [DrawRequest(label=None if label == classes else label, seed=seed + i) for i, label in enumerate(labels)]
+
+    def run(watched: Any, plan: QuantisationPlan) -> None:
+        for calls in plan.calls:
+            list(watched.generate(requests(plan.num, plan.seed), DrawOptions(num_steps=calls), batch_size=ROWS))
+
+    def compared(before: Any, after: Any) -> Compared:
+        drawn, seconds = _both(
+            before, after, lambda each: _drawn(each, requests(COMPARED, 10**6), DrawOptions(num_steps=COMPARED_CALLS))
+        )
+        apart = float(np.sqrt(np.mean((drawn[0].astype(np.float32) - drawn[1].astype(np.float32)) ** 2)))
+        if data is None:
+            return Compared("", 0.0, 0.0, apart, *seconds)
+        recipe = ImageRecipe(data=data)
+        held, objective = held_out_images(recipe, flow, MEASURED), task_of_flow(flow, recipe)
+        old, new = (mean_parts(each.model, objective, held)["velocity"] for each in (before, after))
+        return Compared("error of the flow on held-out images", old, new, apart, *seconds)
+
+    return Work("images", run, compared)
+
+
+def _drawn(flow: ImageFlow, asked: Sequence[DrawRequest], options: DrawOptions) -> np.ndarray:
+    return np.stack([d.pixels for d in sorted(flow.generate(asked, options, batch_size=ROWS), key=lambda d: d.index)])
+
+
+def _both(before: Any, after: Any, make: Callable[[Any], Any]) -> tuple[list[Any], list[float]]:
+    """What both make, and the seconds it takes, once each has made it before."""
+    made, seconds = [make(each) for each in (before, after)], []
+    for each in (before, after):
+        begun = time.perf_counter()
+        make(each)
+        seconds.append(time.perf_counter() - begun)
+    return made, seconds
+
+
+def _recipe_of(source: str | Path | None, data: str) -> Recipe:
+    """The recipe that a model was trained by, with other data; the usual one where its folder tells none."""
+    from manta.config import from_dict
+
+    told = model_config(source).get("recipe")
+    try:
+        return from_dict(Recipe, {**(told if isinstance(told, dict) else {}), "data": data}, "recipe")
+    except ConfigError:
+        return Recipe(data=data)

@@ -1,0 +1,263 @@
+"""Quantised models of every family: what is stored, what they write, and what is refused."""
+
+import json
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from manta.cli import main
+from manta.errors import ConfigError, ModelError, UsageError
+from manta.families.block import BlockCausalConfig, BlockCausalLM, BlockCausalModel
+from manta.families.events import GenerateOptions, Request
+from manta.families.image_flow import DrawRequest
+from manta.hub import load, save_model
+from manta.nets.grid import UditNet
+from manta.nets.integer_nets import Fold
+from manta.nets.integers import count_parameters, integer_maps
+from manta.recipes import quantising
+from manta.recipes.quantising import QuantisationPlan, merged_maps, quantise
+from manta.text import Tokenizer
+
+from ..families.conftest import SMALL, WORDS, make_aligned, make_ar, make_lm, make_masked, random_weights
+from .test_image_conversion import trained
+
+VOCABULARY = WORDS[0].split(" ")
+
+
+def make_block(**config: Any) -> BlockCausalLM:
+    tokenizer = Tokenizer.train(list(WORDS) * 3, 512)
+    torch.manual_seed(0)
+    model = BlockCausalModel(BlockCausalConfig(vocab_size=tokenizer.vocab_size, block_length=4, **SMALL, **config))
+    random_weights(model)
+    return BlockCausalLM(model, tokenizer)
+
+
+MAKE = {"manta": make_lm, "masked": make_masked, "aligned": make_aligned, "ar": make_ar, "block": make_block}
+WIDE: dict[str, Any] = {"dim": 64}
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    monkeypatch.setattr(quantising, "COMPARED", 3)
+    monkeypatch.setattr(quantising, "MEASURED", 8)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    draw, file = random.Random(0), tmp_path_factory.mktemp("data") / "pairs.jsonl"
+    pairs = [(" ".join(draw.sample(VOCABULARY, 3)), " ".join(draw.sample(VOCABULARY, 6))) for _ in range(40)]
+    file.write_text("\n".join(json.dumps({"prompt": prompt, "text": text}) for prompt, text in pairs))
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    found = {}
+    for family, make in MAKE.items():
+        found[family] = tmp_path_factory.mktemp(family) / "model"
+        save_model(found[family], make(), recipe={}, card="# A model\n")
+    return found
+
+
+def written(lm, num=6, **options):
+    asked = [Request(prompt=" ".join(VOCABULARY[i : i + 3]), seed=i) for i in range(num)]
+    done = [event for event in lm.generate(asked, GenerateOptions(**options), batch_size=4) if event.kind == "done"]
+    return [(event.tokens, event.confidence) for event in sorted(done, key=lambda event: event.index)]
+
+
+@pytest.mark.parametrize("bits", ["w8a8", "w4a8", "w8"])
+@pytest.mark.parametrize("family", MAKE)
+def test_a_quantised_model_is_smaller_and_writes_what_its_folder_writes(family, bits, folders, data, tmp_path):
+    found = quantise(folders[family], data, QuantisationPlan(bits=bits, num=12, calls=(4,)))
+    assert found.compared.task and found.compared.before > 0
+    apart = abs(found.compared.after - found.compared.before) / found.compared.before
+    assert apart < (0.5 if bits == "w4a8" else 0.15)  # weights at random are more sensitive than learned ones
+    save_model(tmp_path / "new", found.model, recipe={}, card="")
+    again = load(tmp_path / "new")
+    assert again.quantised == found.model.quantised
+    assert written(again) == written(found.model)
+    ints = [
+        value for value in load_file(tmp_path / "new" / "model.safetensors").values() if not value.is_floating_point()
+    ]
+    assert sum(value.numel() for value in ints) > 0.3 * count_parameters(load(folders[family]).model) / 2
+    assert {value.dtype for value in ints} == ({torch.int8, torch.uint8} if bits == "w4a8" else {torch.int8})
+    assert count_parameters(again.model) == pytest.approx(count_parameters(load(folders[family]).model), rel=0.01)
+
+
+def test_texts_of_a_quantised_model_do_not_depend_on_their_batch(folders, data):
+    model = quantise(folders["manta"], data, QuantisationPlan(num=12, calls=(4, 8))).model
+    assert any(each.spec.groups > 1 for _, each in integer_maps(model.model))
+    assert any(isinstance(part, Fold) for part in model.model.modules())
+    asked = [Request(prompt=" ".join(VOCABULARY[i : i + 1 + i % 4]), seed=i) for i in range(9)]
+
+    def texts(size):
+        done = model.generate(asked, GenerateOptions(num_steps=6), batch_size=size)
+        return {event.index: (event.tokens, event.confidence) for event in done if event.kind == "done"}
+
+    assert texts(1) == texts(2) == texts(9)
+
+
+def test_blanks_are_filled_where_known_latents_are_at_another_time(folders, data):
+    model = quantise(folders["manta"], data, QuantisationPlan(num=12, calls=(4, 8))).model
+    text = "the cat ____ on a mat"
+    filled = model.write("the cat", infill=text, num_steps=6)
+    assert filled.startswith("the cat") and filled.endswith("on a mat") and "____" not in filled
+
+
+@pytest.fixture(scope="module")
+def nets(tmp_path_factory):
+    shapes: dict[str, dict[str, Any]] = {
+        "dic": {"kind": "dic", "width": 16, "depths": (1, 1, 1, 1, 1)},
+        "dit": {"kind": "dit", "width": 32, "depth": 1, "heads": 2},
+        "udit": {"kind": "udit", "width": 16, "depths": (1, 1, 1, 1, 1), "heads": 1},
+    }
+    return {kind: trained(tmp_path_factory.mktemp(kind) / "run", net=net) for kind, net in shapes.items()}
+
+
+@pytest.mark.parametrize("bits", ["w8a8", "w4a8", "w8"])
+@pytest.mark.parametrize("kind", ["dic", "dit", "udit"])
+def test_quantised_image_flows_draw_nearly_the_same(kind, bits, nets, tmp_path):
+    plan = QuantisationPlan(bits=bits, num=6, calls=(3,))
+    found = quantise(nets[kind], "builtin:shapes", plan)
+    assert found.compared.task and found.compared.same < 40
+    assert found.compared.after == pytest.approx(found.compared.before, rel=0.05)
+    save_model(tmp_path / "new", found.model, recipe={}, card="")
+    again = load(tmp_path / "new")
+    one, other = (each.draw(num_samples=2, num_steps=3).astype(int) for each in (again, found.model))
+    assert np.array_equal(one, other) if kind != "udit" else np.abs(one - other).max() < 5  # merged maps are rounded
+
+
+def test_maps_of_a_udit_are_merged_and_draw_the_same(nets):
+    flow: Any = load(nets["udit"])
+    net: Any = merged_maps(flow.model)
+    assert isinstance(net.net, UditNet) and not net.config.net.stacked and flow.model.config.net.stacked
+    noise, told, _ = flow.begin([DrawRequest()])
+    with torch.no_grad():
+        one = flow.model.act(noise, torch.zeros(1), cond=told).clean
+        torch.testing.assert_close(net.act(noise, torch.zeros(1), cond=told).clean, one, rtol=1e-4, atol=1e-5)
+
+
+def test_an_image_flow_needs_no_data(nets):
+    assert quantise(nets["dic"], None, QuantisationPlan(num=2, calls=(2,))).compared.task == ""
+
+
+def test_dynamic_inputs_and_a_number_of_groups(folders, data):
+    plan = QuantisationPlan(num=8, calls=(4,), inputs="dynamic")
+    assert {each.inputs for each in quantise(folders["manta"], data, plan).model.quantised.values()} == {"dynamic"}
+    plan = QuantisationPlan(num=8, calls=(8,), groups=3)
+    assert {each.groups for each in quantise(folders["manta"], data, plan).model.quantised.values()} == {1, 3}
+
+
+def test_what_cannot_be_quantised_is_refused(folders, data, tmp_path, nets):
+    with pytest.raises(UsageError, match="--data"):
+        quantise(folders["manta"], None, QuantisationPlan(num=4, calls=(4,)))
+    made = quantise(folders["ar"], data, QuantisationPlan(num=4, calls=(4,)))
+    save_model(tmp_path / "new", made.model, recipe={}, card="")
+    with pytest.raises(ModelError, match="quantised already"):
+        quantise(tmp_path / "new", data, QuantisationPlan())
+    for given in (["--inherit"], ["--teacher"], ["--drafter"]):
+        command = ["train", data, "--out", str(tmp_path / "run"), "--num-steps", "4", *given, str(tmp_path / "new")]
+        assert main(command) == 1
+    command = ["convert", str(tmp_path / "new"), "--operator", "linear", "--data", data, "--out", str(tmp_path / "run")]
+    assert main(command) == 1
+    wrongs: tuple[dict[str, Any], ...] = (
+        {"num": 0}, {"groups": 0}, {"groups": 65}, {"calls": ()}, {"calls": (0,)}, {"bits": "w8", "groups": 2},
+    )  # fmt: skip
+    for wrong in wrongs:
+        with pytest.raises(ConfigError):
+            QuantisationPlan(**wrong)
+
+
+@pytest.fixture(scope="module")
+def small(folders, data, tmp_path_factory):
+    made = quantise(folders["manta"], data, QuantisationPlan(bits="w4a8", num=8, calls=(4,), groups=2))
+    folder = tmp_path_factory.mktemp("small") / "model"
+    save_model(folder, made.model, recipe={}, card="")
+    return folder
+
+
+def copied(folder, to):
+    to.mkdir()
+    for file in folder.iterdir():
+        (to / file.name).write_bytes(file.read_bytes())
+    return to
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda q: q.clear(),
+        lambda q: q.popitem(),
+        lambda q: q.update({"nothing": {}}),
+        lambda q: q.update({next(iter(q)): {"bits": 5}}),
+        lambda q: q.update({next(iter(q)): {"groups": 10**9}}),
+        lambda q: q.update({next(iter(q)): {"groups": "two"}}),
+        lambda q: q.update({next(iter(q)): {"harm": 1}}),
+        lambda q: q.update({next(iter(q)): 7}),
+        lambda q: q.update({"field.trunk.blocks.0.mlp.out": {"bits": 4, "shift": True, "folded": True}}),
+        lambda q: q.update({"memory_encoder.trunk.blocks.0.mlp.out": {"bits": 4, "groups": 2}}),
+        lambda q: q.update({"field.trunk.norm": {}}),
+    ],
+)
+def test_a_folder_whose_specification_does_not_fit_is_refused(change, small, tmp_path, capsys):
+    folder = copied(small, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    change(config["quantised"])
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError):
+        load(folder)
+    assert main(["generate", str(folder), "--prompt", "the cat"]) == 1
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("told", [[], "w8a8", 3, True])
+def test_a_folder_whose_specification_is_no_table_is_refused(told, small, tmp_path):
+    folder = copied(small, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantised": told}))
+    with pytest.raises(ModelError):
+        load(folder)
+
+
+def test_weights_of_another_kind_are_refused(small, tmp_path):
+    weights = load_file(small / "model.safetensors")
+    packed = next(name for name, value in weights.items() if value.dtype is torch.uint8)
+    step = next(name for name in weights if name.endswith(".step"))
+    wrongs = (
+        {packed: weights[packed].float()},
+        {packed: weights[packed].to(torch.int8)},
+        {packed: weights[packed][:, :-1].contiguous()},
+        {step: torch.full_like(weights[step], float("nan"))},
+        {step: weights[step].to(torch.int8)},
+    )
+    for number, wrong in enumerate(wrongs):
+        folder = copied(small, tmp_path / str(number))
+        save_file({**weights, **wrong}, folder / "model.safetensors")
+        with pytest.raises(ModelError):
+            load(folder)
+
+
+def test_the_verb_writes_a_folder_with_a_page(folders, data, tmp_path, capsys):
+    out = tmp_path / "new"
+    command = ["quantize", str(folders["manta"]), "--data", data, "--num", "8", "--calls", "4,8", "--out", str(out)]
+    assert main([*command, "--bits", "w4a8", "--groups", "2"]) == 0
+    told = capsys.readouterr().out
+    assert "maps" in told and "MB" in told and "held-out texts" in told
+    card, page = (out / "README.md").read_text(), (out / "quantised.html").read_text()
+    assert card.startswith("# A model") and "w4a8" in card and "field.trunk.blocks.0.operator.qkv" in page
+    assert "<svg" in page and "group 2" in page
+    assert main(["generate", str(out), "--prompt", "the cat"]) == 0
+    capsys.readouterr()
+    for wrong in (
+        command,  # the folder is there
+        [*command[:-1], str(tmp_path / "other"), "--groups", "some"],
+        [*command[:-1], str(tmp_path / "other"), "--calls", "4,x"],
+        command[:-2],
+    ):
+        assert main(wrong) == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert not (tmp_path / "other").exists()
