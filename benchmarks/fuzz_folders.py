@@ -16,6 +16,7 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 LIMIT = 20.0
 """Seconds a folder may take."""
-KINDS = ("manta", "masked", "ar", "llada", "Dream", "mdlm", "block", "aligned", "image", "latents", "restorer", "joint")
+KINDS = (
+    *("manta", "masked", "ar", "llada", "Dream", "mdlm", "block", "aligned", "image", "latents", "restorer", "joint"),
+    *("integers", "image of integers"),
+)
 VALUES: tuple[Any, ...] = (
     *(0, -1, 1, 3, 10**9, 10**12, 2**31, 2**63, 10**40, 0.5, -0.0, 1e-300, 1e300, float("nan"), float("inf")),
     *(True, False, None, "", "attention", "x" * 10_000, [], {}, [[[]]], {"kind": "latent"}, "\0", "é"),
@@ -53,7 +57,12 @@ def make_folders(root: Path) -> dict[str, Path]:
     save_model(folders["masked"], masked, recipe={}, card="")
     ar = AutoregressiveLM(AutoregressiveModel(AutoregressiveConfig(**shape)), tokenizer)
     save_model(folders["ar"], ar, recipe={}, card="")
-    for kind, lm in {**texts(tokenizer, shape), **images()}.items():
+    drawing = images()
+    integers = {
+        "integers": of_integers(small_manta(tokenizer, shape)),
+        "image of integers": of_integers(drawing["image"]),
+    }
+    for kind, lm in {**texts(tokenizer, shape), **drawing, **integers}.items():
         save_model(folders[kind], lm, recipe={}, card="")
     for kind in published.CONFIGS:
         weights = published.write(folders[kind], kind, mask_token_id=53, shards=2 if kind == "Dream" else 1)
@@ -73,6 +82,26 @@ def texts(tokenizer: Any, shape: dict[str, Any]) -> dict[str, Any]:
         "block": BlockCausalLM(BlockCausalModel(BlockCausalConfig(**shape)), tokenizer),
         "aligned": AlignedLM(AlignedModel(AlignedConfig(**shape)), tokenizer),
     }
+
+
+def small_manta(tokenizer: Any, shape: dict[str, Any]) -> Any:
+    """A Manta-LM."""
+    from manta.families.manta_lm import MantaLM
+    from manta.families.model import MantaConfig, MantaModel
+    from manta.spaces import LatentSpaceConfig
+
+    config = MantaConfig(**shape, space=LatentSpaceConfig(rate=4, channels=4, encoder_depth=1))
+    return MantaLM(MantaModel(config), tokenizer, config.time.build())
+
+
+def of_integers(model: Any) -> Any:
+    """The same, quantised to four bits in groups of times."""
+    from manta.quantisation import Quantising, fitted, observed, quantised
+
+    found = fitted(model.model, observed(model.model, lambda: use(model)), Quantising(bits=4, groups=2))
+    new = copy(model)
+    new.model, new.quantised = quantised(model.model, found), {name: each.spec for name, each in found.items()}
+    return new
 
 
 def images() -> dict[str, Any]:
@@ -268,6 +297,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num", type=int, default=5000, help="folders")
     parser.add_argument("--first", type=int, default=0, help="seed of the first")
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS, help="kinds of folder")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     counts: Counter[str] = Counter()
@@ -277,12 +307,12 @@ def main() -> None:
         folders = make_folders(Path(root))
         for seed in range(args.first, args.first + args.num):
             draw = random.Random(seed)
-            kind = KINDS[seed % len(KINDS)]
-            copy = Path(root) / "damaged"
-            shutil.rmtree(copy, ignore_errors=True)
-            shutil.copytree(folders[kind], copy)
-            done = damage(copy, draw)
-            outcome, said = worker(copy)
+            kind = args.only[seed % len(args.only)]
+            damaged = Path(root) / "damaged"
+            shutil.rmtree(damaged, ignore_errors=True)
+            shutil.copytree(folders[kind], damaged)
+            done = damage(damaged, draw)
+            outcome, said = worker(damaged)
             counts[outcome] += 1
             if not outcome.startswith(("typed", "wrote")):
                 faults.append({"seed": seed, "kind": kind, "damage": done, "outcome": outcome, "said": said})
