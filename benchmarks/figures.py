@@ -7,7 +7,7 @@ from collections import defaultdict
 from statistics import mean
 from typing import Any
 
-from tables import ROOT, recorded
+from tables import ROOT, WITHDRAWN, recorded
 
 from manta.report.plots import lines, scatter
 from manta.runtime import atomic_write
@@ -17,7 +17,6 @@ GREY = "#7d838c"
 TITLES = {
     "latents": "Manta-LM, latents",
     "embeddings": "Manta-LM, embeddings",
-    "masked": "masked",
     "autoregressive": "left to right",
 }
 FRONTIER_CALLS = (16, 64)
@@ -26,6 +25,14 @@ FRONTIER_CALLS = (16, 64)
 def family(model: str) -> str:
     """A model's name without its variant and seed."""
     return model.split("-", 1)[0]
+
+
+def shown(found: dict[str, Any]) -> dict[str, Any]:
+    """A comparison without the models that are withdrawn."""
+    kept = [index for index, row in enumerate(found["rows"]) if family(row["model"]) != WITHDRAWN]
+    places = {old: new for new, old in enumerate(kept)}
+    lengths = [{**each, "row": places.get(each["row"])} for each in found["lengths"] if each["row"] in (None, *kept)]
+    return {**found, "rows": [found["rows"][index] for index in kept], "lengths": lengths}
 
 
 def perplexity_and_entropy(found: dict[str, Any]) -> str:
@@ -108,9 +115,9 @@ def slots_and_length(found: dict[str, Any]) -> str:
 
 def main() -> None:
     """Draw the figures that docs/results.md shows."""
-    found = recorded("stories.json")["seeds"]
+    found = shown(recorded("stories.json")["seeds"])
     drawn = {
-        "e2e-length": slots_and_length(recorded("e2e_compare.json")),
+        "e2e-length": slots_and_length(shown(recorded("e2e_compare.json"))),
         "stories-entropy": perplexity_and_entropy(found),
         "stories-calls": perplexity_and_calls(found),
         "stories-length": length(found),

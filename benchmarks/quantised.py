@@ -4,18 +4,20 @@
     python benchmarks/quantised.py images --models RUNS/nets-dic-0 RUNS/nets-dit-0 RUNS/nets-udit-0 --data PATH.npz \
         --num 500 --out benchmarks/results/quantised.json
     python benchmarks/quantised.py speed --out benchmarks/results/quantised.json
+    python benchmarks/quantised.py writing --out benchmarks/results/quantised.json
 
 PATH is e2e-dataset.zip or its folder; PATH.npz is fashion_mnist_20k_5k.npz, and the nets are those of
 `images.py --suite nets --minutes 5 --keep RUNS`. Texts are those of the test split; images are compared by one
 classifier of ours. Every way to quantise sees the same trajectories. `speed` calls stacks of blocks with random
-weights, on one thread: all ways take turns within a round, and the least seconds of each count. Finished rows in --out
-are kept.
+weights, on one thread: all ways take turns within a round, and the least seconds of each count. `writing` is the same
+for whole texts of models of random weights: eight calls of a Manta-LM, and greedy words left to right. Finished rows in
+--out are kept.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy, deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -28,14 +30,17 @@ from torch import nn
 
 from manta.bench import machine
 from manta.evaluation.images import ImageEvaluator, as_told
-from manta.families.events import GenerateOptions
+from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
+from manta.families.events import GenerateOptions, Request
 from manta.families.image_flow import DrawOptions
+from manta.families.manta_lm import MantaLM
+from manta.families.model import MantaConfig, MantaModel
 from manta.hub import load, save_model
 from manta.nets.integer_nets import with_integers
 from manta.nets.integers import IntegerSpec, integer_maps, pack
 from manta.nets.trunk import Trunk
 from manta.operators import AttentionConfig, OperatorContext, line
-from manta.quantisation import Quantising, fitted, observed, quantised
+from manta.quantisation import Observed, Quantising, fitted, observed, quantised
 from manta.recipes.quantising import QuantisationPlan, merged_maps, work_of
 from manta.runtime import atomic_write, resolve_device
 
@@ -52,7 +57,7 @@ WAYS: dict[str, Quantising | None] = {
     "w4a8, dynamic": Quantising(bits=4, inputs="dynamic"),
     "w8": Quantising(inputs="float"),
 }
-BUDGETS = (4, 8, 16)
+BUDGETS = {"texts": (4, 8, 16), "images": (4, 8, 16, 32)}
 WIDTHS, DEPTH = (160, 512, 1024), 4
 CALLS = ((1, 1), (1, 64), (32, 64))
 """Rows and elements of each of a call; one of one is a word of a left-to-right model."""
@@ -61,7 +66,7 @@ CALLS = ((1, 1), (1, 64), (32, 64))
 def main() -> None:
     """Read the command line and measure what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", choices=("texts", "images", "speed"))
+    parser.add_argument("suite", choices=("texts", "images", "speed", "writing"))
     parser.add_argument("--models", nargs="+", default=[])
     parser.add_argument("--data")
     parser.add_argument("--only", nargs="+", default=list(WAYS), help="ways to quantise")
@@ -86,6 +91,12 @@ def main() -> None:
                 if (width, *shape) not in done:
                     keep(seconds_of(width, *shape, args.seconds))
         return
+    if args.suite == "writing":
+        for family in ("manta", "ar"):
+            for num in (1, 32):
+                if (family, num) not in {(row["family"], row["texts"]) for row in rows}:
+                    keep(seconds_of_texts(family, num, args.seconds))
+        return
     for name in args.models:
         model = load(name, device="cpu")
         kind = getattr(getattr(model.model.config, "net", None), "kind", model.family)
@@ -108,6 +119,7 @@ def measured(model: Any, name: str, kind: str, ways: list[str], args: argparse.N
     for way in ways:
         how, now = WAYS[way], copy(before)
         row: dict[str, Any] = {"model": kind, "way": way, "parameters": sum(p.numel() for p in net.parameters())}
+        row["ranges"] = ranges(seen)
         if how is not None:
             found = fitted(net, seen, how)
             now.model, now.quantised = quantised(net, found), {part: each.spec for part, each in found.items()}
@@ -117,7 +129,7 @@ def measured(model: Any, name: str, kind: str, ways: list[str], args: argparse.N
             row["maps"] = len(found)
         row["bytes"] = stored(now, torch.float32 if how is None else torch.bfloat16)
         row["scores"] = {}
-        for calls in BUDGETS:
+        for calls in BUDGETS[args.suite]:
             begun = time.perf_counter()
             if args.suite == "images":
                 told = as_told(evaluator.measure(now, DrawOptions(num_steps=calls), seed=10_000))["figures"]
@@ -125,6 +137,19 @@ def measured(model: Any, name: str, kind: str, ways: list[str], args: argparse.N
                 told = scores(now, test, GenerateOptions(num_steps=calls, style="consensus"))
             row["scores"][str(calls)] = {**told, "seconds_of_all": round(time.perf_counter() - begun, 2)}
         keep(row)
+
+
+def ranges(seen: Mapping[str, Observed]) -> dict[str, Any]:
+    """How much the widest channel of maps that are told the time changes over it, the widest over the narrowest."""
+    changes = {}
+    for name, looked in seen.items():
+        if looked.timed:
+            widest = [float((moment.high - moment.low).max()) for moment in looked.moments.values()]
+            changes[name] = max(widest) / max(min(widest), 1e-9)
+    order = sorted(changes.values())
+    most = max(changes, key=lambda name: changes[name])
+    told = {"maps": len(order), "median": order[len(order) // 2], "over_two": sum(change > 2 for change in order)}
+    return {**told, "most": order[-1], "of": most}
 
 
 def stored(model: Any, dtype: torch.dtype) -> int:
@@ -168,6 +193,42 @@ def seconds_of(width: int, rows: int, elements: int, budget: float) -> dict[str,
             rounds += 1
     milliseconds = {name: round(1000 * seconds, 3) for name, seconds in least.items()}
     return {"width": width, "rows": rows, "elements": elements, "rounds": rounds, "milliseconds": milliseconds}
+
+
+def seconds_of_texts(family: str, num: int, budget: float) -> dict[str, Any]:
+    """Least seconds of some texts written by a model of more than 20M parameters, of each way."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    tokenizer = load().tokenizer
+    shape: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "dim": 512, "heads": 8, "depth": 6, "prompt_depth": 2}
+    limits: dict[str, Any] = {"max_prompt": 64, "max_text": 63}
+    if family == "manta":
+        config = MantaConfig(**shape, **limits)
+        lm: Any = MantaLM(MantaModel(config), tokenizer, config.time.build())
+    else:
+        lm = AutoregressiveLM(AutoregressiveModel(AutoregressiveConfig(**shape, **limits)), tokenizer)
+    for parameter in lm.model.parameters():
+        parameter.data.add_(0.02 * torch.randn_like(parameter))
+    prompts = [f"name[{name}], eatType[pub], food[Chinese], area[riverside]" for name in ("Aromi", "Zizzi", "Cotto")]
+    asked = [Request(prompt=prompts[i % len(prompts)], seed=i) for i in range(num)]
+    options = (
+        GenerateOptions(num_steps=8) if family == "manta" else GenerateOptions(max_tokens=32, decoder="sequential")
+    )
+    seen = observed(lm.model, lambda: list(lm.generate(asked[:3], options)))
+    models = {"float32": lm}
+    for name in ("w8a8", "w4a8", "w8a8, dynamic", "w8"):
+        models[name] = copy(lm)
+        models[name].model = quantised(lm.model, fitted(lm.model, seen, WAYS[name] or Quantising()))
+    least, end, rounds = dict.fromkeys(models, float("inf")), time.perf_counter() + budget, 0
+    while time.perf_counter() < end or rounds < 3:
+        for name, model in models.items():
+            begun = time.perf_counter()
+            list(model.generate(asked, options, batch_size=num))
+            least[name] = min(least[name], time.perf_counter() - begun)
+        rounds += 1
+    size = sum(p.numel() for p in lm.model.parameters())
+    seconds = {name: round(value, 4) for name, value in least.items()}
+    return {"family": family, "texts": num, "parameters": size, "rounds": rounds, "seconds": seconds}
 
 
 def with_random_integers(net: nn.Module, bits: Any, inputs: Any) -> nn.Module:

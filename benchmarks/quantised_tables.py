@@ -24,8 +24,8 @@ def quantised_texts_table(result: dict[str, Any]) -> str:
 def quantised_images_table(result: dict[str, Any]) -> str:
     """What images lose, of every way to quantise."""
     lines = [
-        "| | size beside float32 | mean error of a map | Fréchet distance at 4 calls | 8 calls | 16 calls |",
-        "|---|---|---|---|---|---|",
+        "| | size beside float32 | mean error of a map | Fréchet distance at 4 calls | 8 calls | 16 calls | 32 calls |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in result.get("images", ()):
         cells = [f"{row['model']}, {row['way']}", *_size_and_error(row)]
@@ -46,6 +46,18 @@ def quantised_speed_table(result: dict[str, Any]) -> str:
         cells = [str(row["width"]), f"{row['rows']} × {row['elements']}", *(f"{ms:.1f}" for ms in told.values())]
         cells += [f"{told[other] / told['w8a8']:.2f}×" for other in ("float32", "bfloat16")]
         lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def quantised_writing_table(result: dict[str, Any]) -> str:
+    """Seconds of whole texts."""
+    ways = ("float32", "w8a8", "w4a8", "w8a8, dynamic", "w8")
+    lines = ["| seconds | texts at once | " + " | ".join(ways) + " | w8a8 beside float32 |", "|---|---|" + "---|" * 6]
+    for row in result.get("writing", ()):
+        told, million = row["seconds"], row["parameters"] / 1e6
+        name = "Manta-LM, 8 calls" if row["family"] == "manta" else "left to right, 32 words"
+        cells = [f"{name}, {million:.0f}M", str(row["texts"]), *(f"{told[way]:.2f}" for way in ways)]
+        lines.append("| " + " | ".join([*cells, f"{told['float32'] / told['w8a8']:.2f}×"]) + " |")
     return "\n".join(lines)
 
 

@@ -51,7 +51,12 @@ from operator_tables import (
     mixes_table,
     tiny_table,
 )
-from quantised_tables import quantised_images_table, quantised_speed_table, quantised_texts_table
+from quantised_tables import (
+    quantised_images_table,
+    quantised_speed_table,
+    quantised_texts_table,
+    quantised_writing_table,
+)
 
 from manta.metrics.bootstrap import wilson
 
@@ -169,12 +174,18 @@ def _limited(row: dict[str, Any], name: str, factor: float = 1, form: str = "{:.
     return bracketed(figure["mean"], None if low is None else (low, figure["high"]), form, factor)
 
 
+WITHDRAWN = "masked"
+"""Models of the recorded stories that were not told the places of their words: their rows are not shown."""
+
+
 def stories_table(result: dict[str, Any]) -> str:
     """TinyStories: of every family the judge's perplexity with entropy and repetition beside it, against calls."""
     seeds: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
     intervals: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
     budgets: set[int] = set()
     for row in (*result["seeds"]["rows"], *result.get("longer", {"rows": ()})["rows"]):
+        if row["model"].startswith(WITHDRAWN):
+            continue
         family, run = row["model"].rsplit("-", 1)
         calls = row["setting"].get("num_steps")
         budgets |= {calls} if calls else set()
@@ -231,6 +242,8 @@ def nearest_table(result: dict[str, Any]) -> str:
     for report in ("seeds", "longer"):
         found = result.get(report, {"models": ()})
         for model in found["models"]:
+            if model["name"].startswith(WITHDRAWN):
+                continue
             row = found["rows"][found["nearest_entropy"][model["name"]]]
             calls = row["setting"].get("num_steps") or f"its own {row['figures']['nfe']:.0f}"
             setting = f"{calls} calls, temperature {row['setting']['temperature']:g}"
@@ -499,6 +512,7 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "quantised_texts": (("quantised.json", quantised_texts_table),),
     "quantised_images": (("quantised.json", quantised_images_table),),
     "quantised_speed": (("quantised.json", quantised_speed_table),),
+    "quantised_writing": (("quantised.json", quantised_writing_table),),
 }
 """Mark of a page → recorded results and what writes each as a table."""
 

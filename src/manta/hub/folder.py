@@ -1,6 +1,7 @@
 """A model folder: `config.json` (the whole resolved recipe), `tokenizer.json`, `model.safetensors`, `README.md`."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from manta.hub.foreign import CAUSAL_KINDS, ForeignModel, find_foreign, load_dec
 from manta.hub.foreign.checkpoint import check_weight, headers
 from manta.nets.integer_nets import with_integers
 from manta.nets.integers import IntegerSpec
+from manta.nets.products import has_integer_products
 from manta.runtime import atomic_folder, read_json, resolve_device
 
 FORMAT = 1
@@ -179,7 +181,7 @@ def load(path: str | Path | None = None, *, device: str | None = None) -> Any:
         raise ModelError(f"{folder}/{codec.file} is not the {codec.key} this model was trained with; copy it again")
     where = resolve_device(device)
     try:
-        return _told(_read_model(config, folder / "model.safetensors", codec, where), config)
+        model = _told(_read_model(config, folder / "model.safetensors", codec, where), config)
     except ModelError:
         raise
     except Exception as error:  # whatever a file that anybody may have written makes of our classes
@@ -187,6 +189,9 @@ def load(path: str | Path | None = None, *, device: str | None = None) -> Any:
         raise ModelError(
             f"{folder}/config.json does not describe a model ({type(error).__name__}: {reason}); copy the folder again"
         ) from error
+    if model.quantised is not None and not has_integer_products(where):
+        warnings.warn(f"torch has no products of integers on {where}, so this model is no faster there", stacklevel=2)
+    return model
 
 
 def load_writer(path: str | Path | None = None, *, device: str | None = None) -> LanguageModel | ForeignModel:
