@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--data")
     parser.add_argument("--only", nargs="+", default=list(WAYS), help="ways to quantise")
     parser.add_argument("--num", type=int, default=500, help="images drawn and compared with")
+    parser.add_argument("--classifier", type=Path, help="file that keeps the classifier")
     parser.add_argument("--every", type=int, default=1, help="take every so many test prompts")
     parser.add_argument("--seconds", type=float, default=20, help="of each shape of `speed`")
     parser.add_argument("--out", type=Path, required=True)
@@ -112,7 +113,7 @@ def measured(model: Any, name: str, kind: str, ways: list[str], args: argparse.N
     before.model = net = merged_maps(model.model)
     seen = observed(net, lambda: work.run(before, plan))
     if args.suite == "images":
-        evaluator = ImageEvaluator(args.data, before, num=args.num)
+        evaluator = ImageEvaluator(args.data, before, num=args.num, classifier=args.classifier)
     else:
         test = references(args.data, "test")
         test = replace(test, prompts=test.prompts[:: args.every], references=test.references[:: args.every])

@@ -257,3 +257,45 @@ def test_noise_belongs_to_a_place_whatever_is_asked_before():
     assert torch.equal(late, kept)
     second.forget(1, 4)
     assert torch.equal(second.noise(1, 5, VOCAB), kept)
+
+
+class Places(Table):
+    """Tells of each place its number as the hidden vector."""
+
+    def __call__(self, tokens: Sequence[Sequence[int]], starts: Sequence[int]) -> Told:
+        told = super().__call__(tokens, starts)
+        first = torch.tensor([float(start) for start in starts])[:, None, None]
+        return Told(told.logits, first + torch.arange(float(told.logits.shape[1]))[None, :, None])
+
+
+class Looking(Drafter):
+    """Drafts what the model would say, and keeps what it was shown."""
+
+    def __init__(self, reader: Table) -> None:
+        super().__init__()
+        self.reader, self.seen = reader, []
+
+    def begin(self, memory) -> None:
+        pass
+
+    def draft(self, told: Drafting) -> list[list[int]]:
+        drafts = []
+        for row, (words, count) in enumerate(zip(told.written, told.counts, strict=True)):
+            if told.hidden is not None:
+                self.seen.append((len(words), float(told.hidden[row, 0])))
+            draft: list[int] = []
+            while len(draft) < min(count, len(words) % 3):
+                draft.append(int(self.reader.after([*words, *draft]).argmax()))
+            drafts.append(draft)
+        return drafts
+
+
+def test_a_drafter_sees_what_the_last_word_was_read_from():
+    reader = Places(1, seed=3)
+    drafter = Looking(reader)
+    *_, last = decode(
+        reader, Chooser(), [()], begin=BEGIN, end=VOCAB, max_tokens=12, drafter=drafter, num_drafts=3, multiple=1
+    )
+    assert last is not None and len(drafter.seen) > 3
+    apart = {written - place for written, place in drafter.seen}
+    assert len(apart) == 1, "the vector is that of the last word, however many were drafted before it"

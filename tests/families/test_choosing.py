@@ -142,3 +142,14 @@ def test_samples_that_cannot_differ_and_observers_are_refused():
         make_ar().write("the cat", choose=2)
     with pytest.raises(UsageError, match="an observer sees"):
         list(make_lm().generate([Request()], GenerateOptions(choose=2), Observer()))
+
+
+def test_two_calls_are_enough_to_choose_by_likelihood():
+    lm = make_ar()
+    how = {"choose": 2, "choose_by": "likelihood", "max_tokens": 4, "temperature": 1.0}
+    with pytest.raises(UsageError, match="num_steps"):
+        lm._check(GenerateOptions(num_steps=1, **how), None)
+    lm.check = lambda options: None  # a family that counts calls and has an exact likelihood would get so far
+    lm._check(GenerateOptions(num_steps=2, **how), None)
+    with pytest.raises(UsageError, match="likelihood takes a network call"):
+        lm._check(GenerateOptions(num_steps=1, **how), None)

@@ -255,3 +255,27 @@ def test_a_shape_and_images_that_do_not_fit_are_refused():
     for given in wrong:
         with pytest.raises(ConfigError):
             ImageConfig(**given)
+
+
+def test_codes_that_one_class_lacks_are_refused():
+    codes = torch.ones(11, 4)
+    codes[3] = 0
+    with pytest.raises(ConfigError, match="codes"):
+        ImageFlow.stored(model(bits=2), CODEC, {}, {"codes": codes})
+    assert ImageFlow.stored(model(bits=2), CODEC, {}, {"codes": torch.ones(11, 4)}).codes is not None
+
+
+def test_guidance_below_one_and_seeds_out_of_range():
+    assert DrawOptions(guidance_scale=0.0).guidance_scale == 0
+    for seed in (-1, 2**64):
+        with pytest.raises(UsageError, match="seed"):
+            list(flow().generate([DrawRequest(seed=seed)], DrawOptions(num_steps=1)))
+
+
+@pytest.mark.parametrize(("channels", "bits", "most"), [(3, 4, 5000), (1, 8, 2000), (6, 2, 900)])
+def test_an_encoder_of_codes_is_as_wide_as_its_parameters_allow(channels, bits, most):
+    made = CodeEncoder(channels, bits, most)
+    width = made.out.in_features
+    assert sum(p.numel() for p in made.parameters()) == CodeEncoder._size(channels, width, bits) <= most
+    assert CodeEncoder._size(channels, width + 1, bits) > most
+    assert CodeEncoder(3, 4, 0).out.in_features == 2

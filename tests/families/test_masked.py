@@ -209,3 +209,17 @@ def test_drafts_grow_and_positions_are_counted(lm):
     assert events[-1].t == 1.0
     assert events[-1].processed == (events[-1].nfe - 1) * padded_width(len(events[-1].tokens))
     assert NULL not in lm.tokenizer.encode(events[-1].text)
+
+
+def test_the_length_costs_a_tenth_of_its_nats():
+    lm = make_masked()
+    batch, generator = make_batch([3, 5, 8], vocab=90), make_generator
+    loss = MaskedMatching(ObjectiveConfig(), MaskedObjectiveConfig())
+    totals = []
+    for shift in (0.0, 3.0):
+        with torch.no_grad():
+            lm.model.length[2].bias[0] += shift
+            found = loss(lm.model, batch, generator(0))
+        totals.append((float(found.total), float(found.parts["length"])))
+    (before, short), (after, long) = totals
+    assert long != short and after - before == pytest.approx(0.1 * (long - short), abs=1e-4)

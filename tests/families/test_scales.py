@@ -105,3 +105,20 @@ def test_what_does_not_fit_is_refused(lm):
             MaskedConfig(classes=8, elastic=elastic, thinking=ThinkingConfig(doubts=doubts))
     with pytest.raises(UsageError, match="has no classes"):
         _ = MaskedModel(MaskedConfig(vocab_size=90, **SMALL)).class_of
+
+
+def test_every_class_has_a_vector_of_its_own():
+    """The first one too: a change of its row changes what is told where that class is known."""
+    lm = make_masked(classes=6)
+    model, v = lm.model, lm.model.config.vocab_size
+    memory = model.memory(torch.randint(4, 90, (1, 3)), torch.tensor([3]), torch.zeros(1, dtype=torch.long))
+    projected, mask = model.trunk.project(memory.states, memory.mask), torch.ones(1, 5).bool()
+    for number in range(6):
+        tokens = torch.full((1, 5), MASK)
+        tokens[0, 1] = v + number
+        with torch.no_grad():
+            before = model(tokens, mask, projected)[0, 3].clone()
+            model.coarse.weight[number] += 1.0
+            after = model(tokens, mask, projected)[0, 3]
+            model.coarse.weight[number] -= 1.0
+        assert not torch.allclose(before, after, atol=1e-4), number

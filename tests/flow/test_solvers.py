@@ -197,3 +197,13 @@ def test_a_step_by_hand(kind: str, share: float) -> None:
     t, t_next = (torch.full((2,), value, dtype=torch.float64) for value in (0.2, 0.6))
     state = noise(2)
     torch.testing.assert_close(SOLVERS[kind](lambda state, t: 0.5 * state, t, t_next, state), share * state)
+
+
+def test_renoise_leaves_rows_that_are_at_the_end_alone() -> None:
+    state, clean, fresh = noise(3), torch.ones(3, 2, dtype=torch.float64), noise(3, seed=1)
+    t = torch.tensor([0.4, 1.0, 0.4], dtype=torch.float64)
+    s = torch.tensor([0.7, 1.0, 1.0], dtype=torch.float64)
+    moved = SOLVERS["renoise"](lambda state, t: clean, t, s, state, noise=lambda like: fresh)
+    assert torch.equal(moved[1], state[1])
+    torch.testing.assert_close(moved[2], clean[2])
+    assert not torch.allclose(moved[0], state[0])

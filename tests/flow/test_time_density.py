@@ -148,3 +148,20 @@ def test_wrong_use_is_refused() -> None:
         TimeDensityConfig(uniform_share=0.0)
     with pytest.raises(UsageError, match="two measurements"):
         density.implied_likelihood(1)
+
+
+def test_no_time_is_rounded_to_one(monkeypatch) -> None:
+    density = TimeDensityConfig(kind="uniform").build()
+    monkeypatch.setattr(density, "quantile", lambda q: torch.ones_like(q))
+    assert float(density.sample(4, torch.Generator().manual_seed(0)).max()) < 1
+
+
+def test_where_nothing_is_learned_the_density_is_the_uniform_share() -> None:
+    """What the losses say has the rest of the mass, whatever their size."""
+    for size in (0.1, 10.0):
+        density = TimeDensityConfig(uniform_share=0.5, warmup=128).build()
+        t = torch.linspace(0.005, 0.995, 400)
+        density.observe(t, size * (t < 0.5).float())
+        assert density.calibrated
+        q = torch.tensor([0.25 * 0.5 / 2], dtype=torch.float64)  # far from the fall at 0.5 there is nothing else
+        assert float(density.quantile(q)) == pytest.approx(0.125, abs=0.03)

@@ -193,3 +193,13 @@ def test_what_needs_places_to_stay_is_refused():
         with pytest.raises(UsageError, match="elastic canvas move"):
             how = {"mask_id": MASK, "sampler": WordSampler(), "elastic": elastic, "cache": cache}
             next(decode(Scripted({}), begin, config.build(), judge=lambda: torch.ones(1, 3), **how))
+
+
+def test_places_that_have_grown_are_counted() -> None:
+    tokens = torch.tensor([[MASK, END], [2, END]])
+    elastic = Elastic(tokens, **IDS, most=6, padded=lambda n: n)
+    script = {".E": "+E", "..E": "23E", "2E": "2E", "23E": "23E"}
+    settings: dict[str, Any] = {"mask_id": MASK, "sampler": WordSampler(), "end_id": END, "ends_last": True}
+    for _ in decode(Scripted(script), tokens, ThresholdConfig(threshold=0.9).build(), elastic=elastic, **settings):
+        pass
+    assert elastic.grown.tolist() == [1, 0]

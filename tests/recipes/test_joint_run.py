@@ -250,3 +250,20 @@ def test_a_folder_with_captions_is_learned_from(tmp_path):
     assert {"red", "blue", "square", ",", "."} <= set(flow.codec.words) and flow.codec.shape == (16, 16, 3)
     assert str(place) not in (tmp_path / "run" / "model" / "README.md").read_text()
     assert len(flow.describe(flow.draw("a red square", num_samples=2, num_steps=2), num_steps=1)) == 2
+
+
+def test_what_is_hidden_of_an_image_is_drawn_and_the_rest_stays():
+    flow, image = JointFlow(model(), CODEC), np.full((8, 12, 3), 90, np.uint8)
+    hidden = np.zeros((8, 12), bool)
+    hidden[:3, :3] = True  # a part of the first patch, all of which is drawn
+    (drawn,) = flow.generate([JointRequest(caption="a red circle", image=image, hidden=hidden)], num_steps=3)
+    assert np.array_equal(drawn.pixels[4:], image[4:]) and np.array_equal(drawn.pixels[:4, 4:], image[:4, 4:])
+    assert not np.array_equal(drawn.pixels[:4, :4], image[:4, :4])
+
+
+def test_a_word_may_have_one_channel():
+    assert JointConfig(word_channels=1, patch=1).word_channels == 1
+    wrongs: tuple[dict[str, Any], ...] = ({"word_channels": 0}, {"patch": 0})
+    for wrong in wrongs:
+        with pytest.raises(ConfigError):
+            JointConfig(**wrong)

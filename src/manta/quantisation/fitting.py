@@ -92,7 +92,7 @@ def fitted(net: nn.Module, seen: Mapping[str, Observed], how: Quantising) -> dic
             continue
         looked = seen.get(name)
         if how.inputs == "float":
-            found[name] = _of_rows(part, None, replace(how, bits=8))
+            found[name] = _of_rows(part, looked, replace(how, bits=8))
         elif looked is None or looked.most_places <= 1:
             found[name] = _of_rows(part, looked, replace(how, bits=8, inputs="dynamic"))
         elif how.inputs == "dynamic":
