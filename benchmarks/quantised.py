@@ -57,7 +57,7 @@ WAYS: dict[str, Quantising | None] = {
     "w4a8, dynamic": Quantising(bits=4, inputs="dynamic"),
     "w8": Quantising(inputs="float"),
 }
-BUDGETS = {"texts": (4, 8, 16), "images": (4, 8, 16, 32)}
+BUDGETS = {"texts": (4, 8, 16), "images": (4, 8, 16)}
 WIDTHS, DEPTH = (160, 512, 1024), 4
 CALLS = ((1, 1), (1, 64), (32, 64))
 """Rows and elements of each of a call; one of one is a word of a left-to-right model."""

@@ -1,5 +1,6 @@
 """`manta quantize MODEL --data DATA --out DIR`: a model of integers, smaller and faster."""
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +46,11 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError("say where the model goes: manta quantize MODEL --data DATA --out DIR")
     if options.out.is_file() or (options.out.is_dir() and any(options.out.iterdir())):
         raise UsageError(f"{options.out} is there already; give --out a new folder")
+    above = next(folder for folder in (options.out, *options.out.absolute().parents) if folder.exists())
+    if not os.access(above, os.W_OK) or not above.is_dir():
+        raise UsageError(f"{above} cannot be written to; give --out another folder")
     from manta.hub import card_of, model_config, save_model
+    from manta.nets.integers import count_parameters
     from manta.recipes.quantised_page import card, page, summary
     from manta.recipes.quantising import QuantisationPlan, quantise
     from manta.report import plots
@@ -57,7 +62,7 @@ def run(argv: Sequence[str]) -> int:
         calls=_calls(options.calls), seed=options.seed,
     )  # fmt: skip
     found = quantise(options.model, options.data, plan, _tell)
-    before = _float_bytes(options.model)
+    before = 4 * count_parameters(found.model.model)
     recipe = model_config(options.model).get("recipe", {})
     save_model(options.out, found.model, recipe=recipe, card="")
     after = (options.out / "model.safetensors").stat().st_size
@@ -71,7 +76,7 @@ def run(argv: Sequence[str]) -> int:
 def _groups(text: str) -> int | Literal["auto"]:
     if text == "auto":
         return "auto"
-    if not text.isdecimal():
+    if not text.isdecimal() or len(text) > 3:
         raise UsageError(f"--groups should be auto or a number, received {text[:40]!r}")
     return int(text)
 
@@ -81,13 +86,6 @@ def _calls(text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() and len(part) < 6 for part in parts):
         raise UsageError(f"--calls should be numbers such as 4,8,16, received {text[:40]!r}")
     return tuple(map(int, parts))
-
-
-def _float_bytes(model: str) -> int:
-    """What the weights take in float32."""
-    from manta.hub import load
-
-    return 4 * sum(value.numel() for value in load(model, device="cpu").model.state_dict().values())
 
 
 def _tell(text: str) -> None:

@@ -21,7 +21,7 @@ from manta.hub.causal import HUB
 from manta.hub.foreign import CAUSAL_KINDS, ForeignModel, find_foreign, load_decoder, load_foreign
 from manta.hub.foreign.checkpoint import check_weight, headers
 from manta.nets.integer_nets import with_integers
-from manta.nets.integers import IntegerSpec
+from manta.nets.integers import IntegerSpec, integer_maps
 from manta.nets.products import has_integer_products
 from manta.runtime import atomic_folder, read_json, resolve_device
 
@@ -134,8 +134,7 @@ def _stored_parts(model: KeptModel, dtype: torch.dtype) -> bytes:
 
 
 def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
-    plain = value.dtype is torch.float32
-    kept = (dtype if value.ndim >= 2 else torch.float32) if plain else value.dtype
+    kept = value.dtype if not value.is_floating_point() else dtype if value.ndim >= 2 else torch.float32
     return value.detach().to("cpu", kept).contiguous()
 
 
@@ -368,3 +367,8 @@ def _load_weights(model: torch.nn.Module, file: Path) -> None:
             raise ModelError(f"{file} holds {name} as {value.dtype}, not as {wanted}; copy it again")
         check_weight(name, value, file)
     model.load_state_dict({name: value.to(expected[name].dtype) for name, value in weights.items()})
+    try:
+        for _, part in integer_maps(model):
+            part.check()
+    except ConfigError as error:
+        raise ModelError(f"{file}: {error}; copy it again") from error

@@ -1,5 +1,6 @@
 """The time of a call, told to parts of a net that are not given it."""
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,33 +13,38 @@ class Clock:
     """The time of a call of a net, told to the maps in it."""
 
     def __init__(self) -> None:
-        self.time: Float[Tensor, "b"] | Float[Tensor, "b m"] | None = None
-        """Of each row, or element; None between calls."""
-        self._one: float | None = None
+        self._told = threading.local()  # calls of several threads have times of their own
+
+    def __reduce__(self) -> tuple[type["Clock"], tuple[()]]:
+        """A copy has been told nothing."""
+        return Clock, ()
 
     def tell(self, time: Tensor | None) -> None:
         """Say it for the call to come; None after it."""
-        self.time = time
-        self._one = None
+        self._told.time, self._told.one = time, None
         if time is not None and bool((time == time.flatten()[0]).all()):
-            self._one = float(time.flatten()[0])
+            self._told.one = float(time.flatten()[0])
+
+    @property
+    def time(self) -> Float[Tensor, "b"] | Float[Tensor, "b m"] | None:
+        """Of each row, or element; None between calls."""
+        return getattr(self._told, "time", None)
 
     @property
     def one(self) -> float | None:
         """The time of all rows; None where they differ, or between calls."""
-        return self._one
+        return getattr(self._told, "one", None)
 
-    def groups(self, edges: Float[Tensor, " g"], rows: int) -> int | Int64[Tensor, "{rows}"]:
-        """The group of all rows, or of each.
+    def groups(self, edges: Float[Tensor, " g"], rows: int) -> Int64[Tensor, "{rows}"]:
+        """The group of each row.
 
         Args:
             edges: times at which a group ends and the next one begins, ascending.
             rows: how many there are; those of one time lie side by side.
         """
-        assert self.time is not None, "a map with groups is called in the net that its times are told to"
-        if self._one is not None:
-            return int(torch.bucketize(torch.tensor(self._one, device=edges.device), edges, right=True))
-        groups = torch.bucketize(self.time.flatten().to(edges), edges, right=True)
+        time = self.time
+        assert time is not None, "a map with groups is called in the net that its times are told to"
+        groups = torch.bucketize(time.flatten().to(edges), edges, right=True)
         assert rows % len(groups) == 0, "times are told of whole rows"
         return groups.repeat_interleave(rows // len(groups))
 

@@ -116,7 +116,9 @@ class Fold(nn.Module):
             self._of, self._worked_out = tables, {}
         key = tuple(int(group) for group in groups)
         if key not in self._worked_out:
-            self._worked_out[key] = self._beside([table.of(group) for table, group in zip(tables, key, strict=True)])
+            with torch.inference_mode(False), torch.no_grad():  # a derivative may be asked for later
+                numbers = [table.of(group) for table, group in zip(tables, key, strict=True)]
+                self._worked_out[key] = self._beside(numbers)
         return self._worked_out[key]
 
     def _beside(self, numbers: list[Numbers]) -> tuple[Float[Tensor, "*r f"], Float[Tensor, "*r f"]]:

@@ -13,6 +13,7 @@ Source: "Post-Training Quantization for Diffusion Transformer via Hierarchical T
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, cast
 
 import torch
@@ -115,21 +116,41 @@ class IntegerMap(nn.Module):
         values = torch.zeros(weight, dtype=torch.int8)
         self.register_buffer("weight", values if spec.bits == 8 else pack(values.flatten(1)))
         self.register_buffer("weight_scale", torch.ones(outer))
-        self.register_buffer("bias", _halves(spec.groups, outer) if bias or spec.shift else None)
+        self.register_buffer("bias", torch.zeros(spec.groups * outer) if bias or spec.shift else None)
         if spec.inputs == "static":
             self.register_buffer("step", torch.ones(spec.groups))
-        self.register_buffer("shift", _halves(spec.groups, inner) if spec.shift else None)
+        self.register_buffer("shift", torch.zeros(spec.groups * inner) if spec.shift else None)
         self.register_buffer("spread", torch.ones(inner) if spec.spread else None)
         self.register_buffer("edges", torch.zeros(spec.groups - 1) if spec.groups > 1 else None)
         self._tables: Tables | None = None
-        self.register_load_state_dict_post_hook(IntegerMap._forget)
+        self.register_load_state_dict_post_hook(_loaded)
 
-    def _forget(self, *_: Any) -> None:
+    def forget(self) -> None:
+        """Work out anew what follows from what is stored."""
         self._tables = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what follows from the rest, and cannot be copied."""
+        return {**self.__dict__, "_tables": None}
 
     def _apply(self, fn: Any, recurse: bool = True) -> "IntegerMap":
-        self._tables = None
-        return super()._apply(fn, recurse)  # pyright: ignore[reportReturnType]
+        self.forget()
+        return super()._apply(_in_float32(fn), recurse)  # pyright: ignore[reportReturnType]
+
+    def check(self) -> None:
+        """See that what is stored can be of such a map.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        if any(not bool(part.isfinite().all()) for part in self.buffers()):
+            raise ConfigError("a map of integers has numbers that are not finite")
+        if self.spec.inputs == "static" and not bool((self.step > 0).all()):
+            raise ConfigError("steps of a map of integers should be above 0")
+        if self.edges is not None and not bool((self.edges.diff() >= 0).all()):
+            raise ConfigError("times of a map of integers should ascend")
+        if self.spread is not None and not bool((self.spread > 0).all()):
+            raise ConfigError("factors of a map of integers should be above 0")
 
     @property
     def values(self) -> Int8[Tensor, "o i *rest"]:
@@ -147,18 +168,22 @@ class IntegerMap(nn.Module):
     def tables(self) -> Tables:
         """See `Tables`."""
         if self._tables is None:
-            scale, bias = self.weight_scale[None], None if self.bias is None else self.bias.float()
-            inverse, offset = torch.ones(1, 1, device=scale.device), None
-            if self.spec.inputs == "static":
-                scale = self.step[:, None] * scale
-                inverse = 1 / self.step[:, None]
-                inverse = inverse if self.spread is None else inverse / self.spread
-                offset = None if self.shift is None else -self.shift.float() * inverse
-            edges = () if self.edges is None else tuple(self.edges.tolist())
-            every = Numbers(inverse, offset, scale, bias)
-            groups = tuple(every[group] for group in range(self.spec.groups))
-            self._tables = Tables(IntegerMatrix(self.values.flatten(1)), every, groups, edges)
+            with torch.inference_mode(False), torch.no_grad():  # a derivative may be asked for later
+                self._tables = self._worked_out()
         return self._tables
+
+    def _worked_out(self) -> "Tables":
+        scale, bias = self.weight_scale[None], None if self.bias is None else self.bias.view(self.spec.groups, -1)
+        inverse, offset = torch.ones(1, 1, device=scale.device), None
+        if self.spec.inputs == "static":
+            scale = self.step[:, None] * scale
+            inverse = 1 / self.step[:, None]
+            inverse = inverse if self.spread is None else inverse / self.spread
+            offset = None if self.shift is None else -self.shift.view(self.spec.groups, -1) * inverse
+        edges = () if self.edges is None else tuple(self.edges.tolist())
+        every = Numbers(inverse, offset, scale, bias)
+        groups = tuple(every[group] for group in range(self.spec.groups))
+        return Tables(IntegerMatrix(self.values.flatten(1).clone()), every, groups, edges)
 
     def groups(self, rows: int) -> int | Int64[Tensor, "{rows}"]:
         """The group of a call's rows, or of each."""
@@ -190,7 +215,7 @@ class IntegerLinear(IntegerMap):
         rows = x.reshape(-1, x.shape[-1])
         if self.spec.inputs == "float":
             y = F.linear(rows, self.values.to(rows.dtype)) * self.weight_scale.to(rows.dtype)
-            y = y if self.bias is None else y + self.bias[0].to(rows.dtype)
+            y = y if self.bias is None else y + self.bias.to(rows.dtype)
         elif differentiated():
             y = self._followed(rows.float())
         elif self.spec.inputs == "dynamic":
@@ -254,19 +279,26 @@ class IntegerConv2d(IntegerMap):
 
     zero: Tensor
 
-    def _forget(self, *_: Any) -> None:
-        super()._forget()
+    def forget(self) -> None:
+        """See `IntegerMap`."""
+        super().forget()
         self._packed = None
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "IntegerConv2d":
-        self._packed = None
-        return super()._apply(fn, recurse)  # pyright: ignore[reportReturnType]
+    def __getstate__(self) -> dict[str, Any]:
+        """See `IntegerMap`."""
+        return {**super().__getstate__(), "_packed": None}
+
+    def check(self) -> None:
+        """See `IntegerMap`."""
+        super().check()
+        if self.spec.inputs == "static" and not bool(((self.zero >= 0) & (self.zero <= 255)).all()):
+            raise ConfigError("where zero lies should be from 0 to 255")
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h2 w2"]:
         """The convolution of each row, in the dtype of `x`."""
         if self.spec.inputs == "float":
             y = self._convolved(x, self.values.to(x.dtype)) * self.weight_scale.to(x.dtype)[:, None, None]
-            return y if self.bias is None else y + self.bias[0].to(x.dtype)[:, None, None]
+            return y if self.bias is None else y + self.bias.to(x.dtype)[:, None, None]
         rows, group = x.float(), self.groups(len(x)) if self.spec.inputs == "static" else 0
         if isinstance(group, int):
             return self._of_group(rows, group).to(x.dtype)
@@ -286,7 +318,7 @@ class IntegerConv2d(IntegerMap):
             step, zero = None, int(self.zero[group])
             inverse = numbers.inverse
             scaled = x * (inverse[:, None, None] if len(inverse) > 1 else inverse)
-        if differentiated() or step is not None or not x.is_cpu:
+        if differentiated() or step is not None or not x.is_cpu or not has_fused_convolutions():
             low, high = -zero, 255 - zero
             y = self._convolved(passed(scaled, low, high), self.values.float()) * numbers.scale[:, None, None]
             y = y if step is None else y * step
@@ -327,7 +359,19 @@ class IntegerEmbedding(nn.Module):
         self.register_buffer("integers", torch.zeros(num_embeddings, embedding_dim, dtype=torch.int8))
         self.register_buffer("weight_scale", torch.ones(num_embeddings))
         self._matrix: IntegerMatrix | None = None
-        self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "_matrix", None))
+        self.register_load_state_dict_post_hook(_loaded)
+
+    def forget(self) -> None:
+        """See `IntegerMap`."""
+        self._matrix = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """See `IntegerMap`."""
+        return {**self.__dict__, "_matrix": None}
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "IntegerEmbedding":
+        self.forget()
+        return super()._apply(_in_float32(fn), recurse)  # pyright: ignore[reportReturnType]
 
     @property
     def weight(self) -> Float[Tensor, "v d"]:
@@ -340,13 +384,14 @@ class IntegerEmbedding(nn.Module):
 
     def logits(self, hidden: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape v"]:
         """Products with all rows, each hidden vector rounded by its own largest number; in the dtype of `hidden`."""
-        if differentiated():
-            return F.linear(hidden, self.weight.to(hidden.dtype))
-        if self._matrix is None or self._matrix.values.device != hidden.device:
-            self._matrix = IntegerMatrix(self.integers)
         rows = hidden.reshape(-1, hidden.shape[-1]).float()
-        step = largest(rows) / LARGEST
-        y = self._matrix.times(rounded(rows / step), self.weight_scale).mul_(step)
+        step = (largest(rows) / LARGEST).detach()
+        if differentiated():
+            y = F.linear(passed(rows / step), self.integers.float()) * self.weight_scale * step
+        else:
+            if self._matrix is None:
+                self._matrix = IntegerMatrix(self.integers)
+            y = self._matrix.times(rounded(rows / step), self.weight_scale).mul_(step)
         return y.to(hidden.dtype).view(*hidden.shape[:-1], -1)
 
 
@@ -357,8 +402,35 @@ def count_parameters(net: nn.Module) -> int:
     return sum(p.numel() for p in net.parameters()) + sum(sizes)
 
 
-def _halves(*shape: int) -> Tensor:
-    return torch.zeros(*shape, dtype=torch.float16)
+def _loaded(module: Any, *_: Any) -> None:
+    module.forget()
+
+
+def _in_float32(fn: Any) -> Any:
+    """What moves tensors, without giving those of floating-point numbers another precision."""
+
+    def moved(value: Tensor) -> Tensor:
+        found = fn(value)
+        return value.to(found.device) if value.is_floating_point() and found.dtype != value.dtype else found
+
+    return moved
+
+
+@lru_cache
+def has_fused_convolutions() -> bool:
+    """Whether oneDNN convolves integers exactly here: older machines add up in 16 bits, which may overflow."""
+    if not hasattr(torch.ops.onednn, "qconv_pointwise"):
+        return False
+    base = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+    with torch.no_grad():
+        probe = IntegerConv2d(base, IntegerSpec())
+        probe.weight.fill_(LARGEST)
+        unsigned = torch.full((1, 16, 4, 4), 255, dtype=torch.uint8)
+        try:
+            found = probe._fused(unsigned, 0, probe.weight_scale, None)
+        except RuntimeError:  # a build without it
+            return False
+        return torch.equal(found, F.conv2d(unsigned.float(), probe.weight.float(), padding=1))
 
 
 def differentiated() -> bool:

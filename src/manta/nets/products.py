@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 import torch
@@ -57,7 +58,7 @@ class IntegerMatrix:
         """
         if not len(rows):
             return scale.new_empty(0, len(self.values))
-        if not _fusible(rows):
+        if not rows.is_cpu or min(self.values.shape) < 2 or not has_fused_products():
             return _plain(self, rows, scale, bias)
         key = (torch.get_num_threads(), max(0, len(rows) - 1).bit_length(), *self.values.shape)
         if key not in _quickest:
@@ -98,18 +99,27 @@ def _fused(matrix: IntegerMatrix, rows: Tensor, scale: Tensor, bias: Tensor | No
     )
 
 
-def _fusible(rows: Tensor) -> bool:
-    return rows.is_cpu and hasattr(torch.ops.onednn, "qlinear_pointwise")
+@lru_cache
+def has_fused_products() -> bool:
+    """Whether oneDNN multiplies integers exactly here: older machines add up in 16 bits, which may overflow."""
+    if not hasattr(torch.ops.onednn, "qlinear_pointwise"):
+        return False
+    values = torch.full((24, 64), LARGEST, dtype=torch.int8)
+    values[::2] *= -1
+    matrix, scale = IntegerMatrix(values), torch.linspace(0.001, 0.01, 24)
+    try:
+        for count in (1, 4, 64):
+            for rows in (torch.full((count, 64), LARGEST, dtype=torch.int8), torch.full((count, 64), -LARGEST).char()):
+                for bias in (None, scale):
+                    if not torch.equal(_fused(matrix, rows, scale, bias), _plain(matrix, rows, scale, bias)):
+                        return False
+    except RuntimeError:  # a build without it
+        return False
+    return True
 
 
 def _measured(matrix: IntegerMatrix, rows: Tensor, scale: Tensor, bias: Tensor | None) -> Kernel:
-    """The quickest kernel; one that does not give what the plain one does is not used."""
-    try:
-        same = torch.equal(_fused(matrix, rows, scale, bias), _plain(matrix, rows, scale, bias))
-    except RuntimeError:  # a build without it
-        same = False
-    if not same:
-        return _plain
+    """The quickest kernel."""
     took: dict[Kernel, float] = dict.fromkeys((_plain, _fused), float("inf"))
     for _ in range(TRIES):
         for kernel in took:

@@ -163,7 +163,7 @@ def _of_rows(part: nn.Linear | nn.Conv2d, looked: Observed | None, how: Quantisi
     spec = IntegerSpec(bits=how.bits, inputs=how.inputs)
     tensors = {"weight": _stored(integers, part, how.bits), "weight_scale": scale}
     if bias is not None:
-        tensors["bias"] = bias[None].half()
+        tensors["bias"] = bias
     return Fitted(spec, tensors, error)
 
 
@@ -240,7 +240,7 @@ def _inputs(of: _Rows, weight: Tensor, groups: int, power: float, how: Quantisin
     shift = None
     low, high = of.low, of.high
     if how.shift and not convolution:
-        shift = torch.stack([centre[group == g].mean(0) for g in range(len(begins))]).half().float()
+        shift = torch.stack([centre[group == g].mean(0) for g in range(len(begins))])
         low, high = low - shift[group], high - shift[group]
     sizes = torch.maximum(low.abs(), high.abs())
     spread = channel_sizes(sizes) ** power if power else None
@@ -315,10 +315,10 @@ def _finished(
         # What the shift takes away, and what is missing on the mean, come back with the bias.
         missing = torch.stack([_mean(wanted - found, group == g) for g in range(spec.groups)])
         whole = missing if inputs.shift is None else missing + of.per_input(inputs.shift) @ weight.mT
-        tensors["bias"] = (whole if bias is None else whole + bias).half()
+        tensors["bias"] = (whole if bias is None else whole + bias).flatten()
         found = found + missing[group]
     if inputs.shift is not None:
-        tensors["shift"] = inputs.shift.half()
+        tensors["shift"] = inputs.shift.flatten()
     if inputs.spread is not None:
         tensors["spread"] = inputs.spread
     if spec.groups > 1:

@@ -104,6 +104,8 @@ def _hooked(net: nn.Module, found: dict[str, Observed]) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+        for _, part in clocked(net):
+            del part.clock  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _leave(masks: list[Tensor | None]) -> None:

@@ -49,9 +49,8 @@ def compensated_integers(
     Source: Frantar et al., "GPTQ", arXiv 2210.17323.
     """
     most, second = _most(bits), second.double().clone()
-    dead = second.diagonal() <= 0
-    second.diagonal().masked_fill_(dead, 1.0)
-    second.diagonal().add_(DAMPING * second.diagonal().mean())
+    damping = DAMPING * second.diagonal().mean().clamp_min(1e-30)
+    second.diagonal().add_(damping)
     order = second.diagonal().argsort(descending=True)
     inverse = torch.linalg.inv(second[order][:, order])
     upper = torch.linalg.cholesky((inverse + inverse.mT) / 2, upper=True).float()

@@ -37,7 +37,7 @@ def summary(found: Quantisation, before: int, after: int) -> list[str]:
     if compared.task:
         told.append(f"{compared.task}: {compared.before:.4f} before, {compared.after:.4f} now")
     told.append(
-        f"what both write in {len_words(found)}: {compared.same:.0%} the same"
+        f"what both write in {how_written(found)}: {compared.same:.0%} the same"
         if found.model.family != "image"
         else f"what both draw in 8 calls is {compared.same:.1f} of 255 apart (root mean square)"
     )
@@ -47,7 +47,7 @@ def summary(found: Quantisation, before: int, after: int) -> list[str]:
     return told
 
 
-def len_words(found: Quantisation) -> str:
+def how_written(found: Quantisation) -> str:
     """How the texts that are compared were written."""
     return "a call a word" if found.model.family in ("ar", "decoder", "block") else "8 calls"
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from manta.errors import ConfigError, DataError, ModelError, UsageError
 from manta.families import DRAWING
-from manta.families.events import GenerateOptions, Request
+from manta.families.events import GenerateOptions, Request, finished
 from manta.families.image_flow import DrawOptions, DrawRequest, ImageFlow
 from manta.families.image_model import ImageModel
 from manta.families.trained import TrainedWriter
@@ -24,6 +24,7 @@ from manta.recipes.image_conversion import held_out_images, task_of_flow
 from manta.recipes.image_recipe import ImageRecipe
 from manta.recipes.recipe import Recipe
 from manta.recipes.text_conversion import held_out, task_of_model, to_batches
+from manta.runtime import MAX_SEED
 from manta.text import read
 
 Bits = Literal["w8a8", "w4a8", "w8"]
@@ -36,6 +37,7 @@ MEASURED: Final = 128
 COMPARED: Final = 32
 """Texts or images that both models make."""
 COMPARED_CALLS: Final = 8
+MOST_CALLS: Final = 1024
 ROWS: Final = 32
 """Texts or images made at once."""
 
@@ -63,8 +65,12 @@ class QuantisationPlan:
             raise ConfigError(f"num should be at least 1, received {self.num}")
         if isinstance(self.groups, int) and not 1 <= self.groups <= 64:
             raise ConfigError(f"groups should be auto, or lie between 1 and 64, received {self.groups}")
-        if not self.calls or min(self.calls) < 1:
-            raise ConfigError(f"calls are budgets of at least 1, received {self.calls}")
+        if not self.calls or not 1 <= min(self.calls) <= max(self.calls) <= MOST_CALLS:
+            raise ConfigError(f"calls are budgets from 1 to {MOST_CALLS}, received {self.calls}")
+        if not 0 <= self.seed <= MAX_SEED - self.num:
+            raise ConfigError(f"seed should lie between 0 and {MAX_SEED - self.num}, received {self.seed}")
+        if self.inputs == "dynamic" and self.groups != "auto":
+            raise ConfigError("dynamic inputs have no groups of times; leave groups out")
         if self.bits == "w8" and (self.inputs, self.groups) != ("static", "auto"):
             raise ConfigError("w8 leaves inputs as they are; leave inputs and groups out")
 
@@ -200,7 +206,7 @@ def _for_texts(lm: TrainedWriter[Any], source: str | Path | None, data: str, pla
         for index, calls in enumerate(plan.calls):
             for begin in range(0, len(asked), ROWS):
                 options = replace(usual, num_steps=calls, style=styles[(begin // ROWS + index) % len(styles)])
-                list(watched.generate(asked[begin : begin + ROWS], options, batch_size=ROWS))
+                list(finished(watched.generate(asked[begin : begin + ROWS], options, batch_size=ROWS)))
 
     def compared(before: Any, after: Any) -> Compared:
         held = held_out(recipe, before, MEASURED)
@@ -216,12 +222,15 @@ def _for_texts(lm: TrainedWriter[Any], source: str | Path | None, data: str, pla
 
 
 def _texts(lm: Any, asked: Sequence[Request], options: GenerateOptions) -> list[str]:
-    events = lm.generate(asked, options, batch_size=ROWS)
-    return [text for _, text in sorted((event.index, event.text) for event in events if event.kind == "done")]
+    events = finished(lm.generate(asked, options, batch_size=ROWS))
+    return [text for _, text in sorted((event.index, event.text) for event in events)]
 
 
 def _for_images(flow: ImageFlow, data: str | None) -> Work:
-    classes = len(flow.images.classes)
+    classes, held = len(flow.images.classes), []
+    if data is not None:
+        recipe = ImageRecipe(data=data)
+        held, objective = held_out_images(recipe, flow, MEASURED), task_of_flow(flow, recipe)
 
     def requests(num: int, seed: int) -> list[DrawRequest]:
         labels = [i % (classes + 1) if classes else None for i in range(num)]
@@ -236,10 +245,8 @@ def _for_images(flow: ImageFlow, data: str | None) -> Work:
             before, after, lambda each: _drawn(each, requests(COMPARED, 10**6), DrawOptions(num_steps=COMPARED_CALLS))
         )
         apart = float(np.sqrt(np.mean((drawn[0].astype(np.float32) - drawn[1].astype(np.float32)) ** 2)))
-        if data is None:
+        if not held:
             return Compared("", 0.0, 0.0, apart, *seconds)
-        recipe = ImageRecipe(data=data)
-        held, objective = held_out_images(recipe, flow, MEASURED), task_of_flow(flow, recipe)
         old, new = (mean_parts(each.model, objective, held)["velocity"] for each in (before, after))
         return Compared("error of the flow on held-out images", old, new, apart, *seconds)
 
