@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from manta.cli import main
-from manta.errors import ConfigError, ModelError, UsageError
+from manta.errors import ConfigError, MantaError, ModelError, UsageError
 from manta.families.block import BlockCausalConfig, BlockCausalLM, BlockCausalModel
 from manta.families.events import GenerateOptions, Request
 from manta.families.image_flow import DrawRequest
@@ -261,3 +261,38 @@ def test_the_verb_writes_a_folder_with_a_page(folders, data, tmp_path, capsys):
         assert main(wrong) == 2
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["manta", "masked", "ar"])
+def test_a_quantised_model_can_be_diagnosed(family, folders, data, tmp_path, capsys):
+    made = quantise(folders[family], data, QuantisationPlan(num=8, calls=(4,)))
+    made.model.write("the cat", num_steps=4) if family != "ar" else made.model.write("the cat")
+    save_model(tmp_path / "new", made.model, recipe={}, card="")
+    command = ["diagnose", str(tmp_path / "new"), "--data", data, "--num-prompts", "2", "--num-steps", "4"]
+    assert main([*command, "--out", str(tmp_path / "page")]) == 0, capsys.readouterr().err
+    assert (tmp_path / "page" / "diagnose.html").exists()
+
+
+def test_seeds_and_budgets_that_cannot_be_are_refused(folders, data, tmp_path, capsys):
+    for wrong in (["--seed", "9" * 30], ["--seed", "-1"], ["--calls", "99999"], ["--groups", "9" * 5000]):
+        command = [
+            "quantize",
+            str(folders["manta"]),
+            "--data",
+            data,
+            "--num",
+            "4",
+            *wrong,
+            "--out",
+            str(tmp_path / "x"),
+        ]
+        assert main(command) in (1, 2)
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    with pytest.raises(ConfigError, match="dynamic"):
+        QuantisationPlan(inputs="dynamic", groups=2)
+
+
+def test_data_of_another_kind_are_refused_before_the_work(nets, data):
+    with pytest.raises(MantaError):
+        quantise(nets["dic"], data, QuantisationPlan(num=2, calls=(2,)), lambda line: pytest.fail(line))

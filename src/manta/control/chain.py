@@ -79,9 +79,10 @@ def chain_adjoint(
     if not steps:
         raise UsageError("a chain has one step or more, got none")
     states = [state.detach()]
-    with torch.no_grad():
+    with torch.enable_grad():  # as they are asked again: other kernels would round otherwise
         for step in steps:
-            states.append(step.commit(step.policy(states[-1]), states[-1]))
+            now = states[-1].clone().requires_grad_()
+            states.append(step.commit(step.policy(now), now).detach())
     adjoint = terminal_gradient(terminal, states[-1])
     present = _present_at_end(terminal, states[-1])
     norms, control_norms = [_norms(adjoint, present)], []
