@@ -227,7 +227,7 @@ class IntegerLinear(IntegerMap):
     def _static(self, rows: Float[Tensor, "r i"]) -> Float[Tensor, "r o"]:
         tables, group = self.tables(), self.groups(len(rows))
         numbers = tables.of(group)
-        q = rounded(self._steps(rows, numbers))
+        q = rounded(self._steps(rows, numbers), used_up=not self.spec.folded)
         if isinstance(group, int):
             return tables.matrix.times(q, numbers.scale, numbers.bias)
         y = tables.matrix.sums(q) * numbers.scale
@@ -244,7 +244,7 @@ class IntegerLinear(IntegerMap):
     def _dynamic(self, rows: Float[Tensor, "r i"]) -> Float[Tensor, "r o"]:
         tables, step = self.tables(), largest(rows) / LARGEST
         numbers = tables.of(0)
-        y = tables.matrix.times(rounded(rows / step), numbers.scale).mul_(step)
+        y = tables.matrix.times(rounded(rows / step, used_up=True), numbers.scale).mul_(step)
         return y if numbers.bias is None else y.add_(numbers.bias)
 
     def _followed(self, rows: Float[Tensor, "r i"]) -> Float[Tensor, "r o"]:
@@ -391,7 +391,7 @@ class IntegerEmbedding(nn.Module):
         else:
             if self._matrix is None:
                 self._matrix = IntegerMatrix(self.integers)
-            y = self._matrix.times(rounded(rows / step), self.weight_scale).mul_(step)
+            y = self._matrix.times(rounded(rows / step, used_up=True), self.weight_scale).mul_(step)
         return y.to(hidden.dtype).view(*hidden.shape[:-1], -1)
 
 
@@ -438,9 +438,9 @@ def differentiated() -> bool:
     return torch.is_grad_enabled() or forward_ad._current_level >= 0
 
 
-def rounded(x: Float[Tensor, "*shape"]) -> Int8[Tensor, "*shape"]:
-    """The nearest integers from −127 to 127."""
-    return x.round().clamp_(-LARGEST, LARGEST).to(torch.int8)
+def rounded(x: Float[Tensor, "*shape"], *, used_up: bool = False) -> Int8[Tensor, "*shape"]:
+    """The nearest integers from −127 to 127; `used_up`: nobody reads `x` again, so its memory serves."""
+    return (x.round_() if used_up else x.round()).clamp_(-LARGEST, LARGEST).to(torch.int8)
 
 
 def passed(x: Float[Tensor, "*shape"], low: int = -LARGEST, high: int = LARGEST) -> Float[Tensor, "*shape"]:
