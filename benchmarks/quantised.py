@@ -48,11 +48,11 @@ NAIVE: dict[str, Any] = {"groups": 1, "shift": False, "spread": 0.0, "clip": Fal
 WAYS: dict[str, Quantising | None] = {
     "float32": None,
     "w8a8": Quantising(),
-    "w8a8, one group": Quantising(groups=1),
+    "w8a8, groups of times": Quantising(groups="auto"),
     "w8a8, naive": Quantising(**NAIVE),
     "w8a8, dynamic": Quantising(inputs="dynamic"),
     "w4a8": Quantising(bits=4),
-    "w4a8, one group": Quantising(bits=4, groups=1),
+    "w4a8, groups of times": Quantising(bits=4, groups="auto"),
     "w4a8, naive": Quantising(bits=4, **NAIVE),
     "w4a8, dynamic": Quantising(bits=4, inputs="dynamic"),
     "w8": Quantising(inputs="float"),

@@ -119,7 +119,7 @@ def test_groups_of_times_follow_a_drift(net, seen):
     five = error(net, Quantising(groups=5, **only), seen)
     assert five < 0.6 * one and five < 0.35 * naive  # the eight bits of the weights, here as everywhere, among them
     assert error(net, Quantising(groups=10, **only), seen) < five
-    assert error(net, Quantising(), seen) < five
+    assert error(net, Quantising(groups="auto"), seen) < five
 
 
 def test_what_is_seen_has_ranges_by_time_and_rows(seen):

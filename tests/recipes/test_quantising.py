@@ -89,7 +89,7 @@ def test_a_quantised_model_is_smaller_and_writes_what_its_folder_writes(family, 
 
 
 def test_texts_of_a_quantised_model_do_not_depend_on_their_batch(folders, data):
-    model = quantise(folders["manta"], data, QuantisationPlan(num=12, calls=(4, 8))).model
+    model = quantise(folders["manta"], data, QuantisationPlan(num=12, calls=(4, 8), groups="auto")).model
     assert any(each.spec.groups > 1 for _, each in integer_maps(model.model))
     assert any(isinstance(part, Fold) for part in model.model.modules())
     asked = [Request(prompt=" ".join(VOCABULARY[i : i + 1 + i % 4]), seed=i) for i in range(9)]
@@ -102,7 +102,7 @@ def test_texts_of_a_quantised_model_do_not_depend_on_their_batch(folders, data):
 
 
 def test_blanks_are_filled_where_known_latents_are_at_another_time(folders, data):
-    model = quantise(folders["manta"], data, QuantisationPlan(num=12, calls=(4, 8))).model
+    model = quantise(folders["manta"], data, QuantisationPlan(num=12, calls=(4, 8), groups="auto")).model
     text = "the cat ____ on a mat"
     filled = model.write("the cat", infill=text, num_steps=6)
     assert filled.startswith("the cat") and filled.endswith("on a mat") and "____" not in filled

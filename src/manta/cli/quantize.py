@@ -29,8 +29,8 @@ class QuantizeOptions:
     """The new model folder, new or empty."""
     num: int = 256
     """Texts or images that it makes while it is watched."""
-    groups: str = "auto"
-    """Groups of neighbouring times with steps of their own: `auto`, as many as each map is worth, or a number."""
+    groups: str = "1"
+    """Groups of neighbouring times with steps of their own: a number, or `auto`, as many as each map is worth."""
     inputs: Literal["static", "dynamic"] = "static"
     """`static`: steps are found before, by time; `dynamic`: each row is rounded by its own largest number."""
     calls: str = "4,8,16,32"

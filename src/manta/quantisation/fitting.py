@@ -40,7 +40,7 @@ class Quantising:
     """Of the weights; tables of tokens, and maps that see one row a request, have 8 in any case."""
     inputs: Inputs = "static"
     """Of the maps, see `IntegerSpec`."""
-    groups: int | Literal["auto"] = "auto"
+    groups: int | Literal["auto"] = 1
     """Groups of times of a map that is told the time; `auto`: as many as it is worth to it, up to 8."""
     shift: bool = True
     """Shift static inputs channel by channel; of a convolution all alike."""

@@ -51,7 +51,7 @@ class QuantisationPlan:
     are."""
     num: int = 256
     """Texts or images along whose trajectories the model is watched."""
-    groups: int | Literal["auto"] = "auto"
+    groups: int | Literal["auto"] = 1
     """Groups of neighbouring times; `auto`: as many as each map is worth, up to 8."""
     inputs: Literal["static", "dynamic"] = "static"
     """`static`: steps are found before; `dynamic`: each row is rounded by its own largest number."""
@@ -69,9 +69,9 @@ class QuantisationPlan:
             raise ConfigError(f"calls are budgets from 1 to {MOST_CALLS}, received {self.calls}")
         if not 0 <= self.seed <= MAX_SEED - self.num:
             raise ConfigError(f"seed should lie between 0 and {MAX_SEED - self.num}, received {self.seed}")
-        if self.inputs == "dynamic" and self.groups != "auto":
+        if self.inputs == "dynamic" and self.groups != 1:
             raise ConfigError("dynamic inputs have no groups of times; leave groups out")
-        if self.bits == "w8" and (self.inputs, self.groups) != ("static", "auto"):
+        if self.bits == "w8" and (self.inputs, self.groups) != ("static", 1):
             raise ConfigError("w8 leaves inputs as they are; leave inputs and groups out")
 
     @property
