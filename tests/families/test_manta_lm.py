@@ -11,6 +11,8 @@ from manta.families.events import GenerateOptions, Request, finished
 from manta.families.manta_lm import Page, Split, default_split
 from manta.text import MASK, NULL
 
+from .conftest import make_lm
+
 PROMPTS = ["the cat", "rain fell over quiet hills", None, "nobody"]
 
 
@@ -241,3 +243,11 @@ def test_drafts_come_before_the_final_text_and_confidence_is_a_probability(laten
 def test_options_out_of_range_are_refused(wrong):
     with pytest.raises(UsageError):
         GenerateOptions(**wrong)
+
+
+def test_a_budget_that_just_reads_and_writes_a_text_to_change_is_enough():
+    lm = make_lm()
+    text = "the cat [[sat on]] a mat"
+    assert lm.write("the cat", infill=text, strength=0.5, num_steps=3)
+    with pytest.raises(RequestError, match="budget"):
+        lm.write("the cat", infill=text, strength=0.5, num_steps=2)

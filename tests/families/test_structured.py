@@ -194,3 +194,12 @@ def test_the_command_line_reads_a_schema_from_a_file(tmp_path, capsys):
     assert capsys.readouterr().out == "The Mill is cheap.\n"
     assert main([*model, "--schema", str(tmp_path / "none.json")]) == 2
     assert "cannot be read" in capsys.readouterr().err
+
+
+def test_a_text_that_just_fits_is_written(lm):
+    """The room of a text left to right is its words: one that takes all of it is not ruled out."""
+    words = lm.tokenizer.encode("the sun is warm")
+    if lm.family == "ar":
+        assert lm.write("sun", pattern="the sun is warm", max_tokens=len(words)) == "the sun is warm"
+        with pytest.raises((RequestError, UsageError)):
+            lm.write("sun", pattern="the sun is warm", max_tokens=len(words) - 1)

@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 import torch
 
-from manta.errors import UsageError
+from manta.errors import ModelError, UsageError
 from manta.masked import (
     DECODERS,
     Held,
@@ -151,3 +151,10 @@ def test_a_part_of_a_canvas_is_refused():
 def test_distances_are_the_fewest_tokens():
     assert automaton().distance.tolist() == [1, 1, 2, 0]
     assert math.isfinite(float(sampler_of(2)(logits_of(2), 0, torch.full((1, 2), MASK))[1].sum()))
+
+
+def test_logits_that_are_not_finite_are_an_error():
+    logits = torch.zeros(1, 4, TOKENS)
+    logits[0, 2, A] = torch.nan
+    with pytest.raises(ModelError):
+        sampler_of(4, width=4)(logits, 0, torch.full((1, 4), MASK))
