@@ -1,8 +1,8 @@
 """Which words a masked model learns from in a step: complementary masks against gradient sparsity, and maskers.
 
-    python benchmarks/masking.py --minutes 2.5 --seeds 3 --out benchmarks/results/masking.json
+    python benchmarks/masking.py --num-steps 400 --seeds 3 --out benchmarks/results/masking.json
 
-A masked model on the built-in weather corpus, at equal minutes, in arms with equally many rows in a step: one mask a
+A masked model on the built-in weather corpus, at equal steps, in arms with equally many rows in a step: one mask a
 text; a mask and its complement; as the control two masks of the same text drawn independently, which halve the texts of
 a step as the complement does; and one mask that hides runs of words, rare words more often, or those of which the model
 is undecided. For each: the share of the texts' words that a step supervises (from the training log), the likelihood

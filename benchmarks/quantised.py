@@ -2,7 +2,8 @@
 
     python benchmarks/quantised.py texts --models builtin:e2e --data e2e:PATH --out benchmarks/results/quantised.json
     python benchmarks/quantised.py images --models RUNS/nets-dic-0 RUNS/nets-dit-0 RUNS/nets-udit-0 --data PATH.npz \
-        --num 500 --out benchmarks/results/quantised.json
+        --num 250 --only float32 w8a8 "w8a8, groups of times" "w8a8, naive" "w4a8, groups of times" \
+        --out benchmarks/results/quantised.json
     python benchmarks/quantised.py speed --out benchmarks/results/quantised.json
     python benchmarks/quantised.py writing --out benchmarks/results/quantised.json
 

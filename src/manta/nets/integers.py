@@ -91,7 +91,35 @@ class Tables:
         return self.groups[group] if isinstance(group, int) else self.every[group]
 
 
-class IntegerMap(nn.Module):
+class Derived(nn.Module):
+    """A module that works out once what follows from what it stores, and leaves its numbers their precision.
+
+    Attributes:
+        derived: names of what follows, None until it is worked out: it is not copied, and forgotten where what is
+            stored is loaded or moved.
+    """
+
+    derived: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_load_state_dict_post_hook(_loaded)
+
+    def forget(self) -> None:
+        """Work out anew what follows from what is stored."""
+        for name in self.derived:
+            setattr(self, name, None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what follows from the rest."""
+        return {**self.__dict__, **dict.fromkeys(self.derived)}
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Derived":
+        self.forget()
+        return super()._apply(_in_float32(fn), recurse)  # pyright: ignore[reportReturnType]
+
+
+class IntegerMap(Derived):
     """What maps of integers have in common.
 
     Args:
@@ -100,6 +128,7 @@ class IntegerMap(nn.Module):
         bias: whether there is one; a shift brings one.
     """
 
+    derived = ("_tables",)
     weight: Tensor
     weight_scale: Tensor
     step: Tensor
@@ -123,19 +152,6 @@ class IntegerMap(nn.Module):
         self.register_buffer("spread", torch.ones(inner) if spec.spread else None)
         self.register_buffer("edges", torch.zeros(spec.groups - 1) if spec.groups > 1 else None)
         self._tables: Tables | None = None
-        self.register_load_state_dict_post_hook(_loaded)
-
-    def forget(self) -> None:
-        """Work out anew what follows from what is stored."""
-        self._tables = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what follows from the rest, and cannot be copied."""
-        return {**self.__dict__, "_tables": None}
-
-    def _apply(self, fn: Any, recurse: bool = True) -> "IntegerMap":
-        self.forget()
-        return super()._apply(_in_float32(fn), recurse)  # pyright: ignore[reportReturnType]
 
     def check(self) -> None:
         """See that what is stored can be of such a map.
@@ -277,16 +293,8 @@ class IntegerConv2d(IntegerMap):
             self.register_buffer("zero", torch.full((spec.groups,), float(UNSIGNED)))
         self._packed: Tensor | None = None
 
+    derived = ("_tables", "_packed")
     zero: Tensor
-
-    def forget(self) -> None:
-        """See `IntegerMap`."""
-        super().forget()
-        self._packed = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """See `IntegerMap`."""
-        return {**super().__getstate__(), "_packed": None}
 
     def check(self) -> None:
         """See `IntegerMap`."""
@@ -342,7 +350,7 @@ class IntegerConv2d(IntegerMap):
         return F.conv2d(x, weight, **cast(Any, self.strided))
 
 
-class IntegerEmbedding(nn.Module):
+class IntegerEmbedding(Derived):
     """A table of integers, a scale a row: of what classes are embedded by, and told by.
 
     Args:
@@ -350,6 +358,7 @@ class IntegerEmbedding(nn.Module):
         embedding_dim: of each.
     """
 
+    derived = ("_matrix",)
     weight_scale: Tensor
     integers: Tensor
 
@@ -359,19 +368,6 @@ class IntegerEmbedding(nn.Module):
         self.register_buffer("integers", torch.zeros(num_embeddings, embedding_dim, dtype=torch.int8))
         self.register_buffer("weight_scale", torch.ones(num_embeddings))
         self._matrix: IntegerMatrix | None = None
-        self.register_load_state_dict_post_hook(_loaded)
-
-    def forget(self) -> None:
-        """See `IntegerMap`."""
-        self._matrix = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """See `IntegerMap`."""
-        return {**self.__dict__, "_matrix": None}
-
-    def _apply(self, fn: Any, recurse: bool = True) -> "IntegerEmbedding":
-        self.forget()
-        return super()._apply(_in_float32(fn), recurse)  # pyright: ignore[reportReturnType]
 
     @property
     def weight(self) -> Float[Tensor, "v d"]:
