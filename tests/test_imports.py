@@ -27,6 +27,7 @@ LADDER = (
     {"families"},
     {"hub", "training", "control", "metrics", "report", "quantisation"},
     {"recipes", "evaluation", "bench", "diagnosis"},
+    {"server"},
     {"cli"},
     {"__main__"},
 )
@@ -39,19 +40,26 @@ KNOWS_NO_TEXT = {"operators", "nets", "flow", "control", "training", "quantisati
 ONLY_IN = {
     "PIL": {"image"},
     "datasets": {"text"},
+    "fastapi": {"server"},
     "filelock": {"recipes"},
     "huggingface_hub": {"hub", "text"},
     "jinja2": {"report"},
+    "lm_eval": {"evaluation"},
     "matplotlib": {"report"},
     "interegular": {"text"},
+    "peft": {"hub"},
+    "prometheus_client": {"server"},
+    "pydantic": {"server"},
     "rich": {"cli", "training"},
     "rouge_score": {"metrics"},
     "sacrebleu": {"metrics"},
     "scipy": {"metrics"},
     "sklearn": {"metrics"},
+    "starlette": {"server"},
     "tensorboard": {"training"},
     "tokenizers": {"text"},
     "transformers": {"hub", "bench"},
+    "uvicorn": {"server"},
 }
 NOWHERE = {"cloudpickle", "dill", "flow_matching", "gradio", "joblib", "mauve", "pickle", "streaming", "torchcfm"}
 """Licences that do not fit, weights that do not fit, and whatever unpickles a file that a user may have downloaded."""
