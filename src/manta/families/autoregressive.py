@@ -31,7 +31,7 @@ from manta.families.asked import check_options
 from manta.families.batching import ROWS, padded_prompts, padded_width, repeated_rows
 from manta.families.canvas import Prompts, Template, prompt_tokens
 from manta.families.drafters import DraftLoss, RecurrentDrafter
-from manta.families.events import Event, EventKind, GenerateOptions, Request
+from manta.families.events import UNFINISHED, Event, EventKind, GenerateOptions, Request
 from manta.families.observer import Beginning, Observer
 from manta.families.options import spelled
 from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resolved
@@ -306,10 +306,11 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
         """
         for chosen in self._groups([prompt for prompt, _ in rows], batch_size):
             texts = [_Text(exactly=options.pattern is not None or options.schema is not None) for _ in chosen]
-            for step in self._steps([rows[i] for i in chosen], options, observer):
+            every = -(-len(chosen) // SHOWN)
+            for call, step in enumerate(self._steps([rows[i] for i in chosen], options, observer)):
                 for row, text in enumerate(texts):
                     text.add(step, row)
-                    if step.words[row] and len(chosen) <= SHOWN and text.words[-1] != self.model.end:
+                    if step.words[row] and call % every == 0 and text.words[-1] != self.model.end:
                         yield text.event("draft", chosen[row], self)
             for index, text in zip(chosen, texts, strict=True):
                 yield text.event("done", index, self)
@@ -434,8 +435,18 @@ class _Text:
         """The text so far, without what ends it."""
         words = self.words[:-1] if self.words[-1] == lm.model.end else self.words
         text, sure = lm.tokenizer.decode(words), sum(self.chances) / len(self.chances)
+        text = text if self.exactly else text.strip()
         return Event(
-            kind, index, text if self.exactly else text.strip(), tuple(words), 1.0, sure, self.nfe, self.processed
+            kind,
+            index,
+            text,
+            tuple(words),
+            1.0,
+            sure,
+            self.nfe,
+            self.processed,
+            chances=tuple(self.chances[: len(words)]),
+            standing=len(text.rstrip(UNFINISHED)),
         )
 
 

@@ -19,7 +19,7 @@ from manta.families.asked import check_options
 from manta.families.batching import WIDTH, padded_prompts, padded_width, repeated_rows
 from manta.families.canvas import Prompts, Template, prompt_tokens
 from manta.families.decoding import DRAWN, chosen_decoder, write_canvas
-from manta.families.events import Event, GenerateOptions, Request
+from manta.families.events import UNFINISHED, Event, GenerateOptions, Request
 from manta.families.observer import Beginning, Observer
 from manta.families.options import spelled
 from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resolved
@@ -388,7 +388,12 @@ class _Text:
         """The text with some words."""
         text = self.lm.tokenizer.decode([word for word in words if word != MASK]).strip()
         sure = sum(self._sure) / len(self._sure) if self._sure else 0.0
-        return Event(kind, index, text, tuple(words), float(kind == "done"), sure, self.nfe, self.processed)
+        chances = (*self._sure, *[0.0] * (len(words) - len(self._sure)))
+        standing = len(self.lm.tokenizer.decode(self.words).strip().rstrip(UNFINISHED))
+        end = float(kind == "done")
+        return Event(
+            kind, index, text, tuple(words), end, sure, self.nfe, self.processed, chances=chances, standing=standing
+        )
 
     def _before_end(self, words: list[int]) -> list[int]:
         end = self.lm.model.end

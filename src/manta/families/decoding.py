@@ -10,7 +10,7 @@ from torch import Tensor
 
 from manta.errors import UsageError
 from manta.families.asked import listed
-from manta.families.events import Event, EventKind, GenerateOptions
+from manta.families.events import UNFINISHED, Event, EventKind, GenerateOptions
 from manta.families.options import spelled
 from manta.masked import (
     DECODERS,
@@ -172,8 +172,19 @@ def write_canvas(
     )
 
 
+def keeps_words(decoder: DecoderConfig) -> bool:
+    """Whether a decoder never takes a word back."""
+    return decoder.kind != "remask" and not getattr(decoder, "rounds", 0)
+
+
 def canvas_events(
-    canvas: Canvas, mask: Bool[Tensor, "b n"], texts: Sequence[Callable[[list[int]], str]], encode: int, kind: EventKind
+    canvas: Canvas,
+    mask: Bool[Tensor, "b n"],
+    texts: Sequence[Callable[[list[int]], str]],
+    encode: int,
+    kind: EventKind,
+    *,
+    kept: bool = False,
 ) -> list[Event]:
     """What has become of each row; its time is the share of its canvas that is written.
 
@@ -183,15 +194,22 @@ def canvas_events(
         texts: for each row what makes a text of its tokens, those without a word among them.
         encode: network calls made before the canvas's.
         kind: of the events.
+        kept: the words before the first place without one stay as they are: they are free texts, of a decoder that
+            `keeps_words`.
     """
     events, processed = [], canvas.processed // len(mask)
     for row in range(len(mask)):
-        words = canvas.tokens[row][mask[row]].tolist()
+        words, open_ = canvas.tokens[row][mask[row]].tolist(), canvas.masked[row][mask[row]]
+        chances = canvas.confidence[row][mask[row]].clamp(0, 1).masked_fill(open_, 0.0)
+        ahead = int((~open_).long().cumprod(0).sum()) if kept else 0
         said = canvas.confidence[row][mask[row] & ~canvas.masked[row]].clamp(max=1)  # a given word is certain
         sure = said.mean().item() if len(said) else 0.0
         share = 1 - canvas.masked[row].sum().item() / max(1, int(mask[row].sum()))
         calls = int(canvas.calls_of[row]) + encode
-        events.append(Event(kind, row, texts[row](words), tuple(words), share, sure, calls, processed))
+        text = texts[row](words)
+        standing = len(texts[row](words[:ahead]).rstrip(UNFINISHED))
+        told = {"chances": tuple(chances.tolist()), "standing": standing}
+        events.append(Event(kind, row, text, tuple(words), share, sure, calls, processed, **told))
     return events
 
 

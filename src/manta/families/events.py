@@ -12,6 +12,8 @@ from manta.families.options import GenerateOptions, read_options
 
 BATCH: Final = 64
 """Texts written at once, unless it is said otherwise."""
+UNFINISHED: Final = "\ufffd"
+"""What stands in a draft for the first bytes of a character whose others are not written yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,17 @@ class Event:
     """Masked and autoregressive models: positions computed so far for this text, the prompt's left out."""
     error: MantaError | None = None
     """Of a failed request, why."""
+    chances: tuple[float, ...] = field(default=(), repr=False)
+    """Confidence of each of the tokens when it was chosen, 0 … 1; 1 where it was given, 0 where there is none yet. Of
+    an aligned model, which tells slots, none."""
+    standing: int = 0
+    """Characters at the beginning of a draft's text that no later event of the request changes; 0 where a family may
+    take back any word."""
+
+    @property
+    def committed(self) -> str:
+        """The beginning of the text that no later event changes."""
+        return self.text if self.kind == "done" else self.text[: self.standing]
 
 
 class Writer(ABC):

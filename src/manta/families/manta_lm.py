@@ -424,14 +424,14 @@ class MantaLM(TrainedWriter[MantaModel]):
     def _events(self, written: Page, templates: Sequence[Template | None], indices: Sequence[int]) -> Iterator[Event]:
         kind = "done" if written.done else "draft"
         for row, template in enumerate(templates):
-            tokens = written.tokens[row][written.mask[row]].tolist()
-            said = written.mask[row] & (written.tokens[row] != MASK)
-            confidence = written.confidence[row][said].mean().item() if bool(said.any()) else 0.0
+            tokens, sure = written.tokens[row][written.mask[row]], written.confidence[row][written.mask[row]]
+            tokens, said, chances = tokens.tolist(), sure[tokens != MASK], tuple(sure.tolist())
+            confidence = said.mean().item() if len(said) else 0.0
             if template is None:
                 text = self.tokenizer.decode([t for t in tokens if t not in (NULL, MASK)]).strip()
             else:
                 text = template.text(tokens, self.tokenizer)
-            yield Event(kind, indices[row], text, tuple(tokens), written.t, confidence, written.nfe)
+            yield Event(kind, indices[row], text, tuple(tokens), written.t, confidence, written.nfe, chances=chances)
 
 
 class _Policy:

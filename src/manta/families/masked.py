@@ -13,7 +13,7 @@ from manta.errors import ModelError, RequestError, UsageError
 from manta.families.asked import check_options
 from manta.families.batching import padded_prompts, padded_width
 from manta.families.canvas import Prompts, Template, changes, check_strength, partly_hidden, prompt_tokens, template_of
-from manta.families.decoding import DRAWN, Decoding, batches, canvas_events, chosen_decoder, write_canvas
+from manta.families.decoding import DRAWN, Decoding, batches, canvas_events, chosen_decoder, keeps_words, write_canvas
 from manta.families.events import Event, EventKind, GenerateOptions, Request
 from manta.families.masked_model import (
     CachedDenoiser,
@@ -207,11 +207,12 @@ class MaskedLM(TrainedWriter[MaskedModel]):
         free, canvas = all(template is None for template in templates), None
         elastic = self._elastic(beginning, templates) if self.model.config.elastic and automaton is None else None
         before = encode + options.think
+        kept = free and elastic is None and keeps_words(self.decoder_for(options))
         calls = max(1, options.num_steps - before)
 
         def events(canvas: Canvas, kind: EventKind) -> list[Event]:
             if elastic is None:
-                told = canvas_events(canvas, beginning.mask, texts, before, kind)
+                told = canvas_events(canvas, beginning.mask, texts, before, kind, kept=kept)
                 thought = options.think * beginning.tokens.shape[1]
                 return [replace(event, processed=event.processed + thought) for event in told]
             real = canvas.tokens != OFF

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from manta.errors import ModelError, RequestError, UsageError
 from manta.families.asked import check_options
 from manta.families.canvas import Piece, by_blank, check_length, check_strength, filled, partly_hidden, pieces_of
-from manta.families.decoding import batches, canvas_events, chosen_decoder, write_canvas
+from manta.families.decoding import batches, canvas_events, chosen_decoder, keeps_words, write_canvas
 from manta.families.events import Event, GenerateOptions, Request
 from manta.families.observer import Observer
 from manta.families.serving import RequestWriter
@@ -214,7 +214,7 @@ class ForeignModel(RequestWriter):
             ends_last=False,
             max_calls=options.num_steps,
         ):
-            yield canvas_events(canvas, mask, texts, 0, "draft")
+            yield canvas_events(canvas, mask, texts, 0, "draft", kept=ends and keeps_words(decoder))
         assert canvas is not None, "a canvas has something to write"
         yield canvas_events(canvas, mask, texts, 0, "done")
 

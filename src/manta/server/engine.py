@@ -1,0 +1,225 @@
+"""One thread a model that writes what many ask: requests that ask alike are written side by side.
+
+Texts do not depend on their batch (`families.batching`), so whoever comes within a few milliseconds shares the network's
+calls, and every text is still the one of its seed. Writing never happens on the event loop: a ticket's events are
+handed over to it.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from manta.errors import MantaError, ModelError
+from manta.families.events import Event, Request
+
+LOG: Final = logging.getLogger("manta.server")
+
+MOST_WAIT: Final = 600
+"""Seconds that a client is told to wait at most before it comes again."""
+
+
+class Busy(Exception):
+    """No place is left in the queue.
+
+    Args:
+        seconds: after which one may be.
+    """
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(f"the queue is full; come again in {seconds} s")
+        self.seconds = seconds
+
+
+class Closing(Exception):
+    """The server takes nothing more."""
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One text that somebody waits for."""
+
+    request: Request
+    """What is to be written, its options among it."""
+    drafts: bool
+    """Whether drafts are told, too."""
+    tell: Callable[[Event], None]
+    """Called on the writing thread."""
+    since: float = field(default_factory=time.monotonic)
+    """When it came."""
+    over: bool = False
+    """It is written, has failed, or nobody waits for it any more."""
+
+
+class Writing:
+    """The texts of one call: its events, in the order they come, until every text has its last.
+
+    Args:
+        engine: which writes them.
+        requests: one a text.
+        drafts: tell drafts.
+    """
+
+    def __init__(self, engine: "Engine", requests: Sequence[Request], *, drafts: bool) -> None:
+        loop, self._engine = asyncio.get_running_loop(), engine
+        self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+
+        def teller(index: int) -> Callable[[Event], None]:
+            def tell(event: Event) -> None:
+                # The loop may have ended while a thread was still writing.
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(self._events.put_nowait, (index, event))
+
+            return tell
+
+        self.tickets = [Ticket(request, drafts, teller(i)) for i, request in enumerate(requests)]
+
+    async def events(self) -> AsyncIterator[tuple[int, Event]]:
+        """`(which text, event)`; whoever stops listening gives the places of the rest back."""
+        left = len(self.tickets)
+        try:
+            while left:
+                index, event = await self._events.get()
+                left -= event.kind != "draft"
+                yield index, event
+        finally:
+            self.leave()
+
+    def leave(self) -> None:
+        """Nobody waits any more: what is not written yet is not, and its places are free."""
+        self._engine.leave(self.tickets)
+
+
+class Engine:
+    """Writes with one model what many ask.
+
+    Args:
+        lm: the model.
+        batch_size: most texts written at once.
+        patience: seconds that the first of a batch waits for others.
+        queue: most texts that wait or are being written.
+        seen: called with the size of each batch as it begins.
+    """
+
+    def __init__(
+        self,
+        lm: Any,
+        *,
+        batch_size: int,
+        patience: float,
+        queue: int,
+        seen: Callable[[int], None] = lambda size: None,
+    ) -> None:
+        self.lm, self.batch_size, self.patience, self.queue, self.seen = lm, batch_size, patience, queue, seen
+        self._waiting: deque[Ticket] = deque()
+        self._running: list[Ticket] = []
+        self._changed = threading.Condition()
+        self._closing = False
+        self._pace = 0.1
+        """Seconds a text, of late."""
+        self._thread = threading.Thread(target=self._work, name="manta-writing", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Texts that wait to be written."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Texts that are being written and waited for."""
+        return sum(not ticket.over for ticket in list(self._running))
+
+    def enter(self, requests: Sequence[Request], *, drafts: bool) -> Writing:
+        """Let texts be written.
+
+        Raises:
+            Busy: there are not as many places in the queue.
+            Closing: the server is leaving.
+        """
+        writing = Writing(self, requests, drafts=drafts)
+        with self._changed:
+            if self._closing:
+                raise Closing("the server is shutting down")
+            taken = self.waiting + self.running
+            if taken + len(requests) > self.queue:
+                raise Busy(max(1, min(MOST_WAIT, round((taken + len(requests) - self.queue) * self._pace))))
+            self._waiting.extend(writing.tickets)
+            self._changed.notify()
+        return writing
+
+    def leave(self, tickets: Sequence[Ticket]) -> None:
+        """Give up what nobody waits for."""
+        with self._changed:
+            for ticket in tickets:
+                ticket.over = True
+            if any(ticket.over for ticket in self._waiting):
+                self._waiting = deque(ticket for ticket in self._waiting if not ticket.over)
+
+    def close(self) -> None:
+        """Write what was accepted, then end."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while batch := self._next():
+            began = time.monotonic()
+            self.seen(len(batch))
+            self._write(batch)
+            self._pace += 0.2 * ((time.monotonic() - began) / len(batch) - self._pace)
+
+    def _next(self) -> list[Ticket]:
+        """The oldest text that waits and those that ask to be written alike; none when the server ends."""
+        with self._changed:
+            self._running = []
+            self._changed.wait_for(lambda: self._waiting or self._closing)
+            while self._waiting and not self._closing and len(self._waiting) < self.batch_size:
+                left = self._waiting[0].since + self.patience - time.monotonic()
+                if left <= 0 or not self._changed.wait(left):
+                    break
+            if not self._waiting:
+                return [] if self._closing else self._next()
+            how = self._waiting[0].request.options
+            alike = [ticket for ticket in self._waiting if ticket.request.options == how][: self.batch_size]
+            chosen = set(map(id, alike))
+            self._waiting = deque(ticket for ticket in self._waiting if id(ticket) not in chosen)
+            self._running = alike
+            return alike
+
+    def _write(self, batch: list[Ticket]) -> None:
+        events = self.lm.generate([ticket.request for ticket in batch], batch_size=self.batch_size)
+        try:
+            for event in events:
+                ticket = batch[event.index]
+                if event.kind != "draft":
+                    self._tell(ticket, event)
+                elif ticket.drafts and not ticket.over:
+                    ticket.tell(event)
+                if all(ticket.over for ticket in batch):
+                    break  # nobody waits for the rest
+        except MantaError as error:
+            self._fail(batch, error)
+        except Exception as error:
+            LOG.exception("writing failed")
+            self._fail(batch, ModelError(f"writing failed ({type(error).__name__}); the server's log says more"))
+        else:
+            self._fail(batch, ModelError("the model has not finished a text"))
+        finally:
+            events.close()
+
+    def _fail(self, batch: list[Ticket], error: MantaError) -> None:
+        """Tell those that still wait."""
+        for index, ticket in enumerate(batch):
+            self._tell(ticket, Event("failed", index, "", (), 0.0, 0.0, 0, error=error))
+
+    def _tell(self, ticket: Ticket, event: Event) -> None:
+        """A ticket's last event."""
+        if not ticket.over:
+            ticket.over = True
+            ticket.tell(event)
