@@ -21,6 +21,7 @@ VERBS = {
     "schedule": ("manta.cli.schedule", "teach a masked model which words to write when, against a price per call"),
     "generate": ("manta.cli.generate", "write texts with a model"),
     "restore": ("manta.cli.restore", "take noise, blur, rain, haze or snow out of a photograph"),
+    "serve": ("manta.cli.serve", "serve models over HTTP, as OpenAI's clients speak it, with a page to try them"),
     "choose": ("manta.cli.choose", "let a model choose among answers, and say how likely each is"),
     "evaluate": ("manta.cli.evaluate", "measure a model's texts beside those of its corpus"),
     "compare": ("manta.cli.compare", "measure several models and settings side by side, in one HTML page"),

@@ -53,6 +53,7 @@ class AlignedLM(TrainedWriter[AlignedModel]):
     """
 
     family = "aligned"
+    fills = True
     config_class, net_class = AlignedConfig, AlignedModel
 
     def __init__(self, model: AlignedModel, tokenizer: Tokenizer, causal: AutoregressiveLM | None = None) -> None:

@@ -33,6 +33,17 @@ def accepts(family: str, option: str, value: Any) -> bool:
     return not among or among[0] is None or value in among[0]
 
 
+def bounds(family: str, options: GenerateOptions) -> bool:
+    """Whether a model that writes as the options say follows `max_tokens`; others decide a text's length themselves.
+
+    Args:
+        family: name of a family.
+        options: of the request.
+    """
+    through_alignments = family == "aligned" and options.decoder not in ("sequential", "verified")
+    return follows(family, "max_tokens") and not through_alignments
+
+
 def followers(option: str) -> tuple[str, ...]:
     """The families that follow an option, in words."""
     return tuple(dict.fromkeys(row.words for name, row in FAMILIES.items() if follows(name, option)))

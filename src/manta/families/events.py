@@ -24,6 +24,9 @@ class Request:
     """What the text answers to; None for none."""
     infill: str | None = None
     """A text with blanks `___` to fill, or with words `[[to change]]`; None to write freely."""
+    history: tuple[tuple[str, str], ...] = ()
+    """What was said before the prompt in a conversation, `(role, text)` each: perhaps a `system`'s, then by turns a
+    `user`'s and an `assistant`'s; for models with a chat frame."""
     seed: int = 0
     """All randomness of this text, 0 … 2⁶³−1; the same seed gives the same text, alone or in any batch."""
     options: GenerateOptions | None = None
@@ -96,6 +99,12 @@ class Writer(ABC):
     """Name of the family."""
     prompted: bool | None = None
     """Whether it was trained on prompts; None where that is not known."""
+    fills: bool = False
+    """Whether it fills blanks of a text."""
+    changes: bool = False
+    """Whether it changes words of a text that stands."""
+    frame: Any = None
+    """What a chat puts around a conversation, a `ChatFrame`; None: it holds none."""
     likelihood: Literal["exact", "bound", "none"] = "none"
     """Which log-likelihood of a text it has; a bound is from below."""
     estimator: str = ""

@@ -113,7 +113,7 @@ class MantaLM(TrainedWriter[MantaModel]):
     """
 
     family = "manta"
-    observed = True
+    observed = fills = changes = True
     config_class, net_class = MantaConfig, MantaModel
 
     def __init__(

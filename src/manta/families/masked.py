@@ -56,7 +56,7 @@ class MaskedLM(TrainedWriter[MaskedModel]):
     """
 
     family = "masked"
-    observed = True
+    observed = fills = changes = True
     likelihood = "bound"
     estimator = "hidden words, their number uniform and stratified; exact nats of the length"
     config_class, net_class = MaskedConfig, MaskedModel

@@ -107,6 +107,8 @@ class RequestWriter(Writer):
                 if how is not options:
                     self._check(how, observer)
                 check_seed(request.seed)
+                if request.history and self.frame is None:
+                    raise RequestError("the model has no chat frame, so it holds no conversations; leave `history` out")
                 rows[index] = self.read(request, how) if how.choose == 1 else self.samples(request, how)
             except (RequestError, UsageError) as error:
                 yield failed(index, error)

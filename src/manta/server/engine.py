@@ -1,8 +1,8 @@
 """One thread a model that writes what many ask: requests that ask alike are written side by side.
 
-Texts do not depend on their batch (`families.batching`), so whoever comes within a few milliseconds shares the network's
-calls, and every text is still the one of its seed. Writing never happens on the event loop: a ticket's events are
-handed over to it.
+Texts do not depend on their batch (`families.batching`), so whoever comes within a few milliseconds shares the
+network's calls, and every text is still the one of its seed. Writing never happens on the event loop: a ticket's events
+are handed over to it.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -78,7 +78,7 @@ class Writing:
 
         self.tickets = [Ticket(request, drafts, teller(i)) for i, request in enumerate(requests)]
 
-    async def events(self) -> AsyncIterator[tuple[int, Event]]:
+    async def events(self) -> AsyncGenerator[tuple[int, Event]]:
         """`(which text, event)`; whoever stops listening gives the places of the rest back."""
         left = len(self.tickets)
         try:

@@ -65,7 +65,7 @@ class Guard:
 
         try:
             self._check(scope)
-            await self.app(scope, self._bounded(receive), sending)
+            await self.app(scope, await self._read(receive), sending)
         except Refused as no:
             if not started:
                 await _answer(sending, no)
@@ -93,17 +93,23 @@ class Guard:
         if not size.isdecimal() or int(size) > self.settings.max_body:
             raise self._too_large()
 
-    def _bounded(self, receive: Any) -> Any:
-        """What is received, as long as it is no more than a request may hold."""
-        received = 0
+    async def _read(self, receive: Any) -> Any:
+        """Read what a request holds, as long as that is no more than it may.
+
+        Returns:
+            A `receive` that hands it on, and then tells when the client leaves.
+        """
+        body = b""
+        while (message := await receive())["type"] == "http.request":
+            body += message.get("body", b"")
+            if len(body) > self.settings.max_body:
+                raise self._too_large()
+            if not message.get("more_body"):
+                break
+        whole = [{"type": "http.request", "body": body}]
 
         async def receiving() -> Any:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.settings.max_body:
-                raise self._too_large()
-            return message
+            return whole.pop() if whole else message if message["type"] != "http.request" else await receive()
 
         return receiving
 

@@ -1,5 +1,7 @@
 """What a server counts, in the format of Prometheus."""
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
@@ -16,7 +18,7 @@ class Measures:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        own = {"registry": self.registry}
+        own: dict[str, Any] = {"registry": self.registry}
         self.requests = Counter("manta_requests", "Requests answered.", ["path", "status"], **own)
         self.seconds = Histogram("manta_request_seconds", "Time to the last byte.", ["path"], buckets=SECONDS, **own)
         self.texts = Counter("manta_texts", "Texts written, failed or left.", ["model", "outcome"], **own)

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,21 +19,38 @@ _SYSTEM = re.compile(r"<\|im_start\|>system(?:\\n|\n)([^'\"{}<]+)<\|im_end\|>")
 
 @dataclass(frozen=True, kw_only=True)
 class ChatFrame:
-    """A conversation of one user's turn, up to where the answer begins."""
+    """A conversation by turns, up to where the answer begins."""
 
-    before: str
-    """What stands before the prompt, with the names of special tokens."""
-    after: str
-    """What stands after it."""
+    start: str = ""
+    """What stands before the first turn, with the names of special tokens."""
+    opening: str
+    """What stands before the words of a turn, `{}` for whose they are."""
+    closing: str
+    """What stands after them."""
+    system: str = ""
+    """What the system says where nobody lets it say something else; empty: nothing."""
     end: str
     """Name of the token that ends a turn: the answer does not go beyond it."""
     trimmed: bool
-    """White space around the prompt is left out."""
+    """White space around a turn's words is left out."""
 
-    def encode(self, prompt: str, tokenizer: ForeignTokenizer) -> list[int]:
-        """Token ids of the framed prompt; names of special tokens in the prompt itself stay plain text."""
-        before, after = (tokenizer.encode(part, special_names=True) for part in (self.before, self.after))
-        return before + tokenizer.encode(prompt.strip() if self.trimmed else prompt) + after
+    def encode(self, prompt: str, tokenizer: ForeignTokenizer, history: Sequence[tuple[str, str]] = ()) -> list[int]:
+        """Token ids of the framed conversation; names of special tokens in what somebody says stay plain text.
+
+        Args:
+            prompt: the user's last turn.
+            tokenizer: of the model.
+            history: `(role, text)` of what was said before.
+        """
+        turns = [*history, ("user", prompt)]
+        if turns[0][0] != "system" and self.system:
+            turns.insert(0, ("system", self.system))
+        ids, frame = [], self.start
+        for role, words in turns:
+            ids += tokenizer.encode(frame + self.opening.format(role), special_names=True)
+            ids += tokenizer.encode(words.strip() if self.trimmed else words)
+            frame = self.closing
+        return ids + tokenizer.encode(frame + self.opening.format("assistant"), special_names=True)
 
 
 def find_frame(folder: Path, tokenizer: ForeignTokenizer) -> ChatFrame | None:
@@ -59,7 +77,7 @@ def find_frame(folder: Path, tokenizer: ForeignTokenizer) -> ChatFrame | None:
         return None
     file, template = next(iter(templates.items()))  # the others are for other uses, or overruled
     frame = _known(template, settings)
-    names = [] if frame is None else re.findall(r"<\|\w+\|>", frame.before + frame.after)
+    names = [] if frame is None else re.findall(r"<\|\w+\|>", frame.start + frame.opening + frame.closing)
     if frame is not None and all(tokenizer.id_of(name) is not None for name in names):
         return frame
     warnings.warn(
@@ -116,12 +134,15 @@ def _known(template: str, config: dict[str, Any]) -> ChatFrame | None:
         start = config.get("bos_token") if "bos_token" in template else ""
         start = start.get("content") if isinstance(start, dict) else start
         start = start if isinstance(start, str) else ""
-        role = "<|start_header_id|>{}<|end_header_id|>\n\n"
-        before, after = f"{start}{role.format('user')}", f"<|eot_id|>{role.format('assistant')}"
-        return ChatFrame(before=before, after=after, end="<|eot_id|>", trimmed=True)
+        opening = "<|start_header_id|>{}<|end_header_id|>\n\n"
+        return ChatFrame(start=start, opening=opening, closing="<|eot_id|>", end="<|eot_id|>", trimmed=True)
     if "<|im_start|>" in template and "<|im_end|>" in template:
         system = _SYSTEM.search(template)
-        before = f"<|im_start|>system\n{system[1]}<|im_end|>\n" if system else ""
-        after = "<|im_end|>\n<|im_start|>assistant\n"
-        return ChatFrame(before=f"{before}<|im_start|>user\n", after=after, end="<|im_end|>", trimmed=False)
+        return ChatFrame(
+            opening="<|im_start|>{}\n",
+            closing="<|im_end|>\n",
+            system=system[1] if system else "",
+            end="<|im_end|>",
+            trimmed=False,
+        )
     return None

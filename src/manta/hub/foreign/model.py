@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float32, Int64, Shaped
@@ -89,6 +89,8 @@ class ForeignModel(RequestWriter):
     """The net predicts token i at position i − 1; the first token, which has none before it, at its own."""
     frame: ChatFrame | None = None
     """What an instruct model's chat template puts around a prompt; None gives prompts as they are."""
+    fills: ClassVar[bool] = True
+    changes: ClassVar[bool] = True
 
     def __repr__(self) -> str:
         """What it is, how large, and how much it reads and writes."""
@@ -156,7 +158,10 @@ class ForeignModel(RequestWriter):
         text, encode = request.prompt or "", self.tokenizer.encode
         text = text if text.strip() else ""  # white space alone is no prompt, as everywhere
         check_length(text, self.max_length, self.tokenizer.longest)
-        prompt = self.frame.encode(text, self.tokenizer) if text and self.frame is not None else encode(text)
+        if text and self.frame is not None:
+            prompt = self.frame.encode(text, self.tokenizer, request.history)
+        else:
+            prompt = encode(text)
         room = self.max_length - len(prompt)
         if room < 1:
             raise RequestError(
