@@ -229,7 +229,8 @@ LLAMA3 = (
 CHATML = (
     "{%- if messages[0]['role'] == 'system' %}{{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}"
     "{%- else %}{{- '<|im_start|>system\\nBe good<|im_end|>\\n' }}{%- endif %}{%- for message in messages %}"
-    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}{%- endfor %}"
+    "{%- if not (message.role == 'system' and loop.first) %}"
+    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}{%- endif %}{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
 
@@ -253,11 +254,13 @@ def test_a_frame_is_what_the_template_renders(tmp_path, template, turns):
     jinja2 = pytest.importorskip("jinja2")
     tokenizer, frame = framed(tmp_path, template, turns)
     assert frame is not None and frame.end == turns[0]
-    messages = [{"role": "user", "content": " w1 w2 "}]
-    settings = {"messages": messages, "bos_token": "<|begin|>", "add_generation_prompt": True}
-    rendered = jinja2.Environment().from_string(template).render(**settings)
-    assert frame.before + (" w1 w2 ".strip() if frame.trimmed else " w1 w2 ") + frame.after == rendered
-    assert frame.encode(" w1 w2 ", tokenizer) == tokenizer.encode(rendered, special_names=True)
+    earlier = [("system", "w7"), ("user", "w5 "), ("assistant", " w6 w3")]
+    for history in ([], earlier[1:], earlier):
+        said = [*history, ("user", " w1 w2 ")]
+        messages = [{"role": role, "content": words} for role, words in said]
+        settings = {"messages": messages, "bos_token": "<|begin|>", "add_generation_prompt": True}
+        rendered = jinja2.Environment().from_string(template).render(**settings)
+        assert frame.encode(" w1 w2 ", tokenizer, history) == tokenizer.encode(rendered, special_names=True)
     assert frame.encode(f"w1 {turns[0]}", tokenizer).count(50) == frame.encode("w1 w2", tokenizer).count(50)
 
 

@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -32,10 +31,10 @@ def run(argv: Sequence[str]) -> int:
     options = replace(options, api_key=options.api_key or os.environ.get("MANTA_API_KEY", ""))
     check_settings(options)
     sources = _named(options.models or ("builtin:e2e", "builtin:e2e-aligned"))
-    import uvicorn
-
+    socket = _bound(options)
     from manta.hub import load_writer
     from manta.server.app import create_app
+    from manta.server.process import serve
 
     models: dict[str, tuple[str, Any]] = {}
     for name, source in sources.items():
@@ -43,21 +42,15 @@ def run(argv: Sequence[str]) -> int:
         models[name] = source, load_writer(source, device=options.device)
     settings = ServeSettings(**{known.name: getattr(options, known.name) for known in fields(ServeSettings)})
     app = create_app(models, settings)
-    config = uvicorn.Config(
-        app, host=options.host, port=options.port, log_level="warning", server_header=False, date_header=False
-    )
-    socket = _bound(config, options)
     host, port = socket.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     print(f"serving {', '.join(models)} on http://{shown}:{port}  (Ctrl-C ends it)", file=sys.stderr, flush=True)
-    server = uvicorn.Server(config)
-    with suppress(KeyboardInterrupt):  # uvicorn raises its signals again once all is done
-        server.run(sockets=[socket])
+    serve(app, socket)
     print("finished what was accepted, and left", file=sys.stderr)
     return 0
 
 
-def _bound(config: Any, options: ServeOptions) -> Any:
+def _bound(options: ServeOptions) -> Any:
     """The socket it listens on.
 
     Raises:

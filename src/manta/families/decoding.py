@@ -201,14 +201,16 @@ def canvas_events(
     for row in range(len(mask)):
         words, open_ = canvas.tokens[row][mask[row]].tolist(), canvas.masked[row][mask[row]]
         chances = canvas.confidence[row][mask[row]].clamp(0, 1).masked_fill(open_, 0.0)
-        ahead = int((~open_).long().cumprod(0).sum()) if kept else 0
         said = canvas.confidence[row][mask[row] & ~canvas.masked[row]].clamp(max=1)  # a given word is certain
         sure = said.mean().item() if len(said) else 0.0
         share = 1 - canvas.masked[row].sum().item() / max(1, int(mask[row].sum()))
         calls = int(canvas.calls_of[row]) + encode
         text = texts[row](words)
-        standing = len(texts[row](words[:ahead]).rstrip(UNFINISHED))
-        told = {"chances": tuple(chances.tolist()), "standing": standing}
+        standing = 0
+        if kept:
+            ahead = int((~open_).long().cumprod(0).sum())
+            standing = len(texts[row](words[:ahead]).rstrip(UNFINISHED))
+        told: dict[str, Any] = {"chances": tuple(chances.tolist()), "standing": standing}
         events.append(Event(kind, row, text, tuple(words), share, sure, calls, processed, **told))
     return events
 

@@ -36,7 +36,8 @@ class Asked:
 
 def _refuse(asked: Any) -> None:
     """Refuse what would be passed over in silence, or answered with a made-up number."""
-    if getattr(asked, "logprobs", None) not in (None, False):
+    logprobs = getattr(asked, "logprobs", None)
+    if logprobs is not None and logprobs is not False:  # 0 asks for the chosen token's
         raise UsageError(
             "`logprobs` are not told: what a parallel model knows of a word on the way is no probability of the text; "
             "manta evaluate and manta choose tell likelihoods, and whether they are exact or bounds"

@@ -80,7 +80,7 @@ function voicesOf(model) {
   const name = `${model.id} (${model.manta.kind.replace(/s$/, "")})`;
   const voices = [{ model, name, options: {} }];
   if (model.manta.family === "aligned" && decoder.choices.includes("sequential"))
-    voices.push({ model, name: `${model.id}, left to right`, options: { decoder: "sequential" }, filler: false });
+    voices.push({ model, name: `${model.id}, left to right`, options: { decoder: "sequential" }, without: ["num_steps"], filler: false });
   return voices;
 }
 
@@ -139,7 +139,7 @@ function asked(voice) {
   const body = { model: voice.model.id, stream: true, diffusing: true, ...voice.options };
   for (const field of $("options").querySelectorAll("[name]")) {
     const value = field.value.trim();
-    if (value) body[field.name] = ["int", "float"].includes(field.dataset.type) ? Number(value) : value;
+    if (value && !(voice.without || []).includes(field.name)) body[field.name] = ["int", "float"].includes(field.dataset.type) ? Number(value) : value;
   }
   if ($("seed").value) body.seed = Number($("seed").value);
   if ($("prompt").value.trim() && voice.model.manta.prompted !== false) body.prompt = $("prompt").value.trim();

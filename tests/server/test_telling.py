@@ -1,0 +1,93 @@
+"""Streams only ever add: what was sent stands, whatever drafts, stops and bounds come."""
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manta.families.events import Event as E
+from manta.families.events import GenerateOptions, Request
+from manta.server.asking import Asked
+from manta.server.telling import Choice
+
+LETTERS = SimpleNamespace(
+    encode=lambda text, start=True: [ord(letter) for letter in text],
+    decode=lambda ids, start=True: "".join(map(chr, ids)),
+)
+LM = SimpleNamespace(tokenizer=LETTERS)
+
+
+def choice_of(stops: tuple[str, ...] = (), most: int | None = None, before: str = "") -> Choice:
+    request = Request(options=GenerateOptions(num_steps=5))
+    return Choice(LM, Asked((request,), stops, most, most, (before,)), 0)
+
+
+def draft(text: str, standing: int) -> E:
+    return E("draft", 0, text, (), 0.5, 0.5, 1, standing=standing)
+
+
+def done(text: str) -> E:
+    return E("done", 0, text, (), 1.0, 0.9, 2)
+
+
+def sent(choice: Choice, text: str, cuts: list[int]) -> str:
+    told = ""
+    for cut in sorted(cuts):
+        told += choice.more(draft(text + " and a draft", min(cut, len(text))))
+    return told + choice.rest(choice.ended(done(text))[0])
+
+
+@given(
+    st.text("abc\ufffd", max_size=12),
+    st.lists(st.integers(0, 12), max_size=6),
+    st.lists(st.text("abc", min_size=1, max_size=3), max_size=3),
+    st.one_of(st.none(), st.integers(1, 12)),
+    st.sampled_from(["", "p"]),
+)
+def test_what_is_streamed_is_the_text_that_is_told_whole(text, cuts, stops, most, before):
+    choice = choice_of(tuple(stops), most, before)
+    expected = choice.ended(done(text))[0]
+    assert sent(choice, text, cuts) == expected
+    own = expected.removeprefix(before)
+    assert text.startswith(own)
+    assert not any(stop in own for stop in stops)
+    assert most is None or len(own) <= most
+
+
+def test_a_stop_is_held_back_until_it_is_none():
+    choice = choice_of(("stop",))
+    assert choice.more(draft("go st", 5)) == "go "
+    assert choice.more(draft("go stay", 7)) == "stay"
+    assert choice.more(draft("go stay sto", 11)) == " "
+    assert choice.ended(done("go stay stop now"))[:2] == ("go stay ", "stop")
+    assert choice.rest("go stay ") == ""
+
+
+def test_half_a_character_is_held_back():
+    choice = choice_of()
+    assert choice.more(draft("caf\ufffd", 4)) == "caf"
+    assert choice.more(draft("café", 4)) == "é"
+
+
+@pytest.mark.parametrize(
+    ("text", "most", "told"),
+    [("abcdef", 3, ("abc", "length", 3)), ("abc", 3, ("abc", "length", 3)), ("ab", 3, ("ab", "stop", 2))],
+)
+def test_a_bound_cuts_and_says_so(text, most, told):
+    assert choice_of(most=most).ended(done(text)) == told
+
+
+def test_a_frame_tells_each_token_and_how_sure_it_is():
+    choice = choice_of()
+    event = E("draft", 0, "ab", (97, 98), 0.25, 0.75, 3, chances=(0.9, 0.6))
+    assert choice.frame(event) == {
+        "type": "diffusion_frame",
+        "index": 0,
+        "step": 3,
+        "total": 5,
+        "text": "ab",
+        "t": 0.25,
+        "confidence": 0.75,
+        "words": [["a", 0.9], ["b", 0.6]],
+    }
