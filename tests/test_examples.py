@@ -1,10 +1,14 @@
 """What the README and the examples show, runs."""
 
+import os
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,9 +49,10 @@ def test_the_python_block_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert "Blue Spice" in capsys.readouterr().out
 
 
+GUIDED = ("getting-started", "your-data", "training", "choosing", "measuring", "smaller", "quantising", "serving")
 GUIDES = [
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("training", "choosing", "measuring", "smaller", "quantising")),
+    *(ROOT / "docs" / f"{name}.md" for name in GUIDED),
 ]
 README = "\n".join(page.read_text(encoding="utf-8") for page in GUIDES)
 COMMANDS = [
@@ -183,3 +188,40 @@ def test_the_blocks_on_adding_a_part_run():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(encoding="utf-8"), re.S)
     assert len(blocks) >= 3
     exec(compile("\n".join(blocks), "extending.md", "exec"), {"__name__": "extending"})
+
+
+@pytest.fixture(scope="module")
+def site() -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / "docs" / "site.py"))
+
+
+def test_the_pages_made_from_the_code_have_not_drifted():
+    """In a process of its own: here, docstrings belong to functions whose shapes are checked."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, str(ROOT / "docs" / "site.py"), "--check"]
+    found = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert found.returncode == 0, found.stderr
+
+
+def test_the_site_builds_and_its_links_lead_somewhere(site, tmp_path):
+    pytest.importorskip("markdown")
+    pages = site["build"](tmp_path / "site")
+    listed = {ROOT / page for part in site["NAVIGATION"].values() for page in part}
+    assert listed == set(PAGES), "every page is in the navigation"
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert "<script" not in text
+        for kind, target in re.findall(r'(href|src)="([^"]+)"', text):
+            if re.match(r"[a-z]+:", target):
+                assert kind == "href", "nothing is loaded from elsewhere"
+                continue
+            path, _, anchor = target.partition("#")
+            file = page.parent / path if path else page
+            assert file.exists(), f"{page.name} links to {target}"
+            assert not anchor or f'id="{anchor}"' in file.read_text(encoding="utf-8"), f"{page.name} links to {target}"
+    assert len(site["build"](tmp_path / "site")) == len(pages), "an earlier site is replaced"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").write_text("mine")
+    with pytest.raises(SystemExit, match="not empty"):
+        site["build"](tmp_path / "other")
+    assert (tmp_path / "other" / "letter.txt").read_text() == "mine"
