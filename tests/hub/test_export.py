@@ -81,7 +81,9 @@ def test_it_is_read_in_a_process_that_has_no_manta(tmp_path, capsys):
     assert name == "LlamaForCausalLM"
     for i, (text, (ids, written)) in enumerate(zip(TEXTS, found, strict=True)):
         assert ids == [2, *lm.tokenizer.encode(text)]
-        assert torch.equal(logits[str(i)], logits_of(lm, ids)) or len(ids) == 1  # a product of one row has no fixed order
+        assert (
+            torch.equal(logits[str(i)], logits_of(lm, ids)) or len(ids) == 1
+        )  # a product of one row has no fixed order
         torch.testing.assert_close(logits[str(i)], logits_of(lm, ids), rtol=0, atol=1e-5)
         assert written == lm.write(text, max_tokens=8)
 

@@ -53,6 +53,11 @@ class ForeignTokenizer(Tokenizer):
         return cls(json.dumps(description))
 
     @property
+    def backend(self) -> hf.Tokenizer:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What encodes, names of special tokens among the text; it is not changed."""
+        return self._names
+
+    @property
     def vocab_size(self) -> int:
         """One more than the largest id."""
         return self._num_ids
