@@ -49,7 +49,14 @@ TEXTS = ["the cat sat", "some old river", "<bos> and <mask>", "  spaces\n and Ü
 
 def make_decoder(**shape: Any) -> DecoderLM:
     tokenizer = ForeignTokenizer.of_own(Tokenizer.train(list(WORDS) * 3, 512))
-    settings = {"dim": 32, "heads": 4, "depth": 2, "max_prompt": 48, "max_text": 64, "hidden": 48} | shape
+    settings: dict[str, Any] = {
+        "dim": 32,
+        "heads": 4,
+        "depth": 2,
+        "max_prompt": 48,
+        "max_text": 64,
+        "hidden": 48,
+    } | shape
     torch.manual_seed(0)
     net = DecoderModel(DecoderConfig(vocab_size=tokenizer.vocab_size, **settings))
     random_weights(net)
@@ -81,9 +88,8 @@ def test_it_is_read_in_a_process_that_has_no_manta(tmp_path, capsys):
     assert name == "LlamaForCausalLM"
     for i, (text, (ids, written)) in enumerate(zip(TEXTS, found, strict=True)):
         assert ids == [2, *lm.tokenizer.encode(text)]
-        assert (
-            torch.equal(logits[str(i)], logits_of(lm, ids)) or len(ids) == 1
-        )  # a product of one row has no fixed order
+        # A product with one row adds up in no fixed order.
+        assert torch.equal(logits[str(i)], logits_of(lm, ids)) or len(ids) == 1
         torch.testing.assert_close(logits[str(i)], logits_of(lm, ids), rtol=0, atol=1e-5)
         assert written == lm.write(text, max_tokens=8)
 
@@ -159,6 +165,7 @@ def test_a_tokenizer_of_ours_is_told_whole_in_its_file():
 
 def test_a_tokenizer_that_opens_rows_already_is_left_as_it_is():
     lm = make_decoder()
+    assert isinstance(lm.tokenizer, ForeignTokenizer)
     once = lm.tokenizer.opening(2)
     assert ForeignTokenizer(json.dumps(once)).opening(2) == once
     with pytest.raises(ModelError, match="no token 9999"):
