@@ -47,7 +47,10 @@ def test_the_python_block_of_the_readme_runs(tmp_path, monkeypatch, capsys):
 
 GUIDES = [
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("training", "choosing", "measuring", "smaller", "quantising")),
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("training", "choosing", "measuring", "smaller", "quantising", "huggingface")
+    ),
 ]
 README = "\n".join(page.read_text(encoding="utf-8") for page in GUIDES)
 COMMANDS = [
@@ -183,3 +186,16 @@ def test_the_blocks_on_adding_a_part_run():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(encoding="utf-8"), re.S)
     assert len(blocks) >= 3
     exec(compile("\n".join(blocks), "extending.md", "exec"), {"__name__": "extending"})
+
+
+@pytest.mark.slow
+@needs_model
+def test_the_blocks_on_hugging_face_run(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("transformers")
+    pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "huggingface.md").read_text(encoding="utf-8"), re.S)
+    assert len(blocks) == 4
+    monkeypatch.chdir(tmp_path)
+    exec(compile("\n".join(blocks), "huggingface.md", "exec"), {"__name__": "huggingface"})
+    assert "What is" in capsys.readouterr().out

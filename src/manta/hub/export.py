@@ -109,7 +109,7 @@ def _operators(net: DecoderModel) -> list[Any]:
 def _config(net: DecoderModel, to: CausalKind) -> dict[str, Any]:
     """What the layout's `config.json` says of a net."""
     shape: DecoderConfig = net.config
-    first: SelfAttention = _operators(net)[0]
+    first, hidden = _operators(net)[0], net.trunk.blocks[0].get_submodule("mlp").hidden
     base, share = first.turn.base, first.turn.share
     rope = {"rope_type": "default", "rope_theta": base}
     common = {
@@ -119,7 +119,7 @@ def _config(net: DecoderModel, to: CausalKind) -> dict[str, Any]:
         "hidden_size": shape.dim,
         "num_hidden_layers": shape.depth,
         "num_attention_heads": first.heads,
-        "intermediate_size": net.trunk.blocks[0].mlp.hidden,
+        "intermediate_size": hidden,
         "max_position_embeddings": shape.max_text,
         "attention_bias": first.qkv.bias is not None,
         "tie_word_embeddings": shape.tied,

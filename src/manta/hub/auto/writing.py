@@ -106,7 +106,7 @@ def write(lm: Any, rows: Tensor | None, mask: Tensor | None, how: Asked, seed: i
         [said[index] + [pad] * (longest - len(said[index])) for index in range(len(requests))], dtype=torch.long
     )
     found = torch.cat([rows.repeat_interleave(how.copies, 0), texts.to(rows.device)], 1)
-    return GenerateDecoderOnlyOutput(sequences=found) if how.in_a_dict else found
+    return GenerateDecoderOnlyOutput(sequences=found) if how.in_a_dict else found  # pyright: ignore[reportArgumentType]
 
 
 def _followed(lm: Any, events: Iterator[Event], streamer: Any) -> Iterator[Event]:
