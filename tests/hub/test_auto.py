@@ -33,14 +33,15 @@ __all__ = ["hub"]
 def make_block() -> BlockCausalLM:
     tokenizer = Tokenizer.train(list(WORDS) * 3, 512)
     torch.manual_seed(0)
-    model = BlockCausalModel(BlockCausalConfig(vocab_size=tokenizer.vocab_size, block_length=4, **SMALL))
+    shape = {**SMALL, "max_text": 12}
+    model = BlockCausalModel(BlockCausalConfig(vocab_size=tokenizer.vocab_size, block_length=4, **shape))
     random_weights(model)
     return BlockCausalLM(model, tokenizer)
 
 
 MAKERS = {
     "ar": make_ar,
-    "decoder": lambda: make_decoder(depth=1, max_prompt=14, max_text=28),
+    "decoder": lambda: make_decoder(depth=1, max_prompt=14, max_text=20),
     "masked": make_masked,
     "aligned": make_aligned,
     "block": make_block,
@@ -205,7 +206,7 @@ def test_settings_of_both_sides_are_followed(family, ours, folders):
     text = tokenizer.decode(out.sequences[0, given.input_ids.shape[1] :], skip_special_tokens=True)
     assert text == net.lm.write("the cat", temperature=0.6, seed=2, **ours)
     assert torch.equal(out.sequences[:, : given.input_ids.shape[1]], given.input_ids)
-    greedy = net.generate(**given, do_sample=False, temperature=0.6, seed=2)[0, given.input_ids.shape[1] :]
+    greedy = net.generate(**given, do_sample=False, temperature=0.6, num_beams=1, seed=2)[0, given.input_ids.shape[1] :]
     assert tokenizer.decode(greedy, skip_special_tokens=True) == net.lm.write("the cat", seed=2)
 
 
@@ -226,6 +227,7 @@ def test_a_bound_on_the_tokens_is_followed_or_refused(folders):
         ({"stopping_criteria": [lambda *_: True]}, "`stopping_criteria` of generation"),
         ({"num_step": 4}, "`num_step` of generation.*num_steps"),
         ({"eos_token_id": 7}, "`eos_token_id`"),
+        ({"top_k": 3}, "cuts what is drawn"),
         ({"num_return_sequences": 0.5}, "num_return_sequences should be an integer"),
     ],
 )
@@ -297,16 +299,18 @@ def test_a_loss_is_that_of_the_labels(family, folders):
     call = some_call(net.lm)
     tokens = call["input_ids"]
     if family == "ar":
-        logits = net(**call).logits.double().log_softmax(-1)
+        logits = net(**call).logits.detach().double().log_softmax(-1)
         places = [(row, i, int(tokens[row, i + 1])) for row in range(2) for i in range(7)]
         labels = tokens
     else:
         labels = torch.full_like(tokens, -100)
         labels[:, -2:] = 9
-        logits = net(**call).logits.double().log_softmax(-1)
+        logits = net(**call).logits.detach().double().log_softmax(-1)
         places = [(row, i, 9) for row in range(2) for i in (6, 7)]
     expected = -sum(float(logits[place]) for place in places) / len(places)
     assert net(**call, labels=labels).loss.item() == pytest.approx(expected, rel=1e-5)
+    share = net(**call, labels=labels, num_items_in_batch=3 * len(places)).loss.item()
+    assert share == pytest.approx(expected / 3, rel=1e-5)
 
 
 def test_what_is_saved_is_what_was_trained_on(folders, tmp_path):
@@ -336,6 +340,7 @@ def test_it_is_published_by_the_same_road(hub: Hub, folders):
     ("family", "call", "said"),
     [
         ("ar", {}, "give input_ids"),
+        ("ar", {"input_ids": torch.full((1, 3), 5), "prompt_id": torch.full((1, 3), 5)}, "`prompt_id` means nothing"),
         ("ar", {"inputs_embeds": torch.zeros(1, 2, 6)}, "are for a Manta-LM"),
         ("ar", {"input_ids": torch.full((1, 3), 5), "attention_mask": torch.tensor([[0, 1, 1]])}, "pad at the right"),
         ("decoder", {"input_ids": torch.full((1, 3), 5), "prompt_ids": torch.full((1, 3), 5)}, "part of the row"),

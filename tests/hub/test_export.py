@@ -145,12 +145,17 @@ def test_what_is_not_exact_is_refused(make, said, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_with_files_is_left_alone(tmp_path):
+def test_a_folder_with_files_is_left_alone(tmp_path, capsys):
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(UsageError, match="is there already"):
         export(make_decoder(), tmp_path)
     assert main(["export", "builtin:e2e"]) == 2
-    assert [file.name for file in tmp_path.iterdir()] == ["mine"]
+    save_model(tmp_path / "model", make_ar(), recipe={}, card="")
+    capsys.readouterr()
+    assert main(["export", str(tmp_path / "model"), "--out", str(tmp_path / "out")]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("manta: error: a model of the family ar reads its prompt") and "decoder" in line
+    assert {file.name for file in tmp_path.iterdir()} == {"mine", "model"}
 
 
 def test_a_tokenizer_of_ours_is_told_whole_in_its_file():

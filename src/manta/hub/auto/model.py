@@ -111,6 +111,7 @@ class MantaLanguageModel(PreTrainedModel, GenerationMixin):
         prompt_attention_mask: Tensor | None = None,
         self_cond: Tensor | None = None,
         style: str = "diverse",
+        num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> Any:
         """One network call, the prompt's encoder beside it.
@@ -133,7 +134,8 @@ class MantaLanguageModel(PreTrainedModel, GenerationMixin):
             prompt_attention_mask: 1 at real tokens, which stand at the left.
             self_cond: of a Manta-LM: its last estimate of the clean state.
             style: kind of text asked for, `diverse` or `consensus`, where the family has styles.
-            kwargs: such as `return_dict` or `use_cache`, which change nothing.
+            num_items_in_batch: labels of several batches that are learned from as one; the loss is their share.
+            kwargs: `return_dict` and `use_cache`, which change nothing.
 
         Returns:
             `CausalLMOutput`, or of a Manta-LM a `FlowOutput`.
@@ -141,6 +143,9 @@ class MantaLanguageModel(PreTrainedModel, GenerationMixin):
         Raises:
             UsageError: something is missing, or means nothing to the family.
         """
+        for name, value in kwargs.items():
+            if name not in ("return_dict", "use_cache") and value is not None and value is not False:
+                raise UsageError(f"`{name}` means nothing to a call of a model of manta; leave it out")
         prompt = (prompt_ids, prompt_attention_mask)
         state = (inputs_embeds, timesteps, self_cond)
         logits, clean = call(self.lm, input_ids, attention_mask, prompt, state, style)
@@ -148,16 +153,18 @@ class MantaLanguageModel(PreTrainedModel, GenerationMixin):
             if labels is not None:
                 raise UsageError("a Manta-LM is taught by states and times; train it with manta train")
             return FlowOutput(logits=logits, clean=clean)
-        return CausalLMOutput(loss=self._loss(logits, labels), logits=logits)
+        return CausalLMOutput(loss=self._loss(logits, labels, num_items_in_batch), logits=logits)
 
-    def _loss(self, logits: Tensor, labels: Tensor | None) -> Tensor | None:
+    def _loss(self, logits: Tensor, labels: Tensor | None, items: Tensor | int | None) -> Tensor | None:
         if labels is None:
             return None
         if self.lm.family == "aligned":
             raise UsageError("an aligned model is taught by all alignments of a text; train it with manta train")
         if self.lm.family in ("ar", "decoder"):
             logits, labels = logits[:, :-1], labels[:, 1:]
-        return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100)
+        how = "mean" if items is None else "sum"
+        nats = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction=how)
+        return nats if items is None else nats / items
 
     @torch.no_grad()
     def generate(  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -25,6 +25,8 @@ class MantaTokenizer(PreTrainedTokenizerFast):
         kwargs: as for any tokenizer of `transformers`.
     """
 
+    model_input_names: list[str] = ["input_ids", "attention_mask"]  # noqa: RUF012  (as the class above has it)
+
     def __init__(self, own: Tokenizer, **kwargs: Any) -> None:
         told = own if isinstance(own, ForeignTokenizer) else ForeignTokenizer.of_own(own)
         self.own = own
@@ -38,12 +40,13 @@ class MantaTokenizer(PreTrainedTokenizerFast):
             ModelError: there is none, or it is damaged.
         """
         own, shape = load_tokenizer(named(name, kwargs))
+        special: dict[str, Any] = {"model_max_length": shape.get("max_prompt")}
         if isinstance(own, ForeignTokenizer):
-            begin, end = (own.token(known_id(shape, name, own)) for name in ("begin", "end"))
-            special = {"bos_token": begin, "eos_token": end, "pad_token": end}
+            begin, end = (own.token(known_id(shape, key, own)) for key in ("begin", "end"))
+            special |= {"bos_token": begin, "eos_token": end, "pad_token": end}
         else:
-            special = dict(zip(("pad_token", "mask_token", "bos_token", "eos_token"), SPECIALS, strict=True))
-        return cls(own, **{"model_max_length": shape.get("max_prompt"), **special})
+            special |= dict(zip(("pad_token", "mask_token", "bos_token", "eos_token"), SPECIALS, strict=True))
+        return cls(own, **special)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> tuple[str, ...]:
         """Write the folder's own `tokenizer.json`, which says all that there is to say."""

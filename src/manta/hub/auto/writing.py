@@ -23,6 +23,8 @@ OWN = frozenset(option.name for option in fields(GenerateOptions))
 FOLLOWED = ("do_sample", "temperature", "top_k", "top_p", "max_new_tokens", "num_return_sequences")
 HARMLESS = frozenset({"transformers_version", "pad_token_id", "use_cache", "return_dict_in_generate", "tokenizer"})
 """What a pipeline adds, and what changes no text."""
+NEUTRAL: Mapping[str, Any] = {"num_beams": 1, "num_beam_groups": 1, "repetition_penalty": 1.0, "length_penalty": 1.0}
+"""Settings that manta does not follow, with the values that change nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,9 @@ def asked(lm: Any, configs: Sequence[Mapping[str, Any]], given: Mapping[str, Any
         merged |= config
     merged |= given
     for name, value in merged.items():
-        if name in (*OWN, *FOLLOWED) or name in HARMLESS or value in (None, False, [], {}):
+        if name in (*OWN, *FOLLOWED) or name in HARMLESS or _is_nothing(value):
+            continue
+        if name in NEUTRAL and value == NEUTRAL[name]:
             continue
         if name in ("bos_token_id", "eos_token_id") and value == _ends(lm)[name == "eos_token_id"]:
             continue
@@ -65,6 +69,7 @@ def asked(lm: Any, configs: Sequence[Mapping[str, Any]], given: Mapping[str, Any
     if drawn:
         temperature = merged.get("temperature")
         options["temperature"] = 1.0 if temperature is None else temperature
+    if drawn or "do_sample" not in explicit:  # else they are as void as the temperature
         options |= {name: merged[name] for name in ("top_k", "top_p") if merged.get(name) is not None}
     most = merged.get("max_new_tokens")
     if most is not None and "max_tokens" not in options:
@@ -101,10 +106,9 @@ def write(lm: Any, rows: Tensor | None, mask: Tensor | None, how: Asked, seed: i
     for event in _followed(lm, lm.generate(requests, how.options), streamer):
         said[event.index] = _said(lm, event)
     pad = lm.model.end if isinstance(lm.tokenizer, ForeignTokenizer) else NULL
-    longest = max(map(len, said.values()))
-    texts = torch.tensor(
-        [said[index] + [pad] * (longest - len(said[index])) for index in range(len(requests))], dtype=torch.long
-    )
+    longest = max(map(len, said.values()), default=0)
+    padded = [said[index] + [pad] * (longest - len(said[index])) for index in range(len(requests))]
+    texts = torch.tensor(padded, dtype=torch.long).reshape(len(requests), longest)
     found = torch.cat([rows.repeat_interleave(how.copies, 0), texts.to(rows.device)], 1)
     return GenerateDecoderOnlyOutput(sequences=found) if how.in_a_dict else found  # pyright: ignore[reportArgumentType]
 
@@ -140,6 +144,11 @@ def _said(lm: Any, event: Event) -> list[int]:
         return list(event.tokens)
     words = [token for token in event.tokens if token not in (NULL, MASK, BOS, EOS)]
     return words if lm.tokenizer.decode(words) == event.text else lm.tokenizer.encode(event.text)
+
+
+def _is_nothing(value: Any) -> bool:
+    """Whether a setting is left open, switched off or empty."""
+    return value is None or value is False or (isinstance(value, list | tuple | dict) and not value)
 
 
 def _real(rows: Tensor, mask: Tensor | None) -> list[list[int]]:
