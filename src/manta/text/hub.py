@@ -83,7 +83,7 @@ def opened(data: HubData, split: str) -> tuple[Iterator[Example], bool]:
             raise DataError(
                 f"hf:{data.name} holds files of the kind {builder.name}; manta reads rows of {', '.join(KINDS)}"
             )
-        rows = builder.as_streaming_dataset(split=official[split if complete else "train"])
+        rows: Any = builder.as_streaming_dataset(split=official[split if complete else "train"])
     return _examples(rows, data), complete
 
 
