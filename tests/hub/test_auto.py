@@ -197,6 +197,16 @@ def test_a_pipeline_writes_what_the_model_writes(family, folders):
     assert full.startswith("the cat") and full.removeprefix("the cat").strip() == lm.write("the cat")
 
 
+def test_a_pipeline_is_made_by_a_folders_name_and_kept(folders, tmp_path):
+    pipe = transformers.pipeline("text-generation", model=str(folders["aligned"]), device=-1)
+    lm = load(folders["aligned"], device="cpu")
+    assert pipe("the cat", return_full_text=False)[0]["generated_text"] == lm.write("the cat")
+    pipe.save_pretrained(tmp_path / "kept")
+    assert load(tmp_path / "kept", device="cpu").write("the cat") == lm.write("the cat")
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "kept")
+    assert isinstance(again, auto.MantaTokenizer) and again.own.fingerprint() == lm.tokenizer.fingerprint()
+
+
 @pytest.mark.parametrize(("family", "ours"), [("manta", {"num_steps": 5, "style": "consensus"}), ("ar", {"top_k": 3})])
 def test_settings_of_both_sides_are_followed(family, ours, folders):
     net, tokenizer = opened(folders[family])
