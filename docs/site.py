@@ -27,7 +27,7 @@ NAVIGATION: dict[str, tuple[str, ...]] = {
     "Begin": ("README.md", "docs/getting-started.md", "docs/your-data.md", "docs/choosing.md"),
     "Use": (
         "docs/training.md", "docs/serving.md", "docs/measuring.md", "docs/diagnostics.md", "docs/images.md",
-        "docs/restoring.md",
+        "docs/restoring.md", "docs/huggingface.md",
     ),
     "Make it smaller": ("docs/smaller.md", "docs/quantising.md"),
     "Understand": ("docs/how-it-works.md", "docs/challenges.md", "docs/results.md", "docs/limits.md", "PAPERS.md"),
@@ -36,7 +36,7 @@ NAVIGATION: dict[str, tuple[str, ...]] = {
 """Every page of the site, by part."""
 
 REFERENCE: dict[str, tuple[str, ...]] = {
-    "Models": ("manta.hub:load", "manta.recipes:train"),
+    "Models": ("manta.hub:load", "manta.recipes:train", "manta.hub:save_pretrained", "manta.hub:push_to_hub"),
     "Writing": (
         "manta.families.events:Writer.write", "manta.families.events:Writer.generate", "manta.families.events:Request",
         "manta.families.events:Event", "manta.families.options:GenerateOptions", "manta.families.options:read_options",

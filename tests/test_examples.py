@@ -49,7 +49,10 @@ def test_the_python_block_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert "Blue Spice" in capsys.readouterr().out
 
 
-GUIDED = ("getting-started", "your-data", "training", "choosing", "measuring", "smaller", "quantising", "serving")
+GUIDED = (
+    *("getting-started", "your-data", "training", "choosing", "measuring", "smaller", "quantising", "serving"),
+    "huggingface",
+)
 GUIDES = [
     ROOT / "README.md",
     *(ROOT / "docs" / f"{name}.md" for name in GUIDED),
@@ -225,3 +228,16 @@ def test_the_site_builds_and_its_links_lead_somewhere(site, tmp_path):
     with pytest.raises(SystemExit, match="not empty"):
         site["build"](tmp_path / "other")
     assert (tmp_path / "other" / "letter.txt").read_text() == "mine"
+
+
+@pytest.mark.slow
+@needs_model
+def test_the_blocks_on_hugging_face_run(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("transformers")
+    pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "huggingface.md").read_text(encoding="utf-8"), re.S)
+    assert len(blocks) == 4
+    monkeypatch.chdir(tmp_path)
+    exec(compile("\n".join(blocks), "huggingface.md", "exec"), {"__name__": "huggingface"})
+    assert "What is" in capsys.readouterr().out

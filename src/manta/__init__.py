@@ -1,20 +1,26 @@
 """Parallel text generation as control: train a model on your own text, then write whole passages in a few calls.
 
-`manta.load(path)` opens a model folder and `manta.train(...)` makes one. Both are imported when they are first used,
-so that `import manta` stays instant and loads no torch.
+`manta.load(path)` opens a model folder and `manta.train(...)` makes one; `manta.save_pretrained` writes one anew and
+`manta.push_to_hub` publishes it. They are imported when they are first used, so that `import manta` stays instant and
+loads no torch.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from manta.hub import load
+    from manta.hub import load, push_to_hub, save_pretrained
     from manta.recipes import train
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load", "train"]
+__all__ = ["__version__", "load", "push_to_hub", "save_pretrained", "train"]
 
-_HOMES = {"load": "manta.hub", "train": "manta.recipes"}
+_HOMES = {
+    "load": "manta.hub",
+    "push_to_hub": "manta.hub",
+    "save_pretrained": "manta.hub",
+    "train": "manta.recipes",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ import json
 import lzma
 import os
 import sys
+import weakref
 import zipfile
 from collections import Counter
 from dataclasses import replace
@@ -13,6 +14,8 @@ from types import SimpleNamespace
 import pytest
 
 from manta.errors import DataError, UsageError
+from manta.recipes import Recipe
+from manta.recipes.prepare import examples
 from manta.text import Example, Tokenizer, fingerprint, packed, read, sources, tokenizer_for
 from manta.text import files as data_files
 from manta.text.files import has_paragraphs
@@ -421,13 +424,44 @@ def test_real_tinystories(data_dir):
 # The hub
 
 
-def fake_datasets(monkeypatch, splits):
-    rows = {name: [{"text": f"{name} {i}", "n": i} for i in range(50)] for name in splits}
-    module = SimpleNamespace(
-        get_dataset_split_names=lambda repo, config: list(splits),
-        load_dataset=lambda repo, config, split, streaming: iter(rows[split]),
-    )
-    monkeypatch.setitem(sys.modules, "datasets", module)
+class Row(dict):
+    """A row that can be counted while it lives."""
+
+
+class FakeHub:
+    """A data set of many rows, and how many of them were made and how many live."""
+
+    def __init__(self, splits=("train",), count=50, columns=("text", "n"), name="parquet"):
+        self.splits, self.count, self.columns, self.name = splits, count, columns, name
+        self.made = self.most = 0
+        self.alive = weakref.WeakSet()
+
+    def get_dataset_split_names(self, source, config):
+        return list(self.splits)
+
+    def load_dataset_builder(self, source, config):
+        return self
+
+    def as_streaming_dataset(self, split):
+        for i in range(self.count):
+            row = Row(zip(self.columns, (f"{split} {i}", i), strict=True))
+            self.made += 1
+            self.alive.add(Kept(row))
+            self.most = max(self.most, len(self.alive))
+            yield row
+
+
+class Kept:
+    """Lives as long as a row does."""
+
+    def __init__(self, row):
+        row.kept = self
+
+
+def fake_datasets(monkeypatch, *args, **how):
+    found = FakeHub(*args, **how)
+    monkeypatch.setitem(sys.modules, "datasets", found)
+    return found
 
 
 def test_hub_splits(monkeypatch):
@@ -441,9 +475,42 @@ def test_hub_splits(monkeypatch):
         list(read("hf:a/b"))
 
 
+def test_hub_rows_are_held_one_at_a_time(monkeypatch):
+    hub = fake_datasets(monkeypatch, ("train", "validation", "test"), 5000)
+    assert sum(1 for _ in read("hf:a/b")) == hub.made == 5000
+    assert hub.most <= 2
+    by_hash = fake_datasets(monkeypatch, ("train",), 5000)
+    assert sum(1 for _ in read("hf:a/b", "dev")) > 100
+    assert by_hash.most <= 2
+
+
+def test_reading_the_hub_stops_early(monkeypatch):
+    hub = fake_datasets(monkeypatch, ("train", "validation", "test"), 5000)
+    assert len(list(read("hf:a/b", num=7))) == hub.made == 7
+    recipe = Recipe(data="hf:a/b", num_examples=9)
+    assert len(list(examples(recipe))) == 9 and hub.made == 16
+
+
+def test_hub_columns(monkeypatch):
+    fake_datasets(monkeypatch, ("train", "validation", "test"), 3, ("answer", "n"))
+    [first, *_] = read("hf:a/b:part?text=answer")
+    assert (first.text, first.prompt, first.extra) == ("train 0", None, {"n": 0})
+    with pytest.raises(DataError, match=r"no column 'text'; its columns are answer, n; .*hf:a/b\?text=COLUMN"):
+        list(read("hf:a/b"))
+    with pytest.raises(DataError, match="no column 'question'"):
+        list(read("hf:a/b?text=answer&prompt=question"))
+    with pytest.raises(DataError, match=r"row 1.*`prompt`"):
+        list(read("hf:a/b?text=answer&prompt=n"))  # a number is no prompt
+    for name in ("hf:a/b?txt=answer", "hf:a/b?text="):
+        with pytest.raises(UsageError, match="which column holds"):
+            list(read(name))
+    with pytest.raises(UsageError, match="and not the text"):
+        list(read("hf:a/b?prompt=answer"))
+
+
 def test_hub_mistakes(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match="pip install datasets"):
+    with pytest.raises(DataError, match=r'pip install "manta\[hf\]"'):
         list(read("hf:a/b"))
 
     def missing(repo, config):
@@ -452,6 +519,39 @@ def test_hub_mistakes(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(get_dataset_split_names=missing))
     with pytest.raises(DataError, match=r"hf:a/b cannot be read: Dataset 'a/b' doesn't exist; check"):
         list(read("hf:a/b"))
+    fake_datasets(monkeypatch, name="pandas")
+    with pytest.raises(DataError, match="files of the kind pandas"):
+        list(read("hf:a/b"))
+
+
+@pytest.mark.slow
+def test_a_folder_in_the_layout_of_the_hub(tmp_path, monkeypatch):
+    pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import pyarrow  # pyright: ignore[reportMissingImports]
+    import pyarrow.parquet  # pyright: ignore[reportMissingImports]
+
+    rows = {"q": [f"question {i}" for i in range(60)], "text": [f"answer {i}" for i in range(60)]}
+    (tmp_path / "one").mkdir()
+    pyarrow.parquet.write_table(pyarrow.table(rows), tmp_path / "one" / "rows.parquet", row_group_size=10)
+    found = [e for split in SPLITS for e in read(f"hf:{tmp_path / 'one'}?text=text&prompt=q", split)]
+    assert sorted((e.prompt, e.text) for e in found) == sorted(zip(rows["q"], rows["text"], strict=True))
+    (tmp_path / "three").mkdir()
+    for name in ("train", "validation", "test"):
+        lines = [json.dumps({"text": f"{name} {i}"}) for i in range(5)]
+        (tmp_path / "three" / f"{name}.jsonl").write_text("\n".join(lines))
+    name = f"hf:{tmp_path / 'three'}"
+    assert [e.text for e in read(name, "dev")] == [f"validation {i}" for i in range(5)]
+    before = fingerprint(name)
+    assert fingerprint(name) == before
+    (tmp_path / "three" / "train.jsonl").write_text(json.dumps({"text": "other"}))
+    assert fingerprint(name) != before
+    (tmp_path / "three" / "train.jsonl").write_text('{"text": ')
+    with pytest.raises(DataError, match=r"hf:.*three cannot be read"):
+        list(read(name))
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match="doesn't contain any data files"):
+        list(read(f"hf:{tmp_path / 'none'}"))
 
 
 # Fingerprints

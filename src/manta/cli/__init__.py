@@ -19,6 +19,7 @@ VERBS = {
     "convert": ("manta.cli.convert", "make a trained model's attention a cheaper operator, and measure what it costs"),
     "quantize": ("manta.cli.quantize", "make a trained model smaller and faster: maps of integers, by groups of times"),
     "schedule": ("manta.cli.schedule", "teach a masked model which words to write when, against a price per call"),
+    "export": ("manta.cli.export", "write a left-to-right model as a folder that loads without manta"),
     "generate": ("manta.cli.generate", "write texts with a model"),
     "restore": ("manta.cli.restore", "take noise, blur, rain, haze or snow out of a photograph"),
     "serve": ("manta.cli.serve", "serve models over HTTP, as OpenAI's clients speak it, with a page to try them"),

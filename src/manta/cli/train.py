@@ -42,9 +42,10 @@ class TrainOptions:
     inherit: Path | None = None
     """A larger model that this one begins as a part of, with its family, tokenizer and shape but for what
     `teacher.depth=3 teacher.hidden=96` say (`model.`, `aligned.`, `masked.` for the other families)."""
-    family: Literal["manta", "aligned", "masked", "block", "ar", "joint"] | None = None
-    """Which family: `aligned` writes a text in one call or a few, `masked` is masked diffusion, `ar` left to right;
-    `manta` without it. Of images with captions: `joint` draws captions and describes images."""
+    family: Literal["manta", "aligned", "masked", "block", "ar", "decoder", "joint"] | None = None
+    """Which family: `aligned` writes a text in one call or a few, `masked` is masked diffusion, `ar` left to right,
+    `decoder` left to right in Llama's layout, which `manta export` writes for others; `manta` without it. Of images
+    with captions: `joint` draws captions and describes images."""
     net: Literal["dic", "udit", "dit"] | None = None
     """Of a model of images: an hourglass of convolutions, a U of downsampled attention, or attention between patches;
     `dic` without it."""

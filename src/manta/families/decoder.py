@@ -1,11 +1,11 @@
 """Published causal models of Llama's and GPT-NeoX's kind: prompt and text are one row, read left to right.
 
-They are read from their folder (`hub.foreign.causal`), never trained from nothing, and may be converted: any causal
-operator can stand where their attention was.
+They are read from their folder (`hub.foreign.causal`) and may be converted: any causal operator can stand where their
+attention was. One that is trained from nothing has Llama's layout, and can be exported as such (`hub.export`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Literal
 
@@ -23,13 +23,13 @@ from manta.families.prompted import Memory, PromptedConfig, resolved
 from manta.families.trained import Taught, Teaching, TrainedWriter
 from manta.nets.decoder import DecoderStyle, DecoderTrunk, Norm
 from manta.nets.head import Head
-from manta.operators import OperatorContext, line
-from manta.text import Batch, Corpus, ForeignTokenizer, Tokenizer
+from manta.operators import AttentionConfig, OperatorChoice, OperatorContext, line
+from manta.text import BOS, EOS, Batch, Corpus, ForeignTokenizer, Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig(PromptedConfig):
-    """Shape of a published causal model.
+    """Shape of a published causal model; what is not set is Llama's.
 
     `max_text` are the tokens of a row, prompt and text together, of which a prompt leaves one at least.
     """
@@ -48,9 +48,11 @@ class DecoderConfig(PromptedConfig):
     """See `DecoderStyle`."""
     tied: bool = False
     """Words are told by the table that they are read by."""
-    begin: int = 0
+    operator: OperatorChoice = field(default_factory=lambda: AttentionConfig(normalised=False, rotary_base=10000.0))
+    """See `PromptedConfig`."""
+    begin: int = BOS
     """Token before the first of a row."""
-    end: int = 0
+    end: int = EOS
     """Token that ends a text."""
 
     def __post_init__(self) -> None:
@@ -81,6 +83,7 @@ class DecoderModel(AutoregressiveModel):
         self.config = shape = resolved(config)
         self.begin, self.end = shape.begin, shape.end
         self.embedding = nn.Embedding(shape.vocab_size, shape.dim)
+        nn.init.normal_(self.embedding.weight, std=0.1)
         hidden = shape.hidden or 4 * shape.dim
         self.trunk = DecoderTrunk(
             shape.dim, shape.depth, shape.mix, heads=shape.heads, hidden=hidden, style=shape.style

@@ -47,6 +47,10 @@ class KeptModel(ABC):
     """Whether it was trained on prompts; None where that is not known."""
     quantised: Mapping[str, IntegerSpec] | None = None
     """Of each map of integers in its net, how it is quantised; None of a model of floating-point numbers."""
+    recipe: Mapping[str, Any] | None = None
+    """The resolved recipe that trained it, as far as its folder tells it."""
+    card: str = ""
+    """Text of its folder's model card."""
     model: Any
     """The net; it has its shape as `config`."""
     config_class: ClassVar[type]

@@ -14,6 +14,7 @@ from manta.hub.folder import (
     shipped,
 )
 from manta.hub.foreign import ForeignModel, find_foreign, load_foreign
+from manta.hub.saving import push_to_hub, save_pretrained
 
 __all__ = [
     "CausalModel",
@@ -28,7 +29,9 @@ __all__ = [
     "load_foreign",
     "load_writer",
     "model_config",
+    "push_to_hub",
     "refuse_strangers",
     "save_model",
+    "save_pretrained",
     "shipped",
 ]

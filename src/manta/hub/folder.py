@@ -28,6 +28,9 @@ from manta.runtime import atomic_folder, read_json, resolve_device
 FORMAT = 1
 """Version of the folder's layout."""
 
+MODEL_TYPE, MODEL_CLASS = "manta", "MantaLanguageModel"
+"""What a folder of a model of texts says of itself to `transformers`, see `manta.hub.auto`."""
+
 PARTS = "parts.safetensors"
 """What a family keeps beside its weights, such as a drafter."""
 
@@ -74,6 +77,8 @@ def save_model(
     refuse_strangers(folder)
     config: dict[str, Any] = {"format": FORMAT, "family": model.family, "model": to_dict(model.model.config)}
     config[model.codec.key] = model.codec.fingerprint()
+    if model.family in FAMILIES:  # by which `transformers` finds what `manta.hub.auto` registers
+        config |= {"model_type": MODEL_TYPE, "architectures": [MODEL_CLASS]}
     if model.prompted is not None:
         config["prompted"] = model.prompted
     if model.quantised is not None:
@@ -153,8 +158,9 @@ def load(path: str | Path | None = None, *, device: str | None = None) -> Any:
     """Load a model of any kind.
 
     Args:
-        path: a model folder, a run folder of `manta train`, a name of the hub (`hf:owner/name`, needs the network
-            once), or of a model that ships, such as `builtin:e2e-aligned`; None takes `builtin:e2e`.
+        path: a model folder, a run folder of `manta train`, a name of the hub (`hf:owner/name`, perhaps with
+            `@revision`; needs the network once), or of a model that ships, such as `builtin:e2e-aligned`; None takes
+            `builtin:e2e`.
         device: where to put it; None: the first CUDA device, else the CPU.
 
     Returns:
@@ -168,7 +174,7 @@ def load(path: str | Path | None = None, *, device: str | None = None) -> Any:
     """
     if path is not None and not isinstance(path, str | Path):
         raise UsageError(f"a model is a path or a name, received {path!r} ({type(path).__name__})")
-    folder = shipped() if path is None else _find(path)
+    folder = shipped() if path is None else find_folder(path)
     kind = find_foreign(folder)
     if kind in CAUSAL_KINDS:
         return load_decoder(folder, kind, device)
@@ -188,9 +194,26 @@ def load(path: str | Path | None = None, *, device: str | None = None) -> Any:
         raise ModelError(
             f"{folder}/config.json does not describe a model ({type(error).__name__}: {reason}); copy the folder again"
         ) from error
+    model.card = card_of(folder)
     if model.quantised is not None and not has_integer_products(where):
         warnings.warn(f"torch has no products of integers on {where}, so this model is no faster there", stacklevel=2)
     return model
+
+
+def load_tokenizer(path: str | Path | None = None) -> tuple[Any, dict[str, Any]]:
+    """The tokenizer of a model folder of texts, without the model, and the shape that the folder tells.
+
+    Args:
+        path: as for `load`.
+
+    Raises:
+        ModelError: as for `load`.
+    """
+    folder = shipped() if path is None else find_folder(path)
+    config = _read_config(folder)
+    if config["family"] not in FAMILIES or not isinstance(config.get("model"), dict):
+        raise ModelError(f"{folder}/config.json does not describe a model of texts")
+    return _read_codec(config, folder), config["model"]
 
 
 def load_writer(path: str | Path | None = None, *, device: str | None = None) -> LanguageModel | ForeignModel:
@@ -269,6 +292,7 @@ def _told(model: Any, config: dict[str, Any]) -> Any:
     if not isinstance(prompted := config.get("prompted"), bool | None):
         raise ConfigError(f"prompted should be true or false, received {prompted!r}")
     model.prompted, model.quantised = prompted, _specs(config)
+    model.recipe = recipe if isinstance(recipe := config.get("recipe"), dict) else None
     return model
 
 
@@ -284,7 +308,7 @@ def model_config(path: str | Path | None = None) -> dict[str, Any]:
     Raises:
         ModelError: when the folder is missing, damaged, or of another format.
     """
-    folder = shipped() if path is None else _find(path)
+    folder = shipped() if path is None else find_folder(path)
     return {} if find_foreign(folder) is not None else _read_config(folder)
 
 
@@ -297,11 +321,16 @@ def card_of(path: str | Path | None = None) -> str:
     Raises:
         ModelError: when the folder is missing.
     """
-    card = (shipped() if path is None else _find(path)) / "README.md"
+    card = (shipped() if path is None else find_folder(path)) / "README.md"
     return card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
 
 
-def _find(path: str | Path) -> Path:
+def find_folder(path: str | Path) -> Path:
+    """The folder of a model, fetched if it is of the hub; `path` is as for `load`.
+
+    Raises:
+        ModelError: there is none.
+    """
     name = str(path)
     if name.startswith(BUILTIN):
         return shipped(name.removeprefix(BUILTIN))
@@ -337,7 +366,8 @@ def _from_hub(name: str) -> Path:
     patterns += ["vocab.json", "merges.txt", "tokenizer_config.json", "generation_config.json", "processor_config.json"]
     patterns += ["chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja"]
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        name, _, revision = name.partition("@")
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(

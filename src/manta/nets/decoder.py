@@ -88,8 +88,11 @@ class DecoderBlock(nn.Module):
         self, x: Float[Tensor, "b n d"], context: OperatorContext, cache: Cache | None = None
     ) -> Float[Tensor, "b n d"]:
         """The state after this block: of whole rows, or of the context's span."""
-        passed = self.exchanged(x + self.operator(self.operator_norm(x), context, cache))
-        return passed + self.mlp(self.mlp_norm(x if self.parallel else passed))
+        received = self.operator(self.operator_norm(x), context, cache)
+        passed = self.exchanged(x + received)
+        if self.parallel:  # added up in the order in which such models are published
+            return self.mlp(self.mlp_norm(x)) + received + x
+        return passed + self.mlp(self.mlp_norm(passed))
 
 
 class DecoderTrunk(Trunk):

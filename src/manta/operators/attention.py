@@ -102,7 +102,8 @@ class SelfAttention(Operator):
         rotary_share: share of a head's channels that are turned, the first ones.
         bias: the projections have biases.
         kv_heads: heads of keys and values, each for ``heads / kv_heads`` of queries; None: as many.
-        normalised: q̂ and k̂ are normalised.
+        normalised: q̂ and k̂ are normalised; where they are not, as in published models of Llama's kind, all is rounded
+            in the order in which those round it, so that weights of theirs give their numbers to the last bit.
 
     Raises:
         ConfigError: the width does not split into heads of even width, or these into heads of keys.
@@ -132,9 +133,13 @@ class SelfAttention(Operator):
         self.heads, self.kv_heads, self.causal, self.normalised = heads, kv_heads or heads, causal, normalised
         if heads % self.kv_heads:
             raise ConfigError(f"{heads} heads of queries do not share {self.kv_heads} heads of keys evenly")
-        self.turn = Turn(self.head_dim, rotary_base, rotary_share)
+        self.turn = Turn(self.head_dim, rotary_base, rotary_share, published=not normalised)
         self.qkv = nn.Linear(dim, (heads + 2 * self.kv_heads) * self.head_dim, bias=bias)
-        self.gain = nn.Parameter(torch.ones(heads))
+        # Where nothing is normalised, a gain would say what the queries' rows say: it stays 1.
+        if normalised:
+            self.gain = nn.Parameter(torch.ones(heads))
+        else:
+            self.register_buffer("gain", torch.ones(heads))
         self.out = nn.Linear(dim, dim, bias=bias)
         nn.init.zeros_(self.out.weight)
         if bias:
@@ -148,9 +153,13 @@ class SelfAttention(Operator):
         q, k, v = self.turned(x, context)
         if cache is not None:
             k, v = cache.renew("keys and values", torch.stack([k, v]), context, self._seen(context)).unbind(0)
-        scale, bias = score_scale(self.gain, self.head_dim), self._bias(context)
-        k, v = self.shared(k), self.shared(v)
-        y = attend_each(q, k, v, scale, bias) if context.alone else attend(q, k, v, scale, bias)
+        bias, k, v = self._bias(context), self.shared(k), self.shared(v)
+        if context.alone:
+            y = attend_each(q, k, v, score_scale(self.gain, self.head_dim), bias)
+        elif self.normalised:
+            y = attend(q, k, v, score_scale(self.gain, self.head_dim), bias)
+        else:
+            y = attend(q, k, v, self.gain.view(-1, 1, 1), bias, factor=self.head_dim**-0.5)
         return self.out(y.transpose(1, 2).reshape(b, n, d))
 
     def turned(
@@ -244,6 +253,8 @@ class Turn:
     """See ``rotary_tables``."""
     share: float = 1.0
     """Of the channels, those that are turned; rounded down to pairs."""
+    published: bool = False
+    """See ``rotary_tables``."""
 
     def __post_init__(self) -> None:
         if self.width < 2:
@@ -257,16 +268,19 @@ class Turn:
     def __call__(self, x: Float[Tensor, "*heads k c"], context: OperatorContext) -> Float[Tensor, "*heads k c"]:
         """Turn what is of the elements of a span."""
         if self.width == self.head_dim:
-            return rotate(x, self._tables(context))
+            return rotate(x, self._tables(context), published=self.published)
         turned, kept = x.split([self.width, self.head_dim - self.width], -1)
-        return torch.cat([rotate(turned, self._tables(context)), kept], -1)
+        return torch.cat([rotate(turned, self._tables(context), published=self.published), kept], -1)
 
     def _tables(self, context: OperatorContext) -> RotaryTables:
         """Of each element of a span, worked out once for all operators of its context, for every head alike."""
-        name = ("rotary", self.width, self.base)
+        name = ("rotary", self.width, self.base, self.published)
+
+        def of_row() -> RotaryTables:
+            return rotary_tables(context.coordinates, self.width, self.base, published=self.published)
 
         def of_span() -> RotaryTables:
-            cos, sin = context.of_row(name, lambda: rotary_tables(context.coordinates, self.width, self.base))
+            cos, sin = context.of_row(name, of_row)
             return RotaryTables(context.here(cos).unsqueeze(-3), context.here(sin).unsqueeze(-3))
 
         return context.of_span(name, of_span)
@@ -278,6 +292,8 @@ def attend(
     v: Float[Tensor, "b h m c"],
     scale: Float[Tensor, "h 1 1"],
     bias: Float[Tensor, "*broadcast"] | None = None,
+    *,
+    factor: float = 1.0,
 ) -> Float[Tensor, "b h n c"]:
     """Softmax-weighted sum of values.
 
@@ -290,15 +306,16 @@ def attend(
     the row lies in memory, so that what is attended to would depend on the rows beside it.
 
     Args:
-        scale: factor on the scores of each head.
+        scale: factor on the scores of each head, which the fused kernel finds on the queries.
         bias: added to the scores, broadcast against "b h n m".
+        factor: one more, which the fused kernel puts on the scores themselves.
     """
     if _is_lone(q, k, v):
-        return attend_each(q, k, v, scale, bias)
+        return attend_each(q, k, v, scale * factor, bias)
     if not _prefers_explicit(q, k, v):
         mask = None if bias is None else bias.to(q.dtype)
-        return fused_attention(q * scale.to(q.dtype), k, v, mask, scale=1.0)
-    scores = q @ k.mT * scale
+        return fused_attention(q * scale.to(q.dtype), k, v, mask, scale=factor)
+    scores = q @ k.mT * (scale * factor)
     if bias is not None:
         scores = scores + bias
     weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))

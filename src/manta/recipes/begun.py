@@ -30,10 +30,10 @@ def begun_from(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) 
         raise ConfigError("conversion.* is for manta convert, or a recipe with converted_from; leave it out")
     if recipe.converted_from is not None:
         return for_converted(recipe, tell)
-    if recipe.family == "decoder" or recipe.decoder != DecoderConfig():
-        raise ConfigError(
-            "a decoder is a published model, and never trained from nothing; convert one, or train --family ar"
-        )
+    if recipe.family != "decoder" and recipe.decoder != DecoderConfig():
+        raise ConfigError("decoder.* is the shape of a model of the family decoder; leave it out, or train that one")
+    if recipe.family == "decoder" and recipe.taught_by is not None:
+        raise ConfigError("a decoder reads prompt and text as one row, and has no teacher; leave --teacher out")
     if recipe.inherit is None and recipe.inheritance != InheritanceConfig():
         raise ConfigError("inheritance.* is for a model that inherits; name the larger one with --inherit")
     if recipe.inherit is not None:

@@ -19,6 +19,7 @@ from manta.text import (
     Corpus,
     CorpusReport,
     Example,
+    ForeignTokenizer,
     Tokenizer,
     build,
     fingerprint,
@@ -62,6 +63,8 @@ def tokenizer_of(recipe: Recipe, run: Path, watch: Watch) -> Tokenizer:
         else:
             rows = watch.over(examples(recipe), "the tokenizer's texts")
             tokenizer = Tokenizer.train((text for e in rows for text in (e.prompt, e.text) if text), recipe.vocab_size)
+        if recipe.family == "decoder" and not isinstance(tokenizer, ForeignTokenizer):
+            tokenizer = ForeignTokenizer.of_own(tokenizer)
         tokenizer.save(file)
     return FAMILIES[recipe.family].load().codec_class.load(file)
 
@@ -139,7 +142,7 @@ def guided_by(recipe: Recipe) -> Recipe:
     """
     if recipe.converted_from is not None or recipe.inherit is not None:
         return _guided_by_source(recipe)
-    if recipe.family == "ar" and recipe.taught_by is None and recipe.consensus in ("medoid", "teacher"):
+    if recipe.family in ("ar", "decoder") and not recipe.taught_by and recipe.consensus in ("medoid", "teacher"):
         raise ConfigError(
             f"an autoregressive model without a teacher learns from the texts, and from targets that are given; set "
             f"consensus = 'none', not {recipe.consensus!r}"
@@ -171,6 +174,8 @@ def guided_by(recipe: Recipe) -> Recipe:
             "a teacher answers prompts or lends its weights, and the recipe asks for neither; leave taught_by out, or "
             "warm_start=false"
         )
+    if recipe.family == "decoder" and recipe.warm_start:
+        raise ConfigError("a decoder has no teacher to begin from; leave warm_start out")
     if recipe.family == "ar" and recipe.warm_start is not None and recipe.warm_start != (recipe.taught_by is not None):
         raise ConfigError("an autoregressive model begins as its teacher, if it has one; leave warm_start out")
     trained = recipe.taught_by is None and recipe.shares.teacher > 0

@@ -137,7 +137,8 @@ class Recipe:
     """What to learn from: the training split, or a part of it: `train:1/2` shares no prompt, or no text where there are
     none, with `train:2/2`."""
     family: FamilyName | Literal["decoder"] = "manta"
-    """Which family to train; a `decoder` is a published causal model that is converted, see `converted_from`."""
+    """Which family to train; a `decoder` has the layout of published causal models, Llama's unless its shape says
+    otherwise, and can be exported as one."""
     size: Literal["auto", "nano", "tiny", "small", "base", "large"] = "auto"
     """The size dial; sets width, heads and depth of `model`, `aligned`, `masked`, `block`
     and `teacher`. `auto` follows the time budget."""
@@ -207,7 +208,7 @@ class Recipe:
     teacher: AutoregressiveConfig = field(default_factory=AutoregressiveConfig)
     """Shape of the teacher, or of the model if `family = "ar"`."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    """Shape of a published causal model that is converted."""
+    """Shape of the model if `family = "decoder"`, or of a published one that is converted."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """What the stages are taught."""
     masking: MaskedObjectiveConfig = field(default_factory=MaskedObjectiveConfig)
@@ -336,7 +337,7 @@ def resolve(recipe: Recipe) -> Recipe:
     derived |= {name: getattr(taught, name) for name in ("dim", "heads", "depth", "prompt_depth")}
     teacher = _shaped("teacher", recipe.teacher, derived)
     shapes: dict[str, Any] = {"model": model, "aligned": aligned, "masked": masked, "block": block, "teacher": teacher}
-    shapes["decoder"] = _shaped("decoder", recipe.decoder, derived)
+    shapes["decoder"] = _shaped("decoder", recipe.decoder, {**derived, "max_text": max_prompt + max_text})
     width = shapes[FAMILIES[recipe.family].shape].dim
     train = filled(recipe.train, {"learning_rate": LEARNING_RATE / width})
     for name, shape in shapes.items():

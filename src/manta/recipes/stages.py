@@ -91,7 +91,8 @@ class TextParts(Parts):
         recipe = guided_by(recipe)
         tokenizer = tokenizer_of(recipe, folder, watch)
         size = tokenizer.vocab_size
-        names = [row.shape for row in FAMILIES.values() if row.shape and row.shape != "decoder"]
+        kept = "decoder" if recipe.converted_from is not None else ""  # whose table may have more rows than tokens
+        names = [row.shape for row in FAMILIES.values() if row.shape not in ("", kept)]
         shapes = {name: replace(getattr(recipe, name), vocab_size=size) for name in names}
         recipe = replace(recipe, **shapes)
         if recipe.consensus == "given":

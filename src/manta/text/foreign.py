@@ -42,6 +42,21 @@ class ForeignTokenizer(Tokenizer):
         self._plain.encode_special_tokens = True
         self._num_ids = 1 + max(self._names.get_vocab(with_added_tokens=True).values(), default=-1)
 
+    @classmethod
+    def of_own(cls, tokenizer: Tokenizer) -> "ForeignTokenizer":
+        """A tokenizer of this project as one whose file says all that it does, the space before a text included."""
+        description = json.loads(tokenizer._json())
+        if tokenizer.symbols is None:
+            lead = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+            description["normalizer"] = {"type": "Prepend", "prepend": " "}
+            description["decoder"] = {"type": "Sequence", "decoders": [description["decoder"], lead]}
+        return cls(json.dumps(description))
+
+    @property
+    def backend(self) -> hf.Tokenizer:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What encodes, names of special tokens among the text; it is not changed."""
+        return self._names
+
     @property
     def vocab_size(self) -> int:
         """One more than the largest id."""
@@ -128,6 +143,29 @@ class ForeignTokenizer(Tokenizer):
     def token(self, index: int) -> str:
         """The text of one id for people to read, a special's name among them."""
         return self.decode([index], special_names=True)
+
+    def opening(self, begin: int) -> dict[str, Any]:
+        """What a `tokenizer.json` of it holds that puts a token before every text, for whoever reads it without manta.
+
+        Args:
+            begin: id of that token.
+
+        Raises:
+            ModelError: no token has the id.
+        """
+        name = self._names.id_to_token(begin)
+        if name is None:
+            raise ModelError(f"the tokenizer has no token {begin}, which begins a text")
+        with panics():
+            if self._names.encode("").ids == [begin]:
+                return self._description
+        before = {"SpecialToken": {"id": name, "type_id": 0}}
+        rows: dict[str, Any] = {
+            "single": [before, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [before, *({"Sequence": {"id": part, "type_id": 0}} for part in "AB")],
+            "special_tokens": {name: {"id": name, "ids": [begin], "tokens": [name]}},
+        }
+        return {**self._description, "post_processor": {"type": "TemplateProcessing", **rows}}
 
     def _json(self) -> bytes:
         return json.dumps(self._description, ensure_ascii=False, sort_keys=True).encode("utf-8")

@@ -8,10 +8,10 @@ from hashlib import blake2b, file_digest, sha256
 from io import BufferedIOBase
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from manta.errors import DataError, UsageError
-from manta.text import files
+from manta.text import files, hub
 from manta.text.example import Example
 from manta.text.hashing import SPLITS, Part, part_of, split_of
 from manta.text.packed import BOMB_RATIO, BOMB_SIZE, PACKED
@@ -22,7 +22,6 @@ SCHEMES = ("e2e", "tinystories", *TASK_OF_SCHEME, "builtin", "hf")
 _E2E_FILES = {"train": "trainset.csv", "dev": "devset.csv", "test": "testset_w_refs.csv"}
 FINGERPRINTED = 64
 """Examples of a drawn corpus that stand for all of it in its fingerprint."""
-_HF_SPLITS = {"train": ("train",), "dev": ("validation", "dev", "valid"), "test": ("test",)}
 
 
 def read(name: str, split: str = "train", num: int | None = None, *, seed: int = 0) -> Iterator[Example]:
@@ -41,7 +40,8 @@ def read(name: str, split: str = "train", num: int | None = None, *, seed: int =
     | `builtin:paths` | small graphs with a start and a goal, and a shortest path, drawn (`tasks.paths`) | by hash |
     | `d1-sudoku:PATH`, `d1-countdown:PATH` | the test puzzles of d1 (`tasks.published`) | test; countdown also drawn |
     | `sudoku17:PATH` | puzzles made of those with 17 clues (`tasks.published`) | blocks of lines |
-    | `hf:NAME`, `hf:NAME:CONFIG` | rows of a hub data set, with the same fields | official, else by hash |
+    | `hf:NAME`, `hf:NAME:CONFIG`, `hf:NAME?text=COLUMN&prompt=COLUMN` | rows of a hub data set, streamed, with the
+      same fields or those columns; NAME may be a folder of .parquet, .jsonl, .csv files | official, else by hash |
 
     The hash is that of the prompt where there is one, else of the text (`Example.key`), so that a prompt never lies in
     two splits; a prompt of white space alone is none. A small file may have no example in dev or test. `train:1/2` is
@@ -135,7 +135,8 @@ def fingerprint(name: str, split: str = "train", num: int | None = None, *, seed
     scheme, _, rest = name.partition(":")
     line = f"{name} split={split} num={num}"
     if scheme == "hf":
-        return line
+        folder = hub.HubData.named(rest).folder
+        return line if folder is None else line + _file_state(folder, scheme)
     if scheme != "builtin":
         line += _file_state(files.expanded(rest if scheme in SCHEMES else name), scheme)
     if scheme in ("builtin", "d1-countdown"):
@@ -149,9 +150,9 @@ def _file_state(path: Path, scheme: str) -> str:
     """Digest of a file, or of the files of a folder."""
     whole = sha256()
     try:
-        kind = ".jsonl" if scheme == "d1-countdown" else ".csv"
+        kind = {"d1-countdown": ".jsonl", "hf": None}.get(scheme, ".csv")
         folder = files.is_folder(path)
-        parts = [part for part in files.files_in(path) if part.suffix == kind] if folder else [path]
+        parts = [part for part in files.files_in(path) if kind in (None, part.suffix)] if folder else [path]
         for part in parts:
             with part.open("rb") as stream:
                 whole.update(file_digest(stream, "sha256").digest())
@@ -331,24 +332,5 @@ def _plain_stories(numbered: Iterable[tuple[int, str]]) -> Iterator[list[str]]:
 
 
 def _read_hub(name: str, split: str) -> Iterator[Example]:
-    try:
-        import datasets  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise DataError(f"hf:{name} needs the `datasets` package; install it with `pip install datasets`") from error
-    repo, _, config = name.partition(":")
-    try:
-        found = datasets.get_dataset_split_names(repo, config or None)
-        official = {
-            ours: next((theirs for theirs in names if theirs in found), None) for ours, names in _HF_SPLITS.items()
-        }
-        if official["train"] is None:
-            raise DataError(f"hf:{name} has no split `train` but {', '.join(found)}; choose another data set")
-        complete = all(official.values())
-        rows: Iterable[Any] = datasets.load_dataset(
-            repo, config or None, split=official[split if complete else "train"], streaming=True
-        )
-        examples = (files.to_example(row, f"hf:{name} row {number}") for number, row in enumerate(rows, 1))
-        yield from examples if complete else _by_hash(examples, split, f"hf:{name}")
-    except (OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"hf:{name} cannot be read: {reason}; check the name and the connection") from error
+    examples, official = hub.opened(hub.HubData.named(name), split)
+    yield from examples if official else _by_hash(examples, split, f"hf:{name}")

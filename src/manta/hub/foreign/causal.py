@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from manta.errors import ConfigError, ModelError
@@ -260,7 +261,7 @@ def load_decoder(folder: str | Path, kind: CausalKind, device: str | None = None
         shape = parse(config_class, _respelled(read_json(file)), file, UNUSED).shape
         with torch.device("meta"):
             net = DecoderModel(shape)
-            names, sizes = _published(net, names_of(shape))
+            names, sizes = published(net, names_of(shape))
             stored = _Stored(sizes)
     except ConfigError as error:
         raise ModelError(f"{file}: {error}; manta cannot compute this model") from None
@@ -273,14 +274,13 @@ def load_decoder(folder: str | Path, kind: CausalKind, device: str | None = None
     load_weights(stored, folder, stored.keys, device=torch.device("cpu"), dtype=torch.float32, unused=TABLES)
     net.to_empty(device=where)
     with torch.no_grad():
+        for gain in net.buffers():  # of scores, which the layouts do not have
+            gain.fill_(1.0)
         for ours, parameter in net.named_parameters():
-            if ours not in names:  # a gain of scores, which the layouts do not have
-                parameter.fill_(1.0)
-                continue
             parts = [stored.take(name) for name in names[ours]]
             value = torch.cat(parts) if len(parts) > 1 else parts[0]
-            if kind == "gpt_neox" and ".qkv." in ours:  # head by head, each with its query, key and value
-                value = value.unflatten(0, (shape.heads or 1, 3, -1)).transpose(0, 1).flatten(0, 2)
+            if kind == "gpt_neox" and ".qkv." in ours:
+                value = by_part(value, shape.heads or 1)
             parameter.copy_(value)
     return DecoderLM(net, tokenizer)
 
@@ -298,7 +298,17 @@ def _respelled(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _published(net: DecoderModel, names: Names) -> tuple[Names, dict[str, tuple[int, ...]]]:
+def by_part(rows: Shaped[Tensor, "r *d"], heads: int) -> Shaped[Tensor, "r *d"]:
+    """All queries, then all keys, then all values, of rows that are stored head by head."""
+    return rows.unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+
+
+def by_head(rows: Shaped[Tensor, "r *d"], heads: int) -> Shaped[Tensor, "r *d"]:
+    """The inverse of `by_part`: head by head, each with its query, key and value."""
+    return rows.unflatten(0, (3, heads, -1)).transpose(0, 1).flatten(0, 2)
+
+
+def published(net: DecoderModel, names: Names) -> tuple[Names, dict[str, tuple[int, ...]]]:
     """Published names of each weight of a net, and the size of each published weight."""
     found: Names = {}
     sizes: dict[str, tuple[int, ...]] = {}
