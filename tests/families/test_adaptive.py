@@ -140,3 +140,20 @@ def test_a_code_is_the_likeliest_of_four_or_drawn_and_none_beside_given_words():
         share = sum(each[row] == [-1.0, 1.0] for each in drawn) / 300
         assert share == pytest.approx(table[2], abs=0.1)
     assert expected_codes(make_lm().model, memory, [None] * 3, [], GenerateOptions()) is None
+
+
+@pytest.mark.parametrize("frozen", ["none", "some", "all"])
+def test_a_space_that_is_trained_in_part_is_trained(frozen):
+    """Its rate is held and its latents are followed; of one that is given neither is, and nothing in it moves."""
+    net = make_lm().model.train()
+    parameters = list(net.space.parameters())
+    for parameter in {"none": [], "some": parameters[:1], "all": parameters}[frozen]:
+        parameter.requires_grad_(False)
+    controller = RateController(20.0)
+    matching = PolicyMatching(ObjectiveConfig(), TimeDensityConfig().build(), controller)
+    before = net.space.mean.clone()  # pyright: ignore[reportCallIssue]
+    loss = matching(net, make_batch([9, 6, 12, 4], vocab=200), make_generator(0))
+    loss.total.backward()
+    assert (controller.rate is None) == (frozen == "all")
+    assert torch.equal(net.space.mean, before) == (frozen == "all")  # pyright: ignore[reportArgumentType]
+    assert (parameters[-1].grad is None) == (frozen == "all")

@@ -205,6 +205,8 @@ def test_stored_codes_are_those_of_all_classes_or_of_each():
             ImageFlow.stored(net, CODEC, {}, {"codes": wrong})
     bare = ImageCodec(height=8, width=8, channels=3)
     assert ImageFlow.stored(make(bare, bits=1).model, bare, {}, {"codes": codes}).codes is not None
+    with pytest.raises(ConfigError, match="codes"):
+        ImageFlow.stored(make(bare, bits=1).model, bare, {}, {"codes": codes.repeat(2, 1)})
 
 
 def test_a_net_is_told_classes_by_number_and_none_by_one_more():
