@@ -128,7 +128,7 @@ def test_a_code_is_the_likeliest_of_four_or_drawn_and_none_beside_given_words():
     # Behind the checks of types, which ask for a model of Manta-LM.
     expected = inspect.unwrap(expected_codes)
 
-    def codes(style: str, seed: int = 0) -> list[list[float]]:
+    def codes(style: Any, seed: int = 0) -> list[list[float]]:
         generators = [make_generator(seed + row) for row in range(3)]
         model: Any = Told(chances)
         return expected(model, memory, templates, generators, GenerateOptions(style=style)).tolist()

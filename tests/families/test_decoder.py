@@ -147,7 +147,14 @@ def test_a_shape_says_what_is_built():
 
 
 def test_what_is_no_shape_and_what_nobody_can_do_is_refused():
-    for wrong in ({"eps": -1e-9}, {"eps": float("nan")}, {"begin": 30}, {"end": -1}, {"end": 30}):
+    wrongs: tuple[dict[str, Any], ...] = (
+        {"eps": -1e-9},
+        {"eps": float("nan")},
+        {"begin": 30},
+        {"end": -1},
+        {"end": 30},
+    )
+    for wrong in wrongs:
         with pytest.raises(ConfigError):
             DecoderConfig(vocab_size=30, **wrong)
     assert DecoderConfig(vocab_size=30, begin=0, end=29).end == 29 and DecoderConfig(end=10**6).vocab_size is None

@@ -142,16 +142,18 @@ def test_guidance_needs_a_class_of_one_at_least_and_goes_both_ways():
 
 
 def test_options_at_their_limits():
-    for fine in (
+    fines: tuple[dict[str, Any], ...] = (
         {"guidance_scale": 100.0}, {"num_steps": 1}, {"guidance_scale": 2.0, "num_steps": 2}, {"strength": 1.0},
         {"strength": 1e-6}, {"guidance_scale": 0.0, "num_steps": 2}, {"num_steps": image_flow.MOST},
-    ):  # fmt: skip
+    )  # fmt: skip
+    for fine in fines:
         options = DrawOptions(**fine)
         assert isinstance(options.guidance_scale, float) and isinstance(options.strength, float)
-    for wrong in (
+    wrongs: tuple[dict[str, Any], ...] = (
         {"guidance_scale": 100.5}, {"guidance_scale": -0.1}, {"guidance_scale": 0.5, "num_steps": 1},
         {"strength": 0.0}, {"strength": 1.1}, {"num_steps": 0}, {"num_steps": image_flow.MOST + 1},
-    ):  # fmt: skip
+    )  # fmt: skip
+    for wrong in wrongs:
         with pytest.raises(UsageError):
             DrawOptions(**wrong)
     for wrong in ({"num_samples": True}, {"batch_size": 0}, {"seed": True}, {"num_samples": 0}, {"strength": "much"}):
@@ -183,8 +185,9 @@ def test_a_shape_fits_its_images_or_is_refused():
         with pytest.raises(ConfigError):
             ImageFlow.check_codec(fits, other)
     for name in ("height", "width", "channels", "classes", "bits"):
+        wrong: dict[str, Any] = {name: -1}
         with pytest.raises(ConfigError):
-            ImageConfig(**{name: -1})
+            ImageConfig(**wrong)
     assert ImageConfig(bits=16).bits == 16
     with pytest.raises(ConfigError):
         ImageConfig(bits=17)
@@ -323,6 +326,6 @@ def test_the_space_of_latents_is_taught_by_its_error_and_its_rate():
     torch.testing.assert_close(loss.total, error + before * rate / (64 * 3), rtol=1e-4, atol=1e-5)
     assert loss.count == 5 and not space.std.eq(sample.flatten(0, 1).std(0)).any()
     again = Reconstruction(controller)(net, batch, make_generator(1))
-    assert again.total.requires_grad and not again.parts["rate"].requires_grad
+    assert again.total.requires_grad and not cast(Tensor, again.parts["rate"]).requires_grad
     assert controller.weight != before and not torch.equal(space.std, torch.ones(2))
     assert again.parts["beta"] == controller.weight

@@ -203,8 +203,9 @@ def test_a_shape_fits_captions_and_images_or_is_refused():
         with pytest.raises(ConfigError):
             JointFlow.check_codec(replace(fits, **{name: value}), CODEC)
     for name in ("vocab_size", "places", "height", "width", "channels"):
+        wrong: dict[str, Any] = {name: -1}
         with pytest.raises(ConfigError):
-            JointConfig(**{name: -1})
+            JointConfig(**wrong)
     for wrong in ({"drawing": -0.1}, {"describing": -0.1}, {"completing": -0.1}, {"words": 0.0}, {"drawing": 0.7}):
         with pytest.raises(ConfigError):
             JointObjectiveConfig(**wrong)

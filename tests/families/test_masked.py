@@ -223,3 +223,18 @@ def test_the_length_costs_a_tenth_of_its_nats():
         totals.append((float(found.total), float(found.parts["length"])))
     (before, short), (after, long) = totals
     assert long != short and after - before == pytest.approx(0.1 * (long - short), abs=1e-4)
+
+
+def test_the_loss_counts_a_tenth_of_the_length():
+    torch.manual_seed(0)
+    shape = {"dim": 32, "heads": 2, "prompt_depth": 1, "depth": 1, "max_prompt": 12, "max_text": 24}
+    model = MaskedModel(MaskedConfig(vocab_size=60, absolute_places=True, **shape))
+    random_weights(model)
+    objective, batch = MaskedMatching(ObjectiveConfig(), MaskedObjectiveConfig()), make_batch([9, 6, 12, 4], vocab=60)
+    before = objective(model, batch, make_generator(0))
+    with torch.no_grad():
+        model.length[-1].bias += torch.randn(model.length[-1].bias.shape, generator=make_generator(1))  # pyright: ignore
+    after = objective(model, batch, make_generator(0))
+    moved = after.parts["length"] - before.parts["length"]
+    assert abs(float(moved)) > 0.05
+    torch.testing.assert_close(after.total - before.total, 0.1 * moved, rtol=1e-3, atol=1e-5)

@@ -130,7 +130,13 @@ def test_words_choose_the_fault_and_what_they_leave_open_is_refused():
         working.restore(PHOTO, "anything", task="rain"), working.restore(PHOTO, task=["rain", "blur"])
     )
     working._router[:, -1] = -3.0
-    for wrong in ({"instruction": "anything"}, {"task": "dust"}, {"task": ["noise", "dust"]}, {}):
+    wrongs: tuple[dict[str, Any], ...] = (
+        {"instruction": "anything"},
+        {"task": "dust"},
+        {"task": ["noise", "dust"]},
+        {},
+    )
+    for wrong in wrongs:
         with pytest.raises(UsageError):
             working.restore(PHOTO, **wrong)
     for bad in (PHOTO[:0], PHOTO[..., :2], PHOTO[..., :0], np.zeros((4, 4, 4), np.uint8)):

@@ -95,6 +95,6 @@ def test_settings_at_their_bounds():
     for wrong in wrongs:
         with pytest.raises(ConfigError):
             DoubtConfig(**wrong)
+    settings: dict[str, Any] = {"mask_id": MASK, "sampler": WordSampler()}
     with pytest.raises(UsageError, match="no head that doubts"):
-        next(decode(lambda *_: torch.zeros(1, 1, 5), torch.tensor([[MASK]]), DoubtConfig().build(), mask_id=MASK,
-                    sampler=WordSampler()))  # fmt: skip
+        next(decode(lambda tokens, start, stop: tokens, torch.tensor([[MASK]]), DoubtConfig().build(), **settings))
