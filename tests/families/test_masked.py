@@ -1,5 +1,7 @@
 """The masked family: cached and full calls agree, a text depends on its request alone, budgets hold."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -227,7 +229,7 @@ def test_the_length_costs_a_tenth_of_its_nats():
 
 def test_the_loss_counts_a_tenth_of_the_length():
     torch.manual_seed(0)
-    shape = {"dim": 32, "heads": 2, "prompt_depth": 1, "depth": 1, "max_prompt": 12, "max_text": 24}
+    shape: dict[str, Any] = {"dim": 32, "heads": 2, "prompt_depth": 1, "depth": 1, "max_prompt": 12, "max_text": 24}
     model = MaskedModel(MaskedConfig(vocab_size=60, absolute_places=True, **shape))
     random_weights(model)
     objective, batch = MaskedMatching(ObjectiveConfig(), MaskedObjectiveConfig()), make_batch([9, 6, 12, 4], vocab=60)
