@@ -11,8 +11,10 @@ from torch import Tensor
 from manta.errors import ConfigError, ModelError, UsageError
 from manta.families import image_flow
 from manta.families.image_flow import DrawOptions, DrawRequest, ImageFlow, matching, reconstruction, shaped
+from manta.families.image_imitation import FieldImitation
 from manta.families.image_model import CodeEncoder, ImageConfig, ImageModel, without_class
 from manta.families.image_objective import ImageMatching, ImageObjectiveConfig, Reconstruction
+from manta.families.imitation import watched
 from manta.flow import TimeDensityConfig
 from manta.image import ImageBatch, ImageCodec, ImageCorpus, from_pixels, to_pixels
 from manta.nets.grid import DicConfig, DitConfig
@@ -329,3 +331,28 @@ def test_the_space_of_latents_is_taught_by_its_error_and_its_rate():
     assert again.total.requires_grad and not cast(Tensor, again.parts["rate"]).requires_grad
     assert controller.weight != before and not torch.equal(space.std, torch.ones(2))
     assert again.parts["beta"] == controller.weight
+
+
+def test_a_net_over_patches_is_compared_at_every_patch():
+    """By hand: what both heads say of the trunks' answers, and the exchanged states in proportion to their size."""
+    how: dict[str, Any] = {"net": DitConfig(width=16, depth=2, heads=2)}
+    source, net = make(**how).model, make(**how).model
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=make_generator(1)))
+    task = ImageMatching(ImageObjectiveConfig(), TimeDensityConfig(kind="uniform").build())
+    imitation = FieldImitation(task, source, ImageFlow.trunk_of, (0, 1), outputs=0.5, states=2.0)
+    batch = ImageBatch(pixels=torch.from_numpy(images(3)), label=torch.tensor([0, 1, 2]), index=torch.arange(3))
+    found = imitation(net, batch, make_generator(2))
+    said, states = [], []
+    for each in (source, net):
+        with watched(ImageFlow.trunk_of(each), (0, 1)) as calls, torch.no_grad():
+            alone = task(each, batch, make_generator(2))
+        said.append(cast(Any, each.net).head(calls[-1].hidden))
+        states.append(calls[-1].states)
+    outputs = (said[1] - said[0]).square().mean()
+    errors = [(b - a).square().mean() / a.square().mean() for a, b in zip(*states, strict=True)]
+    torch.testing.assert_close(found.parts["outputs"], outputs.detach(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found.parts["states"], torch.stack(errors).mean(), rtol=1e-4, atol=1e-6)
+    expected = alone.total + 0.5 * outputs + 2.0 * torch.stack(errors).mean()
+    torch.testing.assert_close(found.total, expected, rtol=1e-4, atol=1e-5)
