@@ -1,5 +1,6 @@
 """The masked family: cached and full calls agree, a text depends on its request alone, budgets hold."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from manta.families.masked import MaskedLM
 from manta.families.masked_model import CachedDenoiser, FullDenoiser, MaskedConfig, MaskedModel
 from manta.families.masked_objective import MaskedMatching, bound
 from manta.families.objectives import ObjectiveConfig
+from manta.families.observer import Observer
 from manta.masked import DECODERS, MaskedObjectiveConfig
 from manta.operators import KINDS, SelfAttention
 from manta.runtime import make_generator
@@ -245,12 +247,12 @@ def test_the_loss_counts_a_tenth_of_the_length():
 def test_a_bound_hides_words_of_the_text_and_of_its_end_alone(monkeypatch):
     torch.manual_seed(0)
     model = make_masked().model
-    batch, seen = make_batch([3, 7, 1], vocab=200), []
+    batch, seen = make_batch([3, 19, 1], vocab=200), []
     forward = model.forward
     monkeypatch.setattr(model, "forward", lambda shown, *rest: seen.append((shown, rest[0])) or forward(shown, *rest))
     found = bound(model, batch, [make_generator(row) for row in range(3)], num_samples=24)
     assert found.nats.shape == (3,) and len(seen) > 1
-    whole = [[*batch.text[row, :n].tolist(), NULL] for row, n in enumerate((3, 7, 1))]
+    whole = [[*batch.text[row, :n].tolist(), NULL] for row, n in enumerate((3, 19, 1))]
     shown_once: list[set[int]] = [set(), set(), set()]
     for shown, mask in seen:
         for row, words in enumerate(whole):
@@ -260,7 +262,7 @@ def test_a_bound_hides_words_of_the_text_and_of_its_end_alone(monkeypatch):
                 assert int(shown[row, place]) in (word, MASK)
                 if shown[row, place] != MASK:
                     shown_once[row].add(place)
-    assert [len(places) for places in shown_once[:2]] == [4, 8], "each word stands in some call"
+    assert [len(places) for places in shown_once[:2]] == [4, 20], "each word stands in some call"
 
 
 def test_half_of_the_rows_are_told_classes_or_stand_for_several_words():
@@ -286,3 +288,30 @@ def test_half_of_the_rows_are_told_classes_or_stand_for_several_words():
     assert 0.4 < float(changed.float().mean()) < 0.55
     joined = (grown.target == elastic.config.vocab_size).sum(1)
     assert float(joined[changed].float().std()) > 1, "each row by a share of its own"
+
+
+class Following(Observer):
+    """Keeps what every call told, and what stood before it."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def logits(self, logits: torch.Tensor, settled: torch.Tensor) -> torch.Tensor:
+        self.seen.append((logits.clone(), settled.clone()))
+        return logits
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_who_follows_sees_the_likeliest_word_settled_everywhere(temperature):
+    lm, watching = make_masked(), Following()
+    options = GenerateOptions(decoder="confidence", temperature=temperature)
+    lm.follow(lm.begin([Request(prompt="the cat"), Request()], options), 5, options, watching)
+    assert len(watching.seen) == 5
+    settled = 0
+    for (logits, before), (_, after) in itertools.pairwise(watching.seen):
+        logits = logits.clone()
+        logits[..., MASK] = -torch.inf
+        new = (before == MASK) & (after != MASK)
+        assert torch.equal(after[new], logits.argmax(-1)[new])
+        settled += int(new.sum())
+    assert settled > 8
