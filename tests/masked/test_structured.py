@@ -15,6 +15,7 @@ from manta.masked import (
     completes,
     decode,
 )
+from manta.masked.structured import LEAST, _path
 from manta.runtime import make_generator
 from manta.text.automaton import TokenAutomaton
 
@@ -200,3 +201,29 @@ def test_what_stands_from_the_first_call_on_is_given_and_words_written_later_are
     sampler(logits_of(3), 0, torch.full((1, 3), MASK))
     with pytest.raises(UsageError, match="keeps the words that stand"):
         sampler(logits_of(3), 0, given)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.8, 0.999])
+def test_a_draw_is_the_word_at_which_the_shares_of_the_texts_exceed_it(share):
+    """Place by place: the words in the order of the edges, each by the texts that go on with it."""
+    for seed in range(4):
+        rows, logits = texts(4, gaps=False), logits_of(4, seed)
+        weights = dict(zip(rows, chances(logits, rows).tolist(), strict=True))
+        edges = Held(automaton(), END).edges
+        told = logits[0].log_softmax(-1)
+        told[:, MASK] = LEAST
+        given = torch.zeros(4, dtype=torch.bool)
+        words, _ = _path(told, edges, given, 0, torch.full((4,), share, dtype=torch.float64), "probability")
+        begun: list[int] = []
+        state = 0
+        for place in range(4):
+            after = {row: weight for row, weight in weights.items() if list(row[:place]) == begun}
+            left = share * sum(after.values())
+            leaving = [edge for edge, source in enumerate(edges.sources.tolist()) if source == state]
+            for edge in leaving:
+                left -= sum(weight for row, weight in after.items() if row[place] == int(edges.tokens[edge]))
+                if left < 0:
+                    begun.append(int(edges.tokens[edge]))
+                    state = int(edges.targets[edge])
+                    break
+        assert words.tolist() == begun
