@@ -18,6 +18,8 @@ SWAPS: dict[type[ast.AST], tuple[type[ast.AST], ...]] = {
 NAMES = {"min": "max", "any": "all", "argmax": "argmin", "amin": "amax", "clamp_min": "clamp_max", "mean": "sum"}
 NAMES |= {"floor": "ceil", "cos": "sin", "zeros": "ones", "zeros_like": "ones_like", "minimum": "maximum"}
 NAMES |= {other: name for name, other in NAMES.items()}
+UNSEEN = ("device", "strict")
+"""Arguments of calls that no test can tell: one device, and lists that agree."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ def behaviour(node: ast.AST, inside: ast.AST | None = None) -> Iterator[Any]:
     """Expressions and statements that say what a module does; not annotations, defaults of settings or messages."""
     if isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr | ast.arg | ast.Import | ast.ImportFrom):
         return
+    if isinstance(node, ast.keyword) and node.arg in UNSEEN:
+        return
     if isinstance(node, ast.AnnAssign):
         if node.value is not None and not isinstance(inside, ast.ClassDef):
             yield from behaviour(node.value)
@@ -120,7 +124,7 @@ def variants(node: ast.AST) -> Iterator[ast.AST]:
             yield ast.IfExp(test, orelse, body)
         case ast.Call(function, arguments, keywords):
             for dropped in keywords:
-                if dropped.arg not in (None, "device", "strict"):
+                if dropped.arg not in (None, *UNSEEN):
                     yield ast.Call(function, arguments, [kept for kept in keywords if kept is not dropped])
             if isinstance(function, ast.Name) and function.id in NAMES:
                 yield ast.Call(ast.Name(NAMES[function.id]), arguments, keywords)

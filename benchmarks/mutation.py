@@ -7,7 +7,7 @@ python benchmarks/mutation.py flow/solvers.py masked --sample 40 --out /tmp/some
 killed) and equivalent mutants with their reasons. The others are drawn, by a seed, from all that the operators below
 make; the score is the share of them that is killed, equivalent ones left out. Defaults of configurations are settings
 and not behaviour, and what only forms a message is no behaviour either: neither is mutated. Nor are `device` and
-`strict` left out of calls: one device cannot tell, and lists that agree cannot either.
+`strict` changed in calls or left out of them: one device cannot tell, and lists that agree cannot either.
 
 All tests run once without a fault, and it is noted which of them run which line and how long each takes. A mutant meets
 only the tests that run its statement, the quickest first, until one fails. One that no test runs has survived. Tests

@@ -299,3 +299,12 @@ def test_a_drafter_sees_what_the_last_word_was_read_from():
     assert last is not None and len(drafter.seen) > 3
     apart = {written - place for written, place in drafter.seen}
     assert len(apart) == 1, "the vector is that of the last word, however many were drafted before it"
+
+
+def test_words_are_kept_until_they_add_up_to_the_bound_and_not_beyond():
+    """Chances of a half, a quarter and two eighths are exact: at a bound that is met, no further word is kept."""
+    logits = torch.tensor([4.0, 2.0, 1.0, 1.0]).log()
+    for top_p, kept in ((0.4, 1), (0.5, 1), (0.51, 2), (0.75, 2), (0.8, 3), (0.875, 3), (0.9, 4), (1.0, 4)):
+        assert int(truncate(logits, top_p=top_p).isfinite().sum()) == kept, top_p
+    for top_k, kept in ((1, 1), (2, 2), (4, 4), (9, 4), (None, 4)):
+        assert int(truncate(logits, top_k=top_k).isfinite().sum()) == kept, top_k

@@ -1,14 +1,19 @@
 """Adaptive conditions of texts: a code that is learned, expected by the prompt, and told to every call."""
 
+import inspect
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from manta.errors import ConfigError
+from manta.families.codes import expected_codes
 from manta.families.events import GenerateOptions, Request, finished
 from manta.families.model import MantaConfig, MantaModel
 from manta.families.objectives import EmbeddingMatching, ObjectiveConfig, PolicyMatching, code_cost
+from manta.families.prompted import Memory
 from manta.flow import TimeDensityConfig
 from manta.flow.adaptive import code_numbers
 from manta.runtime import make_generator
@@ -104,3 +109,51 @@ def test_without_bits_there_is_nothing_of_it():
     policy = sum(p.numel() for p in large.field.parameters())
     assert large.code_reader is not None
     assert 0 < sum(p.numel() for p in large.code_reader.parameters()) <= 0.01 * policy
+
+
+class Told:
+    """Stands for a model: the chances of its codes are written down."""
+
+    def __init__(self, chances: list[list[float]]) -> None:
+        self.config, self.chances = SimpleNamespace(bits=2), torch.tensor(chances)
+
+    def code_logits(self, memory: Memory) -> torch.Tensor:
+        return self.chances.log()
+
+
+def test_a_code_is_the_likeliest_of_four_or_drawn_and_none_beside_given_words():
+    chances = [[0.1, 0.2, 0.6, 0.1], [0.0, 1.0, 0.0, 0.0], [0.3, 0.1, 0.2, 0.4]]
+    memory = Memory(torch.zeros(3, 1, 4), torch.ones(3, 1).bool())
+    templates: Any = [None, ((1, 5),), None]
+    # Behind the checks of types, which ask for a model of Manta-LM.
+    expected = inspect.unwrap(expected_codes)
+
+    def codes(style: Any, seed: int = 0) -> list[list[float]]:
+        generators = [make_generator(seed + row) for row in range(3)]
+        model: Any = Told(chances)
+        return expected(model, memory, templates, generators, GenerateOptions(style=style)).tolist()
+
+    assert codes("consensus") == [[-1.0, 1.0], [0.0, 0.0], [1.0, 1.0]]
+    drawn = [codes("diverse", 10 * seed) for seed in range(300)]
+    assert all(row[1] == [0.0, 0.0] for row in drawn)
+    for row, table in ((0, chances[0]), (2, chances[2])):
+        share = sum(each[row] == [-1.0, 1.0] for each in drawn) / 300
+        assert share == pytest.approx(table[2], abs=0.1)
+    assert expected_codes(make_lm().model, memory, [None] * 3, [], GenerateOptions()) is None
+
+
+@pytest.mark.parametrize("frozen", ["none", "some", "all"])
+def test_a_space_that_is_trained_in_part_is_trained(frozen):
+    """Its rate is held and its latents are followed; of one that is given neither is, and nothing in it moves."""
+    net = make_lm().model.train()
+    parameters = list(net.space.parameters())
+    for parameter in {"none": [], "some": parameters[:1], "all": parameters}[frozen]:
+        parameter.requires_grad_(False)
+    controller = RateController(20.0)
+    matching = PolicyMatching(ObjectiveConfig(), TimeDensityConfig().build(), controller)
+    before = net.space.mean.clone()  # pyright: ignore[reportCallIssue]
+    loss = matching(net, make_batch([9, 6, 12, 4], vocab=200), make_generator(0))
+    loss.total.backward()
+    assert (controller.rate is None) == (frozen == "all")
+    assert torch.equal(net.space.mean, before) == (frozen == "all")  # pyright: ignore[reportArgumentType]
+    assert (parameters[-1].grad is None) == (frozen == "all")

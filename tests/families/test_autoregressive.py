@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from manta.autoregressive import Chooser, decode
+from manta.autoregressive import Chooser, NgramDrafter, count_ngrams, decode
 from manta.errors import RequestError, UsageError
 from manta.families.autoregressive import (
     AutoregressiveConfig,
@@ -13,8 +13,9 @@ from manta.families.autoregressive import (
     log_likelihood,
 )
 from manta.families.events import GenerateOptions, Request, finished
+from manta.families.observer import Observer
 from manta.operators import CAUSAL, KINDS, AttentionConfig, OperatorContext, WindowedConfig, line
-from manta.text import Tokenizer
+from manta.text import BOS, EOS, Tokenizer
 
 from .conftest import WORDS, random_weights
 from .test_objectives import make_batch
@@ -150,3 +151,64 @@ def test_weights_are_laid_out_for_single_columns_on_a_cpu_in_float32_alone(monke
     memory = model.memory(torch.zeros(1, 0, dtype=torch.long), zeros, zeros)
     CachedReader(model, memory, 8)
     assert len(laid) == times
+
+
+class Noting(Observer):
+    """Keeps the logits of every call."""
+
+    def __init__(self) -> None:
+        self.seen: list[torch.Tensor] = []
+
+    def logits(self, logits: torch.Tensor, settled: torch.Tensor) -> torch.Tensor:
+        self.seen.append(logits[:, -1].clone())
+        return logits
+
+
+def test_who_follows_a_text_sees_the_same_alone_and_beside_others_to_the_last_bit():
+    lm = make_ar(max_text=9)
+    requests = [Request(prompt=prompt) for prompt in ("the cat", "rain fell over", None)]
+    together = Noting()
+    words = lm.follow(lm.begin(requests, GenerateOptions()), together)
+    for row, request in enumerate(requests):
+        own = Noting()
+        alone = lm.follow(lm.begin([request], GenerateOptions()), own)[0]
+        length = alone.shape[0]
+        assert torch.equal(words[row, :length], alone) and (words[row, length:] == lm.model.end).all()
+        for one, many in zip(own.seen, together.seen, strict=False):
+            assert torch.equal(one[0], many[row])
+
+
+def test_a_smaller_vocabulary_has_a_table_of_its_own():
+    lm = make_ar()
+    rows = [[5, 6, 7, 8], [5, 6, 9]]
+    assert lm.with_vocabulary(lm.tokenizer, lambda net: net, rows).table is None, "none before, none then"
+    lm._count([[20, 21, 22]])
+    before = lm.table
+    found = lm.with_vocabulary(lm.tokenizer, lambda net: net, rows)
+    size = lm.model.config.vocab_size
+    expected = NgramDrafter(count_ngrams(rows, vocab_size=size, begin=BOS, end=EOS), size, BOS)
+    assert found.table is not None and lm.table is before
+    assert all(torch.equal(value, found.table.table[name]) for name, value in expected.table.items())
+    assert found.parts().keys() == expected.table.keys() != {}
+
+
+def test_who_drafts_nothing_reads_no_prompts():
+    lm = make_ar(draft_horizon=2, max_text=6)
+    drafter, begun = lm.drafter, []
+    assert drafter is not None
+    begin = drafter.begin
+    drafter.begin = lambda memory: begun.append(1) or begin(memory)
+    sequential = lm.write("the cat", decoder="sequential")
+    assert not begun
+    assert lm.write("the cat", decoder="verified") == sequential and len(begun) == 1
+
+
+@pytest.mark.parametrize(("rows", "drafts"), [(1, 7), (2, 7), (4, 7), (5, 5), (16, 1), (17, 0), (40, 0)])
+def test_as_many_words_are_drafted_as_save_time(rows, drafts):
+    lm = make_ar(draft_horizon=1)
+    assert lm._num_drafts(GenerateOptions(), rows) == drafts
+    assert lm._num_drafts(GenerateOptions(decoder="verified"), rows) == 7
+    assert lm._num_drafts(GenerateOptions(decoder="verified", num_drafts=3), rows) == 3
+    assert (
+        lm._num_drafts(GenerateOptions(decoder="sequential"), rows) == make_ar()._num_drafts(GenerateOptions(), 1) == 0
+    )

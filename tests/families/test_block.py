@@ -10,11 +10,18 @@ from manta.config import from_dict
 from manta.errors import ConfigError, RequestError, UsageError
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel, NextToken
 from manta.families.batching import to_batch
-from manta.families.block import BlockCausalConfig, BlockCausalLM, BlockCausalModel, BlockMatching, BlockReader
+from manta.families.block import (
+    BlockCausalConfig,
+    BlockCausalLM,
+    BlockCausalModel,
+    BlockMatching,
+    BlockReader,
+    _Text,
+)
 from manta.families.events import GenerateOptions, Request
 from manta.families.masked_model import MaskedConfig, MaskedModel
 from manta.hub import load
-from manta.masked import MaskedObjectiveConfig
+from manta.masked import Canvas, MaskedObjectiveConfig
 from manta.operators import LinearConfig, WindowedConfig
 from manta.recipes import Recipe, TrainingRun
 from manta.runtime import make_generator
@@ -236,3 +243,68 @@ def test_it_is_trained_from_nothing_or_from_a_left_to_right_model(warm, tmp_path
     assert sum(totals[-5:]) < sum(totals[:5])
     lm = load(tmp_path / "run", device="cpu")
     assert isinstance(lm, BlockCausalLM) and len(lm.write(["Monday"], block_steps=2)) == 1
+
+
+def test_what_is_told_of_a_text_by_hand(tokenizer):
+    """Blocks of four: two whole ones, then one with an end; then a text that is cut at its room."""
+    lm = BlockCausalLM(model(tokenizer.vocab_size, 4), tokenizer)
+    end = lm.model.end
+
+    def canvas(words: list[int], sure: list[float], calls: int) -> Canvas:
+        given, free = torch.tensor([[0] * 4, words]), torch.ones(2, 4, dtype=torch.bool)
+        told = torch.tensor([[0.0] * 4, sure], dtype=torch.float64)
+        return Canvas(given, free, given == MASK, told, calls_of=torch.tensor([9, calls]))
+
+    text = _Text(lm, 40)
+    drafted = text.draft(1, canvas([5, MASK, 7, end], [0.5] * 4, 2))
+    assert (drafted.kind, drafted.tokens, drafted.nfe, drafted.t) == ("draft", (5, MASK, 7), 3, 0.0)
+    assert drafted.text == tokenizer.decode([5, 7]).strip() and drafted.confidence == 0
+    assert not text.settle(canvas([5, 6, 7, 8], [0.5, 0.25, 2.0, 1.0], 3), 1)
+    assert (text.words, text.nfe, text.processed) == ([5, 6, 7, 8], 4, 12)
+    assert not text.settle(canvas([9, 10, 11, 12], [0.75] * 4, 2), 1)
+    assert (text.nfe, text.processed) == (6, 12 + 8 + 4), "the block before is read again"
+    assert text.draft(1, canvas([13, MASK, end, end], [0.5] * 4, 1)).tokens == (5, 6, 7, 8, 9, 10, 11, 12, 13, MASK)
+    assert text.settle(canvas([13, end, 14, 15], [0.25] * 4, 1), 1) and text.ended
+    done = text.event("done", 6, text.words)
+    assert (done.index, done.tokens, done.t) == (6, (5, 6, 7, 8, 9, 10, 11, 12, 13), 1.0)
+    assert done.confidence == pytest.approx((0.5 + 0.25 + 1 + 1 + 4 * 0.75 + 0.25) / 9)
+    cut = _Text(lm, 6)
+    cut.settle(canvas([5, 6, 7, 8], [1.0] * 4, 1), 1)
+    assert cut.draft(1, canvas([9, 10, 11, MASK], [0.5] * 4, 1)).tokens == (5, 6, 7, 8, 9, 10)
+    assert cut.settle(canvas([9, 10, 11, 12], [0.5, 0.5, 0.0, 0.0], 1), 1) and cut.words == [5, 6, 7, 8, 9, 10]
+    assert cut.event("done", 0, cut.words).confidence == pytest.approx(5 / 6)
+    exact = _Text(lm, 4)
+    assert exact.settle(canvas([5, 6, 7, 8], [1.0] * 4, 1), 1), "no room is left"
+
+
+def test_texts_are_laid_out_in_whole_blocks_with_an_end_at_least():
+    for length, lengths, blocks, width in (
+        (4, (7, 8, 3), (2, 3, 1), 16),
+        (3, (16, 47, 1), (6, 16, 1), 48),
+        (1, (16,), (17,), 32),
+    ):
+        rows = [list(range(4, 4 + n)) for n in lengths]
+        net = model(60, length)
+        tokens, mask = net.in_blocks(to_batch([[]] * len(rows), rows))
+        assert tokens.shape[1] == width and mask.sum(1).tolist() == [n * length for n in blocks]
+        for row, text in enumerate(rows):
+            assert tokens[row].tolist() == [*text, *[net.end] * (width - len(text))]
+            assert mask[row].tolist() == [place < blocks[row] * length for place in range(width)]
+
+
+def test_a_fresh_model_reads_the_word_before_and_its_place_in_the_block():
+    torch.manual_seed(0)
+    net = BlockCausalModel(BlockCausalConfig(vocab_size=60, block_length=3, **SHAPE))
+    assert net.own is not None and not net.own.weight.any() and net.own.bias is None
+    assert net.inside is not None and 0.05 < float(net.inside.weight.std()) < 0.15
+    tokens, before = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[9, 5, 6, 7]])
+    with torch.no_grad():
+        read = net.read(tokens, before, 4)
+        for place in range(4):
+            expected = net.embedding.weight[before[0, place]] + net.inside.weight[(4 + place) % 3]
+            torch.testing.assert_close(read[0, place], expected)
+    assert BlockCausalModel(BlockCausalConfig(vocab_size=60, block_length=1, **SHAPE)).inside is None
+    for text, prompt, places in ((40, 12, 43), (8, 30, 30)):
+        shape = {**SHAPE, "max_text": text, "max_prompt": prompt, "absolute_places": True}
+        told = BlockCausalModel(BlockCausalConfig(vocab_size=60, block_length=3, **shape)).places
+        assert told is not None and told.num_embeddings == places

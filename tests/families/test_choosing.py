@@ -7,7 +7,7 @@ import pytest
 
 from manta.errors import UsageError
 from manta.families.choosing import least_risk, seed_of
-from manta.families.events import GenerateOptions, Request, finished
+from manta.families.events import Event, GenerateOptions, Request, finished
 from manta.families.observer import Observer
 from manta.runtime import check_seed
 from manta.text import MASK, NULL
@@ -153,3 +153,19 @@ def test_two_calls_are_enough_to_choose_by_likelihood():
     lm._check(GenerateOptions(num_steps=2, **how), None)
     with pytest.raises(UsageError, match="likelihood takes a network call"):
         lm._check(GenerateOptions(num_steps=1, **how), None)
+
+
+def test_of_texts_without_words_the_first_is_told_and_of_others_the_likeliest():
+    lm = make_ar()
+    how = GenerateOptions(choose=3, choose_by="likelihood", temperature=1.0)
+
+    def told(*texts: tuple[int, ...]) -> int:
+        events = [Event("done", index, "", text, 1.0, 0.5, 3) for index, text in enumerate(texts)]
+        return lm._best([[5, 6]] * len(texts), events, how)
+
+    assert told((), (NULL,), (MASK, NULL)) == 0
+    assert told((), (NULL, MASK), (7, 8)) == 2
+    texts = ((7, 8), (9, 10, 11), (12,))
+    likely = lm.likelihoods([[5, 6]] * 3, [list(text) for text in texts])
+    assert told(*texts) == likely.index(max(likely))
+    assert told(texts[1], texts[1]) == 0, "of equals the first"

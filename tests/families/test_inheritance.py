@@ -144,3 +144,77 @@ def test_a_part_of_a_net_has_its_shape_and_weights(net):
     assert torch.equal(own.out.weight, theirs.out.weight[:, [0, 3, 7]])
     assert torch.equal(own.gate_up.weight, theirs.gate_up.weight[[0, 3, 7, HIDDEN, HIDDEN + 3, HIDDEN + 7]])
     assert len(net.trunk.blocks) == 4
+
+
+def test_a_mean_is_over_its_batches(net):
+    score = batches()
+    values = [float(score(net)) for _ in range(4)]
+    assert mean_loss(net, batches, 4) == pytest.approx(sum(values) / 4, rel=1e-6)
+
+
+def test_what_is_drawn_is_drawn_by_the_generator(net, no_global_draws):
+    with no_global_draws():
+        blocks = choose_blocks(net, net.trunk, 2, "random", batches, 1, make_generator(5))
+        found = choose_neurons(net, net.trunk, 5, "random", batches, 1, make_generator(6))
+    assert blocks == tuple(sorted(torch.randperm(4, generator=make_generator(5))[:2].tolist()))
+    generator = make_generator(6)
+    for kept in found:
+        assert kept.tolist() == sorted(torch.randperm(HIDDEN, generator=generator)[:5].tolist())
+    assert choose_blocks(net, net.trunk, 3, "even", batches, 1, make_generator(0)) == (0, 2, 3)
+    assert choose_blocks(net, net.trunk, 1, "last", batches, 1, make_generator(0)) == (3,)
+
+
+def test_the_largest_neurons_by_hand(net):
+    found = choose_neurons(net, net.trunk, 5, "l2", batches, 1, make_generator(0))
+    for kept, network in zip(found, net.trunk.networks, strict=True):
+        gate_up, out = network.gate_up.weight, network.out.weight
+        sizes = [
+            float(gate_up[i].square().sum() + gate_up[HIDDEN + i].square().sum() + out[:, i].square().sum())
+            for i in range(HIDDEN)
+        ]
+        assert kept.tolist() == sorted(sorted(range(HIDDEN), key=lambda i: -sizes[i])[:5])
+
+
+def test_a_learned_mask_by_hand(net):
+    """The scores of `taylor`, standardised, then Adam at 0.05 through the sigmoid, on the same batches once more."""
+    found = choose_neurons(net, net.trunk, 4, "learned", batches, 3, make_generator(0))
+    networks, scores = net.trunk.networks, [torch.zeros(HIDDEN) for _ in range(4)]
+
+    def losses_with(masks):
+        return [
+            network.out.register_forward_pre_hook(lambda module, args, own=own: (args[0] * own(),))
+            for network, own in zip(networks, masks, strict=True)
+        ]
+
+    score, ones = batches(), [torch.ones(HIDDEN, requires_grad=True) for _ in range(4)]
+    hooks = losses_with([lambda own=own: own for own in ones])
+    for _ in range(3):
+        for index, slope in enumerate(torch.autograd.grad(score(net), ones)):
+            scores[index] = scores[index] + slope.abs()
+    for hook in hooks:
+        hook.remove()
+    learned = [((each - each.mean()) / each.std()).requires_grad_() for each in scores]
+
+    def mask(own):
+        soft, hard = torch.sigmoid(own), torch.zeros(HIDDEN)
+        hard[own.topk(4).indices] = 1
+        return hard + (soft - soft.detach())
+
+    score, optimizer = batches(), torch.optim.Adam(learned, lr=0.05)
+    hooks = losses_with([lambda own=own: mask(own) for own in learned])
+    for _ in range(3):
+        optimizer.zero_grad()
+        score(net).backward(inputs=learned)
+        optimizer.step()
+    for hook in hooks:
+        hook.remove()
+    for kept, own in zip(found, learned, strict=True):
+        assert kept.tolist() == sorted(own.detach().topk(4).indices.tolist())
+
+
+def test_blocks_alone_are_left_out_where_no_neurons_are_named(net):
+    small: Any = thinned(net, trunk_of, (1, 3), None)
+    assert len(small.trunk.blocks) == 2
+    for own, theirs in zip(blocks_of(small), (blocks_of(net)[1], blocks_of(net)[3]), strict=True):
+        assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in own.state_dict().items())
+    assert small.trunk.networks[0].out.weight.data_ptr() != net.trunk.networks[1].out.weight.data_ptr()

@@ -1,10 +1,13 @@
 """Instructions in words no lesson has: followed when they name a fault, refused when they do not."""
 
+import zlib
+from collections import Counter
+
 import pytest
 import torch
 
 from manta.errors import UsageError
-from manta.families.instructions import TASKS, learned_router, lessons, understand
+from manta.families.instructions import FEATURES, TASKS, answers_of, features, learned_router, lessons, understand
 
 ASKED = {
     "noise": (
@@ -105,3 +108,97 @@ def test_an_answer_says_what_was_understood_or_asks_for_a_clearer_instruction(ro
 
 def test_the_reading_is_learned_alike_every_time(router):
     assert torch.equal(router, learned_router())
+
+
+def rows_of(phrases: list[str]) -> torch.Tensor:
+    """Features of phrases, a sparse row each."""
+    found = [(row, number, size) for row, each in enumerate(phrases) for number, size in features(each).items()]
+    rows, numbers, sizes = zip(*found, strict=True)
+    return torch.sparse_coo_tensor(torch.tensor([rows, numbers]), torch.tensor(sizes), (len(phrases), FEATURES))
+
+
+def test_features_are_words_neighbours_the_first_word_and_parts_of_words():
+    def number(name: str) -> int:
+        return zlib.crc32(name.encode()) % 4096
+
+    parts = "<no noi ois ise se> <noi nois oise ise> <nois noise oise> <go goe oes es> <goe goes oes> <goes goes>"
+    names = ["w noise", "w goes", "p noise goes", "f noise", *(f"c {part}" for part in parts.split())]
+    counts = Counter(map(number, names))
+    found = features("Noise: 'goes'!")
+    assert found == pytest.approx({each: (count / len(names)) ** 0.5 for each, count in counts.items()})
+    assert sum(size**2 for size in found.values()) == pytest.approx(1) and features("…!") == {}
+    assert features("don't") == features("dont") != features("don t")
+
+
+def test_logits_are_sums_over_features_and_a_constant():
+    weights = torch.randn(5, FEATURES + 1, generator=torch.Generator().manual_seed(0))
+    phrases = ["take the rain away", "no", "less grain please"]
+    expected = torch.sparse.mm(rows_of(phrases), weights[:, :-1].T) + weights[:, -1]
+    torch.testing.assert_close(answers_of(phrases, weights), expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(answers_of(phrases[1:2], weights), answers_of(phrases, weights)[1:2])
+
+
+def test_lessons_hold_every_fault_and_all_that_sounds_like_one():
+    phrases, answers = lessons()
+    assert len(phrases) == len(answers) and set(answers.sum(1).tolist()) == {0.0, 1.0}
+    assert not any(slot in phrase for phrase in phrases for slot in ("{}", "{p}", "{thing}", "{look}", "{made}"))
+    told = dict(zip(phrases, answers.tolist(), strict=True))
+    none = [0.0] * 5
+    for phrase, task in {
+        "take the rain streaks away": "rain", "denoise my picture": "noise", "make it less blurry": None,
+        "the image is very hazy": "haze", "no flurries please": "snow", "add fog": None, "keep the snow": None,
+        "remove the rainbow": None, "remove the dog": None, "draw rain": None, "crop it": None, "undo": None,
+        "make it vintage": None, "turn it into a sketch": None, "brain surgery": None, "erase the snow": "snow",
+    }.items():  # fmt: skip
+        if phrase in told:
+            assert told[phrase] == ([float(task == each) for each in TASKS] if task else none), phrase
+    assert {"take the rain streaks away", "denoise my picture", "add fog", "remove the rainbow"} <= set(told)
+    assert not {"remove the some noise", "erase the more grain", "delete the a blur effect"} & set(told)
+    assert phrases.count("brain surgery") == 10 and phrases.count("less sharp") == 10
+    by_task = answers.sum(0).tolist()
+    spelled = "\n".join(f"{phrase}|{row}" for phrase, row in zip(phrases, answers.argmax(1).tolist(), strict=True))
+    assert (len(phrases), by_task, zlib.crc32(spelled.encode())) == LESSONS, "models are taught by other phrases now"
+
+
+LESSONS = (6991, [710, 832, 718, 736, 701], 1386209371)
+"""How many, of each fault, and a digest of all."""
+
+
+def test_the_reading_is_logistic_regression_by_adam():
+    """Three steps by hand: weight 7 of a phrase that names its fault, a decay of 2e-6, steps of 0.1."""
+    phrases, answers = lessons()
+    rows = rows_of(phrases)
+    table, steps = torch.zeros(FEATURES + 1, 5), []
+    for step in range(1, 4):
+        chance = (torch.sparse.mm(rows, table[:-1]) + table[-1]).sigmoid()
+        slope = (chance * (1 - answers) - 7.0 * answers * (1 - chance)) / answers.numel()
+        whole = torch.cat([torch.sparse.mm(rows.t(), slope) + 2 * 2e-6 * table[:-1], slope.sum(0, keepdim=True)])
+        steps.append(whole)
+        first = sum(0.1 * 0.9 ** (step - k) * each for k, each in enumerate(steps, 1)) / (1 - 0.9**step)
+        second = sum(0.001 * 0.999 ** (step - k) * each**2 for k, each in enumerate(steps, 1)) / (1 - 0.999**step)
+        table = table - 0.1 * first / (second**0.5 + 1e-8)
+    told = whole.abs() > 1e-6  # where a slope is rounding alone, so is the step
+    torch.testing.assert_close(learned_router(3).T[told], table[told], rtol=2e-3, atol=2e-3)
+    assert told.float().mean() > 0.3
+
+
+@pytest.mark.parametrize(
+    ("chances", "task"),
+    [
+        ((0.5, 0.1, 0.2, 0.1, 0.1), "noise"),
+        ((0.1, 0.1, 0.1, 0.1, 0.45), "snow"),
+        ((0.1, 0.1, 0.35, 0.1, 0.1), None),
+        ((0.1, 0.9, 0.1, 0.45, 0.1), None),
+        ((0.1, 0.9, 0.1, 0.39, 0.1), "blur"),
+    ],
+)
+def test_an_instruction_is_followed_where_one_fault_is_sure_and_no_other(chances, task):
+    weights = torch.zeros(5, FEATURES + 1)
+    weights[:, -1] = torch.tensor(chances).logit()
+    found = understand("x" * 500, weights)
+    assert found.task == task and found.chances == pytest.approx(chances) and found.confidence == max(found.chances)
+    likely = TASKS[chances.index(max(chances))]
+    assert f"{max(chances):.0%} sure" in found.explain() and likely in found.explain().split(";")[0]
+    with pytest.raises(UsageError, match="characters"):
+        understand("x" * 501, weights)
+    assert all(round(chance, 4) == chance for chance in found.chances)

@@ -1,5 +1,8 @@
 """The masked family: cached and full calls agree, a text depends on its request alone, budgets hold."""
 
+import itertools
+from typing import Any
+
 import pytest
 import torch
 
@@ -11,6 +14,7 @@ from manta.families.masked import MaskedLM
 from manta.families.masked_model import CachedDenoiser, FullDenoiser, MaskedConfig, MaskedModel
 from manta.families.masked_objective import MaskedMatching, bound
 from manta.families.objectives import ObjectiveConfig
+from manta.families.observer import Observer
 from manta.masked import DECODERS, MaskedObjectiveConfig
 from manta.operators import KINDS, SelfAttention
 from manta.runtime import make_generator
@@ -223,3 +227,91 @@ def test_the_length_costs_a_tenth_of_its_nats():
         totals.append((float(found.total), float(found.parts["length"])))
     (before, short), (after, long) = totals
     assert long != short and after - before == pytest.approx(0.1 * (long - short), abs=1e-4)
+
+
+def test_the_loss_counts_a_tenth_of_the_length():
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"dim": 32, "heads": 2, "prompt_depth": 1, "depth": 1, "max_prompt": 12, "max_text": 24}
+    model = MaskedModel(MaskedConfig(vocab_size=60, absolute_places=True, **shape))
+    random_weights(model)
+    objective, batch = MaskedMatching(ObjectiveConfig(), MaskedObjectiveConfig()), make_batch([9, 6, 12, 4], vocab=60)
+    before = objective(model, batch, make_generator(0))
+    with torch.no_grad():
+        model.length[-1].bias += torch.randn(model.length[-1].bias.shape, generator=make_generator(1))  # pyright: ignore
+    after = objective(model, batch, make_generator(0))
+    moved = after.parts["length"] - before.parts["length"]
+    assert abs(float(moved)) > 0.05
+    torch.testing.assert_close(after.total - before.total, 0.1 * moved, rtol=1e-3, atol=1e-5)
+
+
+def test_a_bound_hides_words_of_the_text_and_of_its_end_alone(monkeypatch):
+    torch.manual_seed(0)
+    model = make_masked().model
+    batch, seen = make_batch([3, 19, 1], vocab=200), []
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda shown, *rest: seen.append((shown, rest[0])) or forward(shown, *rest))
+    found = bound(model, batch, [make_generator(row) for row in range(3)], num_samples=24)
+    assert found.nats.shape == (3,) and len(seen) > 1
+    whole = [[*batch.text[row, :n].tolist(), NULL] for row, n in enumerate((3, 19, 1))]
+    shown_once: list[set[int]] = [set(), set(), set()]
+    for shown, mask in seen:
+        for row, words in enumerate(whole):
+            assert mask[row].tolist() == [place < len(words) for place in range(mask.shape[1])]
+            assert (shown[row, len(words) :] == NULL).all()
+            for place, word in enumerate(words):
+                assert int(shown[row, place]) in (word, MASK)
+                if shown[row, place] != MASK:
+                    shown_once[row].add(place)
+    assert [len(places) for places in shown_once[:2]] == [4, 20], "each word stands in some call"
+
+
+def test_half_of_the_rows_are_told_classes_or_stand_for_several_words():
+    generator = make_generator(0)
+    tokens = torch.randint(4, 200, (600, 20), generator=generator)
+    hidden = torch.rand(600, 20, generator=generator) < 0.7
+    scales = make_masked(classes=6).model
+    laid = MaskedMatching(ObjectiveConfig(), MaskedObjectiveConfig())._classed(scales, generator, tokens, hidden)
+    size = scales.config.vocab_size
+    classed = laid.shown >= size
+    assert torch.equal(laid.target, tokens) and torch.equal(laid.hidden, hidden) and not classed[~hidden].any()
+    assert torch.equal(laid.shown[~hidden], tokens[~hidden])
+    assert torch.equal(laid.shown[classed], size + scales.class_of[tokens[classed]])
+    assert (laid.shown[hidden & ~classed] == MASK).all()
+    shares = (classed & hidden).sum(1) / hidden.sum(1).clamp_min(1)
+    some = shares[shares > 0]
+    assert 0.4 < len(some) / 600 < 0.55 and 0.45 < float(some.mean()) < 0.6 and float(some.std()) > 0.2
+    elastic = make_masked(elastic=True).model
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    objective = MaskedMatching(ObjectiveConfig(), MaskedObjectiveConfig())
+    grown = objective._elastic(elastic, mask, generator, tokens, mask)
+    changed = (grown.target == elastic.config.vocab_size).any(1)
+    assert 0.4 < float(changed.float().mean()) < 0.55
+    joined = (grown.target == elastic.config.vocab_size).sum(1)
+    assert float(joined[changed].float().std()) > 1, "each row by a share of its own"
+
+
+class Following(Observer):
+    """Keeps what every call told, and what stood before it."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def logits(self, logits: torch.Tensor, settled: torch.Tensor) -> torch.Tensor:
+        self.seen.append((logits.clone(), settled.clone()))
+        return logits
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_who_follows_sees_the_likeliest_word_settled_everywhere(temperature):
+    lm, watching = make_masked(), Following()
+    options = GenerateOptions(decoder="confidence", temperature=temperature)
+    lm.follow(lm.begin([Request(prompt="the cat"), Request()], options), 5, options, watching)
+    assert len(watching.seen) == 5
+    settled = 0
+    for (logits, before), (_, after) in itertools.pairwise(watching.seen):
+        logits = logits.clone()
+        logits[..., MASK] = -torch.inf
+        new = (before == MASK) & (after != MASK)
+        assert torch.equal(after[new], logits.argmax(-1)[new])
+        settled += int(new.sum())
+    assert settled > 8

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from manta.errors import ConfigError
-from manta.families.model import MantaConfig, MantaModel
+from manta.families.model import CodeReader, MantaConfig, MantaModel
 from manta.recipes.stages import inherit
 from manta.text import BOS, MASK
 from manta.types import Estimate
@@ -88,3 +89,32 @@ def test_words_that_are_settled_on_the_canvas_make_their_states_known(monkeypatc
     assert t.tolist() == [[1.0, 0.25, 1.0, 0.25]]
     assert state[0, 0].any() and state[0, 2].any() and not state[0, 1].any() and not state[0, 3].any()
     assert (model.condition(memory, mask).settled == MASK).all(), "without words none is settled"
+
+
+@pytest.mark.parametrize(("channels", "bits", "most"), [(3, 4, 500), (6, 2, 900), (1, 8, 300)])
+def test_the_reader_of_codes_is_as_wide_as_its_parameters_allow(channels, bits, most):
+    def size(width: int) -> int:
+        return sum(p.numel() for p in (nn.Conv1d(channels, width, 3), nn.Linear(width, bits)) for p in p.parameters())
+
+    made = CodeReader(channels, bits, most)
+    width = made.out.in_features
+    assert sum(p.numel() for p in made.parameters()) == size(width) <= most < size(width + 1)
+    assert CodeReader(channels, bits, 0).out.in_features == 4
+    assert CodeReader(channels, bits, 10**9).out.in_features == 128
+
+
+def test_a_code_is_read_from_neighbours_and_their_mean():
+    torch.manual_seed(0)
+    reader, clean = CodeReader(3, 2, 200), torch.randn(2, 5, 3)
+    mask = torch.arange(5) < torch.tensor([[5], [3]])
+    conv = reader.near
+    for row, length in ((0, 5), (1, 3)):
+        total = torch.zeros(conv.out_channels)
+        for place in range(length):
+            near = conv.bias.clone() if conv.bias is not None else torch.zeros(conv.out_channels)
+            for offset in (-1, 0, 1):
+                if 0 <= place + offset < length:
+                    near = near + conv.weight[:, :, offset + 1] @ clean[row, place + offset]
+            total = total + torch.nn.functional.silu(near)
+        logits = reader.out(total / length)
+        assert reader(clean, mask)[row].tolist() == torch.where(logits < 0, -1.0, 1.0).tolist()

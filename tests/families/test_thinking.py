@@ -13,7 +13,7 @@ from manta.families.masked_model import FullDenoiser, MaskedConfig, MaskedModel
 from manta.families.masked_objective import MaskedMatching
 from manta.families.objectives import ObjectiveConfig
 from manta.families.options import read_options
-from manta.families.thinking import ThinkingConfig, Thought
+from manta.families.thinking import ThinkingConfig, Thought, Told
 from manta.hub import load
 from manta.hub.folder import save_model
 from manta.masked import MaskedObjectiveConfig
@@ -207,3 +207,49 @@ def twice(count: int, generator: torch.Generator):
     """Texts of four words of eight, each said twice, without a prompt."""
     words = torch.randint(4, 12, (count, 4), generator=generator).repeat_interleave(2, 1)
     return replace(make_batch([8] * count), text=words, prompt=words[:, :5], prompt_lengths=torch.zeros(count).long())
+
+
+def test_slots_are_up_to_256_and_carry_from_the_first_on():
+    assert ThinkingConfig(slots=256).carries and ThinkingConfig(slots=1).carries and ThinkingConfig(carry=True).carries
+    assert not ThinkingConfig(doubts=True).carries
+    for slots in (-1, 257):
+        with pytest.raises(ConfigError, match=r"thinking\.slots"):
+            ThinkingConfig(slots=slots)
+
+
+def test_slots_begin_small_and_hand_nothing_on_before_they_have_learned():
+    model = fresh(ThinkingConfig(slots=64))
+    thinking = model.thinking
+    assert thinking.slots is not None and thinking.carried is None and thinking.doubt is None
+    assert 0.08 < float(thinking.slots.std()) < 0.12 and abs(float(thinking.slots.mean())) < 0.01
+    tokens, mask, memory = canvas_of(model)
+    projected = model.trunk.project(memory.states, memory.mask)
+    told = model.think(tokens, mask, projected)
+    again = model.think(tokens, mask, projected, told.thought())
+    assert torch.equal(told.logits, again.logits) and told.right is None
+    assert told.thought().slots is told.slots and not told.thought().chances.requires_grad
+    assert (told.thought().chances[..., MASK] == 0).all()
+    torch.testing.assert_close(told.thought().chances.sum(-1), torch.ones(3, 10))
+
+
+@pytest.mark.parametrize(("slots", "width"), [(3, 10), (3, 13), (3, 14), (16, 16), (0, 10)])
+def test_the_state_is_slots_text_and_what_fills_the_width_up(slots, width):
+    model = fresh(ThinkingConfig(slots=slots))
+    x = torch.randn(2, width, 32)
+    entered = model.thinking.enter(x, torch.full((2, width), 5), None)
+    whole = -(-(slots + width) // 16) * 16 if slots else width
+    assert entered.shape[1] == whole and not entered[:, slots + width :].any()
+    assert torch.equal(entered[:, slots : slots + width], x)
+    mask = torch.arange(width) < torch.tensor([[width], [width - 4]])
+    real = model.thinking.real(mask)
+    assert real.shape == (2, whole) and real[:, :slots].all() and not real[:, slots + width :].any()
+    assert torch.equal(real[:, slots : slots + width], mask)
+    told, text = model.thinking.leave(entered, width)
+    assert told.shape[1] == slots and torch.equal(text, x)
+
+
+def test_growing_is_the_last_class_where_there_is_one():
+    logits, grow = torch.randn(2, 3, 5), torch.randn(2, 3)
+    plain, elastic = Told(logits, logits[:, :0], None, None), Told(logits, logits[:, :0], None, grow)
+    assert plain.classes() is logits
+    assert torch.equal(elastic.classes()[..., :5], logits) and torch.equal(elastic.classes()[..., 5], grow)

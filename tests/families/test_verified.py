@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from manta.autoregressive import NgramDrafter, count_ngrams
+from manta.autoregressive import Chooser, Drafting, NgramDrafter, count_ngrams
 from manta.errors import ConfigError, ModelError, UsageError
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel, CachedReader
 from manta.families.drafters import DraftLoss
@@ -13,8 +13,10 @@ from manta.families.events import GenerateOptions, Request, finished
 from manta.families.observer import Observer
 from manta.hub import load, save_model
 from manta.operators import CAUSAL, KINDS, FourierConfig, WindowedConfig
+from manta.runtime import make_generator
 from manta.text import BOS, EOS
 
+from .conftest import SMALL, random_weights
 from .test_autoregressive import make_ar
 from .test_objectives import make_batch
 
@@ -213,6 +215,94 @@ def test_the_draft_loss_is_what_it_says():
     assert float(loss.parts["nats_1"]) == pytest.approx(nats.item(), abs=1e-5)
     loss.total.backward()
     assert all((p.grad is not None) == name.startswith("drafter") for name, p in model.named_parameters())
+
+
+def test_the_draft_loss_is_the_weighted_mean_of_each_place_and_word_ahead():
+    """Place by place and word by word, of texts of different lengths, as the same draws choose them."""
+    model = make_ar(draft_horizon=3).model
+    drafter = model.drafter
+    assert drafter is not None
+    batch = make_batch([5, 1, 9], vocab=300)
+    loss = DraftLoss(places=6, decay=0.5)(model, batch, make_generator(4))
+    drawn = torch.rand(3, 6, generator=make_generator(4))
+    given, words, real = model.shifted(batch)
+    with torch.no_grad():
+        memory = model.memory(batch.prompt, batch.prompt_lengths, torch.zeros(3, dtype=torch.long))
+        hidden, read = model.hidden(given, memory), drafter.cross.project(memory.states, memory.mask)
+        nats: dict[int, list[float]] = {1: [], 2: [], 3: []}
+        for row in range(3):
+            length = int(real[row].sum())  # words and the end
+            for place in (int(share * (length - 1)) for share in drawn[row]):
+                state = hidden[:, place : place + 1].clone()
+                for ahead in (1, 2, 3):
+                    if place + ahead >= length:
+                        break
+                    word = words[:, place + ahead - 1 : place + ahead]
+                    state, logits = drafter.step(state, word, read)
+                    told = logits[row, 0].float().log_softmax(-1)
+                    nats[ahead].append(-float(told[words[row, place + ahead]]))
+    means = {ahead: sum(values) / len(values) for ahead, values in nats.items()}
+    expected = sum(0.5 ** (ahead - 1) * mean for ahead, mean in means.items()) / 1.75
+    assert float(loss.total.detach()) == pytest.approx(expected, rel=1e-4)
+    assert loss.count == sum(map(len, nats.values())) and set(loss.parts) == {"nats_1", "nats_3"}
+    for ahead in (1, 3):
+        assert float(loss.parts[f"nats_{ahead}"]) == pytest.approx(means[ahead], rel=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_draft_is_a_word_after_the_other_by_the_noise_of_its_place(temperature):
+    model = make_ar(draft_horizon=3).model
+    drafter = model.drafter
+    assert drafter is not None
+    memory = model.memory(torch.tensor([[5, 6], [7, 8]]), torch.tensor([2, 1]), torch.zeros(2, dtype=torch.long))
+    hidden = torch.randn(2, 32, generator=make_generator(0))
+
+    def chooser() -> Chooser:
+        return Chooser(temperature=temperature, generators=[make_generator(seed) for seed in (3, 4)])
+
+    told = Drafting([[5, 6], [7]], [[10, 11], [12]], hidden, [3, 1], chooser())
+    drafter.begin(memory)
+    found = drafter.draft(told)
+    assert [len(row) for row in found] == [3, 1]
+    choose, read = chooser(), drafter.cross.project(memory.states, memory.mask)
+    state, word = hidden[:, None], torch.tensor([[11], [12]])
+    for ahead in range(3):
+        state, logits = drafter.step(state, word, read)
+        word = choose.words(logits.float(), [2 + ahead, 1 + ahead])
+        assert found[0][ahead] == int(word[0]) and (ahead > 0 or found[1][0] == int(word[1]))
+    assert drafter.draft(Drafting([[5], [7]], [[10], [12]], None, [3, 1], chooser())) == [[], []]
+    assert drafter.draft(Drafting([[5], [7]], [[10], [12]], hidden, [0, 0], chooser())) == [[], []]
+
+
+@torch.no_grad()
+def test_a_drafter_begins_by_passing_its_state_on():
+    """Before it is taught, the word before is not taken in, and the state is read as it is."""
+    torch.manual_seed(0)
+    model = AutoregressiveModel(AutoregressiveConfig(vocab_size=60, draft_horizon=2, **SMALL))
+    drafter = model.drafter
+    assert drafter is not None and drafter.horizon == 2
+    assert not drafter.take.weight.any() and torch.equal(drafter.project.weight, torch.eye(32))
+    for linear in (drafter.take, drafter.project):
+        assert linear.bias is None
+    random_weights(drafter)
+    memory = model.memory(torch.tensor([[5, 6]]), torch.tensor([2]), torch.tensor([0]))
+    read, state, words = (
+        drafter.cross.project(memory.states, memory.mask),
+        torch.randn(1, 3, 32),
+        torch.tensor([[7, 8, 9]]),
+    )
+
+    def norm(x: torch.Tensor) -> torch.Tensor:
+        return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+
+    s = state + torch.cat([norm(state), model.embedding(words)], -1) @ drafter.take.weight.T
+    s = s + drafter.cross(norm(s), read)
+    s = s + drafter.mlp(norm(s))
+    after, logits = drafter.step(state, words, read)
+    torch.testing.assert_close(after, s, rtol=1e-3, atol=1e-4)
+    expected = model.head(norm(s @ drafter.project.weight.T))
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_drafter_learns_to_follow_its_model():

@@ -254,3 +254,21 @@ def test_a_share_of_nothing_is_nothing_even_for_a_draw_of_zero(monkeypatch) -> N
     velocity_matching(field, torch.ones(4, 1, 2), **common(self_cond_probability=0.0))
     ((t, fed),) = seen
     assert sorted(t.tolist()) == [0.0, 0.25, 0.5, 0.75] and fed is None
+
+
+def test_a_terminal_cost_is_added_as_it_is_and_velocity_matching_by_its_weight() -> None:
+    clean, asked = torch.randn(5, 3, 2, generator=torch.Generator().manual_seed(1)), []
+
+    def field(state, t, *, cond, self_cond):
+        return 0.5 * state
+
+    def terminal(estimate, t):
+        asked.append((estimate.clean, t))
+        return estimate.clean.square().mean()
+
+    plain = velocity_matching(field, clean, **common(self_cond_probability=0.0))
+    both = velocity_matching(field, clean, terminal=terminal, weight=0.25, **common(self_cond_probability=0.0))
+    [(estimate, t)] = asked
+    assert t.shape == (5,) and both.parts["terminal"] == estimate.square().mean()
+    torch.testing.assert_close(both.total, 0.25 * plain.total + estimate.square().mean())
+    assert both.parts["velocity"] == plain.parts["velocity"] and "terminal" not in plain.parts

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from manta.masked import ConfidenceConfig, ThresholdConfig, WordSampler, decode
+from manta.masked import Canvas, ConfidenceConfig, ThresholdConfig, WordSampler, decode
 from manta.masked.coarse import Coarse
 
 MASK, VOCAB = 1, 7
@@ -119,3 +119,47 @@ def test_every_budget_is_kept_and_every_word_written(share, budget, ends_last):
                 assert CLASS_OF[word] == kind, "a word is of the class that stood there"
     assert not canvas.masked.any() and (budget is None or calls <= budget)  # pyright: ignore[reportPossiblyUnbound]
     assert canvas.tokens[2].tolist() == [3] * 6 and canvas.tokens[1, 2] == 4  # pyright: ignore[reportPossiblyUnbound]
+
+
+def on(tokens: list[list[int]], budget: int | None = None, calls: int = 1) -> Canvas:
+    given = torch.tensor(tokens)
+    masked = (given == MASK) | (given >= VOCAB)
+    return Canvas(given, masked.clone(), masked.clone(), torch.ones(given.shape, dtype=torch.float64), budget, calls)
+
+
+@pytest.mark.parametrize(
+    ("share", "budget", "calls"),
+    [(0.5, 8, [4, 3, 2, 1, 0, 0]), (0.25, 8, [2, 1, 0]), (0.5, 1, [0]), (1.0, 3, [3, 2, 1]), (0.5, None, [1, 1])],
+)
+def test_calls_that_settle_classes_are_the_first_of_a_budget(share, budget, calls):
+    scales = Coarse(CLASS_OF, MASK, share=share)
+    assert [scales.calls(on([[MASK]], budget, call)) for call in range(1, len(calls) + 1)] == calls
+    assert Coarse(CLASS_OF, MASK, share=0.0).calls(on([[MASK]])) == 0
+
+
+def test_the_surest_classes_are_settled_an_even_share_a_call_row_by_row():
+    """Class chances of the first row: 0.5, 0.8, 0.95 and an end; two calls are left, so ⌈3/2⌉ are settled."""
+    ends = torch.tensor([0, 1, 2, 2, 3, 3, 3])
+    scales = Coarse(ends, MASK, end_id=0)
+    one = [spread(w2=0.3, w3=0.2), spread(w4=0.5, w5=0.3), spread(w4=0.95), spread(w0=0.99)]
+    other = [spread(w2=0.92), spread(w3=0.91), spread(w4=0.93), spread(w5=0.4, w6=0.3)]
+    logits = torch.tensor([one, other]).log()
+    canvas = on([[MASK] * 4] * 2, budget=4)
+    scales.threshold = 0.94
+    commit = torch.ones(2, 4, dtype=torch.bool)
+    written = scales.settle(canvas, logits, commit)
+    assert written.tolist() == [[False, False, True, True], [False] * 4], "a sure word, and a sure end, do not wait"
+    assert canvas.tokens.tolist() == [[MASK, VOCAB + 3, MASK, MASK], [VOCAB + 2, MASK, VOCAB + 3, MASK]]
+    canvas.calls = 2
+    scales.settle(canvas, logits, commit & False)
+    assert canvas.tokens.tolist() == [[VOCAB + 2, 10, VOCAB + 3, MASK], [9, VOCAB + 2, 10, VOCAB + 3]]
+    canvas.calls = 3
+    assert torch.equal(scales.settle(canvas, logits, commit), commit), "it is the words' turn"
+
+
+def test_words_of_a_row_go_on_once_no_class_waits():
+    scales = Coarse(CLASS_OF, MASK)
+    canvas = on([[VOCAB + 1, 4], [MASK, VOCAB]], budget=4)
+    logits = torch.tensor([[spread(w2=0.5)] * 2] * 2).log()
+    commit = torch.tensor([[True, False], [True, True]])
+    assert scales.settle(canvas, logits, commit).tolist() == [[True, False], [False, False]]

@@ -11,6 +11,7 @@ from torch import Tensor
 from manta.errors import UsageError
 from manta.masked import (
     CacheConfig,
+    Canvas,
     ConfidenceConfig,
     DeferredConfig,
     DoubtConfig,
@@ -203,3 +204,95 @@ def test_places_that_have_grown_are_counted() -> None:
     for _ in decode(Scripted(script), tokens, ThresholdConfig(threshold=0.9).build(), elastic=elastic, **settings):
         pass
     assert elastic.grown.tolist() == [1, 0]
+
+
+def canvas_of(tokens: list[list[int]], budget: int | None = None, calls: int = 1) -> Canvas:
+    given = torch.tensor(tokens)
+    masked = given == MASK
+    return Canvas(given, masked.clone(), masked.clone(), torch.ones(given.shape, dtype=torch.float64), budget, calls)
+
+
+def logits_with(rows: list[list[dict[int, float]]]) -> Tensor:
+    """Logits of chances by word; the rest is shared by the others."""
+
+    def spread(given: dict[int, float]) -> list[float]:
+        return [given.get(word, (1 - sum(given.values())) / (10 - len(given))) for word in range(10)]
+
+    told = [[spread(place) for place in row] for row in rows]
+    return torch.tensor(told).log()
+
+
+def test_what_grows_and_vanishes_is_decided_by_chances_place_by_place():
+    """Half is enough to grow, nine tenths to vanish; the last place stays, and so does what is written."""
+    canvas = canvas_of([[MASK, MASK, MASK, MASK, 5, MASK, MASK, OFF]])
+    elastic = Elastic(canvas.tokens, **IDS, most=9, padded=lambda n: n)
+    sure = [{GROW: 0.55}, {GROW: 0.45}, {END: 0.95}, {END: 0.85}, {GROW: 0.9}, {GROW: 0.45}, {END: 0.97}, {}]
+    word = torch.tensor([[3, GROW, END, END, 7, GROW, END, 3]])
+    commit = torch.tensor([[False, True, False, False, False, False, False, False]])
+    told, done = elastic.decided(canvas, logits_with([sure]), word, commit)
+    assert told.tolist() == [[GROW, GROW, OFF, END, 7, GROW, END, 3]]
+    assert done.tolist() == [[True, True, True, False, False, False, False, False]]
+    crowded = Elastic(canvas.tokens, **IDS, most=8, padded=lambda n: n)
+    told, done = crowded.decided(canvas, logits_with([sure]), word, commit)
+    assert done.tolist() == [[True, False, True] + [False] * 5], "there is room for the leftmost alone"
+    eager = Elastic(canvas.tokens, **IDS, most=9, padded=lambda n: n, grow=0.4, shrink=0.8)
+    assert eager.decided(canvas, logits_with([sure]), word, commit)[1].tolist() == [
+        [True, True, True, True, False, False, False, False]
+    ]
+
+
+def test_room_is_what_the_longest_canvas_leaves_and_what_has_not_grown_yet():
+    canvas = canvas_of([[MASK, 2, OFF, OFF], [MASK, 2, 3, END]])
+    elastic = Elastic(canvas.tokens, **IDS, most=6, padded=lambda n: n)
+    assert elastic.room(canvas).tolist() == [4, 2]
+    elastic.grown = torch.tensor([3, 6])
+    assert elastic.room(canvas).tolist() == [3, 0]
+    assert Elastic(canvas.tokens, **IDS, most=3, padded=lambda n: n).room(canvas).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(("budget", "calls"), [(None, 1), (5, 4), (5, 5)])
+def test_growing_is_barred_without_room_in_fixed_places_and_in_the_last_call(budget, calls):
+    canvas = canvas_of([[MASK, MASK, OFF], [MASK, MASK, MASK]], budget, calls)
+    fixed = torch.tensor([[False, True, False], [False, False, False]])
+    elastic = Elastic(canvas.tokens, **IDS, most=3, padded=lambda n: n, fixed=fixed)
+    logits = torch.zeros(2, 3, 10)
+    elastic.bound(logits, canvas)
+    barred = logits[..., GROW].isinf().tolist()
+    assert barred == ([[True] * 3] * 2 if calls == 5 else [[False, True, False], [True] * 3])
+    assert not logits[..., :GROW].any()
+
+
+def test_a_canvas_is_laid_out_with_what_each_place_has():
+    canvas = canvas_of([[2, GROW, OFF, MASK, 6], [GROW, GROW, 7, OFF, OFF]])
+    canvas.tokens[0, 3] = MASK
+    canvas.confidence = torch.arange(10, dtype=torch.float64).view(2, 5)
+    canvas.masked = torch.tensor([[False, True, False, True, False], [True, True, False, False, False]])
+    canvas.writable = canvas.masked | torch.tensor([[False] * 4 + [True], [False, False, True, False, False]])
+    fixed = torch.tensor([[True, False, False, True, False], [False] * 5])
+    elastic = Elastic(canvas.tokens, **IDS, most=9, padded=lambda n: n + 1, fixed=fixed)
+    elastic.mark(canvas)
+    elastic.lay_out(canvas)
+    assert canvas.tokens.tolist() == [[2, MASK, MASK, MASK, 6, OFF], [MASK] * 4 + [7, OFF]]
+    assert canvas.masked.tolist() == [[False, True, True, True, False, False], [True] * 4 + [False] * 2]
+    assert canvas.writable.tolist() == [[False, True, True, True, True, False], [True] * 5 + [False]]
+    inf = float("inf")
+    assert canvas.confidence.tolist() == [[0, 1, 1, 3, 4, inf], [5, 5, 6, 6, 7, inf]]
+    assert elastic.origin.tolist() == [[0, 1, 1, 3, 4, OFF], [0, 0, 1, 1, 2, OFF]]
+    assert elastic.fixed.tolist() == [[True, False, False, True, False, False], [False] * 6]
+    assert elastic.grown.tolist() == [1, 2]
+
+
+def test_a_layout_by_hand_where_all_are_joined_and_none_is_spare(monkeypatch):
+    monkeypatch.setattr("manta.masked.elastic.SPARE", 0.0)
+    tokens = torch.tensor([[2, 3, 4, 5, 6, 7, END], [2, 3, 4, END, END, END, END]])
+    hidden = torch.tensor([[False, True, True, True, False, True, True], [True, True, True, True, False, False, False]])
+    mask = torch.tensor([[True] * 7, [True] * 4 + [False] * 3])
+    laid = merged(tokens, hidden, mask, torch.ones(2), make_generator(0), most=9, **IDS)
+    assert laid.shown.tolist() == [[2, MASK, 6, MASK, MASK], [MASK, MASK, OFF, OFF, OFF]]
+    assert laid.target.tolist() == [[2, GROW, 6, 7, END], [GROW, END, OFF, OFF, OFF]]
+    assert laid.hidden.tolist() == [[False, True, False, True, True], [True, True, False, False, False]]
+    monkeypatch.setattr("manta.masked.elastic.SPARE", 1.0)
+    spare = merged(tokens, hidden, mask, torch.tensor([1e-9, 0.0]), make_generator(0), most=9, **IDS)
+    assert spare.target[0].tolist() == [2, 3, END, 4, END, 5, 6, 7, END], "of five places behind hidden words two fit"
+    assert spare.shown[0].tolist() == [2, MASK, MASK, MASK, MASK, MASK, 6, MASK, MASK]
+    assert spare.target[1].tolist() == [2, 3, 4, END, OFF, OFF, OFF, OFF, OFF], "a row without a share has none"

@@ -7,6 +7,7 @@ import torch
 
 from manta.errors import ConfigError
 from manta.masked import (
+    DECODERS,
     CacheConfig,
     Canvas,
     ConfidenceConfig,
@@ -236,3 +237,9 @@ def test_without_a_budget_a_call_a_word_is_the_most():
     assert policy.most_calls(canvas_of("oo.x")) == 3
     none = torch.zeros(0, 4)
     assert policy.most_calls(Canvas(none.long(), none.bool(), none.bool(), none.double())) == 0
+
+
+def test_places_chosen_without_a_look_at_the_words_leave_the_words_to_the_model():
+    exact = {kind for kind, config in DECODERS.items() if config().build().exact}
+    assert exact == {"remask", "first_hitting"}
+    assert ConfidenceConfig(order="random").build().exact

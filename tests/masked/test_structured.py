@@ -15,6 +15,7 @@ from manta.masked import (
     completes,
     decode,
 )
+from manta.masked.structured import LEAST, _path
 from manta.runtime import make_generator
 from manta.text.automaton import TokenAutomaton
 
@@ -158,3 +159,71 @@ def test_logits_that_are_not_finite_are_an_error():
     logits[0, 2, A] = torch.nan
     with pytest.raises(ModelError):
         sampler_of(4, width=4)(logits, 0, torch.full((1, 4), MASK))
+
+
+@pytest.mark.parametrize("kind", ["probability", "margin", "entropy"])
+@pytest.mark.parametrize("seed", range(3))
+def test_confidences_are_those_of_the_posterior_over_all_texts(kind, seed):
+    rows, logits = texts(4, gaps=False), logits_of(4, seed)
+    weights = chances(logits, rows)
+    words, sure = sampler_of(4, confidence=kind)(logits, 0, torch.full((1, 4), MASK))
+    for place in range(4):
+        shares = [0.0] * TOKENS
+        for row, weight in zip(rows, (weights / weights.sum()).tolist(), strict=True):
+            shares[row[place]] += weight
+        first, second = sorted(shares, reverse=True)[:2]
+        expected = {
+            "probability": shares[int(words[0, place])],
+            "margin": first - second,
+            "entropy": sum(share * math.log(share) for share in shares if share > 0),
+        }[kind]
+        assert float(sure[0, place]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_rows_of_different_widths_are_held_apart():
+    mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    logits = torch.cat([logits_of(5, 1), logits_of(5, 2)])
+    both = StructuredSampler([Held(automaton(), END)] * 2, mask, MASK)
+    words, sure = both(logits, 0, torch.full((2, 5), MASK))
+    for row, n in ((0, 5), (1, 3)):
+        alone, own = sampler_of(n)(logits[row : row + 1, :n], 0, torch.full((1, n), MASK))
+        assert torch.equal(words[row, :n], alone[0])
+        torch.testing.assert_close(sure[row, :n], own[0])
+    assert not words[1, 3:].any() and not sure[1, 3:].any()
+
+
+def test_what_stands_from_the_first_call_on_is_given_and_words_written_later_are_not():
+    """With gaps, behind an end only a word given from the start may follow; a canvas of one call is told by itself."""
+    given = torch.tensor([[A, END, C]])
+    words, sure = sampler_of(3, gaps=True)(logits_of(3), 0, given)
+    assert words.tolist() == given.tolist() and sure.tolist() == [[1.0] * 3]
+    sampler = sampler_of(3, gaps=True)
+    sampler(logits_of(3), 0, torch.full((1, 3), MASK))
+    with pytest.raises(UsageError, match="keeps the words that stand"):
+        sampler(logits_of(3), 0, given)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.8, 0.999])
+def test_a_draw_is_the_word_at_which_the_shares_of_the_texts_exceed_it(share):
+    """Place by place: the words in the order of the edges, each by the texts that go on with it."""
+    for seed in range(4):
+        rows, logits = texts(4, gaps=False), logits_of(4, seed)
+        weights = dict(zip(rows, chances(logits, rows).tolist(), strict=True))
+        edges = Held(automaton(), END).edges
+        told = logits[0].log_softmax(-1)
+        told[:, MASK] = LEAST
+        given = torch.zeros(4, dtype=torch.bool)
+        words, _ = _path(told, edges, given, 0, torch.full((4,), share, dtype=torch.float64), "probability")
+        begun: list[int] = []
+        state = 0
+        for place in range(4):
+            after = {row: weight for row, weight in weights.items() if list(row[:place]) == begun}
+            left = share * sum(after.values())
+            leaving = [edge for edge, source in enumerate(edges.sources.tolist()) if source == state]
+            for edge in leaving:
+                left -= sum(weight for row, weight in after.items() if row[place] == int(edges.tokens[edge]))
+                if left < 0:
+                    begun.append(int(edges.tokens[edge]))
+                    state = int(edges.targets[edge])
+                    break
+        assert words.tolist() == begun

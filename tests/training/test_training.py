@@ -2,11 +2,13 @@
 
 import json
 import math
+import os
 from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from manta.errors import CheckpointError, ConfigError, TrainingError
@@ -252,3 +254,27 @@ def test_an_average_keeps_by_its_horizon_and_reaches_back_a_step_at_least(horizo
     average.update(module)
     kept = min(kept, 2 / 11)
     torch.testing.assert_close(average.average["weight"], before + 1 - kept)
+
+
+def test_a_step_that_is_kept_again_is_the_newer_one(tmp_path):
+    for value in (1.0, 2.0):
+        save_checkpoint(tmp_path, 7, {"model": {"w": torch.full((2,), value)}}, {"note": value})
+    newest = latest_checkpoint(tmp_path)
+    assert newest is not None
+    tensors, state = load_checkpoint(newest)
+    assert tensors["model"]["w"].tolist() == [2, 2] and state["note"] == 2.0
+    assert [each.name for each in (tmp_path / "checkpoints").iterdir()] == ["step-7"]
+
+
+@pytest.mark.parametrize(("said", "kind"), [("I/O error: No space (os error 28)", OSError), ("odd", SafetensorError)])
+def test_a_full_disk_is_said_as_the_system_says_it(said, kind, tmp_path, monkeypatch):
+    def full(tensors, file):
+        raise SafetensorError(said)
+
+    monkeypatch.setattr("manta.training.checkpoint.save_file", full)
+    with pytest.raises(kind) as caught:
+        save_checkpoint(tmp_path, 7, {"model": {"w": torch.zeros(2)}}, {})
+    if kind is OSError:
+        error = caught.value
+        assert isinstance(error, OSError) and (error.errno, error.strerror) == (28, os.strerror(28))
+        assert str(error.filename).endswith("model.safetensors")
