@@ -155,7 +155,8 @@ def _notes(report: dict[str, Any]) -> list[str]:
         held_out = report["corpus"].get("perplexity")
         human = "none" if held_out is None else f"{held_out:.4g}"
         notes.append(
-            f"perplexity under {row['judge']}, {row['tokens']} tokens a seed; of the human texts, its held-out "
+            f"perplexity under {row['judge']}, {row['tokens']} tokens a seed: {row['perplexity_per_word']:.4g} a word, "
+            f"{row['bits_per_byte']:.4g} bits a byte; of the human texts, its held-out "
             f"perplexity: {human}; read it beside entropy and repeated_4 of the same texts: {row['entropy']:.3f} nats, "
             f"{row['repeated_4']:.2%}"
         )

@@ -13,7 +13,7 @@ from manta.hub.folder import (
     save_model,
     shipped,
 )
-from manta.hub.foreign import ForeignModel, find_foreign, load_foreign
+from manta.hub.foreign import ForeignModel, find_foreign, load_foreign, load_smollm2
 
 __all__ = [
     "CausalModel",
@@ -26,6 +26,7 @@ __all__ = [
     "load",
     "load_causal",
     "load_foreign",
+    "load_smollm2",
     "load_writer",
     "model_config",
     "refuse_strangers",
