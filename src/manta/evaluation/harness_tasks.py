@@ -107,18 +107,12 @@ def run_tasks(
     if include is not None and not include.is_dir():
         raise UsageError(f"there is no folder {include} of tasks")
     import lm_eval
-    from lm_eval.tasks import TaskManager
 
     from manta.evaluation.harness import HarnessModel
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     asked = HarnessModel(model, progress=progress, **how, **given(options or GenerateOptions()))
-    manager = TaskManager(include_path=None if include is None else str(include))
-    if unknown := [task for task in tasks if not manager.match_tasks([task])]:
-        raise UsageError(
-            f"lm-eval knows no task {unknown[0]!r}; its own are listed by `lm_eval ls tasks`, and yours lie in the "
-            "folder of --lm-eval-include, a YAML file each"
-        )
+    manager = _manager(tasks, include)
     evaluate: Any = lm_eval.simple_evaluate
     try:
         found: Any = evaluate(
@@ -137,6 +131,27 @@ def run_tasks(
         raise DataError(f"lm-eval could not run {', '.join(tasks)} ({reason})") from error
     assert found is not None, "one process has the results"
     return _read(found, asked.get_model_info())
+
+
+def _manager(tasks: Sequence[str], include: Path | None) -> Any:
+    """Who finds the tasks: in their own folder alone, if they lie there, as the harness's list takes long to read.
+
+    Raises:
+        UsageError: a task that there is not.
+    """
+    from lm_eval.tasks import TaskManager
+
+    if include is not None:
+        own = TaskManager(include_path=str(include), include_defaults=False)
+        if set(tasks) <= set(own.all_subtasks):
+            return own
+    manager = TaskManager(include_path=None if include is None else str(include))
+    if unknown := [task for task in tasks if not manager.match_tasks([task])]:
+        raise UsageError(
+            f"lm-eval knows no task {unknown[0]!r}; its own are listed by `lm_eval ls tasks`, and yours lie in the "
+            "folder of --lm-eval-include, a YAML file each"
+        )
+    return manager
 
 
 def _read(found: dict[str, Any], about: dict[str, Any]) -> TaskResults:
