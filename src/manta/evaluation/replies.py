@@ -128,14 +128,18 @@ class Replying:
         for event in finished(self.lm.generate(requests, batch_size=self.batch_size)):
             text, limit = event.text, asks[event.index].limit
             words = [word for word in event.tokens if word not in (NULL, MASK)]
-            if limit is not None and not follows(self.lm.family, "max_tokens") and len(words) > limit:
+            if limit is not None and not self._bounded and len(words) > limit:
                 text = self.asked.tokenizer.decode(words[:limit]).strip()
             yield event.index, text
 
+    @property
+    def _bounded(self) -> bool:
+        """Whether the family has a limit of its own; aligned models have it left to right alone."""
+        return follows(self.lm.family, "max_tokens") and not isinstance(self.lm, AlignedLM)
+
     def _options(self, ask: Ask) -> GenerateOptions:
-        """With the limit, where the family has one of its own; aligned models have it left to right alone."""
-        bounded = follows(self.lm.family, "max_tokens") and not isinstance(self.lm, AlignedLM)
-        if not bounded or ask.limit is None:
+        """With the limit, where the family has one of its own."""
+        if not self._bounded or ask.limit is None:
             return ask.options
         capacity = getattr(self.lm, "capacity", ask.limit)
         most = ask.options.max_tokens or ask.limit
