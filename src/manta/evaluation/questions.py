@@ -5,7 +5,7 @@ its prompt, and the continuation as the whole text; one that learned texts alone
 the beginning of the text.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -69,6 +69,11 @@ class _Row:
     closed: bool
     """Whether the text ends there is asked, too."""
     seed: int
+
+    @property
+    def read(self) -> tuple[int, ...]:
+        """What a causal model reads to answer it: all but the last token that is asked."""
+        return self.text if self.closed else self.text[:-1]
 
 
 class Questioned:
@@ -259,12 +264,12 @@ class Questioned:
                     self.progress("likelihoods", done, len(rows))
 
     def _exact(self, lm: AutoregressiveLM, rows: Sequence[_Row]) -> Iterator[tuple[int, Answer]]:
-        """By the chain rule; prompts that several rows have are encoded once."""
+        """By the chain rule; prompts that several rows have are encoded once, and what they read alike is read once."""
         net, memories = lm.model, _Memories(lm.model, [row.prompt for row in rows])
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i].text))
+        order = sorted(range(len(rows)), key=lambda i: (len(rows[i].read), rows[i].prompt, rows[i].read))
         for begin in range(0, len(order), ROWS):
             some = order[begin : begin + ROWS]
-            values, greedy = chain_rule(net, [rows[i] for i in some], memories.of([rows[i].prompt for i in some]))
+            values, greedy = chain_rule(net, [rows[i] for i in some], memories.of)
             yield from zip(some, map(Answer, values.tolist(), greedy.tolist()), strict=True)
 
     @torch.no_grad()
@@ -337,7 +342,7 @@ class _Memories:
 
 @torch.no_grad()
 def chain_rule(
-    net: AutoregressiveModel, rows: Sequence[_Row], memory: Any
+    net: AutoregressiveModel, rows: Sequence[_Row], memory: Callable[[Sequence[tuple[int, ...]]], Any]
 ) -> tuple[Float[Tensor, "b"], Bool[Tensor, "b"]]:
     """Exact log-likelihood of the asked tokens of each row, in nats, and whether each of them is the likeliest.
 
@@ -345,20 +350,24 @@ def chain_rule(
 
     Args:
         net: reads left to right.
-        rows: what is asked.
-        memory: their prompts.
+        rows: what is asked. Those that read the same, as choices of a token each do, are one row of the net.
+        memory: of prompts, a row each.
     """
+    places: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
+    body_of = [places.setdefault((row.prompt, row.read), len(places)) for row in rows]
     device = net.embedding.weight.device
     lengths = torch.tensor([len(row.text) for row in rows], device=device)[:, None]
     width = padded_width(int(lengths.max()) + 1)
     target = torch.tensor([[*row.text, *[net.end] * (width - len(row.text))] for row in rows], device=device)
-    given = torch.cat([target.new_full((len(rows), 1), net.begin), target[:, :-1]], 1)
+    read = [[net.begin, *text, *[net.end] * (width - 1 - len(text))] for _, text in places]
+    hidden = net.hidden(torch.tensor(read, device=device), memory([prompt for prompt, _ in places]))
     place = torch.arange(width, device=device)[None]
     closed = torch.tensor([row.closed for row in rows], device=device)[:, None]
     known = torch.tensor([row.known for row in rows], device=device)[:, None]
     asked = (place >= known) & ((place < lengths) | ((place == lengths) & closed))
-    row_of = asked.nonzero()[:, 0]
-    hidden, wanted = net.hidden(given, memory)[asked], target[asked]
+    row_of, place_of = asked.nonzero().unbind(1)
+    hidden = hidden[torch.tensor(body_of, device=device)[row_of], place_of]
+    wanted = target[asked]
     values = torch.zeros(len(rows), dtype=torch.float64, device=device)
     wrong = torch.zeros(len(rows), dtype=torch.long, device=device)
     some = max(1, LOGITS // net.config.vocab_size)
