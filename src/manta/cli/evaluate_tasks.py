@@ -36,15 +36,7 @@ def run_tasks_of(options: "EvaluateOptions", how: GenerateOptions, argv: Sequenc
         DataError: lm-eval is not installed, or a task's data cannot be had.
         ModelError: the model cannot be loaded.
     """
-    usual = type(options)()
-    if moot := [name for name in OF_TEXTS if getattr(options, name) != getattr(usual, name)]:
-        flag = f"--{moot[0].replace('_', '-')}"
-        raise UsageError(f"--lm-eval brings data and figures of its own, so {flag} means nothing; leave it out")
-    tasks = list(dict.fromkeys(name for part in options.lm_eval for name in part.split(",") if name))
-    if not tasks:
-        raise UsageError("--lm-eval names no task")
-    if options.num < 1 or options.likelihood_samples < 2 or (options.lm_eval_shots or 0) < 0:
-        raise UsageError("tasks need at least 1 document, 2 draws for a bound, and 0 examples or more")
+    tasks = _checked(options)
     from manta.evaluation import contestant, run_tasks
     from manta.runtime import atomic_write
 
@@ -85,6 +77,24 @@ def run_tasks_of(options: "EvaluateOptions", how: GenerateOptions, argv: Sequenc
         print(f"warning: {warning}", file=sys.stderr)
     print(json.dumps(report, ensure_ascii=False) if options.json else _table(report))
     return 0
+
+
+def _checked(options: "EvaluateOptions") -> list[str]:
+    """The tasks that are named, after what means nothing to them is refused.
+
+    Raises:
+        UsageError: as said.
+    """
+    usual = type(options)()
+    if moot := [name for name in OF_TEXTS if getattr(options, name) != getattr(usual, name)]:
+        flag = f"--{moot[0].replace('_', '-')}"
+        raise UsageError(f"--lm-eval brings data and figures of its own, so {flag} means nothing; leave it out")
+    tasks = list(dict.fromkeys(name for part in options.lm_eval for name in part.split(",") if name))
+    if not tasks:
+        raise UsageError("--lm-eval names no task")
+    if options.num < 1 or options.likelihood_samples < 2 or (options.lm_eval_shots or 0) < 0:
+        raise UsageError("tasks need at least 1 document, 2 draws for a bound, and 0 examples or more")
+    return tasks
 
 
 def _table(report: dict[str, Any]) -> str:
