@@ -317,6 +317,7 @@ def test_what_has_no_room_is_refused_or_cut_at_its_beginning():
         asked(make_ar()).loglikelihood(instances("x", [("rain", f" {WORDS[0]} {WORDS[0]}")]))
 
 
+@pytest.mark.slow
 def test_a_published_causal_model_is_told_what_the_harness_itself_tells_of_it(tmp_path):
     """The harness's own model of `transformers`: likelihoods, greedy or not, and whole texts."""
     transformers = pytest.importorskip("transformers")
@@ -522,6 +523,25 @@ def test_the_task_of_the_page_on_the_harness_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = run_tasks(Contestant("it", make_ar(), {}), ["restaurants"], include=Path("tasks"))
     assert found.documents == {"restaurants": 3} and found.figures[0].metric == "acc"
+
+
+def test_without_the_harness_its_extra_is_named(monkeypatch):
+    monkeypatch.setattr("manta.evaluation.harness_tasks.find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"pip install 'manta\[lm-eval\]'"):
+        run_tasks(Contestant("it", make_ar(), {}), ["choice"])
+
+
+def test_a_task_whose_data_is_missing_is_one_line(tasks, tmp_path):
+    text = (tasks / "choice.yaml").read_text().replace("rows.jsonl", "nothing.jsonl").replace("choice", "lost", 1)
+    (tmp_path / "lost.yaml").write_text(text)
+    with pytest.raises(DataError, match=r"could not run lost .*nothing\.jsonl"):
+        run_tasks(Contestant("it", make_ar(), {}), ["lost"], include=tmp_path)
+
+
+@pytest.mark.slow
+def test_a_task_that_there_is_not_is_named(tasks):
+    with pytest.raises(UsageError, match="knows no task 'nonsense'"):
+        run_tasks(Contestant("it", make_ar(), {}), ["choice", "nonsense"], include=tasks)
 
 
 def test_a_question_of_no_words_is_refused():

@@ -13,13 +13,14 @@ from manta.errors import DataError, UsageError
 from manta.evaluation.kept_answers import KeptAnswers, digest_of
 from manta.evaluation.questions import Answer, Question, Questioned, Reading
 from manta.evaluation.replies import Ask, Replying, read_ask
-from manta.evaluation.writing import Contestant, Progress, contestant, silent
+from manta.evaluation.writing import Contestant, Progress, contestant
 from manta.families.events import BATCH
 from manta.families.options import GenerateOptions, read_options
 
 try:
     from lm_eval.api.instance import Instance
     from lm_eval.api.model import LM
+    from tqdm import tqdm
 except ImportError as error:
     raise DataError("its tasks need lm-eval; install it with: pip install 'manta[lm-eval]'") from error
 
@@ -38,7 +39,7 @@ class HarnessModel(LM):
         context: `prompt` or `beginning`: how a context is read; left out, as the model was trained.
         cut: leave out the beginning of a context that the model has no room for.
         cache: a file that keeps answers.
-        progress: told what is done.
+        progress: told what is done; None: a bar, as the harness shows its own.
         options: how texts are written, such as `num_steps=16`; they overrule a task's.
 
     Raises:
@@ -59,7 +60,7 @@ class HarnessModel(LM):
         context: Reading | None = None,
         cut: bool = False,
         cache: str | Path | None = None,
-        progress: Progress = silent,
+        progress: Progress | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -69,7 +70,7 @@ class HarnessModel(LM):
         draws = next((number for number in (samples, mc_num) if number is not None), 8)
         if draws < 2:
             raise UsageError(f"a bound needs 2 draws or more, received {draws}")
-        self.asked = Questioned(model, reading=context, samples=draws, cut=cut, progress=progress)
+        self.asked = Questioned(model, reading=context, samples=draws, cut=cut, progress=progress or _Bar())
         self.writing = read_options(options)
         size = int(str(batch_size)) if str(batch_size).isdecimal() else BATCH
         self.replying, self.seed = Replying(self.asked, size), seed
@@ -183,6 +184,23 @@ class HarnessModel(LM):
         for request, answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial(name, request.args, answer)
         return answers
+
+
+class _Bar:
+    """Progress as a bar on stderr, one after the other."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """See `manta.evaluation.writing.Progress`."""
+        if self.bar is None or (self.bar.desc, self.bar.total) != (what, total):
+            self.bar = tqdm(desc=what, total=total)
+            self.bar.set_description_str(what)
+        self.bar.update(done - self.bar.n)
+        if done == total:
+            self.bar.close()
+            self.bar = None
 
 
 def _arguments(request: Instance) -> tuple[Any, ...]:
