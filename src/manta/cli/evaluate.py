@@ -121,6 +121,7 @@ def run(argv: Sequence[str]) -> int:
         "options": None if options.texts is not None else _followed(how, model.lm.family),
         **evaluation.row(),
         "corpus": corpus,
+        "corpus_judged": None if evaluator.held_out is None else evaluator.held_out.row(),
         "corpus_intervals": {name: [i.low, i.high] for name, i in evaluator.corpus_intervals.items()},
         "level": 0.95,
         "read_by": evaluator.words.row(),
@@ -175,13 +176,17 @@ def _notes(report: dict[str, Any]) -> list[str]:
     notes += _overlap(report)
     notes += [_likelihood(report["likelihood"])] if report["likelihood"] is not None else []
     for row in report["judged"][:1]:
-        held_out = report["corpus"].get("perplexity")
-        human = "none" if held_out is None else f"{held_out:.4g}"
+        held_out = report["corpus_judged"]
+        human = (
+            "none"
+            if held_out is None
+            else f"{held_out['perplexity']:.4g} a token, {held_out['perplexity_per_word']:.4g} a word, "
+            f"{held_out['bits_per_byte']:.4g} bits a byte"
+        )
         notes.append(
             f"perplexity under {row['judge']}, {row['tokens']} tokens a seed: {row['perplexity_per_word']:.4g} a word, "
-            f"{row['bits_per_byte']:.4g} bits a byte; of the human texts, its held-out "
-            f"perplexity: {human}; read it beside entropy and repeated_4 of the same texts: {row['entropy']:.3f} nats, "
-            f"{row['repeated_4']:.2%}"
+            f"{row['bits_per_byte']:.4g} bits a byte; of the human texts, its held-out perplexity: {human}; read it "
+            f"beside entropy and repeated_4 of the same texts: {row['entropy']:.3f} nats, {row['repeated_4']:.2%}"
         )
     if "mauve" in report["figures"]:
         notes.append(f"MAUVE compares {report['mauve_features']}")
