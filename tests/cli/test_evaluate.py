@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from manta.cli import main
+from manta.cli.evaluate import _table
 from manta.hub import save_model
 from manta.text.hashing import split_of
 
@@ -63,6 +64,10 @@ def test_json_is_one_object_with_every_figure_and_warnings_go_to_stderr(place, c
     assert report["corpus"]["perplexity"] > 1
     assert len(report["judged"]) == 2
     assert {"entropy", "repeated_4", "perplexity_low"} <= set(report["judged"][0])
+    people = report["corpus_judged"]
+    assert people["perplexity"] == pytest.approx(report["corpus"]["perplexity"])
+    for told in (report["judged"][0], people):
+        assert f"{told['perplexity_per_word']:.4g} a word, {told['bits_per_byte']:.4g} bits a byte" in _table(report)
     assert "hidden states" in report["mauve_features"]
     assert "share training text: both were trained on x.jsonl" in printed.err
 

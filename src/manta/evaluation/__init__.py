@@ -4,6 +4,7 @@ from manta.evaluation.choice import Choice, choose
 from manta.evaluation.dataset import EvaluationSet, Metric, Oracle, evaluation_set
 from manta.evaluation.evaluator import Evaluator
 from manta.evaluation.features import hashed_ngrams
+from manta.evaluation.harness_tasks import TaskResults, run_tasks
 from manta.evaluation.judges import JudgeModel, load_judge, shared_training
 from manta.evaluation.likelihood import Likelihood, likelihood
 from manta.evaluation.results import METRICS, Evaluation, EvaluatorConfig, Figure
@@ -24,6 +25,7 @@ __all__ = [
     "Metric",
     "Oracle",
     "RecordedTexts",
+    "TaskResults",
     "Written",
     "choose",
     "contestant",
@@ -32,6 +34,7 @@ __all__ = [
     "likelihood",
     "load_judge",
     "recorded_texts",
+    "run_tasks",
     "shared_training",
     "write",
 ]

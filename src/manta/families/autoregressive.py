@@ -128,9 +128,19 @@ class NextToken:
 
 
 @torch.no_grad()
-def log_likelihood(model: AutoregressiveModel, batch: Batch) -> Float[Tensor, "b"]:
-    """Exact log-likelihood of each text given its prompt, in nats, the closing token included."""
+def log_likelihood(
+    model: AutoregressiveModel, batch: Batch, known: Int64[Tensor, "b"] | None = None
+) -> Float[Tensor, "b"]:
+    """Exact log-likelihood of each text given its prompt, in nats, the closing token included.
+
+    Args:
+        model: the net.
+        batch: the texts.
+        known: tokens of each text that are given, from its first on; None: none are.
+    """
     given, target, asked = model.shifted(batch)
+    if known is not None:  # the first that is asked is as far behind the others as a text's first token
+        asked = asked & (asked.cumsum(1) > known.to(asked.device)[:, None])
     memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
     nats = F.cross_entropy(model(given, memory).float().transpose(1, 2), target, reduction="none")
     # A running sum is the same however far the batch is padded.
@@ -239,10 +249,14 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
         return {} if self.table is None else dict(self.table.table)
 
     def log_likelihood(
-        self, batch: Batch, generators: Sequence[torch.Generator] = (), num_samples: int = 128
+        self,
+        batch: Batch,
+        generators: Sequence[torch.Generator] = (),
+        num_samples: int = 128,
+        known: Int64[Tensor, "b"] | None = None,
     ) -> LogLikelihood:
         """Exact: nothing is drawn."""
-        return LogLikelihood(kind="exact", value=log_likelihood(self.model, batch))
+        return LogLikelihood(kind="exact", value=log_likelihood(self.model, batch, known))
 
     @contextmanager
     def endless(self) -> "Iterator[AutoregressiveLM]":

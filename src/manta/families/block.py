@@ -257,11 +257,17 @@ class BlockCausalLM(TrainedWriter[BlockCausalModel]):
         return [Taught("block", teaching.policy + teaching.own, BlockMatching(teaching.masking))]
 
     def log_likelihood(
-        self, batch: Batch, generators: Sequence[torch.Generator] = (), num_samples: int = 128
+        self,
+        batch: Batch,
+        generators: Sequence[torch.Generator] = (),
+        num_samples: int = 128,
+        known: Int64[Tensor, "b"] | None = None,
     ) -> LogLikelihood:
         """A bound from below, exact for blocks of one word: the sum over blocks, each behind the clean ones before."""
         model, length = self.model, self.model.config.block_length
         clean, mask = model.in_blocks(batch)
+        place = torch.arange(clean.shape[1], device=clean.device)
+        asked = mask if known is None else mask & (place >= known.to(place.device)[:, None])
         memory = model.memory(batch.prompt, batch.prompt_lengths, torch.full_like(batch.tag, HUMAN))
         projected = model.trunk.project(memory.states, memory.mask)
         count = clean.shape[1] // length
@@ -270,7 +276,7 @@ class BlockCausalLM(TrainedWriter[BlockCausalModel]):
         found = likelihood_bound(
             lambda tokens: model(clean, tokens.view(clean.shape), mask, projected).view(*tokens.shape, -1),
             clean.reshape(-1, length),
-            mask.reshape(-1, length),
+            asked.reshape(-1, length),
             mask_id=MASK,
             generators=own,
             width=length,

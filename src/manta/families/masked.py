@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from manta.config import from_dict, to_dict
@@ -98,11 +99,15 @@ class MaskedLM(TrainedWriter[MaskedModel]):
         return {} if self.decoder is None else {"decoder": to_dict(self.decoder)}
 
     def log_likelihood(
-        self, batch: Batch, generators: Sequence[torch.Generator] = (), num_samples: int = 128
+        self,
+        batch: Batch,
+        generators: Sequence[torch.Generator] = (),
+        num_samples: int = 128,
+        known: Int64[Tensor, "b"] | None = None,
     ) -> LogLikelihood:
-        """A bound from below, of the words and of their number."""
-        found = bound(self.model, batch, generators, num_samples=num_samples)
-        value = -(found.nats + length_nats(self.model, batch))
+        """A bound from below, of the words and of their number; of words behind known ones given their number."""
+        found = bound(self.model, batch, generators, num_samples=num_samples, known=known)
+        value = -(found.nats + length_nats(self.model, batch)) if known is None else -found.nats
         return LogLikelihood(kind="bound", value=value, standard_error=found.standard_error)
 
     def check(self, options: GenerateOptions) -> None:

@@ -198,7 +198,12 @@ class _Calls:
 
 
 def bound(
-    model: MaskedModel, batch: Batch, generators: Sequence[torch.Generator], *, num_samples: int = 128
+    model: MaskedModel,
+    batch: Batch,
+    generators: Sequence[torch.Generator],
+    *,
+    num_samples: int = 128,
+    known: Int64[Tensor, "b"] | None = None,
 ) -> LikelihoodBound:
     """Upper bound of −log p of each text given prompt and length, the closing null included.
 
@@ -207,6 +212,7 @@ def bound(
         batch: the texts.
         generators: one a text.
         num_samples: masks a text.
+        known: tokens of each text that are never hidden, from its first on; None: none are.
     """
     place = torch.arange(padded_width(int(batch.text_lengths.max()) + 1), device=batch.text.device)
     lengths = batch.text_lengths[:, None]
@@ -217,7 +223,7 @@ def bound(
     found = likelihood_bound(
         lambda hidden: model(hidden, mask, projected),
         tokens,
-        mask,
+        mask if known is None else mask & (place >= known.to(place.device)[:, None]),
         mask_id=MASK,
         generators=generators,
         width=model.max_cells,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from manta.aligned import AlignmentConfig
@@ -196,7 +196,11 @@ class TrainedWriter(RequestWriter, KeptModel, Generic[Net]):
         return 1
 
     def log_likelihood(
-        self, batch: Batch, generators: Sequence[torch.Generator] = (), num_samples: int = 128
+        self,
+        batch: Batch,
+        generators: Sequence[torch.Generator] = (),
+        num_samples: int = 128,
+        known: Int64[Tensor, "b"] | None = None,
     ) -> LogLikelihood:
         """log p of each text given its prompt, of the kind that `likelihood` names.
 
@@ -204,6 +208,8 @@ class TrainedWriter(RequestWriter, KeptModel, Generic[Net]):
             batch: the texts.
             generators: one a text, where a bound draws.
             num_samples: draws a text of a bound.
+            known: tokens of each text that are given, from its first on, so that only what follows them is asked; None:
+                none are.
 
         Raises:
             UsageError: the family has none.

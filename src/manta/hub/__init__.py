@@ -13,7 +13,7 @@ from manta.hub.folder import (
     save_model,
     shipped,
 )
-from manta.hub.foreign import ForeignModel, find_foreign, load_foreign
+from manta.hub.foreign import ForeignModel, find_foreign, load_foreign, load_smollm2
 from manta.hub.saving import push_to_hub, save_pretrained
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "load",
     "load_causal",
     "load_foreign",
+    "load_smollm2",
     "load_writer",
     "model_config",
     "push_to_hub",

@@ -73,6 +73,20 @@ class JudgedQuality:
     """Of each text given; 0 where no token of it was judged."""
     counts: Float[Tensor, "n"] = field(compare=False)
     """Tokens of it that were judged."""
+    words: int
+    """Words of the judged texts, separated by white space."""
+    bytes: int
+    """Bytes of the judged texts in UTF-8."""
+
+    @property
+    def a_word(self) -> float:
+        """e^(nats a word): compares between judges, whose tokens differ."""
+        return math.exp(float(self.nats.sum()) / self.words)
+
+    @property
+    def bits_a_byte(self) -> float:
+        """Bits a byte: compares between judges and where no space stands between words."""
+        return float(self.nats.sum()) / math.log(2) / self.bytes
 
     @property
     def measured(self) -> Measured:
@@ -100,6 +114,8 @@ class JudgedQuality:
             "perplexity_low": self.perplexity.low,
             "perplexity_high": self.perplexity.high,
             "level": self.perplexity.level,
+            "perplexity_per_word": self.a_word,
+            "bits_per_byte": self.bits_a_byte,
             "entropy": self.entropy,
             "repeated_4": self.repetition,
             "judge": self.judge,
@@ -115,7 +131,8 @@ class JudgedQuality:
         row = self.row()
         whole = "whole texts" if self.max_words is None else f"first {self.max_words} words ({self.cut} texts cut)"
         return (
-            f"perplexity {self.perplexity} at entropy {row['entropy']:.3f} nats and {row['repeated_4']:.2%} repeated "
+            f"perplexity {self.perplexity} a token, {self.a_word:.4g} a word, {self.bits_a_byte:.4g} bits a byte, "
+            f"at entropy {row['entropy']:.3f} nats and {row['repeated_4']:.2%} repeated "
             f"4-grams; judge {self.judge}, {self.texts} texts ({self.empty} empty and {self.unjudged} unjudged left "
             f"out), {whole}, {self.tokens} tokens"
         )
@@ -186,6 +203,7 @@ def judge_quality(
     of_all[:, [at for at, text in enumerate(kept) if text.split()]] = torch.stack([nats, tokens])
     if int(judged.sum()) < 2:
         raise DataError(f"the judge judged tokens of {int(judged.sum())} of {len(shown)} texts; an interval needs two")
+    known = [text for text, there in zip(shown, judged.tolist(), strict=True) if there]
     rate = bootstrap_ratio(nats[judged], tokens[judged], generator=generator, resamples=resamples, level=level)
     return JudgedQuality(
         perplexity=Interval(math.exp(rate.value), math.exp(rate.low), math.exp(rate.high), level),
@@ -200,6 +218,8 @@ def judge_quality(
         cut=cut,
         nats=of_all[0],
         counts=of_all[1],
+        words=sum(len(text.split()) for text in known),
+        bytes=sum(len(text.encode("utf-8", "surrogatepass")) for text in known),
     )
 
 

@@ -272,17 +272,50 @@ def load_decoder(folder: str | Path, kind: CausalKind, device: str | None = None
         raise ModelError(f"{folder} has no tokenizer.json; save the model's fast tokenizer there")
     where = resolve_device(device)
     load_weights(stored, folder, stored.keys, device=torch.device("cpu"), dtype=torch.float32, unused=TABLES)
-    net.to_empty(device=where)
-    with torch.no_grad():
-        for gain in net.buffers():  # of scores, which the layouts do not have
-            gain.fill_(1.0)
-        for ours, parameter in net.named_parameters():
-            parts = [stored.take(name) for name in names[ours]]
-            value = torch.cat(parts) if len(parts) > 1 else parts[0]
-            if kind == "gpt_neox" and ".qkv." in ours:
-                value = by_part(value, shape.heads or 1)
-            parameter.copy_(value)
+    _fill(net.to_empty(device=where), names, stored.take, headwise=kind == "gpt_neox")
     return DecoderLM(net, tokenizer)
+
+
+def llama_of(
+    config: LlamaConfig, tokenizer: ForeignTokenizer, take: Callable[[str], Tensor], device: str | None = None
+) -> DecoderLM:
+    """A model of Llama's layout from weights that lie elsewhere than in safetensors.
+
+    Args:
+        config: what its `config.json` would say.
+        tokenizer: its own.
+        take: a weight by its published name, of the size that the layout asks for.
+        device: where to put it; None: the first CUDA device, else the CPU.
+
+    Raises:
+        ConfigError: a size is out of range.
+        ModelError: a weight has another size.
+    """
+    with torch.device("meta"):
+        net = DecoderModel(config.shape)
+        names, sizes = published(net, _llama_names(config.shape))
+
+    def checked(name: str) -> Tensor:
+        value = take(name)
+        if tuple(value.shape) != sizes[name]:
+            raise ModelError(f"{name} is of shape {tuple(value.shape)}, and the layout asks for {sizes[name]}")
+        return value
+
+    _fill(net.to_empty(device=resolve_device(device)), names, checked, headwise=False)
+    return DecoderLM(net, tokenizer)
+
+
+@torch.no_grad()
+def _fill(net: DecoderModel, names: Names, take: Callable[[str], Tensor], *, headwise: bool) -> None:
+    """Put published weights into a net; `headwise`: queries, keys and values lie head by head."""
+    for gain in net.buffers():  # of scores, which the layouts do not have
+        gain.fill_(1.0)
+    for ours, parameter in net.named_parameters():
+        parts = [take(name) for name in names[ours]]
+        value = torch.cat(parts) if len(parts) > 1 else parts[0]
+        if headwise and ".qkv." in ours:
+            value = by_part(value, net.config.heads or 1)
+        parameter.copy_(value)
 
 
 def _respelled(config: Mapping[str, Any]) -> dict[str, Any]:
