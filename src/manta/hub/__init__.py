@@ -9,11 +9,13 @@ from manta.hub.folder import (
     load,
     load_writer,
     model_config,
+    published_kind,
     refuse_strangers,
     save_model,
     shipped,
 )
 from manta.hub.foreign import ForeignModel, find_foreign, load_foreign
+from manta.hub.merging import load_adapters, merge
 
 __all__ = [
     "CausalModel",
@@ -24,10 +26,13 @@ __all__ = [
     "is_saved",
     "llada",
     "load",
+    "load_adapters",
     "load_causal",
     "load_foreign",
     "load_writer",
+    "merge",
     "model_config",
+    "published_kind",
     "refuse_strangers",
     "save_model",
     "shipped",

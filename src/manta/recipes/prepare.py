@@ -10,7 +10,7 @@ from pathlib import Path
 from manta.errors import CheckpointError, ConfigError, DataError
 from manta.families import FAMILIES
 from manta.recipes.budget import Watch
-from manta.recipes.origins import drafting_model, larger_model, source_model, teaching_model
+from manta.recipes.origins import begun_model, drafting_model, larger_model, source_model, teaching_model
 from manta.recipes.recipe import Recipe
 from manta.runtime import atomic_write
 from manta.text import (
@@ -51,6 +51,8 @@ def tokenizer_of(recipe: Recipe, run: Path, watch: Watch) -> Tokenizer:
     if not file.exists():
         if recipe.converted_from is not None:
             tokenizer = source_model(recipe).tokenizer
+        elif recipe.begin_from is not None:
+            tokenizer = begun_model(recipe).tokenizer
         elif recipe.inherit is not None:
             tokenizer = larger_model(recipe).tokenizer
         elif recipe.drafter_of is not None:
@@ -137,7 +139,7 @@ def guided_by(recipe: Recipe) -> Recipe:
             has no share of the time.
         DataError: consensus targets are asked for, and there are no prompts to have them.
     """
-    if recipe.converted_from is not None or recipe.inherit is not None:
+    if any((recipe.converted_from, recipe.inherit, recipe.begin_from)):
         return _guided_by_source(recipe)
     if recipe.family == "ar" and recipe.taught_by is None and recipe.consensus in ("medoid", "teacher"):
         raise ConfigError(

@@ -18,8 +18,6 @@ import torch
 from manta import __version__
 from manta.config import to_dict
 from manta.errors import CheckpointError, TrainingError, UsageError
-from manta.families.kept import KeptModel
-from manta.hub import is_saved, refuse_strangers, save_model
 from manta.recipes.budget import (
     LEAST_STEPS,
     SAFETY,
@@ -208,12 +206,13 @@ class TrainingRun:
                 yield from self._run_stage(index, resumed)
         self.model = self.parts.trained_model(self.specs[-1].name)
         yield from map(Note, self.parts.finished(self.model))
-        if first == len(self.specs) and is_saved(self.out / "model", self.model):
-            yield Note(f"this run is finished; its model is in {self.out / 'model'}")
+        target = self.out / self.parts.place
+        if first == len(self.specs) and self.parts.is_saved(target, self.model):
+            yield Note(f"this run is finished; its model is in {target}")
             return
-        self._save(self.out / "model", self.model)
+        self._save(target, self.model)
         steps = ", ".join(f"{name} {steps}" for name, steps in self.plan.items())
-        yield Note(f"model written to {self.out / 'model'} after {steps} steps in {spoken(self.clock.now())}")
+        yield Note(f"model written to {target} after {steps} steps in {spoken(self.clock.now())}")
         if short := undertrained(self.plan):
             yield Note(f"warning: the model is {short}")
 
@@ -246,9 +245,9 @@ class TrainingRun:
         """The data, and what reads them; both are kept in the folder and reused."""
         budget = None if self.recipe.time_budget is None else seconds(self.recipe.time_budget)
         self.watch = Watch(self.clock, budget, self.tell)
-        for name in ("model", "teacher"):
-            refuse_strangers(self.out / name)
-        self.parts: Any = STATES[self.recipe.state].load().prepared(self.recipe, self.out, self.device, self.watch)
+        kind: Any = STATES[self.recipe.state].load()
+        kind.refuse_strangers(self.out)
+        self.parts: Any = kind.prepared(self.recipe, self.out, self.device, self.watch)
         self.recipe = self.parts.recipe
         self.folder.keep_data(self.parts.data, self.recipe.data)
         self.minutes["preparation"] = self.clock.now() / 60
@@ -354,7 +353,7 @@ class TrainingRun:
     def _restore(self, found: Path | None) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """Weights and state of a checkpoint."""
         if found is None:
-            for name in ("teacher", "model"):
+            for name in ("teacher", "model", "adapter"):
                 if (self.out / name).exists():
                     raise CheckpointError(
                         f"{self.out} has a folder {name} and its checkpoints are gone, so it cannot be continued"
@@ -434,11 +433,10 @@ class TrainingRun:
             if self.recipe.time_budget is not None and spec.name not in self.plan:
                 self._paces.pop(spec.name, None)  # measured before there were such texts
 
-    def _save(self, folder: Path, model: KeptModel) -> None:
+    def _save(self, folder: Path, model: Any) -> None:
         """A model folder, with a card that tells how it came about."""
         minutes = {**minutes_of(self.out, self.plan), **self.minutes}
-        card = self.parts.card(model, self.plan, minutes)
-        save_model(folder, model, recipe=to_dict(self.parts.portable()), card=card)
+        self.parts.save(folder, model, self.parts.card(model, self.plan, minutes))
 
     def _save_stage(self, stage: Stage, before: int) -> None:
         """A checkpoint between two steps of a stage."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from manta.errors import ConfigError, ModelError
 from manta.families.decoder import DecoderConfig, DecoderLM, DecoderModel
-from manta.hub.foreign.checkpoint import load_weights
+from manta.hub.foreign.checkpoint import Change, load_weights
 from manta.hub.foreign.layout import check_sizes, check_token, parse, read_json
 from manta.operators import AttentionConfig
 from manta.runtime import resolve_device
@@ -241,37 +241,30 @@ class _Stored(nn.Module):
         return value
 
 
-def load_decoder(folder: str | Path, kind: CausalKind, device: str | None = None) -> DecoderLM:
+def load_decoder(
+    folder: str | Path, kind: CausalKind, device: str | None = None, *, change: Change | None = None
+) -> DecoderLM:
     """Load a published causal model through manta's own layers, in float32; no code of the folder is run.
 
     Args:
         folder: with `config.json`, `tokenizer.json` and safetensors, one file or shards with their index.
         kind: its layout.
         device: where to put it; None: the first CUDA device, else the CPU.
+        change: what becomes of each published weight as it is read; None: nothing.
 
     Raises:
         ModelError: the layout has an option that manta does not compute, or a file is missing, damaged, a pickle, or
             not what `config.json` says; the message names it.
     """
     folder = Path(folder)
-    file = folder / "config.json"
-    config_class, names_of = LAYOUTS[kind]
-    try:
-        shape = parse(config_class, _respelled(read_json(file)), file, UNUSED).shape
-        with torch.device("meta"):
-            net = DecoderModel(shape)
-            names, sizes = _published(net, names_of(shape))
-            stored = _Stored(sizes)
-    except ConfigError as error:
-        raise ModelError(f"{file}: {error}; manta cannot compute this model") from None
-    except (RuntimeError, ArithmeticError) as error:  # sizes beyond what torch counts
-        raise ModelError(f"{file} does not describe a model that can be built ({error}); copy it again") from error
-    tokenizer = ForeignTokenizer.of_folder(folder, most=shape.vocab_size)
-    if tokenizer is None:
-        raise ModelError(f"{folder} has no tokenizer.json; save the model's fast tokenizer there")
-    where = resolve_device(device)
-    load_weights(stored, folder, stored.keys, device=torch.device("cpu"), dtype=torch.float32, unused=TABLES)
-    net.to_empty(device=where)
+    lm = describe_decoder(folder, kind)
+    net, shape = lm.model, lm.model.config
+    names, sizes, headwise = published_weights(net)
+    with torch.device("meta"):
+        stored = _Stored(sizes)
+    how = {"dtype": torch.float32, "unused": TABLES, "change": change}
+    load_weights(stored, folder, stored.keys, device=torch.device("cpu"), **how)
+    net.to_empty(device=resolve_device(device))
     with torch.no_grad():
         for ours, parameter in net.named_parameters():
             if ours not in names:  # a gain of scores, which the layouts do not have
@@ -279,10 +272,50 @@ def load_decoder(folder: str | Path, kind: CausalKind, device: str | None = None
                 continue
             parts = [stored.take(name) for name in names[ours]]
             value = torch.cat(parts) if len(parts) > 1 else parts[0]
-            if kind == "gpt_neox" and ".qkv." in ours:  # head by head, each with its query, key and value
+            if headwise and ".qkv." in ours:  # head by head, each with its query, key and value
                 value = value.unflatten(0, (shape.heads or 1, 3, -1)).transpose(0, 1).flatten(0, 2)
             parameter.copy_(value)
+    return lm
+
+
+def describe_decoder(folder: str | Path, kind: CausalKind) -> DecoderLM:
+    """A published causal model without its weights, its net on the meta device.
+
+    Args:
+        folder: as for `load_decoder`.
+        kind: its layout.
+
+    Raises:
+        ModelError: as for `load_decoder`, the weights aside.
+    """
+    folder = Path(folder)
+    file = folder / "config.json"
+    try:
+        shape = parse(LAYOUTS[kind][0], _respelled(read_json(file)), file, UNUSED).shape
+        with torch.device("meta"):
+            net = DecoderModel(shape)
+    except ConfigError as error:
+        raise ModelError(f"{file}: {error}; manta cannot compute this model") from None
+    except (RuntimeError, ArithmeticError) as error:  # sizes beyond what torch counts
+        raise ModelError(f"{file} does not describe a model that can be built ({error}); copy it again") from error
+    tokenizer = ForeignTokenizer.of_folder(folder, most=shape.vocab_size)
+    if tokenizer is None:
+        raise ModelError(f"{folder} has no tokenizer.json; save the model's fast tokenizer there")
     return DecoderLM(net, tokenizer)
+
+
+def published_weights(net: DecoderModel) -> tuple[Names, dict[str, tuple[int, ...]], bool]:
+    """How the weights of a net are published.
+
+    Args:
+        net: as `load_decoder` makes it.
+
+    Returns:
+        From each weight of ours to the published ones that it is made of, one behind the other; the size of each
+        published weight; and whether queries, keys and values are published head by head, as GPT-NeoX's are.
+    """
+    kind: CausalKind = "llama" if net.config.norm == "rms" else "gpt_neox"
+    return *_published(net, LAYOUTS[kind][1](net.config)), kind == "gpt_neox"
 
 
 def _respelled(config: Mapping[str, Any]) -> dict[str, Any]:
