@@ -19,7 +19,7 @@ from manta.hub.foreign.teaching import LEAST_SHARE, MaskedAnswers
 from .published import write
 from .test_foreign_writing import MASK, make
 
-END, PAD = 51, 51
+END = 51
 PROMPTS = [[1, 2, 3], [4], [5, 6], []]
 TEXTS = [[7, 8], [9, 10, 11, 12], [13], [14, 15, 16]]
 masked = pytest.mark.parametrize("kind", ["llada", "Dream"])
@@ -122,6 +122,13 @@ def test_dream_ends_with_its_end_and_fills_with_its_padding(tmp_path):
     model = replace(make(tmp_path / "other", "Dream"), pad_id=50)
     tokens, _ = MaskedAnswers(model, 64).rows(to_batch([[1], [2]], [[3, 4, 5], [6]]))
     assert tokens.tolist() == [[1, 3, 4, 5, END], [2, 6, END, 50, 50]]
+
+
+@masked
+def test_full_rows_are_as_long_as_they_can_be(kind, tmp_path):
+    model = make(tmp_path, kind)
+    tokens, answer = MaskedAnswers(model, 7, full=True).rows(to_batch([[1]], [[2, 3]]))
+    assert tokens.tolist() == [[1, 2, 3, END, END, END, END]] and answer.tolist() == [[False] + [True] * 6]
 
 
 @masked

@@ -367,14 +367,16 @@ def published_kind(path: str | Path) -> str | None:
         path: as for `load`.
 
     Raises:
-        ModelError: there is no such folder, or it holds adapters.
+        ModelError: there is no such folder, or it holds adapters, or no model.
     """
     folder = find_folder(path)
     if is_adapter(folder):
         raise ModelError(
             f"{path} holds adapters and no model to go on with; merge them first: manta.hub.merge(ADAPTERS, OUT)"
         )
-    return find_foreign(folder)
+    if (kind := find_foreign(folder)) is None:
+        _read_config(folder)
+    return kind
 
 
 def _from_hub(name: str) -> Path:

@@ -154,11 +154,21 @@ class TuneParts(Parts):
     @cached_property
     def objective(self) -> Any:
         """What is taught: the next token of the answer, or its hidden words."""
-        return NextToken() if isinstance(self.lm, DecoderLM) else MaskedAnswers(self.lm, self.recipe.longest)
+        if isinstance(self.lm, DecoderLM):
+            return NextToken()
+        return MaskedAnswers(self.lm, self.recipe.longest, full=self.recipe.full_rows)
 
     def batches(self, spec: StageSpec, seed: int, rows: Any = None) -> Loader:
-        """Endless batches of the texts that fit."""
-        return Loader(self.corpus, batch_tokens=self.recipe.batch_tokens or 0, seed=seed, rows=self.rows)
+        """Endless batches of the texts that fit: of a causal model those of like lengths, else of any.
+
+        What is padded with ends teaches where texts end, so that lengths have to be mixed.
+        """
+        tokens, how = self.recipe.batch_tokens or 0, {}
+        if not isinstance(self.lm, DecoderLM):
+            texts, prompts = self.corpus.lengths(self.rows)
+            longest = self.recipe.longest if self.recipe.full_rows else int((texts + prompts).max()) + sum(self.frame)
+            how = {"pool": max(1, tokens // longest)}
+        return Loader(self.corpus, batch_tokens=tokens, seed=seed, rows=self.rows, **how)
 
     def trained_model(self, stage: str) -> Any:
         """The model as it is by now, its adapters beside its weights."""
@@ -209,7 +219,8 @@ class TuneParts(Parts):
         prompts = [p for p in found if not p or len(model.tokenizer.encode(p)) + sum(self.frame) <= most][:NUM_SAMPLES]
         if not prompts:
             return []
-        texts = model.write(prompts, num_steps=SAMPLE_CALLS, max_tokens=min(SAMPLE_TOKENS, most))
+        calls = {} if isinstance(model, DecoderLM) else {"num_steps": SAMPLE_CALLS}
+        texts = model.write(prompts, max_tokens=min(SAMPLE_TOKENS, most), **calls)
         lines = [f"{prompt or ''} -> {text}" for prompt, text in zip(prompts, texts, strict=True)]
         file.parent.mkdir(exist_ok=True)
         atomic_write(file.with_suffix(".txt"), ("\n".join(lines) + "\n").encode())

@@ -56,6 +56,9 @@ class TuneRecipe:
     max_length: int | None = None
     """Longest row in tokens: prompt with its frame, text and an end; longer pairs are dropped and counted, longer prose
     becomes windows. None: what the model reads, 1024 at most."""
+    full_rows: bool = False
+    """Pad every row of a LLaDA or a Dream with ends to `max_length`, as Dream's authors do unless told otherwise; else
+    to the longest of its batch, as LLaDA's do. It teaches how far a text is from filling `max_length`."""
     lora: LowRankConfig = field(default_factory=LowRankConfig)
     """Low-rank adapters, if any."""
     merge: bool = False
@@ -141,6 +144,8 @@ def resolve_tuned(recipe: TuneRecipe) -> TuneRecipe:
         recipe = replace(recipe, time_budget="30m")
     kind: Any = published_kind(recipe.begin_from)
     recipe = replace(filled(recipe, {"max_length": min(MOST, reads)}), family=kind)
+    if kind in CAUSAL_KINDS and recipe.full_rows:
+        raise ConfigError("full_rows is for a LLaDA or a Dream; a causal model ends by one token: leave it out")
     if kind not in CAUSAL_KINDS:
         MaskedAnswers(model, recipe.longest)  # which refuses a model whose texts have no end
         if (frame := sum(map(len, frame_of(model)))) + 3 > recipe.longest:

@@ -31,6 +31,7 @@ class MaskedAnswers:
     Args:
         model: tells the layout, its tokens, and the frame around a prompt.
         longest: most tokens of a row.
+        full: pad every row to `longest`, and not to what its batch needs.
 
     Raises:
         ModelError: the checkpoint has no end of a text.
@@ -39,12 +40,12 @@ class MaskedAnswers:
         Dream, arXiv 2508.15487, and the default settings of the authors' fine-tuning code (a weight of 1/t).
     """
 
-    def __init__(self, model: ForeignModel, longest: int) -> None:
+    def __init__(self, model: ForeignModel, longest: int, *, full: bool = False) -> None:
         if model.eos_id is None:
             raise ModelError("the checkpoint's config.json names no eos_token_id, and an answer needs an end")
         self.family, self.shifted, self.mask_id = model.family, model.shifted, model.mask_id
         self.end_id, self.pad_id = model.eos_id, model.eos_id if model.pad_id is None else model.pad_id
-        self.longest = longest
+        self.longest, self.full = longest, full
         self.before, self.after = frame_of(model)
 
     def rows(self, batch: Batch) -> tuple[Int64[Tensor, "b n"], Bool[Tensor, "b n"]]:
@@ -60,7 +61,7 @@ class MaskedAnswers:
         for row, (p, n) in enumerate(zip(prompts, texts, strict=True)):
             prompt = [before, batch.prompt[row, :p], after] if p else []
             rows.append((torch.cat([*prompt, batch.text[row, :n]]), n))
-        width = min(1 + max(len(row) for row, _ in rows), self.longest)
+        width = self.longest if self.full else min(1 + max(len(row) for row, _ in rows), self.longest)
         tokens = torch.full((len(rows), width), self.pad_id, dtype=torch.long, device=device)
         answer = torch.zeros_like(tokens, dtype=torch.bool)
         for index, (row, n) in enumerate(rows):
