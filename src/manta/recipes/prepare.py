@@ -185,6 +185,8 @@ def guided_by(recipe: Recipe) -> Recipe:
 def _guided_by_source(recipe: Recipe) -> Recipe:
     """Consensus targets are what the model that a run begins with answers, for a family that learns such texts.
 
+    A model that is trained on is to learn what it does not answer yet, so it is asked only where the recipe says so.
+
     Raises:
         ConfigError: answers are to be checked.
     """
@@ -195,7 +197,7 @@ def _guided_by_source(recipe: Recipe) -> Recipe:
         consensus = "given"
     elif consensus == "auto":
         prompted = any(example.prompt for example in read(recipe.data, recipe.split, 1))
-        learns = recipe.family in ("manta", "aligned") and task_of(recipe.data) is None
+        learns = recipe.family in ("manta", "aligned") and task_of(recipe.data) is None and recipe.begin_from is None
         consensus = "teacher" if learns and prompted else "none"
     if recipe.recombined and consensus != "teacher":
         raise ConfigError("recombined is for what that model answers, and it does not here; leave recombined out")

@@ -2,7 +2,7 @@
 
 The run folder holds `recipe.json`, `plan.json` (steps of each stage, decided as it begins), `metrics.jsonl`,
 `checkpoints/`, `samples/`, `tensorboard/` if wanted, the data as prepared, the teacher where there is one, as a model
-folder `teacher/` that writes by itself, and at the end the model folder `model/`.
+folder `teacher/` that writes by itself, and at the end the model folder `model/`, or the adapters `adapter/`.
 """
 
 import copy
