@@ -47,7 +47,10 @@ def test_the_python_block_of_the_readme_runs(tmp_path, monkeypatch, capsys):
 
 GUIDES = [
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("training", "choosing", "measuring", "smaller", "quantising")),
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("training", "finetuning", "choosing", "measuring", "smaller", "quantising")
+    ),
 ]
 README = "\n".join(page.read_text(encoding="utf-8") for page in GUIDES)
 COMMANDS = [

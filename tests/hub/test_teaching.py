@@ -152,7 +152,7 @@ def test_causal_models_are_told_the_answer_alone():
         logits = net(torch.tensor([row[:-1]]), net.memory(empty, empty.sum(1), empty.sum(1)))[0]
         for place in range(len(prompt), len(row) - 1):
             nats.append(logits[place].exp().sum().log() - logits[place][row[place + 1]])
-    expected = sum(nats) / len(nats)
+    expected = torch.stack(nats).mean()
     torch.testing.assert_close(loss.total.double(), expected, rtol=1e-6, atol=1e-6)
     named = {name: value for name, value in net.named_parameters()}
     found, wanted = (torch.autograd.grad(each, list(named.values())) for each in (loss.total, expected))

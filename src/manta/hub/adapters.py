@@ -145,7 +145,8 @@ class SideBySide(nn.Module):
         for weight, bias in zip(weights, biases, strict=True):
             part = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
             part.weight = nn.Parameter(weight, requires_grad=False)
-            part.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+            if bias is not None:
+                part.bias = nn.Parameter(bias, requires_grad=False)
             self.parts.append(part)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -65,7 +65,8 @@ class TuneParts(Parts):
     files = tuple(f"corpus/{file}" for file in FILES)
 
     def __init__(self, recipe: TuneRecipe, corpus: Corpus, model: Any, device: torch.device) -> None:
-        self.recipe, self.corpus, self.lm, self.device = recipe, corpus, model, device
+        self.recipe, self.corpus, self.device = recipe, corpus, device
+        self.lm: Any = model
         self.base = find_folder(recipe.begin_from)
         self.modules, self.measured = nn.ModuleDict(), {}
         self.frame = (0, 0) if isinstance(model, DecoderLM) else tuple(map(len, frame_of(model)))
@@ -192,8 +193,8 @@ class TuneParts(Parts):
             frame = sum(self.frame) + 1 if prompt else 0
             if text and len(prompt) + len(text) + frame <= self.recipe.longest:
                 pairs.append((prompt, text))
-        groups = (pairs[first : first + ROWS] for first in range(0, len(pairs), ROWS))
-        return [to_batch(*zip(*group, strict=True), self.device) for group in groups]
+        groups = [tuple(zip(*pairs[first : first + ROWS], strict=True)) for first in range(0, len(pairs), ROWS)]
+        return [to_batch(prompts, texts, self.device) for prompts, texts in groups]
 
     @torch.no_grad()
     def held_out_loss(self) -> float | None:
@@ -219,7 +220,7 @@ class TuneParts(Parts):
         prompts = [p for p in found if not p or len(model.tokenizer.encode(p)) + sum(self.frame) <= most][:NUM_SAMPLES]
         if not prompts:
             return []
-        calls = {} if isinstance(model, DecoderLM) else {"num_steps": SAMPLE_CALLS}
+        calls: dict[str, Any] = {} if isinstance(model, DecoderLM) else {"num_steps": SAMPLE_CALLS}
         texts = model.write(prompts, max_tokens=min(SAMPLE_TOKENS, most), **calls)
         lines = [f"{prompt or ''} -> {text}" for prompt, text in zip(prompts, texts, strict=True)]
         file.parent.mkdir(exist_ok=True)

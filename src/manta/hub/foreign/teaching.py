@@ -95,4 +95,4 @@ def frame_of(model: ForeignModel) -> tuple[Sequence[int], Sequence[int]]:
     if model.frame is None or model.tokenizer is None:
         return (), ()
     encode = model.tokenizer.encode
-    return tuple(encode(part, special_names=True) for part in (model.frame.before, model.frame.after))
+    return encode(model.frame.before, special_names=True), encode(model.frame.after, special_names=True)
