@@ -16,8 +16,8 @@ from manta.recipes import Recipe, TrainingRun
 from .small import card, finish, same_weights, small, stop
 
 SMALL = small(1)
-SLOW = ("masked", "aligned", "block")
-FAMILIES = ("ar", "manta", *(pytest.param(family, marks=pytest.mark.slow) for family in SLOW))
+SLOW = ("ar", "masked", "aligned", "block")
+FAMILIES = ("manta", *(pytest.param(family, marks=pytest.mark.slow) for family in SLOW))
 BLOCK = {"block": {"dim": 16, "heads": 2, "depth": 1, "prompt_depth": 1}}
 
 
@@ -101,13 +101,13 @@ def test_python_and_the_command_line_say_the_same(models, tmp_path):
         (["--family", "masked"], 2, "decides family; leave it out"),
         (["--size", "tiny"], 2, "decides size; leave it out"),
         (["vocab_size=600"], 2, "decides vocab_size; leave it out"),
-        (["teacher.depth=3"], 2, "the model keeps its shape; leave teacher.* out"),
+        (["model.depth=3"], 2, "the model keeps its shape; leave model.* out"),
         (["max_text=20"], 2, "leave max_text=20 out"),
         (["--teacher", "builtin:e2e"], 2, "leave --teacher, --drafter and --inherit out"),
     ],
 )
 def test_what_would_change_the_shape_is_refused_by_name(given, code, said, models, tmp_path, capsys):
-    command = ["train", "builtin:weather", "--from", str(models["ar"]), "--out", str(tmp_path / "run")]
+    command = ["train", "builtin:weather", "--from", str(models["manta"]), "--out", str(tmp_path / "run")]
     assert main([*command, "--num-steps", "4", "--device", "cpu", "num_examples=60", *given]) == code
     error = capsys.readouterr().err.strip()
     assert said in error.splitlines()[-1] and not (tmp_path / "run").exists()
@@ -115,7 +115,7 @@ def test_what_would_change_the_shape_is_refused_by_name(given, code, said, model
 
 def test_images_are_refused(models, tmp_path, capsys):
     out = ["--out", str(tmp_path / "run"), "--num-steps", "4"]
-    assert main(["train", "builtin:shapes", "--from", str(models["ar"]), *out]) == 2
+    assert main(["train", "builtin:shapes", "--from", str(models["manta"]), *out]) == 2
     assert "--from trains models of texts and restorers on" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -124,7 +124,7 @@ def test_images_are_refused(models, tmp_path, capsys):
 def test_a_quantised_model_is_refused(models, tmp_path, capsys):
     out = ["--out", str(tmp_path / "run"), "--num-steps", "4"]
     small_model = tmp_path / "integers"
-    assert main(["quantize", str(models["ar"]), "--data", "builtin:weather", "--out", str(small_model)]) == 0
+    assert main(["quantize", str(models["manta"]), "--data", "builtin:weather", "--out", str(small_model)]) == 0
     capsys.readouterr()
     assert main(["train", "builtin:weather", "--from", str(small_model), *out]) == 1
     assert "is quantised, and integers are not trained" in capsys.readouterr().err
@@ -133,5 +133,5 @@ def test_a_quantised_model_is_refused(models, tmp_path, capsys):
 
 def test_two_beginnings_are_one_too_many(models, tmp_path):
     with pytest.raises(ConfigError, match="begins with itself"):
-        continuing(tmp_path / "run", models["ar"], inherit=str(models["ar"]))
+        continuing(tmp_path / "run", models["manta"], inherit=str(models["manta"]))
     assert not (tmp_path / "run").exists()

@@ -24,7 +24,7 @@ from manta.training import read_log
 
 from ..hub.published import write
 from ..hub.test_causal import published
-from ..hub.test_foreign_writing import write_tokenizer
+from ..hub.test_foreign_writing import LLAMA3, write_tokenizer
 from .small import card, finish, stop
 
 pytest.importorskip("peft")
@@ -175,6 +175,7 @@ def test_a_budget_too_short_leaves_nothing(bases, data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_writes_and_measures(bases, data, tmp_path, capsys):
     out = tmp_path / "run"
     given = ["train", str(data), "--from", str(bases["llada"]), "--lora", "4", "--lora-alpha", "2", "--out", str(out)]
@@ -194,6 +195,7 @@ def test_the_command_line_trains_writes_and_measures(bases, data, tmp_path, caps
     assert load(tmp_path / "merged", device="cpu").family == "llada"
 
 
+@pytest.mark.slow
 def test_python_goes_on_with_a_published_model(bases, data, tmp_path):
     how = {"num_steps": 4, "lora": {"rank": 2}, "batch_tokens": 100, "progress": False, "device": "cpu"}
     how["train"] = {"precision": "float32"}
@@ -211,6 +213,23 @@ def test_prose_becomes_windows_and_pairs_that_are_too_long_are_counted(bases, tm
     assert set(lengths.tolist()) == {12, 8}  # windows of 12 of 20 words, and no pair
     assert "texts cut into windows; left out: " in run.parts.report
     assert "pairs that take more than 12 tokens together" in run.parts.report
+
+
+def test_a_chat_template_goes_around_a_prompt_as_in_writing(bases, tmp_path):
+    base, turns = tmp_path / "base", ("<|eot_id|>", "<|start_header_id|>")
+    shutil.copytree(bases["llada"], base)
+    write_tokenizer(base, turns)
+    settings = {"chat_template": LLAMA3, "bos_token": {"content": "<|begin|>"}}
+    (base / "tokenizer_config.json").write_text(json.dumps(settings))
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\n".join(json.dumps({"prompt": f"  w{i} w2 ", "text": "w3"}) for i in range(40)))
+    run = finish(tuning(base, tmp_path / "run", file, max_length=24, num_steps=4))
+    parts = run.parts
+    prompts = {f"w{i} w2" for i in range(40)}
+    expected = {tuple(parts.lm.frame.encode(prompt, parts.lm.tokenizer)) for prompt in prompts}
+    tokens, answer = parts.objective.rows(next(parts.batches(run.specs[0], 0)))
+    for row, told in zip(tokens, answer, strict=True):
+        assert tuple(row[~told].tolist()) in expected and row[told].tolist() == [3, 51]
 
 
 BAD = [

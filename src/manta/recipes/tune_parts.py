@@ -275,7 +275,8 @@ class TuneParts(Parts):
     def card(self, model: Any, plan: dict[str, int], minutes: dict[str, float]) -> str:
         """What it began with, data with their digest, scores, command, steps and minutes."""
         recipe, base = self.portable(), Path(self.recipe.begin_from).name
-        licence = re.search(r"(?m)\A---\n(?:.*\n)*?license: *(\S+)", card_of(self.base))
+        head = re.match(r"---\n.*?\n---\n", card_of(self.base), re.S)
+        licence = re.search(r"(?m)^license: *(\S+)", head[0]) if head else None
         told = (
             f"({self.report}; sha256 of what was learned: {self.data['corpus']}). The licence of the data applies to "
             f"the texts it was made from.\n\nBegun from `{base}`, of the layout {recipe.family}; its licence: "
