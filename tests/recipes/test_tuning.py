@@ -191,6 +191,7 @@ def test_the_command_line_trains_writes_and_measures(bases, data, tmp_path, caps
     assert json.loads(capsys.readouterr().out)["family"] == "llada"
     assert main(["generate", str(out), "--help"]) == 0
     assert "options of published masked models" in capsys.readouterr().out
+    assert main(["doctor", str(out)]) in (0, 1) and "tune is 6 steps long" in capsys.readouterr().out
     merge(out, tmp_path / "merged")
     assert load(tmp_path / "merged", device="cpu").family == "llada"
 
@@ -213,6 +214,18 @@ def test_prose_becomes_windows_and_pairs_that_are_too_long_are_counted(bases, tm
     assert set(lengths.tolist()) == {12, 8}  # windows of 12 of 20 words, and no pair
     assert "texts cut into windows; left out: " in run.parts.report
     assert "pairs that take more than 12 tokens together" in run.parts.report
+
+
+@pytest.mark.parametrize(("kind", "mixed"), [("llada", True), ("Dream", True), ("llama", False)])
+def test_batches_of_masked_models_mix_lengths_so_that_ends_are_learned(kind, mixed, bases, tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    texts = ["w3", "w3 w4 w5 w6 w7 w8 w9 w10"]
+    rows = [{"prompt": f"w{i} w{j}", "text": texts[(i + j) % 2]} for i in range(20) for j in range(20)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    run = finish(tuning(bases[kind], tmp_path / "run", file, max_length=12, num_steps=4))
+    batches = run.parts.batches(run.specs[0], 0)
+    found = [set(next(batches).text_lengths.tolist()) for _ in range(20)]
+    assert sum(lengths == {1, 8} for lengths in found) >= 18 if mixed else all(len(lengths) == 1 for lengths in found)
 
 
 def test_a_chat_template_goes_around_a_prompt_as_in_writing(bases, tmp_path):

@@ -55,7 +55,8 @@ def merge(
     source = base_of(folder) if base is None else find_folder(base)
     change = checked_change(folder, source)
     dtype: torch.dtype | None = None if precision is None else dtype_of(precision)
-    write_published(source, target, change, card_of(folder), dtype=dtype)
+    card = f"# A model with its adapters merged\n\nWhat follows is the card of the adapters.\n\n{card_of(folder)}"
+    write_published(source, target, change, card, dtype=dtype)
     return target
 
 
