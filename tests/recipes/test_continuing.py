@@ -8,6 +8,7 @@ import torch
 
 import manta
 from manta.cli import main
+from manta.cli.train import TrainOptions, _recipe
 from manta.config import from_dict
 from manta.errors import ConfigError
 from manta.hub import load
@@ -135,3 +136,8 @@ def test_two_beginnings_are_one_too_many(models, tmp_path):
     with pytest.raises(ConfigError, match="begins with itself"):
         continuing(tmp_path / "run", models["manta"], inherit=str(models["manta"]))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_restorer_goes_on_from_what_its_faults_share():
+    recipe = _recipe(TrainOptions(data="restore:photos", from_="builtin:nothing"))
+    assert recipe.state == "photo" and recipe.begin_from == "builtin:nothing"
