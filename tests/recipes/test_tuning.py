@@ -175,6 +175,21 @@ def test_a_budget_too_short_leaves_nothing(bases, data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("lora", [{"rank": 4}, {}])
+def test_the_pace_is_measured_on_a_copy_of_what_is_trained_alone(lora, bases, data, tmp_path, monkeypatch):
+    measured: list[Any] = []
+    monkeypatch.setattr("manta.recipes.run.seconds_per_step", lambda stage, *rest: measured.append(stage) or 1.0)
+    run = tuning(bases["llada"], tmp_path / "run", data, lora=lora, num_steps=None, time_budget="10m")
+    events = run.events()
+    while not measured:
+        next(events)
+    events.close()
+    ours = {parameter.data_ptr() for parameter in run.parts.net.parameters()}
+    shared = [parameter.data_ptr() in ours for parameter in measured[0].model.parameters()]
+    trained = [parameter.requires_grad for parameter in measured[0].model.parameters()]
+    assert any(trained) and shared == [not each for each in trained]
+
+
 @pytest.mark.slow
 def test_the_command_line_trains_writes_and_measures(bases, data, tmp_path, capsys):
     out = tmp_path / "run"

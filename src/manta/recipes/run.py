@@ -315,7 +315,9 @@ class TrainingRun:
 
     def _seconds_per_step(self, spec: StageSpec) -> float:
         """Time of a step of a stage, on copies, which leave no trace in the run."""
-        model, objective = copy.deepcopy((spec.model, spec.objective))
+        own = {id(p) for p in self.parts.modules.parameters()}  # no stage trains the others
+        shared: dict[int, Any] = {id(p): p for p in spec.model.parameters() if id(p) not in own}
+        model, objective = copy.deepcopy((spec.model, spec.objective), shared)
         trial = StageSpec(spec.name, spec.share, model, (model,), objective, spec.corpus)
         trained = {id(p) for part in spec.trained for p in part.parameters()}
         for ours, theirs in zip(spec.model.parameters(), model.parameters(), strict=True):
