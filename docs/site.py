@@ -26,7 +26,8 @@ DOCS = ROOT / "docs"
 NAVIGATION: dict[str, tuple[str, ...]] = {
     "Begin": ("README.md", "docs/getting-started.md", "docs/your-data.md", "docs/choosing.md"),
     "Use": (
-        "docs/training.md", "docs/finetuning.md", "docs/serving.md", "docs/measuring.md", "docs/lm-eval.md", "docs/diagnostics.md", "docs/images.md",
+        "docs/training.md", "docs/finetuning.md", "docs/serving.md", "docs/measuring.md", "docs/lm-eval.md",
+        "docs/diagnostics.md", "docs/images.md",
         "docs/restoring.md", "docs/huggingface.md",
     ),
     "Make it smaller": ("docs/smaller.md", "docs/quantising.md"),

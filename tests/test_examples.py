@@ -50,9 +50,8 @@ def test_the_python_block_of_the_readme_runs(tmp_path, monkeypatch, capsys):
 
 
 GUIDED = (
-    *("getting-started", "your-data", "training", "choosing", "measuring", "smaller", "quantising", "serving"),
-    "huggingface",
-    "lm-eval",
+    *("getting-started", "your-data", "training", "finetuning", "choosing", "measuring", "smaller", "quantising"),
+    *("serving", "huggingface", "lm-eval"),
 )
 GUIDES = [
     ROOT / "README.md",

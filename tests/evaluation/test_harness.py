@@ -491,11 +491,11 @@ def test_a_chat_of_one_turn_stands_in_the_frame_once(tmp_path):
     from manta.hub.foreign.chat import ChatFrame
 
     lm = make_published(tmp_path, "llada")
-    frame = ChatFrame(before="<|user|>", after="<|answer|>", end="<|end|>", trimmed=True)
+    frame = ChatFrame(opening="<|{}|>", closing="", end="<|end|>", trimmed=True)
     framed = HarnessModel(Contestant("it", replace(lm, frame=frame), {}))
-    assert framed.apply_chat_template([{"role": "user", "content": " hello "}]) == "<|user|>hello<|answer|>"
+    assert framed.apply_chat_template([{"role": "user", "content": " hello "}]) == "<|user|>hello<|assistant|>"
     begun = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "Yes"}]
-    assert framed.apply_chat_template(begun, add_generation_prompt=False) == "<|user|>hello<|answer|>Yes"
+    assert framed.apply_chat_template(begun, add_generation_prompt=False) == "<|user|>hello<|assistant|>Yes"
     with pytest.raises(UsageError, match="system, user"):
         framed.apply_chat_template([{"role": "system", "content": "x"}, {"role": "user", "content": "y"}])
     with pytest.raises(UsageError, match="no chat frame"):

@@ -90,7 +90,7 @@ def _refuse_others(options: ConvertOptions) -> None:
     said = [*(["model"] if options.model else []), *said, *options.overrides]
     if said:
         raise UsageError(f"--resume goes on by the run's own recipe; leave {', '.join(said)} out")
-    if options.out is not None and stored_recipe(options.out).converted_from is None:
+    if options.out is not None and getattr(stored_recipe(options.out), "converted_from", None) is None:
         raise UsageError(f"{options.out} is no conversion; go on with manta train --resume --out {options.out}")
 
 

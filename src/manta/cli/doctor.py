@@ -213,20 +213,22 @@ def _examine_run(folder: Path) -> tuple[dict[str, Any], list[Finding]]:
     """A run, finished or not: its log, and its model where there is one."""
     from manta.config import from_dict
     from manta.errors import ConfigError
-    from manta.recipes import Recipe
+    from manta.recipes.states import recipe_class
 
     try:
-        recipe = from_dict(Recipe, json.loads((folder / "recipe.json").read_bytes()))
-    except (OSError, ValueError, RecursionError, ConfigError) as error:
+        told = json.loads((folder / "recipe.json").read_bytes())
+        recipe = from_dict(recipe_class(told.get("state", "text")), told)
+    except (OSError, ValueError, AttributeError, RecursionError, ConfigError) as error:
         raise ModelError(f"{folder}/recipe.json does not describe a run: {error}") from error
     figures: dict[str, Any] = {}
     rows = _log(folder / "metrics.jsonl")
     figures["steps"] = len(rows)
     findings: list[Finding] = []
-    if not (folder / "model" / "config.json").exists():
+    finished = any((folder / name).exists() for name in ("model/config.json", "adapter/adapter_config.json"))
+    if not finished:
         findings.append(_unfinished(folder, rows))
     findings += _log_findings(rows, recipe, figures)
-    if (folder / "model" / "config.json").exists():
+    if finished:
         found, more = _examine_model(folder)
         figures |= found
         findings += more

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from manta.cli.options import argument, parse_options
 from manta.config import apply_overrides, from_dict, load_toml, read_toml, to_dict
@@ -42,6 +42,16 @@ class TrainOptions:
     inherit: Path | None = None
     """A larger model that this one begins as a part of, with its family, tokenizer and shape but for what
     `teacher.depth=3 teacher.hidden=96` say (`model.`, `aligned.`, `masked.` for the other families)."""
+    from_: str | None = None
+    """A model to train on, of manta or a published one (LLaDA's, Dream's, Llama's or GPT-NeoX's layout): a folder, a
+    name of the hub (`hf:OWNER/NAME`) or `builtin:NAME`. Its family, tokenizer and shape stay."""
+    lora: int | None = None
+    """Of a published model: train adapters of this rank and nothing else (see also `lora.targets=attention`); needs the
+    extra `hf`."""
+    lora_alpha: float | None = None
+    """What an adapter adds is weighed by alpha / rank; twice the rank without it."""
+    merge: bool = False
+    """With --lora: write model and adapters as one, too, into the run's folder `model`."""
     family: Literal["manta", "aligned", "masked", "block", "ar", "decoder", "joint"] | None = None
     """Which family: `aligned` writes a text in one call or a few, `masked` is masked diffusion, `ar` left to right,
     `decoder` left to right in Llama's layout, which `manta export` writes for others; `manta` without it. Of images
@@ -123,10 +133,11 @@ def _recipe(options: TrainOptions, own=None):
         recipe = replace(own, data=options.data)
     elif options.data.endswith(".toml"):
         told = read_toml(Path(options.data))
-        state = told.get("state", state_of(str(told.get("data", ""))))
+        begun = options.from_ or told.get("begin_from")
+        state = told.get("state", state_of(str(told.get("data", "")), begin_from=begun))
         recipe = load_toml(recipe_class(state), Path(options.data))
     else:
-        state = state_of(options.data, options.family)
+        state = state_of(options.data, options.family, options.from_)
         recipe = from_dict(recipe_class(state), {"data": options.data})
     named = ("time_budget", "num_steps", "family", "size", "seed")
     given = {name: getattr(options, name) for name in named if getattr(options, name) is not None}
@@ -145,9 +156,29 @@ def _recipe(options: TrainOptions, own=None):
         given["taught_by"] = placed(str(options.teacher))
     if options.inherit is not None:
         given["inherit"] = placed(str(options.inherit))
+    if options.from_ is not None:
+        given["begin_from"] = placed(options.from_)
+    given |= _low_rank(recipe, options)
     recipe = from_dict(type(recipe), {**to_dict(recipe), **given})
     overrides = ("train.tensorboard=true", *options.overrides) if options.tensorboard else options.overrides
     return apply_overrides(recipe, overrides)
+
+
+def _low_rank(recipe, options: TrainOptions) -> dict[str, Any]:
+    """What the options say of adapters.
+
+    Raises:
+        UsageError: the recipe is of no published model.
+    """
+    said = {"rank": options.lora, "alpha": options.lora_alpha}
+    said = {name: value for name, value in said.items() if value is not None}
+    if not said and not options.merge:
+        return {}
+    if recipe.state != "tuned":
+        name = "merge" if not said else "lora"
+        raise UsageError(f"--{name} is for published models, named with --from; a model of manta is trained whole")
+    given: dict[str, Any] = {"lora": {**to_dict(recipe)["lora"], **said}} if said else {}
+    return {**given, "merge": True} if options.merge else given
 
 
 def _refuse_other_state(state: str, options: TrainOptions) -> None:
@@ -157,6 +188,11 @@ def _refuse_other_state(state: str, options: TrainOptions) -> None:
         UsageError: as said.
     """
     texts, images = ("drafter", "teacher", "inherit", "family"), ("net",)
+    for name in (*texts, *images, "size"):
+        if state == "tuned" and getattr(options, name) is not None:
+            raise UsageError(f"--{name} says what a published model of --from has already; leave it out")
+    if options.from_ is not None and state in ("image", "joint"):
+        raise UsageError(f"--from trains models of texts and restorers on, and {options.data} are images; leave it out")
     for name in images if state in ("text", "joint") else texts:
         if getattr(options, name) is not None:
             other = "texts" if name in texts else "images without captions"

@@ -97,7 +97,7 @@ def family_of(argv: Sequence[str]) -> str | None:
         takes = before.startswith("--") and "=" not in before and before not in FLAGS and not before.startswith("--no-")
         if argument.startswith("-") or takes:
             continue
-        for name in ("model/config.json", "config.json", "recipe.json"):
+        for name in ("model/config.json", "adapter/base.json", "config.json", "base.json", "recipe.json"):
             try:
                 found: Any = read_json(file) if (file := Path(argument) / name).is_file() else None
             except (OSError, ValueError, MantaError):  # whoever loads it says what is wrong

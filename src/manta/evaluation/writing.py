@@ -64,8 +64,9 @@ def trained_with_prompts(model: Contestant) -> bool | None:
     Returns:
         None where nothing tells.
     """
-    if model.lm.prompted is not None:
-        return model.lm.prompted
+    told = model.config.get("prompted") if model.lm.prompted is None else model.lm.prompted
+    if isinstance(told, bool):
+        return told
     if getattr(model.lm, "frame", None) is not None:
         return True
     data = str(model.config.get("recipe", {}).get("data", ""))

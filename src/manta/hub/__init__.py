@@ -9,11 +9,13 @@ from manta.hub.folder import (
     load,
     load_writer,
     model_config,
+    published_kind,
     refuse_strangers,
     save_model,
     shipped,
 )
 from manta.hub.foreign import ForeignModel, find_foreign, load_foreign, load_smollm2
+from manta.hub.merging import load_adapters, merge
 from manta.hub.saving import push_to_hub, save_pretrained
 
 __all__ = [
@@ -25,11 +27,14 @@ __all__ = [
     "is_saved",
     "llada",
     "load",
+    "load_adapters",
     "load_causal",
     "load_foreign",
     "load_smollm2",
     "load_writer",
+    "merge",
     "model_config",
+    "published_kind",
     "push_to_hub",
     "refuse_strangers",
     "save_model",

@@ -17,6 +17,7 @@ from manta.families.events import Writer
 from manta.families.kept import Codec, KeptModel
 from manta.families.stored import built
 from manta.families.trained import TrainedWriter
+from manta.hub.adapters import is_adapter, load_adapted, record_of
 from manta.hub.causal import HUB
 from manta.hub.foreign import CAUSAL_KINDS, ForeignModel, find_foreign, load_decoder, load_foreign
 from manta.hub.foreign.checkpoint import check_weight, headers
@@ -158,9 +159,9 @@ def load(path: str | Path | None = None, *, device: str | None = None) -> Any:
     """Load a model of any kind.
 
     Args:
-        path: a model folder, a run folder of `manta train`, a name of the hub (`hf:owner/name`, perhaps with
-            `@revision`; needs the network once), or of a model that ships, such as `builtin:e2e-aligned`; None takes
-            `builtin:e2e`.
+        path: a model folder, a folder of adapters, a run folder of `manta train`, a name of the hub (`hf:owner/name`,
+            perhaps with `@revision`; needs the network once), or of a model that ships, such as `builtin:e2e-aligned`;
+            None takes `builtin:e2e`.
         device: where to put it; None: the first CUDA device, else the CPU.
 
     Returns:
@@ -175,6 +176,8 @@ def load(path: str | Path | None = None, *, device: str | None = None) -> Any:
     if path is not None and not isinstance(path, str | Path):
         raise UsageError(f"a model is a path or a name, received {path!r} ({type(path).__name__})")
     folder = shipped() if path is None else find_folder(path)
+    if is_adapter(folder):
+        return load_adapted(folder, base_of(folder), device)
     kind = find_foreign(folder)
     if kind in CAUSAL_KINDS:
         return load_decoder(folder, kind, device)
@@ -303,12 +306,15 @@ def model_config(path: str | Path | None = None) -> dict[str, Any]:
         path: as for `load`.
 
     Returns:
-        The contents of its `config.json`; empty for a checkpoint that manta did not write.
+        The contents of its `config.json`; for adapters what is known of them; empty for a checkpoint that manta did
+        not write.
 
     Raises:
         ModelError: when the folder is missing, damaged, or of another format.
     """
     folder = shipped() if path is None else find_folder(path)
+    if is_adapter(folder):
+        return record_of(folder)
     return {} if find_foreign(folder) is not None else _read_config(folder)
 
 
@@ -340,6 +346,8 @@ def find_folder(path: str | Path) -> Path:
     try:
         if (folder / "model" / "config.json").is_file():
             return folder / "model"
+        if is_adapter(folder / "adapter") and not (folder / "config.json").exists():
+            return folder / "adapter"
         if (folder / "recipe.json").is_file() and not (folder / "config.json").is_file():
             teacher = (folder / "teacher" / "config.json").is_file()
             raise ModelError(
@@ -357,6 +365,44 @@ def find_folder(path: str | Path) -> Path:
     )
 
 
+def base_of(folder: Path) -> Path:
+    """The folder of the model that adapters belong to.
+
+    Args:
+        folder: of the adapters.
+
+    Raises:
+        ModelError: it is not where they say.
+    """
+    base = record_of(folder)["base"]
+    try:
+        return find_folder(base)
+    except ModelError as error:
+        raise ModelError(
+            f"the adapters in {folder} belong to {base}, which is not there ({error}); bring it back, or load both: "
+            "manta.hub.load_adapters(ADAPTERS, BASE)"
+        ) from error
+
+
+def published_kind(path: str | Path) -> str | None:
+    """Which published layout a model has; None for one that manta wrote.
+
+    Args:
+        path: as for `load`.
+
+    Raises:
+        ModelError: there is no such folder, or it holds adapters, or no model.
+    """
+    folder = find_folder(path)
+    if is_adapter(folder):
+        raise ModelError(
+            f"{path} holds adapters and no model to go on with; merge them first: manta.hub.merge(ADAPTERS, OUT)"
+        )
+    if (kind := find_foreign(folder)) is None:
+        _read_config(folder)
+    return kind
+
+
 def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -364,6 +410,7 @@ def _from_hub(name: str) -> Path:
     patterns = ["config.json", "tokenizer.json", "model.safetensors", "README.md"]
     patterns += [PARTS, "model.safetensors.index.json", "model-*.safetensors"]
     patterns += ["vocab.json", "merges.txt", "tokenizer_config.json", "generation_config.json", "processor_config.json"]
+    patterns += ["adapter_config.json", "adapter_model.safetensors", "base.json"]
     patterns += ["chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja"]
     try:
         name, _, revision = name.partition("@")

@@ -1,4 +1,4 @@
-"""What a run begins with: nothing, or a model that drafts, teaches, is converted or leaves a part of itself."""
+"""What a run begins with: nothing, or a model that goes on, drafts, teaches, is converted or leaves a part."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from manta.errors import ConfigError
 from manta.families.decoder import DecoderConfig
+from manta.recipes.continuing import for_continued
 from manta.recipes.inheritance import for_inherited
 from manta.recipes.origins import for_drafter, for_taught
 from manta.recipes.recipe import ConversionConfig, InheritanceConfig, Recipe
@@ -20,7 +21,8 @@ def begun_from(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) 
         tell: takes what is measured on the way.
 
     Raises:
-        ModelError, ConfigError: see `for_drafter`, `for_taught`, `for_converted` and `for_inherited`.
+        ModelError, ConfigError: see `for_continued`, `for_drafter`, `for_taught`, `for_converted` and
+            `for_inherited`.
     """
     if recipe.targets is not None:
         recipe = replace(recipe, targets=str(Path(recipe.targets).absolute()))
@@ -30,6 +32,8 @@ def begun_from(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) 
         raise ConfigError("conversion.* is for manta convert, or a recipe with converted_from; leave it out")
     if recipe.converted_from is not None:
         return for_converted(recipe, tell)
+    if recipe.begin_from is not None:
+        return for_continued(recipe)
     if recipe.family != "decoder" and recipe.decoder != DecoderConfig():
         raise ConfigError("decoder.* is the shape of a model of the family decoder; leave it out, or train that one")
     if recipe.family == "decoder" and recipe.taught_by is not None:

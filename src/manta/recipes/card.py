@@ -34,12 +34,13 @@ def model_card(
         inherited: what it began with, in words.
     """
     inherited = f"Inherited from `{recipe.inherit}`: {inherited}.\n\n" if inherited else ""
+    begun = f"Trained on from `{recipe.begin_from}`.\n\n" if recipe.begin_from else ""
     heads = ("on held-out texts", "nats a word", "lost of the source's words, nats")
     converted = converted_words(recipe.converted_from, recipe.conversion, scores, heads)
     return written_card(
         f"{'An' if family[0] in 'aeiou' else 'A'} {family} model",
         recipe,
-        f"({report}). The licence of the data applies to the texts it was made from.\n\n{converted}{inherited}",
+        f"({report}). The licence of the data applies to the texts it was made from.\n\n{converted}{begun}{inherited}",
         plan,
         minutes,
         "Load it with `manta.load(FOLDER)`; write with `manta generate FOLDER --prompt …`.",
@@ -72,7 +73,8 @@ def portable(recipe: Recipe) -> Recipe:
     """The recipe as a model carries it away: of a path only the last part, which tells no folder's name."""
     kind, colon, place = recipe.data.rpartition(":")
     others = {
-        name: getattr(recipe, name) for name in ("drafter_of", "taught_by", "converted_from", "inherit", "targets")
+        name: getattr(recipe, name)
+        for name in ("drafter_of", "taught_by", "converted_from", "begin_from", "inherit", "targets")
     }
     named = {name: path and Path(path).name for name, path in others.items()}
     return replace(recipe, data=kind + colon + Path(place).name, **named)

@@ -1,4 +1,4 @@
-"""Runs that begin with a model: one that is to draft, one that teaches, or one that is converted."""
+"""Runs that begin with a model: one that goes on, is to draft, teaches, or is converted."""
 
 from dataclasses import replace
 from hashlib import sha256
@@ -178,6 +178,15 @@ def larger_model(recipe: Recipe) -> LanguageModel:
     return trained_model(recipe.inherit, "cpu")
 
 
+def begun_model(recipe: Recipe) -> LanguageModel:
+    """The model that is trained on.
+
+    Raises:
+        ModelError: the folder is none of a family that is trained here.
+    """
+    return trained_model(recipe.begin_from, "cpu")
+
+
 def trained_model(path: str | None, device: str | None) -> LanguageModel:
     """A model of a family that is trained here.
 
@@ -201,6 +210,8 @@ def digests(recipe: Recipe) -> dict[str, str]:
         found["taught by"] = digest_of(teaching_model(recipe))
     if recipe.converted_from is not None:
         found["converted from"] = digest_of(source_model(recipe))
+    if recipe.begin_from is not None:
+        found["begun from"] = digest_of(begun_model(recipe))
     if recipe.inherit is not None:
         found["inherited from"] = digest_of(larger_model(recipe))
     return found

@@ -9,8 +9,10 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from manta.config import to_dict
 from manta.errors import ConfigError
 from manta.families.kept import KeptModel
+from manta.hub.folder import is_saved, refuse_strangers, save_model
 from manta.recipes.budget import Watch
 from manta.training import Progress, TrainConfig
 from manta.training.loop import Batches, Objective
@@ -155,7 +157,7 @@ class Parts(ABC):
         """
 
     @abstractmethod
-    def trained_model(self, stage: str) -> KeptModel:
+    def trained_model(self, stage: str) -> Any:
         """What a stage trains, as a model that can be used and kept."""
 
     @property
@@ -210,12 +212,44 @@ class Parts(ABC):
         """Models that are kept beside the run's own once a stage has ended, by the name of their folder."""
         return {}
 
-    def finished(self, model: KeptModel) -> list[str]:
+    @property
+    def place(self) -> str:
+        """Name of the folder in which a run keeps its finished model."""
+        return "model"
+
+    @classmethod
+    def refuse_strangers(cls, run: Path) -> None:
+        """Refuse a run's folder where somebody else's files stand in the way of its models.
+
+        Args:
+            run: the folder.
+
+        Raises:
+            ModelError: as said.
+        """
+        for name in ("model", "teacher"):
+            refuse_strangers(run / name)
+
+    def save(self, folder: Path, model: Any, card: str) -> None:
+        """Write a model with its card, whole or not at all.
+
+        Args:
+            folder: where it goes.
+            model: that is kept.
+            card: text of its card.
+        """
+        save_model(folder, model, recipe=to_dict(self.portable()), card=card)
+
+    def is_saved(self, folder: Path, model: Any) -> bool:
+        """Whether a folder holds a model already, weight for weight."""
+        return is_saved(folder, model)
+
+    def finished(self, model: Any) -> list[str]:
         """Give the finished model what it needs of its data; returns what a person should know."""
         return []
 
     @abstractmethod
-    def samples(self, model: KeptModel, stage: str, file: Path) -> list[str]:
+    def samples(self, model: Any, stage: str, file: Path) -> list[str]:
         """Have a model make a few samples, and keep them.
 
         Args:
@@ -232,7 +266,7 @@ class Parts(ABC):
         """The recipe as a model carries it away: of a path only the last part, which tells no folder's name."""
 
     @abstractmethod
-    def card(self, model: KeptModel, plan: dict[str, int], minutes: dict[str, float]) -> str:
+    def card(self, model: Any, plan: dict[str, int], minutes: dict[str, float]) -> str:
         """The card of a model.
 
         Args:

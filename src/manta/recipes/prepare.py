@@ -10,7 +10,7 @@ from pathlib import Path
 from manta.errors import CheckpointError, ConfigError, DataError
 from manta.families import FAMILIES
 from manta.recipes.budget import Watch
-from manta.recipes.origins import drafting_model, larger_model, source_model, teaching_model
+from manta.recipes.origins import begun_model, drafting_model, larger_model, source_model, teaching_model
 from manta.recipes.recipe import Recipe
 from manta.runtime import atomic_write
 from manta.text import (
@@ -52,6 +52,8 @@ def tokenizer_of(recipe: Recipe, run: Path, watch: Watch) -> Tokenizer:
     if not file.exists():
         if recipe.converted_from is not None:
             tokenizer = source_model(recipe).tokenizer
+        elif recipe.begin_from is not None:
+            tokenizer = begun_model(recipe).tokenizer
         elif recipe.inherit is not None:
             tokenizer = larger_model(recipe).tokenizer
         elif recipe.drafter_of is not None:
@@ -140,7 +142,7 @@ def guided_by(recipe: Recipe) -> Recipe:
             has no share of the time.
         DataError: consensus targets are asked for, and there are no prompts to have them.
     """
-    if recipe.converted_from is not None or recipe.inherit is not None:
+    if any((recipe.converted_from, recipe.inherit, recipe.begin_from)):
         return _guided_by_source(recipe)
     if recipe.family in ("ar", "decoder") and not recipe.taught_by and recipe.consensus in ("medoid", "teacher"):
         raise ConfigError(
@@ -188,6 +190,8 @@ def guided_by(recipe: Recipe) -> Recipe:
 def _guided_by_source(recipe: Recipe) -> Recipe:
     """Consensus targets are what the model that a run begins with answers, for a family that learns such texts.
 
+    A model that is trained on is to learn what it does not answer yet, so it is asked only where the recipe says so.
+
     Raises:
         ConfigError: answers are to be checked.
     """
@@ -198,7 +202,7 @@ def _guided_by_source(recipe: Recipe) -> Recipe:
         consensus = "given"
     elif consensus == "auto":
         prompted = any(example.prompt for example in read(recipe.data, recipe.split, 1))
-        learns = recipe.family in ("manta", "aligned") and task_of(recipe.data) is None
+        learns = recipe.family in ("manta", "aligned") and task_of(recipe.data) is None and recipe.begin_from is None
         consensus = "teacher" if learns and prompted else "none"
     if recipe.recombined and consensus != "teacher":
         raise ConfigError("recombined is for what that model answers, and it does not here; leave recombined out")

@@ -182,6 +182,8 @@ class Recipe:
     converted_from: str | None = None
     """Folder of a model, of any family that is trained here, whose attention becomes another operator: the run begins
     with its weights, and learns what it answers beside the texts. See `manta convert`."""
+    begin_from: str | None = None
+    """Folder of a model that is trained on: its family, tokenizer and shape stay. See `manta train --from`."""
     inherit: str | None = None
     """Folder of a larger model that this one begins as a part of: its family, tokenizer and shape, with fewer blocks
     (`depth` of its shape) and narrower pointwise networks (`hidden`)."""

@@ -2,7 +2,7 @@
 
 The run folder holds `recipe.json`, `plan.json` (steps of each stage, decided as it begins), `metrics.jsonl`,
 `checkpoints/`, `samples/`, `tensorboard/` if wanted, the data as prepared, the teacher where there is one, as a model
-folder `teacher/` that writes by itself, and at the end the model folder `model/`.
+folder `teacher/` that writes by itself, and at the end the model folder `model/`, or the adapters `adapter/`.
 """
 
 import copy
@@ -18,8 +18,6 @@ import torch
 from manta import __version__
 from manta.config import to_dict
 from manta.errors import CheckpointError, TrainingError, UsageError
-from manta.families.kept import KeptModel
-from manta.hub import is_saved, refuse_strangers, save_model
 from manta.recipes.budget import (
     LEAST_STEPS,
     SAFETY,
@@ -208,12 +206,13 @@ class TrainingRun:
                 yield from self._run_stage(index, resumed)
         self.model = self.parts.trained_model(self.specs[-1].name)
         yield from map(Note, self.parts.finished(self.model))
-        if first == len(self.specs) and is_saved(self.out / "model", self.model):
-            yield Note(f"this run is finished; its model is in {self.out / 'model'}")
+        target = self.out / self.parts.place
+        if first == len(self.specs) and self.parts.is_saved(target, self.model):
+            yield Note(f"this run is finished; its model is in {target}")
             return
-        self._save(self.out / "model", self.model)
+        self._save(target, self.model)
         steps = ", ".join(f"{name} {steps}" for name, steps in self.plan.items())
-        yield Note(f"model written to {self.out / 'model'} after {steps} steps in {spoken(self.clock.now())}")
+        yield Note(f"model written to {target} after {steps} steps in {spoken(self.clock.now())}")
         if short := undertrained(self.plan):
             yield Note(f"warning: the model is {short}")
 
@@ -246,9 +245,9 @@ class TrainingRun:
         """The data, and what reads them; both are kept in the folder and reused."""
         budget = None if self.recipe.time_budget is None else seconds(self.recipe.time_budget)
         self.watch = Watch(self.clock, budget, self.tell)
-        for name in ("model", "teacher"):
-            refuse_strangers(self.out / name)
-        self.parts: Any = STATES[self.recipe.state].load().prepared(self.recipe, self.out, self.device, self.watch)
+        kind: Any = STATES[self.recipe.state].load()
+        kind.refuse_strangers(self.out)
+        self.parts: Any = kind.prepared(self.recipe, self.out, self.device, self.watch)
         self.recipe = self.parts.recipe
         self.folder.keep_data(self.parts.data, self.recipe.data)
         self.minutes["preparation"] = self.clock.now() / 60
@@ -316,7 +315,9 @@ class TrainingRun:
 
     def _seconds_per_step(self, spec: StageSpec) -> float:
         """Time of a step of a stage, on copies, which leave no trace in the run."""
-        model, objective = copy.deepcopy((spec.model, spec.objective))
+        own = {id(p) for p in self.parts.modules.parameters()}  # no stage trains the others
+        shared: dict[int, Any] = {id(p): p for p in spec.model.parameters() if id(p) not in own}
+        model, objective = copy.deepcopy((spec.model, spec.objective), shared)
         trial = StageSpec(spec.name, spec.share, model, (model,), objective, spec.corpus)
         trained = {id(p) for part in spec.trained for p in part.parameters()}
         for ours, theirs in zip(spec.model.parameters(), model.parameters(), strict=True):
@@ -354,7 +355,7 @@ class TrainingRun:
     def _restore(self, found: Path | None) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """Weights and state of a checkpoint."""
         if found is None:
-            for name in ("teacher", "model"):
+            for name in ("teacher", "model", "adapter"):
                 if (self.out / name).exists():
                     raise CheckpointError(
                         f"{self.out} has a folder {name} and its checkpoints are gone, so it cannot be continued"
@@ -434,11 +435,10 @@ class TrainingRun:
             if self.recipe.time_budget is not None and spec.name not in self.plan:
                 self._paces.pop(spec.name, None)  # measured before there were such texts
 
-    def _save(self, folder: Path, model: KeptModel) -> None:
+    def _save(self, folder: Path, model: Any) -> None:
         """A model folder, with a card that tells how it came about."""
         minutes = {**minutes_of(self.out, self.plan), **self.minutes}
-        card = self.parts.card(model, self.plan, minutes)
-        save_model(folder, model, recipe=to_dict(self.parts.portable()), card=card)
+        self.parts.save(folder, model, self.parts.card(model, self.plan, minutes))
 
     def _save_stage(self, stage: Stage, before: int) -> None:
         """A checkpoint between two steps of a stage."""

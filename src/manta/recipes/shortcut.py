@@ -31,7 +31,8 @@ def train(
         resume: continue the run of that folder.
         device: see `resolve_device`.
         progress: show how it goes, on stderr: True does, False is quiet; None shows it on a terminal and in a notebook.
-        recipe: fields of `Recipe`, for images of `ImageRecipe`, e.g. `time_budget="3m"`, `size="tiny"`.
+        recipe: fields of `Recipe`, for images of `ImageRecipe`, e.g. `time_budget="3m"`, `size="tiny"`; where
+            `begin_from` is a published model, of `TuneRecipe`.
 
     Returns:
         The model, of the family that the recipe names: `write` gives texts, `draw` images, `generate` events.
@@ -47,7 +48,8 @@ def train(
     for name, value in (("data", data), ("out", out)):
         if not isinstance(value, str | Path) or not str(value):
             raise UsageError(f"{name} should be a path or a name, received {value!r} ({type(value).__name__})")
-    kind = recipe_class(recipe.get("state", state_of(str(data), recipe.get("family"))))
+    begun = recipe.get("begin_from")
+    kind = recipe_class(recipe.get("state") or state_of(str(data), recipe.get("family"), begun and str(begun)))
     asked = from_dict(kind, {"data": str(data), **recipe})
     more = asked.time_budget if resume else None
     if resume:

@@ -24,7 +24,15 @@ from manta.recipes.card import model_card, portable
 from manta.recipes.conversion import Cost, begin_as, converted_blocks, new_parts
 from manta.recipes.inheritance import begin_as_part, inherited_words
 from manta.recipes.logged import NUM_SAMPLES, written_samples
-from manta.recipes.origins import digests, drafting_model, larger_model, source_model, take_over, teaching_model
+from manta.recipes.origins import (
+    begun_model,
+    digests,
+    drafting_model,
+    larger_model,
+    source_model,
+    take_over,
+    teaching_model,
+)
 from manta.recipes.parts import Parts, StageSpec
 from manta.recipes.prepare import corpus_of, guided_by, source_of, take_targets, tokenizer_of, write_medoids
 from manta.recipes.recipe import Recipe, resolve, seconds
@@ -182,12 +190,17 @@ class TextParts(Parts):
     @property
     def begins_with_another(self) -> bool:
         """Whether the model begins as another of its family."""
-        return self.recipe.converted_from is not None or self.recipe.inherit is not None
+        recipe = self.recipe
+        return any((recipe.converted_from, recipe.inherit, recipe.begin_from))
 
     @cached_property
     def source(self) -> LanguageModel:
-        """The model that is converted, or that leaves a part of itself."""
-        lm = source_model(self.recipe) if self.recipe.inherit is None else larger_model(self.recipe)
+        """The model that is trained on, converted, or leaves a part of itself."""
+        recipe = self.recipe
+        if recipe.begin_from is not None:
+            lm = begun_model(recipe)
+        else:
+            lm = source_model(recipe) if recipe.inherit is None else larger_model(recipe)
         lm.model.to(self.device)
         return lm
 
@@ -321,6 +334,8 @@ def stage_specs(parts: TextParts) -> list[StageSpec]:
             parts.measured[name].load_state_dict(part.state_dict())
     if recipe.converted_from is not None:
         return _conversion(parts, net, taught_stages)
+    if recipe.begin_from is not None:
+        return _continued(parts, net, taught_stages)
     ours = [_spec(taught, net, parts.answers if taught.answers else parts.targets) for taught in taught_stages]
     if recipe.family == "ar" and recipe.taught_by is not None:  # it begins as its teacher, whose answers it learns
         take_over(teaching_model(recipe), net)
@@ -362,14 +377,22 @@ def _conversion(parts: TextParts, net: PromptedModel, taught_stages: Sequence[Ta
     return in_rounds([spec for spec in specs if spec.share > 0], recipe.train)
 
 
+def _continued(parts: TextParts, net: PromptedModel, taught_stages: Sequence[Taught]) -> list[StageSpec]:
+    """The stages of a model that is trained on: those of its family, from its own weights; a space stays as it is."""
+    net.load_state_dict(parts.source.model.state_dict())
+    specs = [_spec(taught, net, parts.answers if taught.answers else parts.targets) for taught in taught_stages]
+    space = getattr(net, "space", None)
+    if space is not None and list(space.parameters()):
+        rest = tuple(part for name, part in net.named_children() if name != "space")
+        specs = [replace(spec, trained=rest) if spec.trained == (net,) else spec for spec in specs]
+    return in_rounds(specs, parts.recipe.train)
+
+
 def is_asked(recipe: Recipe, specs: Sequence[StageSpec], index: int) -> bool:
     """Whether the model of a stage is to answer prompts for the stages after it."""
     answered = recipe.consensus == "teacher" or any(spec.answers for spec in specs)
-    return (
-        index == 0
-        and answered
-        and (specs[0].name == "teacher" or any((recipe.taught_by, recipe.converted_from, recipe.inherit)))
-    )
+    others = (recipe.taught_by, recipe.converted_from, recipe.begin_from, recipe.inherit)
+    return index == 0 and answered and (specs[0].name == "teacher" or any(others))
 
 
 def _spec(taught: Taught, model: nn.Module, corpus: Callable[[], Corpus]) -> StageSpec:

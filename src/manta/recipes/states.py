@@ -44,6 +44,12 @@ STATES: Final[Mapping[str, State]] = {
         recipe="manta.recipes.recipe:Recipe",
         parts="manta.recipes.stages:TextParts",
     ),
+    "tuned": State(
+        words="texts",
+        use="write with it: manta generate {out} --prompt '…'",
+        recipe="manta.recipes.tune_recipe:TuneRecipe",
+        parts="manta.recipes.tune_parts:TuneParts",
+    ),
     "image": State(
         words="images",
         use="draw with it: manta generate {out} --num-samples 16 --out grid.png",
@@ -66,13 +72,28 @@ STATES: Final[Mapping[str, State]] = {
 """From a state's name to its row."""
 
 
-def state_of(data: str, family: str | None = None) -> str:
-    """Of which kind some data are, a key of `STATES`, by their name alone, or the model that is to learn from them."""
+def state_of(data: str, family: str | None = None, begin_from: str | None = None) -> str:
+    """Of which kind some data are, a key of `STATES`, by their name alone, or the model that is to learn from them.
+
+    Args:
+        data: their name.
+        family: of the model, where it is named.
+        begin_from: a model to go on with: texts are `tuned` where others have published it.
+
+    Raises:
+        ModelError: there is no such model.
+    """
     if family == "joint":
         return "joint"
     if is_photos(data):
         return "photo"
-    return "image" if is_images(data) else "text"
+    if is_images(data):
+        return "image"
+    if begin_from is None:
+        return "text"
+    from manta.hub import published_kind
+
+    return "text" if published_kind(begin_from) is None else "tuned"
 
 
 def recipe_class(state: Any) -> type[Any]:

@@ -5,15 +5,17 @@ No code of theirs is run. `transformers` has the masked ones only as code that c
 (`trust_remote_code`).
 """
 
-from manta.hub.foreign.causal import CAUSAL_KINDS, load_decoder
+from manta.hub.foreign.causal import CAUSAL_KINDS, describe_decoder, load_decoder
 from manta.hub.foreign.gguf import load_smollm2
 from manta.hub.foreign.mdlm import subs
-from manta.hub.foreign.model import KINDS, ForeignModel, find_foreign, load_foreign
+from manta.hub.foreign.model import KINDS, ForeignModel, describe_foreign, find_foreign, load_foreign
 
 __all__ = [
     "CAUSAL_KINDS",
     "KINDS",
     "ForeignModel",
+    "describe_decoder",
+    "describe_foreign",
     "find_foreign",
     "load_decoder",
     "load_foreign",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from manta.errors import ConfigError, ModelError
 from manta.families.decoder import DecoderConfig, DecoderLM, DecoderModel
-from manta.hub.foreign.checkpoint import load_weights
+from manta.hub.foreign.checkpoint import Change, load_weights
 from manta.hub.foreign.layout import check_sizes, check_token, parse, read_json
 from manta.operators import AttentionConfig
 from manta.runtime import resolve_device
@@ -242,27 +242,48 @@ class _Stored(nn.Module):
         return value
 
 
-def load_decoder(folder: str | Path, kind: CausalKind, device: str | None = None) -> DecoderLM:
+def load_decoder(
+    folder: str | Path, kind: CausalKind, device: str | None = None, *, change: Change | None = None
+) -> DecoderLM:
     """Load a published causal model through manta's own layers, in float32; no code of the folder is run.
 
     Args:
         folder: with `config.json`, `tokenizer.json` and safetensors, one file or shards with their index.
         kind: its layout.
         device: where to put it; None: the first CUDA device, else the CPU.
+        change: what becomes of each published weight as it is read; None: nothing.
 
     Raises:
         ModelError: the layout has an option that manta does not compute, or a file is missing, damaged, a pickle, or
             not what `config.json` says; the message names it.
     """
     folder = Path(folder)
+    lm = describe_decoder(folder, kind)
+    names, sizes, headwise = published_weights(lm.model)
+    with torch.device("meta"):
+        stored = _Stored(sizes)
+    how = {"dtype": torch.float32, "unused": TABLES, "change": change}
+    load_weights(stored, folder, stored.keys, device=torch.device("cpu"), **how)
+    _fill(lm.model.to_empty(device=resolve_device(device)), names, stored.take, headwise=headwise)
+    return lm
+
+
+def describe_decoder(folder: str | Path, kind: CausalKind) -> DecoderLM:
+    """A published causal model without its weights, its net on the meta device.
+
+    Args:
+        folder: as for `load_decoder`.
+        kind: its layout.
+
+    Raises:
+        ModelError: as for `load_decoder`, the weights aside.
+    """
+    folder = Path(folder)
     file = folder / "config.json"
-    config_class, names_of = LAYOUTS[kind]
     try:
-        shape = parse(config_class, _respelled(read_json(file)), file, UNUSED).shape
+        shape = parse(LAYOUTS[kind][0], _respelled(read_json(file)), file, UNUSED).shape
         with torch.device("meta"):
             net = DecoderModel(shape)
-            names, sizes = published(net, names_of(shape))
-            stored = _Stored(sizes)
     except ConfigError as error:
         raise ModelError(f"{file}: {error}; manta cannot compute this model") from None
     except (RuntimeError, ArithmeticError) as error:  # sizes beyond what torch counts
@@ -270,9 +291,6 @@ def load_decoder(folder: str | Path, kind: CausalKind, device: str | None = None
     tokenizer = ForeignTokenizer.of_folder(folder, most=shape.vocab_size)
     if tokenizer is None:
         raise ModelError(f"{folder} has no tokenizer.json; save the model's fast tokenizer there")
-    where = resolve_device(device)
-    load_weights(stored, folder, stored.keys, device=torch.device("cpu"), dtype=torch.float32, unused=TABLES)
-    _fill(net.to_empty(device=where), names, stored.take, headwise=kind == "gpt_neox")
     return DecoderLM(net, tokenizer)
 
 
@@ -316,6 +334,20 @@ def _fill(net: DecoderModel, names: Names, take: Callable[[str], Tensor], *, hea
         if headwise and ".qkv." in ours:
             value = by_part(value, net.config.heads or 1)
         parameter.copy_(value)
+
+
+def published_weights(net: DecoderModel) -> tuple[Names, dict[str, tuple[int, ...]], bool]:
+    """How the weights of a net are published.
+
+    Args:
+        net: as `load_decoder` makes it.
+
+    Returns:
+        From each weight of ours to the published ones that it is made of, one behind the other; the size of each
+        published weight; and whether queries, keys and values are published head by head, as GPT-NeoX's are.
+    """
+    kind: CausalKind = "llama" if net.config.norm == "rms" else "gpt_neox"
+    return *published(net, LAYOUTS[kind][1](net.config)), kind == "gpt_neox"
 
 
 def _respelled(config: Mapping[str, Any]) -> dict[str, Any]:

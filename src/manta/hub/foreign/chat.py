@@ -34,6 +34,17 @@ class ChatFrame:
     trimmed: bool
     """White space around a turn's words is left out."""
 
+    @property
+    def before(self) -> str:
+        """What stands before the prompt where nothing was said before it."""
+        system = f"{self.opening.format('system')}{self.system}{self.closing}" if self.system else ""
+        return f"{self.start}{system}{self.opening.format('user')}"
+
+    @property
+    def after(self) -> str:
+        """What stands between the prompt and its answer."""
+        return f"{self.closing}{self.opening.format('assistant')}"
+
     def encode(self, prompt: str, tokenizer: ForeignTokenizer, history: Sequence[tuple[str, str]] = ()) -> list[int]:
         """Token ids of the framed conversation; names of special tokens in what somebody says stay plain text.
 

@@ -1,7 +1,7 @@
 """The weights of a published checkpoint: safetensors only, every name and shape checked, one tensor at a time."""
 
 import re
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,6 +20,9 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 
 Claims = dict[Path, set[str] | None]
 """Files of a checkpoint, each with the weights that the index says it holds; None where there is no index."""
+
+Change = Callable[[str, Tensor], Tensor]
+"""From a weight's published name and its stored value to the value that takes its place."""
 
 
 def published_names(net: nn.Module, block: str, parts: Mapping[str, str]) -> dict[str, str]:
@@ -51,6 +54,7 @@ def load_weights(
     dtype: torch.dtype,
     constants: Mapping[str, Tensor] | None = None,
     unused: str = r"(?!)",
+    change: Change | None = None,
 ) -> None:
     """Fill a net that was built on the meta device; the checkpoint has to hold its weights and nothing else.
 
@@ -65,6 +69,7 @@ def load_weights(
         dtype: of its weights.
         constants: values that some checkpoints also store and the net computes; checked where they are there.
         unused: regular expression of the names of what is stored and nobody reads.
+        change: what becomes of each weight that is read; None: nothing.
 
     Raises:
         ModelError: a file is missing, damaged, a pickle or outside the folder, or a weight is missing, unexpected or of
@@ -73,7 +78,7 @@ def load_weights(
     constants = constants or {}
     shapes = {name: net.get_parameter(ours).shape for name, ours in names.items()}
     shapes |= {name: value.shape for name, value in constants.items()}
-    claims = _claims(folder)
+    claims = claims_of(folder)
     found: set[str] = set()
     for file, claimed in claims.items():
         for name, shape in headers(file).items():
@@ -89,23 +94,34 @@ def load_weights(
     net.to(dtype).to_empty(device=device)
     with torch.no_grad():
         for file in claims:
-            _copy(file, net, names, constants, unused)
+            _copy(file, net, names, constants, unused, change or (lambda name, value: value))
 
 
-def _copy(file: Path, net: nn.Module, names: Mapping[str, str], constants: Mapping[str, Tensor], unused: str) -> None:
+def _copy(
+    file: Path, net: nn.Module, names: Mapping[str, str], constants: Mapping[str, Tensor], unused: str, change: Change
+) -> None:
+    for name, value in stored_weights(file):
+        if not re.fullmatch(unused, name):
+            if name in names:
+                net.get_parameter(names[name]).copy_(change(name, value))
+            elif not torch.allclose(value.float(), constants[name].float(), rtol=1e-2):
+                raise ModelError(f"{file} holds {name} with other values than the model's equation gives")
+
+
+def stored_weights(file: Path) -> Iterator[tuple[str, Tensor]]:
+    """Every weight of a file with its name, one at a time.
+
+    Raises:
+        ModelError: the file is missing or damaged, or a weight is not finite.
+    """
     with _opened(file) as handle:
         for name in handle.keys():  # noqa: SIM118  (a handle is no mapping)
-            if re.fullmatch(unused, name):
-                continue
             try:
                 value: Tensor = handle.get_tensor(name)
             except (OSError, SafetensorError) as error:
                 raise ModelError(f"{file} is damaged at {name} ({error}); copy it again") from error
             check_weight(name, value, file)
-            if name in names:
-                net.get_parameter(names[name]).copy_(value)
-            elif not torch.allclose(value.float(), constants[name].float(), rtol=1e-2):
-                raise ModelError(f"{file} holds {name} with other values than the model's equation gives")
+            yield name, value
 
 
 def check_weight(name: str, value: Tensor, file: Path) -> None:
@@ -152,7 +168,12 @@ def _opened(file: Path) -> Iterator[Any]:
         yield handle
 
 
-def _claims(folder: Path) -> Claims:
+def claims_of(folder: Path) -> Claims:
+    """The files of a checkpoint's weights.
+
+    Raises:
+        ModelError: there are none, they are pickles, or the index is damaged or names a file outside the folder.
+    """
     if (folder / SINGLE).exists():
         return {_inside(folder, SINGLE, folder): None}
     index = folder / INDEX

@@ -161,11 +161,21 @@ class DecoderNet(nn.Module):
         positions: Num[Tensor, "*rows n"] | None = None,
         kept: Sequence[KeyValues] | None = None,
     ) -> Float[Tensor, "b n v"]:
-        """Logits as the published net gives them: neither shifted nor without the mask token.
+        """Logits as the published net gives them: neither shifted nor without the mask token; see `states`."""
+        return self.head(self.states(tokens, mask, positions, kept))
+
+    def states(
+        self,
+        tokens: Int64[Tensor, "b n"],
+        mask: Bool[Tensor, "b n"] | None = None,
+        positions: Num[Tensor, "*rows n"] | None = None,
+        kept: Sequence[KeyValues] | None = None,
+    ) -> Float[Tensor, "b n d"]:
+        """What the logits are read from, position by position.
 
         Args:
             tokens: the mask token where a word is hidden.
-            mask: True where a token is real, False at padding, whose logits have no meaning; None: all are.
+            mask: True where a token is real, False at padding, whose states have no meaning; None: all are.
             positions: of the tokens, "n" or "b n"; 0, 1, … without.
             kept: one a block, when the tokens are a span of a row whose other positions are read as last computed.
         """
@@ -178,4 +188,4 @@ class DecoderNet(nn.Module):
         x = self.embedding(tokens)
         for index, block in enumerate(self.blocks):
             x = block(x, tables, mask, None if kept is None else kept[index])
-        return self.head(self.norm(x))
+        return self.norm(x)

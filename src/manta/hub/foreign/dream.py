@@ -113,17 +113,17 @@ class DreamConfig:
 class DreamNet(DecoderNet):
     """Dream's net: as `DecoderNet`, but positions count the real tokens of a row only."""
 
-    def forward(
+    def states(
         self,
         tokens: Int64[Tensor, "b n"],
         mask: Bool[Tensor, "b n"] | None = None,
         positions: Num[Tensor, "*rows n"] | None = None,
         kept: Sequence[KeyValues] | None = None,
-    ) -> Float[Tensor, "b n v"]:
-        """Logits as the published net gives them: those at i are of token i + 1; see `DecoderNet`."""
+    ) -> Float[Tensor, "b n d"]:
+        """What the logits are read from: those at i are of token i + 1; see `DecoderNet`."""
         if positions is None and mask is not None:
             positions = (mask.long().cumsum(-1) - 1).clamp_min(0)
-        return super().forward(tokens, mask, positions, kept)
+        return super().states(tokens, mask, positions, kept)
 
 
 def read(config: Mapping[str, Any], file: Path) -> Layout:

@@ -22,7 +22,7 @@ from manta.families.serving import RequestWriter
 from manta.hub.foreign import dream, llada, mdlm
 from manta.hub.foreign.causal import CAUSAL_KINDS, CausalKind
 from manta.hub.foreign.chat import ChatFrame, find_frame
-from manta.hub.foreign.checkpoint import load_weights
+from manta.hub.foreign.checkpoint import Change, load_weights
 from manta.hub.foreign.decoder import DecoderNet
 from manta.hub.foreign.denoisers import RowDenoiser, SpanOfRow
 from manta.hub.foreign.layout import Layout, read_json
@@ -279,13 +279,16 @@ def find_foreign(folder: str | Path) -> Kind | CausalKind | None:
     raise ModelError(f"{file} has the model_type {config['model_type']!r}; manta reads {known}")
 
 
-def load_foreign(folder: str | Path, device: str | None = None, *, dtype: torch.dtype | None = None) -> ForeignModel:
+def load_foreign(
+    folder: str | Path, device: str | None = None, *, dtype: torch.dtype | None = None, change: Change | None = None
+) -> ForeignModel:
     """Load a published masked model through manta's own layers; no code of the folder is run.
 
     Args:
         folder: with `config.json` and safetensors, one file or shards with their index; and a tokenizer, if any.
         device: where to put it; None: the first CUDA device, else the CPU.
         dtype: of the weights; None: bfloat16 for `llada` and `Dream`, which are published so, float32 for `mdlm`.
+        change: what becomes of each published weight as it is read; None: nothing.
 
     Returns:
         The model; see `ForeignModel` for what a decoder may rely on.
@@ -295,21 +298,36 @@ def load_foreign(folder: str | Path, device: str | None = None, *, dtype: torch.
             `config.json` says; the message names it.
     """
     folder = Path(folder)
+    layout, model = _described(folder)
+    how = {"dtype": dtype or layout.dtype, "constants": layout.constants, "change": change}
+    load_weights(layout.net, folder, layout.names, device=resolve_device(device), **how)
+    return model
+
+
+def describe_foreign(folder: str | Path) -> ForeignModel:
+    """A published masked model without its weights, its net on the meta device.
+
+    Args:
+        folder: as for `load_foreign`.
+
+    Raises:
+        ModelError: as for `load_foreign`, the weights aside.
+    """
+    return _described(Path(folder))[1]
+
+
+def _described(folder: Path) -> tuple[Layout, ForeignModel]:
     kind = find_foreign(folder)
     file = folder / "config.json"
     config = read_json(file)
     if kind not in KINDS:
         raise ModelError(f"{file} is not that of a published masked model; manta reads {', '.join(KINDS)}")
-    where = resolve_device(device)
     try:
         layout = {"llada": llada.read, "Dream": dream.read, "mdlm": mdlm.read}[kind](config, file)
     except (RuntimeError, ArithmeticError) as error:  # sizes beyond what torch counts
         raise ModelError(f"{file} does not describe a model that can be built ({error}); copy it again") from error
-    load_weights(
-        layout.net, folder, layout.names, device=where, dtype=dtype or layout.dtype, constants=layout.constants
-    )
     tokenizer = _tokenizer(folder, layout)
-    return ForeignModel(
+    return layout, ForeignModel(
         family=kind,
         net=layout.net.eval(),
         tokenizer=tokenizer,
