@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from manta.errors import ModelError, RequestError
+from manta.errors import ModelError, RequestError, UsageError
 from manta.families.events import Event, GenerateOptions, Request
 from manta.server.engine import Busy, Closing, Engine
 
@@ -201,5 +201,61 @@ def test_closing_writes_what_was_accepted_and_takes_no_more():
         texts = await asyncio.gather(*map(told, writings))
         await closing
         assert [text for writing in texts for _, _, text in writing] == [f"{k} after 1" for k in range(4)]
+
+    asyncio.run(play())
+
+
+def test_the_thread_outlives_any_number_of_those_who_leave():
+    """Each empties the queue while the thread waits for company."""
+
+    async def play() -> None:
+        lm = Slow()
+        lm.gate.set()
+        engine = engine_of(lm, patience=0.001)
+        for k in range(3000):
+            engine.enter(asked(k), drafts=False).leave()
+            if k % 100 == 0:
+                await asyncio.sleep(0.003)
+        assert engine.alive
+        assert len(await told(engine.enter(asked(1), drafts=False))) == 1
+        engine.close()
+        assert not engine.alive
+
+    asyncio.run(play())
+
+
+def test_one_that_cannot_be_written_fails_alone():
+    class Picky(Slow):
+        def generate(self, requests: Sequence[Request], **how: Any) -> Iterator[Event]:
+            for event in super().generate(requests, **how):
+                if any(request.seed == 1 for request in requests):
+                    raise ZeroDivisionError("a bug that one request meets")
+                yield event
+
+    async def play() -> None:
+        lm = Picky()
+        lm.gate.set()
+        outcomes: list[str] = []
+        engine = engine_of(lm, patience=0.1, ended=outcomes.append)
+        writings = [engine.enter(asked(k), drafts=False) for k in range(3)]
+        kinds = [[event.kind async for _, event in writing.events()] for writing in writings]
+        assert kinds == [["done"], ["failed"], ["done"]]
+        assert sorted(outcomes) == ["failed", "written", "written"]
+        engine.close()
+
+    asyncio.run(play())
+
+
+def test_what_is_chosen_from_takes_places_and_what_never_fits_is_refused():
+    async def play() -> None:
+        engine = engine_of(Slow(), queue=8)
+        with pytest.raises(UsageError, match="8 places"):
+            engine.enter(asked(0, 1, 2, choose=3), drafts=False)
+        one = engine.enter(asked(0, 1, choose=3), drafts=False)
+        assert engine.waiting + engine.running == 6
+        with pytest.raises(Busy):
+            engine.enter(asked(2, choose=3), drafts=False)
+        one.leave()
+        engine.close()
 
     asyncio.run(play())

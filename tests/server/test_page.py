@@ -164,6 +164,13 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(browser, served):
         page = context.new_page()
         page.goto(guarded.url)
         page.wait_for_selector("#key-dialog[open]")
+        page.keyboard.press("Escape")
+        page.wait_for_selector("#status.bad")
+        page.reload()
+        page.fill("#key", "k\N{EURO SIGN}y")
+        page.click("#key-dialog button")
+        page.wait_for_selector("#status.bad:text('no such characters')")
+        page.reload()
         page.fill("#key", key)
         page.click("#key-dialog button")
         page.wait_for_selector("#voices input")
@@ -175,8 +182,9 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(browser, served):
 @needs_browser
 @pytest.mark.slow
 def test_a_model_is_diagnosed_from_the_page(browser, served):
-    context = browser.new_context()
+    context, said = browser.new_context(), []
     page = context.new_page()
+    page.on("console", lambda m: said.append(m.text) if m.type == "error" else None)
     page.goto(served.url)
     page.wait_for_selector("#voices input")
     page.click("#tab-diagnose")
@@ -185,6 +193,9 @@ def test_a_model_is_diagnosed_from_the_page(browser, served):
     page.wait_for_selector("#diagnosis-page:not([hidden])", timeout=400_000)
     shown = page.query_selector("#diagnosis-page").content_frame()
     assert "builtin:e2e" in shown.inner_text("body")
+    assert shown.evaluate("getComputedStyle(document.body).maxWidth") != "none", "its own style counts"
+    wrong = [text for text in said if "status of 404" not in text]
+    assert not wrong
     with page.expect_download() as saved:
         page.click("#diagnosis-save")
     assert saved.value.suggested_filename == "diagnosis.html"

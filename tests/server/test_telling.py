@@ -14,8 +14,9 @@ from manta.server.telling import Choice
 LETTERS = SimpleNamespace(
     encode=lambda text, start=True: [ord(letter) for letter in text],
     decode=lambda ids, start=True: "".join(map(chr, ids)),
+    whole=len,
 )
-LM = SimpleNamespace(tokenizer=LETTERS)
+LM = SimpleNamespace(tokenizer=LETTERS, family="manta", frame=None)
 
 
 def choice_of(stops: tuple[str, ...] = (), most: int | None = None, before: str = "") -> Choice:
@@ -28,7 +29,7 @@ def draft(text: str, standing: int) -> E:
 
 
 def done(text: str) -> E:
-    return E("done", 0, text, (), 1.0, 0.9, 2)
+    return E("done", 0, text, tuple(map(ord, text)), 1.0, 0.9, 2)
 
 
 def sent(choice: Choice, text: str, cuts: list[int]) -> str:
@@ -71,11 +72,34 @@ def test_half_a_character_is_held_back():
 
 
 @pytest.mark.parametrize(
-    ("text", "most", "told"),
-    [("abcdef", 3, ("abc", "length", 3)), ("abc", 3, ("abc", "length", 3)), ("ab", 3, ("ab", "stop", 2))],
+    ("text", "most", "told"), [("abcdef", 3, ("abc", "length", 3)), ("abc", 3, ("abc", "stop", 3))]
 )
-def test_a_bound_cuts_and_says_so(text, most, told):
+def test_a_bound_that_the_model_does_not_follow_cuts(text, most, told):
     assert choice_of(most=most).ended(done(text)) == told
+
+
+def test_a_bound_that_is_followed_is_told_by_the_tokens_written():
+    """Not by those of the text, read anew: what was written in three tokens may be read as two."""
+    joined = SimpleNamespace(**{**vars(LETTERS), "encode": lambda text, start=True: [1] * (len(text) // 2)})
+    request = Request(options=GenerateOptions(max_tokens=3))
+    lm = SimpleNamespace(tokenizer=joined, family="ar", frame=None)
+    assert Choice(lm, Asked((request,), (), None, 3, ("",)), 0).ended(done("abc")) == ("abc", "length", 3)
+    assert Choice(lm, Asked((request,), (), None, 4, ("",)), 0).ended(done("abc")) == ("abc", "stop", 3)
+    assert Choice(lm, Asked((request,), ("c",), None, 3, ("",)), 0).ended(done("abc")) == ("ab", "stop", 1)
+
+
+def test_a_published_models_end_is_no_word_of_the_text():
+    request = Request(options=GenerateOptions(max_tokens=4))
+    lm = SimpleNamespace(tokenizer=LETTERS, family="llada", frame=None, eos_id=ord("$"))
+    ended = E("done", 0, "ab", tuple(map(ord, "ab$$")), 1.0, 0.9, 2)
+    assert Choice(lm, Asked((request,), (), None, 4, ("",)), 0).ended(ended) == ("ab", "stop", 2)
+    full = E("done", 0, "abcd", tuple(map(ord, "abcd")), 1.0, 0.9, 2)
+    assert Choice(lm, Asked((request,), (), None, 4, ("",)), 0).ended(full) == ("abcd", "length", 4)
+
+
+def test_a_long_stop_costs_no_more_than_the_text_is_long():
+    choice = choice_of(("x" * 1_000_000,))
+    assert [choice.more(draft("axxx", k)) for k in range(5)] == ["", "a", "", "", ""]
 
 
 def test_a_frame_tells_each_token_and_how_sure_it_is():
@@ -91,3 +115,11 @@ def test_a_frame_tells_each_token_and_how_sure_it_is():
         "confidence": 0.75,
         "words": [["a", 0.9], ["b", 0.6]],
     }
+
+
+def test_a_frame_makes_no_number_up():
+    """A model that tells no word's confidence, and a road without a time or a budget."""
+    request = Request(options=GenerateOptions(decoder="sequential"))
+    lm = SimpleNamespace(tokenizer=LETTERS, family="aligned", frame=None)
+    frame = Choice(lm, Asked((request,), (), None, None, ("",)), 0).frame(E("draft", 0, "a", (97,), 1.0, 0.5, 3))
+    assert (frame["words"], frame["t"], frame["total"], frame["step"]) == ([["a", None]], None, None, 3)

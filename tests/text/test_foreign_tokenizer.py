@@ -1,6 +1,7 @@
 """A published tokenizer gives the ids its authors' code gives, and no user's text can hold a special token."""
 
 import json
+import random
 
 import pytest
 import tokenizers as hf
@@ -142,3 +143,21 @@ def test_dreams_files_are_read_as_qwen2s(folder):
     tokenizer = load(folder)
     for text in [*TEXTS, "They'll've\t\tSEEN  it\r\n\r\n...", "x" * 50, f"a{END}b"]:
         assert tokenizer.encode(text, special_names=True) == theirs.encode(text, add_special_tokens=False)
+
+
+def test_what_is_whole_stays_as_it_is_whatever_follows():
+    """Bytes that spell a character are told once it is whole: one that does not fit spoils the run before it."""
+    vocab = {"a": 0, "▁b": 1, **{f"<0x{byte:02X}>": 2 + byte for byte in range(256)}}
+    backend = hf.Tokenizer(hf.models.BPE(vocab, [], byte_fallback=True))
+    replace = hf.decoders.Replace("▁", " ")
+    backend.decoder = hf.decoders.Sequence([replace, hf.decoders.ByteFallback(), hf.decoders.Fuse()])
+    tokenizer = ForeignTokenizer(backend.to_str())
+    smile = [2 + byte for byte in "😀".encode()]
+    assert tokenizer.decode([*smile, *smile[:1]]) != "😀", "the run is spoilt"
+    assert tokenizer.whole([0, *smile, 1]) == 6 and tokenizer.whole([0, *smile]) == 1 and tokenizer.whole(smile) == 0
+    generator = random.Random(0)
+    for _ in range(300):
+        ids = [generator.choice([0, 1, *smile, 2 + generator.randrange(256)]) for _ in range(12)]
+        for k in range(13):
+            told = tokenizer.decode(ids[: tokenizer.whole(ids[:k])])
+            assert tokenizer.decode(ids).startswith(told)

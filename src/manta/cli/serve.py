@@ -63,6 +63,7 @@ def _bound(options: ServeOptions) -> Any:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((options.host, options.port))
+        found.listen(2048)  # who comes while models load waits
     except OSError as error:
         found.close()
         where, reason = f"{options.host} port {options.port}", error.strerror or str(error)

@@ -448,8 +448,11 @@ class _Text:
     def event(self, kind: EventKind, index: int, lm: AutoregressiveLM) -> Event:
         """The text so far, without what ends it."""
         words = self.words[:-1] if self.words[-1] == lm.model.end else self.words
-        text, sure = lm.tokenizer.decode(words), sum(self.chances) / len(self.chances)
-        text = text if self.exactly else text.strip()
+        sure, whole = sum(self.chances) / len(self.chances), lm.tokenizer.whole(words)
+        text, ahead = (
+            said if self.exactly else said.strip()
+            for said in (lm.tokenizer.decode(words), "" if kind == "done" else lm.tokenizer.decode(words[:whole]))
+        )
         return Event(
             kind,
             index,
@@ -460,7 +463,7 @@ class _Text:
             self.nfe,
             self.processed,
             chances=tuple(self.chances[: len(words)]),
-            standing=len(text.rstrip(UNFINISHED)),
+            standing=len(ahead.rstrip(UNFINISHED)),
         )
 
 

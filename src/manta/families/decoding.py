@@ -184,7 +184,7 @@ def canvas_events(
     encode: int,
     kind: EventKind,
     *,
-    kept: bool = False,
+    whole: Callable[[list[int]], int] | None = None,
 ) -> list[Event]:
     """What has become of each row; its time is the share of its canvas that is written.
 
@@ -194,8 +194,8 @@ def canvas_events(
         texts: for each row what makes a text of its tokens, those without a word among them.
         encode: network calls made before the canvas's.
         kind: of the events.
-        kept: the words before the first place without one stay as they are: they are free texts, of a decoder that
-            `keeps_words`.
+        whole: where the words before the first place without one stay as they are (free texts, of a decoder that
+            `keeps_words`): `Tokenizer.whole`.
     """
     events, processed = [], canvas.processed // len(mask)
     for row in range(len(mask)):
@@ -207,9 +207,9 @@ def canvas_events(
         calls = int(canvas.calls_of[row]) + encode
         text = texts[row](words)
         standing = 0
-        if kept:
-            ahead = int((~open_).long().cumprod(0).sum())
-            standing = len(texts[row](words[:ahead]).rstrip(UNFINISHED))
+        if whole is not None and kind == "draft":
+            ahead = words[: int((~open_).long().cumprod(0).sum())]
+            standing = len(texts[row](ahead[: whole(ahead)]).rstrip(UNFINISHED))
         told: dict[str, Any] = {"chances": tuple(chances.tolist()), "standing": standing}
         events.append(Event(kind, row, text, tuple(words), share, sure, calls, processed, **told))
     return events

@@ -213,11 +213,12 @@ class MaskedLM(TrainedWriter[MaskedModel]):
         elastic = self._elastic(beginning, templates) if self.model.config.elastic and automaton is None else None
         before = encode + options.think
         kept = free and elastic is None and keeps_words(self.decoder_for(options))
+        whole = self.tokenizer.whole if kept else None
         calls = max(1, options.num_steps - before)
 
         def events(canvas: Canvas, kind: EventKind) -> list[Event]:
             if elastic is None:
-                told = canvas_events(canvas, beginning.mask, texts, before, kind, kept=kept)
+                told = canvas_events(canvas, beginning.mask, texts, before, kind, whole=whole)
                 thought = options.think * beginning.tokens.shape[1]
                 return [replace(event, processed=event.processed + thought) for event in told]
             real = canvas.tokens != OFF

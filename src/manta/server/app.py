@@ -1,9 +1,11 @@
 """The application: routes, and what becomes of errors."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,10 +41,12 @@ FILES: Final = {
 }
 """The page's files by their paths."""
 POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "frame-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""What the page may load: nothing from elsewhere, and no script or style but its files."""
+"""What the page may load: nothing from elsewhere, and no script but its files; a diagnosis brings its style along."""
+ALONE: Final = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
+"""The same of a diagnosis that is opened by itself."""
 TAKEN: Final[dict[str, type[BaseModel]]] = {
     "/v1/completions": Completion,
     "/v1/chat/completions": Chat,
@@ -119,6 +123,13 @@ class Served:
         }
 
 
+class NoModel(HTTPException):
+    """No model has that name."""
+
+    code = "model_not_found"
+    """What programs know it by."""
+
+
 def named(served: Mapping[str, Served], name: str | None) -> Served:
     """The model of a name, the first without one.
 
@@ -128,7 +139,7 @@ def named(served: Mapping[str, Served], name: str | None) -> Served:
     found = next(iter(served.values())) if name is None else served.get(name)
     if found is None:
         shown = str(name)[:80]
-        raise HTTPException(404, f"there is no model {shown!r}{nearest(shown, served)}; see /v1/models")
+        raise NoModel(404, f"there is no model {shown!r}{nearest(shown, served)}; see /v1/models")
     return found
 
 
@@ -146,16 +157,15 @@ class Asker:
 
     async def answer(self, form: str, asked: Asking, request: Request) -> Response:
         """Write what is asked, whole or as a stream."""
-        served = named(self.served, asked.model)
+        began, served = time.perf_counter(), named(self.served, asked.model)
         # Patterns take a while to read, and so may a long prompt: not on the event loop.
         read = await asyncio.to_thread(read_asked, asked, served.lm, self.settings)
 
         def written(event: Event, tokens: int) -> None:
-            self.measures.texts.labels(served.name, "written").inc()
             self.measures.calls.labels(served.name).inc(event.nfe)
             self.measures.tokens.labels(served.name).inc(tokens)
 
-        telling = Telling(FORMS[form], served.name, served.lm, read, written)
+        telling = Telling(FORMS[form], served.name, served.lm, read, began, written)
         streams = bool(asked.stream)
         writing = served.engine.enter(read.requests, drafts=streams)
         usage = asked.stream_options is None or asked.stream_options.include_usage
@@ -163,7 +173,6 @@ class Asker:
         # What is refused is refused with a status, not in the middle of a stream.
         found = await _unless_left(request, anext(told, b"") if streams else telling.whole(writing))
         if found is None:
-            self.measures.texts.labels(served.name, "left").inc(len(read.requests))
             return Response(status_code=LEFT)
         if not streams:
             return JSONResponse(found)
@@ -216,7 +225,9 @@ def create_app(models: Mapping[str, tuple[str, Any]], settings: ServeSettings | 
     served: dict[str, Served] = {}
     for name, (source, lm) in models.items():
         how = {"batch_size": settings.batch_size, "patience": settings.patience_ms / 1000, "queue": settings.queue}
-        served[name] = Served(name, source, lm, Engine(lm, seen=measures.batches.labels(name).observe, **how))
+        counted = partial(measures.outcome, name)
+        engine = Engine(lm, seen=measures.batches.labels(name).observe, ended=counted, **how)
+        served[name] = Served(name, source, lm, engine)
         measures.watch(name, served[name].engine)
 
     @asynccontextmanager
@@ -288,7 +299,8 @@ def _add_diagnoses(app: FastAPI, served: Mapping[str, Served], diagnoses: Diagno
             raise RequestError("a diagnosis takes two prompts at least, for a spread")
         if diagnoses.busy:
             raise Busy(30)
-        begun = diagnoses.begin(found.name, found.source, asked.prompts, asked.num_steps)
+        device = str(found.lm.device)
+        begun = diagnoses.begin(found.name, found.source, asked.prompts, asked.num_steps, device)
         return {"id": begun.id, "model": begun.model, "state": begun.state}
 
     @app.get("/v1/diagnoses/{name}", summary="How a diagnosis goes on")
@@ -301,7 +313,8 @@ def _add_diagnoses(app: FastAPI, served: Mapping[str, Served], diagnoses: Diagno
         found = known(name)
         if found.state != "done":
             raise HTTPException(404, f"the diagnosis is {found.state}")
-        return Response(found.page, media_type="text/html; charset=utf-8")
+        headers = {"content-security-policy": ALONE}
+        return Response(found.page, headers=headers, media_type="text/html; charset=utf-8")
 
 
 def _add_rest(app: FastAPI, served: Mapping[str, Served], settings: ServeSettings, measures: Measures) -> None:
@@ -309,6 +322,8 @@ def _add_rest(app: FastAPI, served: Mapping[str, Served], settings: ServeSetting
 
     @app.get("/health", summary="Whether it serves, and how full it is")
     async def health() -> dict[str, Any]:
+        if dead := [name for name, each in served.items() if not each.engine.alive]:
+            raise Closing(f"nothing is written with {', '.join(dead)} any more; start the server anew")
         waiting, running = (sum(getattr(s.engine, of) for s in served.values()) for of in ("waiting", "running"))
         return {"status": "ok", "version": __version__, "waiting": waiting, "running": running, "queue": settings.queue}
 
@@ -318,9 +333,7 @@ def _add_rest(app: FastAPI, served: Mapping[str, Served], settings: ServeSetting
 
     @app.get("/v1/models/{name:path}", summary="One model")
     async def model(name: str) -> dict[str, Any]:
-        if name not in served:
-            raise HTTPException(404, f"there is no model {name[:80]!r}; see /v1/models")
-        return served[name].row()
+        return named(served, name).row()
 
     @app.get("/metrics", summary="Counters, as Prometheus reads them")
     async def counters() -> Response:
@@ -330,7 +343,7 @@ def _add_rest(app: FastAPI, served: Mapping[str, Served], settings: ServeSetting
         body = (PAGE / file).read_bytes()
         headers = {"content-security-policy": POLICY, "referrer-policy": "no-referrer", "cache-control": "no-cache"}
 
-        @app.get(path, include_in_schema=False)
+        @app.api_route(path, methods=["GET", "HEAD"], include_in_schema=False)
         async def send() -> Response:
             return Response(body, headers=headers, media_type=kind)
 
@@ -370,4 +383,4 @@ def _add_refusals(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:
-        return answer(error.status_code, str(error.detail), "model_not_found" if error.status_code == 404 else None)
+        return answer(error.status_code, str(error.detail), getattr(error, "code", None))

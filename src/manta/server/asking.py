@@ -1,5 +1,6 @@
 """From what a client asks to what a model writes."""
 
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,8 @@ class Asked:
     """Most tokens that were asked for."""
     before: tuple[str, ...]
     """What is put before each text."""
+    copies: int = 1
+    """Texts for each prompt, one after the other."""
 
 
 def _refuse(asked: Any) -> None:
@@ -94,7 +97,7 @@ def read_asked(asked: Asking, lm: Any, settings: ServeSettings) -> Asked:
     if echo and lm.prompted is not None:
         raise UsageError("`echo` is for models that go on from their prompt, and this one answers it; leave it out")
     before = tuple((request.prompt or "") if echo else "" for request in requests)
-    return Asked(requests, tuple(stop for stop in stops if stop), most, wanted, before)
+    return Asked(requests, tuple(stop for stop in stops if stop), most, wanted, before, n)
 
 
 def _check_limits(options: GenerateOptions, settings: ServeSettings) -> None:
@@ -118,6 +121,9 @@ def _bases(asked: Asking, lm: Any, settings: ServeSettings) -> Sequence[Request]
             raise RequestError("/v1/infill fills blanks `___`; words to change, in `[[…]]`, are for /v1/edit")
         if not edit and "___" not in asked.text:
             raise RequestError("the text has no blank `___` to fill")
+        sizes = [int(size) for size in re.findall(r"_{3,}\{(\d{1,12})\}", asked.text)]
+        if max(sizes, default=0) > settings.max_new_tokens:
+            raise UsageError(f"a blank holds at most {settings.max_new_tokens} tokens here, received {max(sizes)}")
         text = asked.text if not edit or "[[" in asked.text else f"[[{asked.text}]]"
         return [Request(prompt=asked.prompt, infill=text)]
     if isinstance(asked, Chat):
@@ -134,7 +140,7 @@ def _bases(asked: Asking, lm: Any, settings: ServeSettings) -> Sequence[Request]
 
 def _turns(asked: Chat, lm: Any) -> Request:
     """A conversation: perhaps a system's message, then turns of user and assistant, a user's the last."""
-    if getattr(lm, "frame", None) is None:
+    if lm.frame is None:
         raise RequestError("the model has no chat frame, so it holds no conversations; ask /v1/completions")
     roles = [message.role for message in asked.messages]
     turns = roles[1:] if roles[0] == "system" else roles

@@ -45,7 +45,9 @@ class Diagnoses:
         """Whether one is under way."""
         return self._task is not None and not self._task.done()
 
-    def begin(self, name: str, source: str, prompts: Sequence[str], num_steps: int) -> Diagnosis:
+    def begin(
+        self, name: str, source: str, prompts: Sequence[str], num_steps: int, device: str | None = None
+    ) -> Diagnosis:
         """Begin one; nobody may have begun another that is not done.
 
         Args:
@@ -53,13 +55,17 @@ class Diagnoses:
             source: what loads it: a folder or a name.
             prompts: what it is watched answering; none: what the verb chooses.
             num_steps: network calls of a text.
+            device: where it is measured; None: the verb's choice.
         """
         assert not self.busy, "one diagnosis at a time"
         found = Diagnosis(uuid.uuid4().hex, name)
         self.known[found.id] = found
         for old in list(self.known)[:-KEPT]:
             del self.known[old]
-        self._task = asyncio.create_task(self._make(found, source, list(prompts), num_steps))
+        flags = ["--num-steps", str(num_steps), "--num-prompts", str(len(prompts) or 4)]
+        self._task = asyncio.create_task(
+            self._make(found, source, list(prompts), flags + (["--device", device] if device else []))
+        )
         return found
 
     async def close(self) -> None:
@@ -68,11 +74,19 @@ class Diagnoses:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _make(self, found: Diagnosis, source: str, prompts: list[str], num_steps: int) -> None:
+    async def _make(self, found: Diagnosis, source: str, prompts: list[str], flags: list[str]) -> None:
+        try:
+            await self._run(found, source, prompts, flags)
+        except OSError as error:
+            found.lines.append(f"it could not be made: {error.strerror or error}")
+        finally:
+            if found.state == "running":
+                found.state = "failed"
+
+    async def _run(self, found: Diagnosis, source: str, prompts: list[str], flags: list[str]) -> None:
         with tempfile.TemporaryDirectory(prefix=PREFIX) as kept:
             folder = Path(kept)
-            command = [sys.executable, "-m", "manta", "diagnose", source, "--out", str(folder / "out")]
-            command += ["--num-steps", str(num_steps), "--num-prompts", str(max(2, min(4, len(prompts) or 4)))]
+            command = [sys.executable, "-m", "manta", "diagnose", source, "--out", str(folder / "out"), *flags]
             if prompts:
                 lines = "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts)
                 (folder / "prompts.jsonl").write_text(lines, encoding="utf-8")
@@ -88,13 +102,10 @@ class Diagnoses:
                 page = folder / "out" / "diagnose.html"
                 if await process.wait() == 0 and page.is_file():
                     found.page, found.state = page.read_bytes(), "done"
-                else:
-                    found.state = "failed"
             finally:
                 if process.returncode is None:
                     process.kill()
                     await process.wait()
-                    found.state = "failed"
 
 
 def _environment() -> dict[str, str]:

@@ -10,11 +10,11 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from manta.errors import MantaError, ModelError
+from manta.errors import MantaError, ModelError, UsageError
 from manta.families.events import Event, Request
 
 LOG: Final = logging.getLogger("manta.server")
@@ -103,6 +103,7 @@ class Engine:
         patience: seconds that the first of a batch waits for others.
         queue: most texts that wait or are being written.
         seen: called with the size of each batch as it begins.
+        ended: called with what became of each text: `written`, `failed` or `left`.
     """
 
     def __init__(
@@ -113,8 +114,10 @@ class Engine:
         patience: float,
         queue: int,
         seen: Callable[[int], None] = lambda size: None,
+        ended: Callable[[str], None] = lambda outcome: None,
     ) -> None:
-        self.lm, self.batch_size, self.patience, self.queue, self.seen = lm, batch_size, patience, queue, seen
+        self.lm, self.batch_size, self.patience, self.queue = lm, batch_size, patience, queue
+        self.seen, self.ended = seen, ended
         self._waiting: deque[Ticket] = deque()
         self._running: list[Ticket] = []
         self._changed = threading.Condition()
@@ -125,29 +128,37 @@ class Engine:
         self._thread.start()
 
     @property
+    def alive(self) -> bool:
+        """Whether it can write."""
+        return self._thread.is_alive()
+
+    @property
     def waiting(self) -> int:
         """Texts that wait to be written."""
-        return len(self._waiting)
+        return _size(list(self._waiting))
 
     @property
     def running(self) -> int:
         """Texts that are being written and waited for."""
-        return sum(not ticket.over for ticket in list(self._running))
+        return _size(ticket for ticket in list(self._running) if not ticket.over)
 
     def enter(self, requests: Sequence[Request], *, drafts: bool) -> Writing:
         """Let texts be written.
 
         Raises:
-            Busy: there are not as many places in the queue.
+            UsageError: there are more texts than the queue has places.
+            Busy: not as many places are free.
             Closing: the server is leaving.
         """
         writing = Writing(self, requests, drafts=drafts)
         with self._changed:
             if self._closing:
                 raise Closing("the server is shutting down")
-            taken = self.waiting + self.running
-            if taken + len(requests) > self.queue:
-                raise Busy(max(1, min(MOST_WAIT, round((taken + len(requests) - self.queue) * self._pace))))
+            taken, size = self.waiting + self.running, _size(writing.tickets)
+            if size > self.queue:
+                raise UsageError(f"the queue has {self.queue} places, and the request takes {size}; ask for fewer")
+            if taken + size > self.queue:
+                raise Busy(max(1, min(MOST_WAIT, round((taken + size - self.queue) * self._pace))))
             self._waiting.extend(writing.tickets)
             self._changed.notify()
         return writing
@@ -156,7 +167,9 @@ class Engine:
         """Give up what nobody waits for."""
         with self._changed:
             for ticket in tickets:
-                ticket.over = True
+                if not ticket.over:
+                    ticket.over = True
+                    self.ended("left")
             if any(ticket.over for ticket in self._waiting):
                 self._waiting = deque(ticket for ticket in self._waiting if not ticket.over)
 
@@ -172,25 +185,32 @@ class Engine:
             began = time.monotonic()
             self.seen(len(batch))
             self._write(batch)
-            self._pace += 0.2 * ((time.monotonic() - began) / len(batch) - self._pace)
+            self._pace += 0.2 * ((time.monotonic() - began) / _size(batch) - self._pace)
 
     def _next(self) -> list[Ticket]:
         """The oldest text that waits and those that ask to be written alike; none when the server ends."""
         with self._changed:
             self._running = []
-            self._changed.wait_for(lambda: self._waiting or self._closing)
-            while self._waiting and not self._closing and len(self._waiting) < self.batch_size:
-                left = self._waiting[0].since + self.patience - time.monotonic()
-                if left <= 0 or not self._changed.wait(left):
-                    break
+            while not self._ready():
+                self._changed.wait(None if not self._waiting else max(0.0, self._due()))
             if not self._waiting:
-                return [] if self._closing else self._next()
+                return []
             how = self._waiting[0].request.options
             alike = [ticket for ticket in self._waiting if ticket.request.options == how][: self.batch_size]
             chosen = set(map(id, alike))
             self._waiting = deque(ticket for ticket in self._waiting if id(ticket) not in chosen)
             self._running = alike
             return alike
+
+    def _ready(self) -> bool:
+        """Whether there is something to write, and nothing to wait for."""
+        if self._closing or not self._waiting:
+            return self._closing
+        return len(self._waiting) >= self.batch_size or self._due() <= 0
+
+    def _due(self) -> float:
+        """Seconds that the oldest text still waits for company."""
+        return self._waiting[0].since + self.patience - time.monotonic()
 
     def _write(self, batch: list[Ticket]) -> None:
         events = self.lm.generate([ticket.request for ticket in batch], batch_size=self.batch_size)
@@ -203,11 +223,16 @@ class Engine:
                     ticket.tell(event)
                 if all(ticket.over for ticket in batch):
                     break  # nobody waits for the rest
-        except MantaError as error:
-            self._fail(batch, error)
         except Exception as error:
-            LOG.exception("writing failed")
-            self._fail(batch, ModelError(f"writing failed ({type(error).__name__}); the server's log says more"))
+            left = [ticket for ticket in batch if not ticket.over]
+            if len(batch) > 1:  # only those fail by whom it came
+                for ticket in left:
+                    self._write([ticket])
+                return
+            if not isinstance(error, MantaError):
+                LOG.exception("writing failed")
+                error = ModelError(f"writing failed ({type(error).__name__}); the server's log says more")
+            self._fail(batch, error)
         else:
             self._fail(batch, ModelError("the model has not finished a text"))
         finally:
@@ -222,4 +247,10 @@ class Engine:
         """A ticket's last event."""
         if not ticket.over:
             ticket.over = True
+            self.ended("failed" if event.kind == "failed" else "written")
             ticket.tell(event)
+
+
+def _size(tickets: Iterable[Ticket]) -> int:
+    """Texts that are written for some tickets, those that are chosen from among them."""
+    return sum(1 if ticket.request.options is None else ticket.request.options.choose for ticket in tickets)

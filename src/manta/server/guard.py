@@ -81,7 +81,7 @@ class Guard:
                 403, f"this server is spoken to as localhost, and the request names {host[:80]!r}", "unknown_host"
             )
         origin = headers.get(b"origin")
-        own = urlsplit(origin or "").netloc == host  # the page itself, whatever carries it
+        own = _place(origin or "") == host  # the page itself, whatever carries it
         if origin is not None and not own and origin not in self.settings.origin:
             raise Refused(403, f"pages of {origin[:80]!r} may not call this server; see --origin", "unknown_origin")
         if self.settings.api_key and scope["path"] not in OPEN and scope["method"] != "OPTIONS":
@@ -115,6 +115,14 @@ class Guard:
 
     def _too_large(self) -> Refused:
         return Refused(413, f"a request holds at most {self.settings.max_body:,} bytes", "request_too_large")
+
+
+def _place(origin: str) -> str | None:
+    """Host and port of an origin; None of one that is malformed."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _name(host: str) -> str:

@@ -33,6 +33,10 @@ class Measures:
         self.waiting.labels(name).set_function(lambda: engine.waiting)
         self.running.labels(name).set_function(lambda: engine.running)
 
+    def outcome(self, name: str, outcome: str) -> None:
+        """Count what became of a text."""
+        self.texts.labels(name, outcome).inc()
+
     def text(self) -> bytes:
         """All of it, as Prometheus reads it."""
         return generate_latest(self.registry)

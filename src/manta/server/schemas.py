@@ -13,8 +13,13 @@ LONGEST: Final = 1 << 20
 """Characters of the longest string."""
 MOST_STOPS: Final = 16
 """Strings that end a text."""
+LONGEST_STOP: Final = 200
+"""Characters of one of them."""
+MOST_PROMPTS: Final = 8
+"""Prompts of a diagnosis."""
 
 Text = Annotated[str, Field(max_length=LONGEST)]
+Stop = Annotated[str, Field(max_length=LONGEST_STOP)]
 
 
 class Strict(BaseModel):
@@ -59,7 +64,7 @@ class Asking(Strict):
         None,
         description="Sample j of prompt i is written with seed + i·n + j; without one a seed is drawn, and told.",
     )
-    stop: Text | Annotated[list[Text], Field(max_length=MOST_STOPS)] | None = Field(
+    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = Field(
         None, description="A text ends before the first of these strings."
     )
     stream: bool | None = Field(None, description="Server-sent events: text that stands, then usage, then `[DONE]`.")
@@ -129,7 +134,7 @@ class Diagnosing(Strict):
     """A request of /v1/diagnoses."""
 
     model: Annotated[str, Field(max_length=1000)] | None = Field(None, description="A name of /v1/models.")
-    prompts: Annotated[list[Text], Field(max_length=16)] = Field(
+    prompts: Annotated[list[Text], Field(max_length=MOST_PROMPTS)] = Field(
         default=[], description="What the model is watched answering, two at least for a model of prompts."
     )
     num_steps: Annotated[int, Field(ge=2, le=64)] = Field(8, description="Network calls of a text.")

@@ -1,6 +1,7 @@
 """From what a model has written to what a client reads: OpenAI's objects, whole or as a stream."""
 
 import json
+import re
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -8,7 +9,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from manta.families.events import UNFINISHED, Event
+from manta.families.asked import follows
+from manta.families.events import UNFINISHED, Event, Request
 from manta.server.asking import Asked
 from manta.server.engine import Writing
 from manta.server.guard import refusal
@@ -55,20 +57,37 @@ class Choice:
     index: int
     sent: str = field(default="", init=False)
     """What a stream has told of it."""
+    begun: bool = field(default=False, init=False)
+    """A stream has said whose the text is."""
 
     def ended(self, event: Event) -> tuple[str, str, int]:
         """`(text, why it ends, its tokens)` of a finished text."""
-        text, why = event.text, "stop"
-        ids = self.lm.tokenizer.encode(text)
+        text, why, encode = event.text, "stop", self.lm.tokenizer.encode
+        count, ended = self._words(event)
         most, wanted = self.asked.most, self.asked.wanted
-        if most is not None and len(ids) > most:
-            text, why = self.lm.tokenizer.decode(ids[:most]).rstrip(UNFINISHED), "length"
-        elif wanted is not None and len(ids) >= wanted:
+        if most is not None and len(ids := encode(text)) > most:
+            text, why = (
+                self.lm.tokenizer.decode(ids[: self.lm.tokenizer.whole(ids[:most])]).rstrip(UNFINISHED),
+                "length",
+            )
+            count = most
+        elif most is None and wanted is not None and count >= wanted and not ended:
             why = "length"
         cut = _cut(text, self.asked.stops)
         if cut is not None:
             text, why = text[:cut], "stop"
-        return self.asked.before[self.index] + text, why, min(len(ids), most or len(ids))
+            count = len(encode(text))
+        return self.asked.before[self.index] + text, why, count
+
+    def _words(self, event: Event) -> tuple[int, bool]:
+        """How many tokens of an event are a text's own, and whether one that ends it was written."""
+        if self._ours:
+            return sum(token not in (NULL, MASK) for token in event.tokens), False
+        ends = {getattr(self.lm, "eos_id", None)}
+        if self.lm.frame is not None:
+            ends.add(self.lm.tokenizer.id_of(self.lm.frame.end))
+        place = next((place for place, token in enumerate(event.tokens) if token in ends), None)
+        return (len(event.tokens), False) if place is None else (place, True)
 
     def more(self, event: Event) -> str:
         """What a draft adds to what stands; nothing is told that a later event, a stop or a bound takes back."""
@@ -94,18 +113,22 @@ class Choice:
 
     def frame(self, event: Event) -> dict[str, Any]:
         """A draft for people to look at: what each token says, and how sure it is."""
+        chances = [round(chance, 4) for chance in event.chances] or [None] * len(event.tokens)
         words = [
-            [self._said(token), round(chance, 4)]
-            for token, chance in zip(event.tokens, event.chances or [event.confidence] * len(event.tokens), strict=True)
+            [self._said(token), chance]
+            for token, chance in zip(event.tokens, chances, strict=True)
             if not (token == NULL and self._ours)
         ]
+        options = self.asked.requests[self.index].options
+        assert options is not None, "every request of the server has options"
+        budgeted = follows(self.lm.family, "num_steps") and options.decoder not in ("sequential", "verified")
         return {
             "type": "diffusion_frame",
             "index": self.index,
             "step": event.nfe,
-            "total": getattr(self.asked.requests[self.index].options, "num_steps", None),
+            "total": options.num_steps if budgeted else None,
             "text": event.text,
-            "t": round(event.t, 4),
+            "t": round(event.t, 4) if budgeted else None,
             "confidence": round(event.confidence, 4),
             "words": words,
         }
@@ -118,7 +141,7 @@ class Choice:
     @property
     def _ours(self) -> bool:
         """Whether tokens are of a tokenizer of ours, which has a token for a place without a word."""
-        return isinstance(self.lm.tokenizer, Tokenizer)
+        return type(self.lm.tokenizer) is Tokenizer
 
 
 def _cut(text: str, stops: tuple[str, ...]) -> int | None:
@@ -129,7 +152,8 @@ def _cut(text: str, stops: tuple[str, ...]) -> int | None:
 
 def _begun(text: str, stops: tuple[str, ...]) -> int:
     """Characters at the end that may be the beginning of a stop."""
-    return max((k for stop in stops for k in range(1, len(stop)) if text.endswith(stop[:k])), default=0)
+    longest = [(stop, min(len(stop) - 1, len(text))) for stop in stops]
+    return max((k for stop, most in longest for k in range(1, most + 1) if text.endswith(stop[:k])), default=0)
 
 
 class Telling:
@@ -140,14 +164,14 @@ class Telling:
         model: name of the model.
         lm: the model.
         asked: the request.
+        began: when it came, by `time.perf_counter`.
         written: called with each finished text's event and its number of tokens.
     """
 
     def __init__(
-        self, form: Form, model: str, lm: Any, asked: Asked, written: Callable[[Event, int], None] = lambda *_: None
+        self, form: Form, model: str, lm: Any, asked: Asked, began: float, written: Callable[[Event, int], None]
     ) -> None:
-        self.form, self.lm, self.asked, self.written = form, lm, asked, written
-        self.began = time.perf_counter()
+        self.form, self.lm, self.asked, self.began, self.written = form, lm, asked, began, written
         self.head = {"id": f"{form.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         self.choices = [Choice(lm, asked, index) for index in range(len(asked.requests))]
         self.tokens, self.calls, self.most_calls = 0, 0, 0
@@ -205,8 +229,7 @@ class Telling:
 
     def usage(self) -> dict[str, Any]:
         """Tokens, and what they took."""
-        given = {id(r.prompt): [r.prompt, *(text for _, text in r.history)] for r in self.asked.requests}
-        read = sum(len(self.lm.tokenizer.encode(text)) for texts in given.values() for text in texts if text)
+        read = sum(map(self._read, self.asked.requests[:: self.asked.copies]))
         return {
             "prompt_tokens": read,
             "completion_tokens": self.tokens,
@@ -214,6 +237,14 @@ class Telling:
             "network_calls": self.most_calls,
             "seconds": round(time.perf_counter() - self.began, 4),
         }
+
+    def _read(self, request: Request) -> int:
+        """Tokens that a model is given: its prompt, in a chat's frame, and a text to fill or change."""
+        encode, prompt = self.lm.tokenizer.encode, request.prompt or ""
+        frame: Any = self.lm.frame
+        bare = frame is None or not prompt.strip()
+        given = encode(prompt) if bare else frame.encode(prompt, self.lm.tokenizer, request.history)
+        return len(given) + len(encode(re.sub(r"_{3,}(\{\d+\})?|\[\[|\]\]", "", request.infill or "")))
 
     def _finish(self, index: int, event: Event) -> tuple[str, str]:
         text, why, tokens = self.choices[index].ended(event)
@@ -234,7 +265,9 @@ class Telling:
         return {"index": index, **said, "logprobs": None, "finish_reason": why}
 
     def _delta(self, index: int, added: str, why: str | None = None) -> dict[str, Any]:
-        said = {"delta": {"role": "assistant", "content": added}} if self.form.chat else {"text": added}
+        role = {} if self.choices[index].begun else {"role": "assistant"}
+        self.choices[index].begun = True
+        said = {"delta": {**role, "content": added}} if self.form.chat else {"text": added}
         return {"index": index, **said, "logprobs": None, "finish_reason": why}
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:

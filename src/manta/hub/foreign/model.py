@@ -206,6 +206,8 @@ class ForeignModel(RequestWriter):
             assert isinstance(self.net, DecoderNet)
             denoiser = SpanOfRow(self.net, rows[0].prompt, shifted=self.shifted, device=self.device)
         texts = [partial(self._text, row) for row in rows]
+        assert self.tokenizer is not None
+        whole = self.tokenizer.whole if ends and keeps_words(decoder) else None
         canvas: Canvas | None = None
         for canvas in write_canvas(
             denoiser,
@@ -219,7 +221,7 @@ class ForeignModel(RequestWriter):
             ends_last=False,
             max_calls=options.num_steps,
         ):
-            yield canvas_events(canvas, mask, texts, 0, "draft", kept=ends and keeps_words(decoder))
+            yield canvas_events(canvas, mask, texts, 0, "draft", whole=whole)
         assert canvas is not None, "a canvas has something to write"
         yield canvas_events(canvas, mask, texts, 0, "done")
 

@@ -58,11 +58,15 @@ async function wrong(answer) {
 }
 
 function askKey() {
-  return new Promise((resolve) => {
+  return new Promise((resolve, reject) => {
     const dialog = $("key-dialog");
+    dialog.returnValue = "";
     dialog.addEventListener("close", () => {
-      sessionStorage.setItem("manta-key", $("key").value.trim());
+      const key = $("key").value.trim();
       $("key").value = "";
+      if (dialog.returnValue !== "ok" || !key) return reject(new Error("This server asks for a key."));
+      if (!/^[\x21-\x7e]+$/.test(key)) return reject(new Error("A key has no such characters."));
+      sessionStorage.setItem("manta-key", key);
       resolve();
     }, { once: true });
     dialog.showModal();
@@ -181,7 +185,8 @@ async function write(voice, replay, signal) {
     if (choice && choice.manta) [seed, why] = [choice.manta.seed, choice.finish_reason];
     if (event.usage) {
       const words = text.split(/\s+/).filter(Boolean).length, { network_calls: calls, seconds } = event.usage;
-      const facts = [count(calls, "call"), `${seconds.toFixed(3)} s`, `${(words / seconds).toFixed(0)} words a second`, `seed ${seed}`];
+      const sure = `${Math.round(100 * (replay.frames.at(-1)?.confidence ?? 0))}% sure`;
+      const facts = [sure, count(calls, "call"), `${seconds.toFixed(3)} s`, `${(words / seconds).toFixed(0)} words a second`, `seed ${seed}`];
       if (why === "length") facts.push("cut at its greatest length");
       replay.facts.textContent = facts.join(" · ");
     }
@@ -196,7 +201,7 @@ async function write(voice, replay, signal) {
 function pieces(text, words) {
   const said = words.filter(([word]) => word !== null), joined = said.map(([word]) => word).join("");
   const start = joined.indexOf(text.trim());
-  if (start < 0) return [[text, 0.99]];
+  if (start < 0) return [[text, null]];
   let at = 0;
   const kept = said.map(([word, chance]) => {
     const from = Math.max(start, at), to = Math.min(start + text.trim().length, at + word.length);
@@ -211,7 +216,7 @@ async function run() {
   const voices = chosen();
   if (!voices.length) return say("Choose who writes.", true);
   leaving = new AbortController();
-  $("go").disabled = true;
+  $("go").setAttribute("aria-disabled", "true"); // and keeps the focus
   $("halt").disabled = false;
   try {
     if (task === "diagnose") await diagnose(voices[0], leaving.signal);
@@ -220,13 +225,14 @@ async function run() {
     say(error.name === "AbortError" ? "Stopped." : error.message, error.name !== "AbortError");
   } finally {
     leaving = null;
-    $("go").disabled = false;
+    $("go").removeAttribute("aria-disabled");
     $("halt").disabled = true;
   }
 }
 
 async function writeAll(voices, signal) {
   written = [];
+  $("save").hidden = true;
   $("results").replaceChildren();
   $("diagnosis").hidden = true;
   for (const voice of voices) { // one after the other: none slows another down
@@ -242,10 +248,8 @@ async function writeAll(voices, signal) {
   }
   if (!written.length) return say("Nothing was written.", true);
   say("Done.");
-  const save = document.createElement("button");
-  Object.assign(save, { type: "button", id: "save", textContent: "Save the replay" });
-  save.addEventListener("click", exportReplay);
-  $("status").append(" ", save);
+  $("read").textContent = written.map(({ title, text }) => `${title}: ${text}`).join(" "); // to whoever listens
+  $("save").hidden = false;
 }
 
 /** One HTML file that replays what was written, wherever it is opened. */
@@ -320,6 +324,7 @@ function choose(name, focus = false) {
 function listen() {
   $("task").addEventListener("submit", (event) => { event.preventDefault(); run(); });
   $("halt").addEventListener("click", () => leaving && leaving.abort());
+  $("save").addEventListener("click", exportReplay);
   $("strength").addEventListener("input", () => { $("strength-value").value = Number($("strength").value).toFixed(2); });
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run();
@@ -342,8 +347,8 @@ async function begin() {
   } catch (error) {
     return say(error.message, true);
   }
-  const parameters = (model) => (model.manta.parameters / 1e6).toFixed(1) + "M";
-  $("about").textContent = "Texts that emerge whole, in a few network calls. Here: " + models.map((model) => `${model.id} (${parameters(model)} parameters)`).join(", ") + ".";
+  const size = ({ manta: { parameters } }) => (parameters === null ? "" : ` (${(parameters / 1e6).toFixed(1)}M parameters)`);
+  $("about").textContent = `Texts that emerge whole, in a few network calls. Here: ${models.map((model) => model.id + size(model)).join(", ")}.`;
   // The examples are for the models that ship; another model's prompts are its owner's.
   if (!models.every((model) => model.id.startsWith("builtin:e2e"))) {
     for (const known of Object.values(TASKS)) {

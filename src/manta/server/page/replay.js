@@ -1,8 +1,9 @@
 "use strict";
 // Draws a text as it emerged: frame after frame, with a slider. The page uses it, and so does an exported replay.
 
-/** How a piece of a text is coloured: its confidence in tenths. */
+/** How a piece of a text is coloured: its confidence in tenths; not at all where nobody knows it. */
 function levelOf(chance) {
+  if (chance === null) return "c9";
   return "c" + Math.max(0, Math.min(9, Math.floor(chance * 10)));
 }
 
@@ -12,7 +13,7 @@ function drawFrame(canvas, frame) {
     const piece = document.createElement("span");
     piece.className = said === null ? "word open" : "word " + levelOf(chance);
     piece.textContent = said === null ? "·" : place ? said : said.replace(/^ /, "");
-    piece.title = said === null ? "no word yet" : Math.round(chance * 100) + "% sure";
+    piece.title = said === null ? "no word yet" : chance === null ? "" : Math.round(chance * 100) + "% sure";
     return piece;
   });
   canvas.replaceChildren(...pieces);
@@ -61,7 +62,7 @@ function makeReplay(title) {
     const frame = frames[k];
     drawFrame(canvas, frame);
     const calls = frame.step + (frame.step === 1 ? " call" : " calls");
-    told.textContent = `${calls}, t = ${frame.t.toFixed(2)}`;
+    told.textContent = frame.t === null ? calls : `${calls}, t = ${frame.t.toFixed(2)}`;
     slider.setAttribute("aria-valuetext", told.textContent);
     slider.value = k;
   };
