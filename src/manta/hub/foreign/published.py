@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from manta.errors import ModelError
 from manta.families.decoder import DecoderLM
 from manta.hub.foreign import dream, llada
-from manta.hub.foreign.causal import published_weights
+from manta.hub.foreign.causal import by_head, published_weights
 from manta.hub.foreign.checkpoint import INDEX, Change, claims_of, published_names, stored_weights
 from manta.hub.foreign.model import ForeignModel
 from manta.runtime import atomic_folder
@@ -80,8 +80,7 @@ def _causal_places(lm: DecoderLM) -> dict[str, Place]:
             end = begin + sizes[name][0]
             order = None
             if headwise and ".qkv." in ours:
-                heads, width = lm.model.config.heads or 1, sizes[name][0]
-                order = torch.arange(width).unflatten(0, (3, heads, -1)).transpose(0, 1).flatten()
+                order = by_head(torch.arange(sizes[name][0]), lm.model.config.heads or 1)
             found[name] = Place(ours=ours, rows=(begin, end) if several else None, order=order)
             begin = end
     return found
