@@ -123,7 +123,7 @@ def test_objects_show_what_they_are_in_a_line(latent_lm):
     shown = repr(latent_lm)
     assert shown.startswith("<MantaLM: manta model, ") and "parameters" in shown and "\n" not in shown
     assert repr(Event("done", 0, "a", (1,) * 500, 1.0, 0.5, 4)) == (
-        "Event(kind='done', index=0, text='a', t=1.0, confidence=0.5, nfe=4, processed=0, error=None)"
+        "Event(kind='done', index=0, text='a', t=1.0, confidence=0.5, nfe=4, processed=0, error=None, standing=0)"
     )
 
 
