@@ -152,3 +152,36 @@ def drafts_table(result: list[dict[str, Any]]) -> str:
     equal = [sum(row[name] for row in result) for name in ("equal_alone", "equal_in_batches")]
     lines.append(f"\nEqual to the sequential text: {equal[0]:,} of {texts:,} alone, {equal[1]:,} in batches of 64.")
     return "\n".join(lines)
+
+
+def serving_table(result: dict[str, Any]) -> str:
+    """A server under load."""
+    lines = [
+        "| who writes | clients | texts a second | beside one client | p50, ms | p99, ms | texts that differ |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        cells = [f"{row['texts_a_second']:.1f}", f"{row['times_one']:.1f}×", f"{row['p50_ms']:.0f}"]
+        cells += [f"{row['p99_ms']:.0f}", f"{row['wrong']} of {row['texts']}"]
+        lines.append(f"| {row['road']} | {row['clients']} | " + " | ".join(cells) + " |")
+    once, gone, full, paint = (result.get(name) for name in ("at_once", "freed", "overload", "first_paint_ms"))
+    told = []
+    if once:
+        told.append(
+            f"{once['requests']:,} requests at the same moment: {once['served']:,} served, {once['wrong']} other than "
+            f"offline, p50 {once['p50_ms'] / 1000:.1f} s, p99 {once['p99_ms'] / 1000:.1f} s."
+        )
+    if full:
+        served, refused = full["statuses"].get("200", 0), full["statuses"].get("429", 0)
+        told.append(
+            f"The same with a queue of {full['queue']}: {served} served (p99 {full['p99_ms'] / 1000:.1f} s), {refused} "
+            "answered with 429."
+        )
+    if gone:
+        told.append(
+            f"A client that leaves: its place is free after {gone['p50_ms']:.0f} ms (median of {gone['rounds']}, at "
+            f"most {gone['most_ms']:.0f}), the asking for it included."
+        )
+    if paint:
+        told.append(f"The page's first paint: {min(paint):.0f} to {max(paint):.0f} ms, {len(paint)} times.")
+    return "\n".join([*lines, "", *told])

@@ -32,6 +32,7 @@ from cost_tables import (
     gpu_table,
     infill_table,
     rate_table,
+    serving_table,
     speed_table,
 )
 from diagnosis_tables import diagnose_table, feedback_table, prediction_table, steering_table, verdicts_table
@@ -71,6 +72,7 @@ PAGES = (
     ROOT / "docs" / "images.md",
     ROOT / "docs" / "restoring.md",
     ROOT / "docs" / "quantising.md",
+    ROOT / "docs" / "serving.md",
 )
 MARKS = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- /\2 -->)", re.S)
 
@@ -491,6 +493,7 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "bench": (("bench.json", bench_table),),
     "gpu": (("bench_gpu.json", gpu_table),),
     "rate": (("rate.json", rate_table),),
+    "serving": (("serving.json", serving_table),),
     "drafts": (("drafts.json", drafts_table),),
     "few_calls": (("few_calls.json", few_calls_table),),
     "infill": (("few_calls.json", infill_table),),

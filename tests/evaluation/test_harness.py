@@ -21,7 +21,9 @@ from manta.families.autoregressive import AutoregressiveLM, log_likelihood
 from manta.families.batching import to_batch
 from manta.families.block import BlockCausalConfig, BlockCausalLM, BlockCausalModel
 from manta.families.events import GenerateOptions, Request
+from manta.families.masked import MaskedLM
 from manta.hub import load, save_model
+from manta.masked import DECODERS
 from manta.runtime import make_generator
 from manta.text import MASK, NULL, Tokenizer
 
@@ -386,6 +388,33 @@ def test_answers_are_kept_by_weights_and_question_and_each_is_asked_once(tmp_pat
     assert bounded.loglikelihood(instances("x", questions[:1])) != bounded.loglikelihood(
         instances("x", questions[:1], [7])
     )
+
+
+def test_answers_belong_to_all_that_a_model_is(tmp_path):
+    """Shape and special tokens of a published model, and what is stored beside weights, count like the weights."""
+    published = make_published(tmp_path, "llada")
+    told = {digest_of(published), digest_of(replace(published, eos_id=3)), digest_of(replace(published, max_length=32))}
+    net: Any = published.net
+    net.shape = replace(net.shape, eps=0.1)
+    masked = make_masked()
+    told |= {
+        digest_of(published),
+        digest_of(masked),
+        digest_of(MaskedLM(masked.model, masked.tokenizer, DECODERS["block"]())),
+    }
+    assert len(told) == 6
+
+
+def test_two_may_keep_answers_in_one_file_at_the_same_time(tmp_path):
+    one, two = (KeptAnswers(tmp_path / "answers.db", name) for name in "ab")
+    how: dict[str, Any] = {"spell": str, "read": float, "tell": float}
+
+    def between(some: Any) -> Any:
+        yield 0, 1.0
+        assert two.ask({}, ["x"], lambda asked: iter([(0, 2.0)]), **how) == [2.0]
+        yield 1, 3.0
+
+    assert one.ask({}, ["x", "y"], between, **how) == [1.0, 3.0]
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_was(tmp_path):

@@ -192,6 +192,11 @@ def test_what_does_not_belong_together_is_named(bases, tmp_path):
     save_file({key: value + 1 for key, value in weights.items()}, file)
     with pytest.raises(ModelError, match="holds other weights than those that the adapters"):
         load(folder, device="cpu")
+    save_file(weights, file)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "rope_theta": 50.0}))
+    with pytest.raises(ModelError, match="holds other weights than those that the adapters"):
+        load(folder, device="cpu")
     shutil.rmtree(base)
     with pytest.raises(ModelError, match="which is not there"):
         load(folder, device="cpu")
@@ -208,6 +213,9 @@ def test_what_does_not_belong_together_is_named(bases, tmp_path):
         ({"peft_type": "IA3"}, "is not that of a LoRA adapter"),
         ({"r": 0}, "has r=0"),
         ({"lora_alpha": "x"}, "lora_alpha='x'"),
+        ({"lora_alpha": 10**400}, "lora_alpha="),
+        ({"r": 10**400}, "has r="),
+        ({"r": 64}, "whose rank is not r=64"),
     ],
 )
 def test_adapters_of_other_kinds_are_refused(change, said, bases, tmp_path):

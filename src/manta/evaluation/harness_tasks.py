@@ -111,8 +111,8 @@ def run_tasks(
     from manta.evaluation.harness import HarnessModel
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    asked = HarnessModel(model, progress=progress, **how, **given(options or GenerateOptions()))
     manager = _manager(tasks, include)
+    asked = HarnessModel(model, progress=progress, **how, **given(options or GenerateOptions()))
     evaluate: Any = lm_eval.simple_evaluate
     try:
         found: Any = evaluate(

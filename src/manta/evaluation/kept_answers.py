@@ -23,6 +23,8 @@ A = TypeVar("A")
 COMMIT = 256
 """Answers after which the file is up to date, whatever happens."""
 TABLE = "manta_answers"
+PATIENCE = 60
+"""Seconds that one waits while another writes."""
 
 
 class KeptAnswers:
@@ -38,10 +40,12 @@ class KeptAnswers:
 
     def __init__(self, path: Path | None, model: str) -> None:
         self.path, self.model, self.base = path, model, None
+        self.waiting: list[tuple[str, str]] = []
+        """Answers that are not written yet: others write into the file, too, so it is held for a moment alone."""
         if path is None:
             return
         with self._told():
-            self.base = sqlite3.connect(path)
+            self.base = sqlite3.connect(path, timeout=PATIENCE)
             others = self.base.execute("select name from sqlite_master where type = 'table'").fetchall()
             if others and (TABLE,) not in others:
                 raise DataError(f"{path} is a database of something else; name another file")
@@ -101,13 +105,14 @@ class KeptAnswers:
 
     def _keep(self, key: str, answer: str) -> None:
         if self.base is not None:
-            with self._told():
-                self.base.execute(f"insert or replace into {TABLE} values (?, ?)", (key, answer))
+            self.waiting.append((key, answer))
 
     def _commit(self) -> None:
         if self.base is not None:
             with self._told():
+                self.base.executemany(f"insert or replace into {TABLE} values (?, ?)", self.waiting)
                 self.base.commit()
+            self.waiting = []
 
     def _told(self) -> "_Told":
         return _Told(self.path)
@@ -124,11 +129,14 @@ class _Told:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, sqlite3.Error):
-            raise DataError(f"{self.path} cannot serve to keep answers ({error}); name another file") from error
+            busy = isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+            way = "another process holds it; come again later" if busy else "name another file"
+            raise DataError(f"{self.path} cannot serve to keep answers ({error}); {way}") from error
 
 
 def digest_of(lm: Writer) -> str:
-    """A digest of all that a model's answers depend on: its family, its weights, its tokenizer.
+    """A digest of all that a model's answers depend on: its family, its weights, its tokenizer, its shape, and what is
+    stored beside them, such as a schedule or a published model's special tokens.
 
     Args:
         lm: of any family.
@@ -143,6 +151,7 @@ def digest_of(lm: Writer) -> str:
         sums.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     tokenizer = getattr(lm, "tokenizer", None)
     sums.update(b"" if tokenizer is None else tokenizer.fingerprint().encode())
-    shape = getattr(net, "config", None)
-    sums.update(repr(shape).encode())
+    shape, extras = getattr(net, "config", getattr(net, "shape", None)), getattr(lm, "extras", dict)
+    own = ("mask_id", "eos_id", "pad_id", "max_length", "shifted", "frame", "prompted")
+    sums.update(repr([shape, extras(), [getattr(lm, name, None) for name in own]]).encode())
     return sums.hexdigest()

@@ -150,6 +150,8 @@ class Replying:
         context, frame = ask.context, getattr(self.lm, "frame", None)
         if frame is not None and context.startswith(frame.before) and context.endswith(frame.after):
             context = context[len(frame.before) : len(context) - len(frame.after)]
+        elif frame is not None and context.startswith(frame.before) and frame.after in context:
+            raise UsageError("a chat whose answer has begun cannot be gone on with; leave the answer's beginning out")
         if not self.asked.cut:
             return context
         tokenizer, (prompt, text) = self.asked.tokenizer, self.asked.room
@@ -199,7 +201,7 @@ class Replying:
                 raise UsageError("a text that goes on from a beginning is written word by word; leave its options out")
             chosen = [at for at, ask in enumerate(asks) if ask.options == how]
             given = [self._beginning(lm, asks[at]) for at in chosen]
-            limits = [asks[at].limit or lm.capacity for at in chosen]
+            limits = [min(asks[at].limit or lm.capacity, how.max_tokens or lm.capacity) for at in chosen]
             ends = [min(lm.capacity, len(row) + limit) for row, limit in zip(given, limits, strict=True)]
             most = max(ends)
             empty = torch.zeros(len(chosen), 0, dtype=torch.long, device=lm.device)

@@ -35,6 +35,8 @@ FORMAT = 1
 """Version of `base.json`."""
 PREFIX = "base_model.model."
 """Before the names of `peft`'s weights."""
+MOST_RANK, MOST_ALPHA = 1 << 20, 1e9
+"""Largest numbers of an adapter that is read."""
 SAMPLES, SAMPLE = 16, 1 << 16
 """Stretches of a file of weights by which it is known again, and bytes of each."""
 UNDERSTOOD = frozenset(
@@ -349,8 +351,10 @@ def read_adapters(folder: Path) -> LowRank:
         ModelError: a file is missing or damaged, or says what is no plain low-rank map; the message names it.
     """
     config = _config(folder)
-    rank, alpha = config.get("r"), config.get("lora_alpha", 8)
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+    rank: Any = config.get("r")
+    alpha: Any = config.get("lora_alpha", 8)
+    sizes = isinstance(rank, int) and isinstance(alpha, int | float)
+    if not sizes or not 1 <= rank <= MOST_RANK or not abs(alpha) <= MOST_ALPHA:
         raise ModelError(f"{folder / CONFIG} has r={shortened(rank)} and lora_alpha={shortened(alpha)}; copy it again")
     file = folder / WEIGHTS
     headers(file)  # which refuses what is no plain file of tensors
@@ -367,6 +371,8 @@ def read_adapters(folder: Path) -> LowRank:
         pairs.setdefault(told[1], {})[told[2]] = value
     if lone := [name for name, pair in pairs.items() if len(pair) < 2]:
         raise ModelError(f"{file} holds half of the adapter of {lone[0]}; copy it again")
+    if odd := [name for name, pair in pairs.items() if len(pair["A"]) != rank or pair["B"].shape[1] != rank]:
+        raise ModelError(f"{file} holds an adapter of {odd[0]} whose rank is not r={rank} of {CONFIG}; copy it again")
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     return LowRank({name: (pair["A"], pair["B"]) for name, pair in pairs.items()}, scale, str(folder))
 
@@ -415,7 +421,8 @@ def checked_change(folder: Path, base: Path) -> LowRank:
         raise ModelError(f"{base} is no published model, and {folder} holds adapters of one")
     if "digest" in record and record["digest"] != digest_of_weights(base):
         raise ModelError(
-            f"{base} holds other weights than those that the adapters in {folder} were trained on; bring them back, or "
+            f"{base} holds other weights than those that the adapters in {folder} were trained on, or another "
+            "configuration or tokenizer; bring them back, or "
             f"name their folder as `base` in {folder / BASE}"
         )
     change, known = read_adapters(folder), {name for file in claims_of(base) for name in headers(file)}
@@ -425,13 +432,15 @@ def checked_change(folder: Path, base: Path) -> LowRank:
 
 
 def digest_of_weights(folder: Path) -> str:
-    """What tells the weights of a checkpoint from others, from a few reads: the sizes and headers of its files, some
-    stretches of each, and the index.
+    """What tells a checkpoint from others, from a few reads: its configuration, its tokenizer, the index, and of its
+    files of weights the sizes, headers and some stretches, not every byte.
 
     Raises:
         ModelError: there are no weights.
     """
     found = sha256((folder / INDEX).read_bytes() if (folder / INDEX).is_file() else b"")
+    for file in (folder / "config.json", folder / "tokenizer.json"):
+        found.update(file.read_bytes() if file.is_file() else b"")
     for file in sorted(claims_of(folder)):
         size = file.stat().st_size
         found.update(f"{file.name} {size}".encode())

@@ -31,7 +31,12 @@ def load_adapters(
 
 
 def merge(
-    adapters: str | Path, out: str | Path, *, base: str | Path | None = None, precision: str | None = None
+    adapters: str | Path,
+    out: str | Path,
+    *,
+    base: str | Path | None = None,
+    precision: str | None = None,
+    replace: bool = False,
 ) -> Path:
     """Write the model that adapters and their base make, in the base's layout, for manta and `transformers`.
 
@@ -42,6 +47,7 @@ def merge(
         out: a new or empty folder.
         base: the model; None: where the adapters say it is.
         precision: `float32` or `bfloat16` to store all weights so; None: as the base does.
+        replace: `out` may hold an earlier merge, whose files are replaced.
 
     Returns:
         The folder.
@@ -50,7 +56,7 @@ def merge(
         ModelError: there are no adapters, they belong to another model, or `out` holds files.
     """
     folder, target = _adapters(adapters), Path(out)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if target.exists() and (not target.is_dir() or (not replace and any(target.iterdir()))):
         raise ModelError(f"{out} is not empty; give a new folder")
     source = base_of(folder) if base is None else find_folder(base)
     change = checked_change(folder, source)

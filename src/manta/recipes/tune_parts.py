@@ -208,7 +208,7 @@ class TuneParts(Parts):
 
     def row(self, step: int, progress: Progress) -> dict[str, Any]:
         """The loss on held-out texts, now and then."""
-        if progress.step % max(1, progress.num_steps // MEASURED):
+        if progress.step % -(-progress.num_steps // MEASURED):
             return {}
         loss = self.held_out_loss()
         return {} if loss is None else {"dev_loss": loss}
@@ -254,7 +254,7 @@ class TuneParts(Parts):
         }
         save_adapters(folder, self.adapters, record=record, card=card)
         if self.recipe.merge and not self._is_merged(folder):
-            merge(folder, folder.with_name("model"), base=self.base)
+            merge(folder, folder.with_name("model"), base=self.base, replace=True)
 
     def is_saved(self, folder: Path, model: Any) -> bool:
         """Whether all that `save` writes is there, weight for weight."""
@@ -309,5 +309,9 @@ def _command(recipe: TuneRecipe) -> str:
         if getattr(recipe, name) is not None:
             words = [*words, f"--{name.replace('_', '-')}", getattr(recipe, name)]
     words = [*words, *(["--merge"] if recipe.merge else []), f"max_length={recipe.max_length}"]
+    usual = TuneRecipe(data=recipe.data)
+    words += [f"{n}={getattr(recipe, n)}" for n in ("split", "num_examples") if getattr(recipe, n) != getattr(usual, n)]
+    words += ["full_rows=true"] if recipe.full_rows else []
+    words += [f"lora.targets={recipe.lora.targets}"] if recipe.lora.targets != usual.lora.targets else []
     words = [*words, f"batch_tokens={recipe.batch_tokens}", f"train.learning_rate={recipe.train.learning_rate:g}"]
     return shlex.join(map(str, [*words, "--out", "DIR"]))

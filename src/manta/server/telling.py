@@ -241,9 +241,10 @@ class Telling:
     def _read(self, request: Request) -> int:
         """Tokens that a model is given: its prompt, in a chat's frame, and a text to fill or change."""
         encode, prompt = self.lm.tokenizer.encode, request.prompt or ""
-        frame: Any = self.lm.frame
-        bare = frame is None or not prompt.strip()
-        given = encode(prompt) if bare else frame.encode(prompt, self.lm.tokenizer, request.history)
+        if self.lm.frame is not None and prompt.strip():
+            given = self.lm.frame.encode(prompt, self.lm.tokenizer, request.history)
+        else:
+            given = encode(prompt)
         return len(given) + len(encode(re.sub(r"_{3,}(\{\d+\})?|\[\[|\]\]", "", request.infill or "")))
 
     def _finish(self, index: int, event: Event) -> tuple[str, str]:

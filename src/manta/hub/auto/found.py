@@ -31,6 +31,10 @@ PASSED = frozenset(
 """What the Auto classes and pipelines hand on, and what changes nothing of a folder that one loader reads."""
 
 
+OF_THE_HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
+"""Of them, those that say how a folder is fetched."""
+
+
 def named(name: str | os.PathLike[str], given: Mapping[str, Any]) -> str:
     """A model as `manta.load` takes it: a name that is no folder is one of the hub.
 
@@ -47,4 +51,10 @@ def named(name: str | os.PathLike[str], given: Mapping[str, Any]) -> str:
     text, revision = os.fspath(name), given.get("revision")
     if os.path.isdir(text) or ":" in text:
         return text
+    for key in OF_THE_HUB:
+        if given.get(key):
+            raise UsageError(
+                f"{key} is not handed on to the hub; set its environment variables, such as HF_TOKEN, HF_HOME or "
+                "HF_HUB_OFFLINE, and leave it out"
+            )
     return f"{HUB}{text}@{revision}" if revision else HUB + text

@@ -208,7 +208,7 @@ def read_gguf(file: Path) -> Gguf:
         count, keys = reader.number("Q"), reader.number("Q")
         said = {reader.text(): reader.value(reader.number("I")) for _ in range(keys)}
         listed = [reader.weight() for _ in range(count)]
-    except (struct.error, UnicodeDecodeError, KeyError, RecursionError, MemoryError, OverflowError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, RecursionError, MemoryError, OverflowError) as error:
         raise ModelError(f"{file} is damaged ({error!r}); install or copy it again") from error
     begin = -(-reader.at // ALIGNMENT) * ALIGNMENT
     places: dict[str, tuple[str, tuple[int, ...], int]] = {}
@@ -279,7 +279,7 @@ def _config(held: Gguf, mark: int | None) -> LlamaConfig:
         begin, end = (held.keys[f"tokenizer.ggml.{name}_token_id"] if mark is None else mark for name in ("bos", "eos"))
         tied = "output.weight" not in held.places
         return LlamaConfig(model_type="llama", bos_token_id=begin, eos_token_id=end, tie_word_embeddings=tied, **values)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ModelError(f"{held.file} does not tell its whole shape ({error}); install or copy it again") from error
 
 

@@ -1,5 +1,6 @@
 """Where the weights of a published checkpoint are in manta's own nets, and checkpoints written in its layout."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from manta.hub.foreign import dream, llada
 from manta.hub.foreign.causal import by_head, published_weights
 from manta.hub.foreign.checkpoint import INDEX, Change, claims_of, published_names, stored_weights
 from manta.hub.foreign.model import ForeignModel
-from manta.runtime import atomic_folder
+from manta.runtime import atomic_folder, read_json
 
 BESIDE = (
     "config.json",
@@ -126,6 +127,11 @@ def write_published(base: Path, folder: Path, change: Change, card: str, *, dtyp
         for name in (*BESIDE, INDEX):
             if (base / name).is_file():
                 shutil.copyfile(base / name, new / name)
+        if dtype is not None:
+            config = read_json(new / "config.json")
+            told = [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]
+            config |= dict.fromkeys(told, str(dtype).removeprefix("torch."))
+            (new / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (new / "README.md").write_text(card, encoding="utf-8")
 
 
