@@ -169,9 +169,10 @@ def test_another_base_than_at_the_beginning_is_refused(bases, data, tmp_path):
         finish(TrainingRun(None, tmp_path / "run", resume=True, device="cpu"))
 
 
-def test_a_budget_too_short_leaves_nothing(bases, data, tmp_path):
+def test_a_budget_too_short_leaves_nothing(bases, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("manta.recipes.run.seconds_per_step", lambda *told: 60.0)
     with pytest.raises(UsageError, match="is too short"):
-        finish(tuning(bases["Dream"], tmp_path / "run", data, num_steps=None, time_budget="1s"))
+        finish(tuning(bases["Dream"], tmp_path / "run", data, num_steps=None, time_budget="40s"))
     assert not (tmp_path / "run").exists()
 
 
