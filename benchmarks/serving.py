@@ -164,17 +164,20 @@ def main() -> None:
                 row = {"road": name, "clients": clients, "texts": num, "wrong": wrong, "texts_a_second": round(rate, 2)}
                 result["rows"].append({**row, "times_one": round(rate / alone, 2), **quantiles(waits)})
                 print(result["rows"][-1], flush=True)
+                atomic_write(given.out, (json.dumps(result, indent=1) + "\n").encode())
         road = ROADS["Manta-LM, 8 calls"]
         expected = offline(road, 1000)
         statuses, texts, seconds = asyncio.run(at_once(url, road, 1000))
         wrong = sum(texts[k] != expected[k] for k in texts)
         result["at_once"] = {"requests": 1000, "served": statuses.count(200), "wrong": wrong, **quantiles(seconds)}
         print(result["at_once"], flush=True)
+        atomic_write(given.out, (json.dumps(result, indent=1) + "\n").encode())
         gone = freed(url)
         result["freed"] = {"rounds": len(gone), **quantiles(gone), "most_ms": round(1000 * max(gone), 1)}
         if Path(given.browser).exists():
             paints = first_paint(url, given.browser)
             result["first_paint_ms"] = [round(paint, 1) for paint in paints]
+        atomic_write(given.out, (json.dumps(result, indent=1) + "\n").encode())
     with server("--queue", "64") as url:
         asyncio.run(load(url, road, 4, 32))
         statuses, _, seconds = asyncio.run(at_once(url, road, 1000))
