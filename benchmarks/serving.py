@@ -1,6 +1,6 @@
 """A server under load: texts a second beside one at a time, waiting times, overload, and the first paint of the page.
 
-    python benchmarks/serving.py --out benchmarks/results/serving.json
+    python benchmarks/serving.py --num 64 --out benchmarks/results/serving.json
 
 Everything runs on this machine: the server in a process of its own, the clients in this one, over the loopback address.
 A request asks for one text; every text is compared with the one that its seed has offline. Rows: clients that each ask
