@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent / "src" / "manta"
 FILES = sorted(ROOT.rglob("*.py"))
 
 LADDER = (
-    {"errors", "config", "runtime", "signals", "types"},
+    {"errors", "config", "runtime", "signals", "step", "types"},
     {"operators", "text", "image"},
     {"nets", "spaces"},
     {"flow", "masked", "autoregressive", "aligned"},

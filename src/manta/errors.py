@@ -16,6 +16,8 @@ class MantaError(Exception):
 
     exit_code: ClassVar[int] = 1
     """Status with which the command line leaves: 1 is a failure, 2 is wrong usage."""
+    told = False
+    """Whether another process says it, which trains with this one."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

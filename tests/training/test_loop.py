@@ -19,6 +19,9 @@ class Ones:
     def __next__(self):
         return self
 
+    def skip(self, count):
+        pass
+
     def state_dict(self):
         return {}
 

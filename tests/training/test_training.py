@@ -43,6 +43,9 @@ class Numbers:
         self.y = self.x @ torch.tensor([[1.0], [-2.0], [0.5]])
         return self
 
+    def skip(self, count):
+        self.position += count
+
     def state_dict(self):
         return {"position": self.position}
 
@@ -96,6 +99,10 @@ class Texts:
 
     def __next__(self):
         return next(self.batches)
+
+    def skip(self, count):
+        for _ in range(count):
+            next(self.batches)
 
     def state_dict(self):
         return {}

@@ -66,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except Exception as error:
-        _report(error, debug)
+        if not (isinstance(error, MantaError) and error.told):
+            _report(error, debug)
         return error.exit_code if isinstance(error, MantaError) else 1
 
 

@@ -1,6 +1,7 @@
 """`manta train DATA|CONFIG --out DIR`: train a model on a file, a built-in corpus or a recipe."""
 
 import math
+import os
 import shlex
 import sys
 import time
@@ -12,7 +13,7 @@ from typing import Any, Literal
 
 from manta.cli.options import argument, parse_options
 from manta.config import apply_overrides, from_dict, load_toml, read_toml, to_dict
-from manta.errors import TrainingError, UsageError
+from manta.errors import MantaError, TrainingError, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,9 @@ class TrainOptions:
     """All randomness of the run."""
     device: str | None = None
     """cpu, cuda or cuda:N; the first GPU if there is one."""
+    shard: Literal["none", "grad", "full"] = "none"
+    """What the processes of torchrun share out: `none`, each holds the whole model; `grad`, gradients, moments and
+    averages; `full`, the weights too, which are gathered block by block. It may change with --resume."""
     tensorboard: bool = False
     """Write TensorBoard events into the run folder too; needs the extra `log` (also: `train.tensorboard=true`)."""
     resume: bool = False
@@ -74,6 +78,17 @@ class TrainOptions:
 def run(argv: Sequence[str]) -> int:
     """Run the verb."""
     options = parse_options(TrainOptions, argv, "train")
+    if "RANK" in os.environ:  # before torch reads it: its hints on speed would come once a process
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    try:
+        return _train(options)
+    except UsageError as error:  # all processes are told the same
+        error.told = error.told or os.environ.get("RANK", "0") != "0"
+        raise
+
+
+def _train(options: TrainOptions) -> int:
+    """Train as asked, in one process or as one of several."""
     if options.out is None:
         raise UsageError("say where the run goes: manta train DATA --out DIR")
     if not options.data and not options.resume:
@@ -97,6 +112,7 @@ def run(argv: Sequence[str]) -> int:
         resume=options.resume,
         device=options.device,
         time_budget=options.time_budget if options.resume else None,
+        sharding=options.shard,
         tell=progress.say,
     )
     return follow(training, options.out, progress)
@@ -104,20 +120,36 @@ def run(argv: Sequence[str]) -> int:
 
 def follow(training, out: Path, progress: "Progress") -> int:
     """Train to the end, or to an interruption, and say how it goes on or what it can be used for."""
-    again = f"manta train --resume --out {shlex.quote(str(out))}"
+    from manta.recipes.states import STATES
+    from manta.training.team import Gone
+
+    size, first = training.team.size, training.team.first
+    launcher = "" if size == 1 else f"torchrun --nproc-per-node {size} -m "
+    again = f"{launcher}manta train --resume --out {shlex.quote(str(out))}"
     try:
         with closing(training.events()) as events:
             for event in events:
-                progress.show(event, training.unit)
+                if first:
+                    progress.show(event, training.unit)
     except KeyboardInterrupt as error:
         at = f"saved at {training.saved}" if training.saved else "before its first step"
         with suppress(OSError):  # a terminal that has hung up
-            print(f"\nmanta: interrupted, {at}; continue with: {again}", file=sys.stderr, flush=True)
+            if first:
+                print(f"\nmanta: interrupted, {at}; continue with: {again}", file=sys.stderr, flush=True)
         return getattr(error, "exit_code", 130)
     except TrainingError as error:
-        raise TrainingError(f"{error} ({again})") from error
-    from manta.recipes.states import STATES
-
+        where = f"; the newest checkpoint is {training.saved or 'none'}" if isinstance(error, Gone) else ""
+        error.args = (f"{error}{where} ({again})",)
+        raise
+    except Exception as error:
+        if size == 1 or isinstance(error, MantaError):
+            raise
+        which = f"process {training.team.rank + 1} of {size}"
+        raise TrainingError(f"{which}: {type(error).__name__}: {error} ({again})") from error
+    finally:
+        training.team.close()
+    if not first:
+        return 0
     print(STATES[training.recipe.state].use.replace("{out}", shlex.quote(str(out))), file=sys.stderr)
     return 0
 

@@ -12,6 +12,7 @@ from manta.families.aligned_model import AlignedModel
 from manta.families.batching import padded_width
 from manta.families.objectives import ObjectiveConfig, lay_out
 from manta.operators.cross_attention import ProjectedMemory
+from manta.step import deciding
 from manta.text import MASK, NULL, Batch
 from manta.types import Loss
 
@@ -64,7 +65,7 @@ class AlignmentMatching:
         memory = model.prompt_memory(batch.prompt, batch.prompt_lengths)
         projected = model.trunk.project(memory.states, memory.mask)
         canvas = self.lay_out(model, batch, generator)
-        if self.reveal and float(torch.rand((), generator=generator)) < self.config.reveal_share:
+        if self.reveal and float(torch.rand((), generator=deciding(generator))) < self.config.reveal_share:
             canvas = self.revealed(model, batch, canvas, projected, generator)
         log_chances = self._log_chances(model, canvas, projected)
         nats = alignment_nats(log_chances, canvas.counts, batch.text, batch.text_lengths, blank=NULL)

@@ -16,6 +16,7 @@ from manta.masked import LikelihoodBound, MaskedObjectiveConfig, likelihood_boun
 from manta.masked.elastic import Layout, merged
 from manta.operators.cross_attention import ProjectedMemory
 from manta.runtime import check_likelihood
+from manta.step import deciding
 from manta.text import MASK, NULL, Batch
 from manta.types import Loss
 
@@ -138,7 +139,7 @@ class _Calls:
         if self.model.config.elastic:
             return self.model.told(shown, self.memory).classes()
         thought = None
-        if self.model.thinking.config.carries and self._drawn(()).item() < EARLIER:
+        if self.model.thinking.config.carries and self._earlier_comes():
             draws = self._drawn((2, len(shown)))
             more = torch.where(draws[0] < 0.5, draws[1], 0.0)  # half of the rows: the same canvas once more
             hidden = self.free & (self._drawn(shown.shape) < more[:, None])
@@ -192,6 +193,10 @@ class _Calls:
         learns = torch.is_grad_enabled() and self.model.thinking.config.slots > 0
         with torch.set_grad_enabled(learns):
             return self.model.think(shown, self.mask, self.memory).thought()
+
+    def _earlier_comes(self) -> bool:
+        """Whether an earlier call is played."""
+        return torch.rand((), generator=deciding(self.generator)).item() < EARLIER
 
     def _drawn(self, shape: tuple[int, ...]) -> Tensor:
         return torch.rand(shape, generator=self.generator).to(self.mask.device)

@@ -18,6 +18,7 @@ from manta.flow import FlowObjectiveConfig, LinearPath, TimeDensity, terminal_cr
 from manta.flow.adaptive import code_numbers
 from manta.nets.vector_field import Condition
 from manta.spaces import LatentSpace, RateController, gaussian_rate
+from manta.step import deciding
 from manta.text import MASK, NULL, Batch
 from manta.types import Estimate, Loss
 
@@ -135,7 +136,7 @@ def read_prompt(model: PromptedModel, batch: Batch, config: ObjectiveConfig, gen
     dropped = torch.rand(len(batch), generator=generator).to(batch.text.device) < config.prompt_drop
     dropped = dropped & (batch.prompt_lengths > 0)
     lengths = torch.where(dropped, 0, batch.prompt_lengths)
-    bare = float(torch.rand((), generator=generator)) < config.bare_share
+    bare = float(torch.rand((), generator=deciding(generator))) < config.bare_share
     return model.memory(batch.prompt, lengths, batch.tag, encode=not bare)
 
 
@@ -321,7 +322,7 @@ class OwnStates:
 
     def __call__(self, model: MantaModel, batch: Batch, generator: torch.Generator) -> Loss:
         """Loss with parts nats (a token) and velocity, or those of the ordinary objective."""
-        if float(torch.rand((), generator=generator)) >= self.config.own_share:
+        if float(torch.rand((), generator=deciding(generator))) >= self.config.own_share:
             return self.ordinary(model, batch, generator)
         space = latent_space(model)
         layout = replace(self.config, blank_share=0.0)
@@ -369,7 +370,7 @@ class OwnStates:
         hidden = (torch.rand(canvas.tokens.shape, generator=generator).to(device) < share) & canvas.mask
         hidden = torch.where(hidden.any(1, keepdim=True), hidden, canvas.mask)
         cond, self_cond = model.condition(memory, canvas.mask, code=code), None
-        for _ in range(int(torch.randint(1, self.actions + 1, (), generator=generator))):
+        for _ in range(int(torch.randint(1, self.actions + 1, (), generator=deciding(generator)))):
             moving = begin + 1 < length
             settled = canvas.tokens.masked_fill(hidden, MASK)
             action = model.act(state, t, cond=replace(cond, settled=settled), self_cond=self_cond)

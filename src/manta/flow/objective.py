@@ -12,6 +12,7 @@ from manta.errors import ConfigError, UsageError
 from manta.flow.path import LinearPath
 from manta.flow.solvers import Field
 from manta.flow.time_density import TimeDensity
+from manta.step import is_shared
 from manta.types import Estimate, Loss
 
 Rows = Callable[[Any, Tensor], Any]
@@ -252,9 +253,10 @@ def _first_estimates(
     draws = torch.rand(2, len(noised.t), generator=generator, device=generator.device).to(noised.state)
     chosen = draws[0] < config.self_cond_probability
     disturbance = _noise_like(noised.state, generator)
-    if not bool(chosen.any()):
+    if not bool(chosen.any()) and (config.self_cond_probability == 0 or not is_shared()):
         return None
-    rows = torch.arange(len(chosen), device=chosen.device) if select is None else chosen.nonzero()[:, 0]
+    every = torch.arange(len(chosen), device=chosen.device)
+    rows = every if select is None else every[chosen] if bool(chosen.any()) else every[:1]  # all processes call it
     with torch.no_grad():
         row_cond = cond if select is None else select(cond, rows)
         clean = Estimate.of(field(noised.state[rows], noised.times[rows], cond=row_cond, self_cond=None)).clean

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from manta.errors import CheckpointError, ConfigError, TrainingError, UsageError
 from manta.flow.path import log_noise_ratio, time_of_log_noise_ratio
+from manta.step import observe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +182,10 @@ class TimeDensity(ABC):
         if not bool(loss.isfinite().all()):
             raise TrainingError(f"the time density was given a loss that is not finite: {loss.tolist()}")
         gamma = log_noise_ratio(t.detach().flatten().to("cpu", torch.float64))
-        index = torch.bucketize(gamma, self._inner_edges)
+        observe(self, torch.bucketize(gamma, self._inner_edges), loss)
+
+    def take(self, index: Int64[Tensor, "k"], loss: Float[Tensor, "k"]) -> None:
+        """Take in losses by the bins that they were measured in."""
         fading = (1 - 1 / self.config.horizon) ** len(loss)
         self._sums = (fading * self._sums).index_add(0, index, loss)
         self._weights = (fading * self._weights).index_add(0, index, torch.ones_like(loss))

@@ -1,5 +1,7 @@
 """Residual blocks: an operator, a reading of memory and a pointwise network, each behind a norm."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -81,6 +83,9 @@ class Block(nn.Module):
 
     Source: adaLN-single: Chen et al., "PixArt-α", arXiv 2310.00426.
     """
+
+    gathers: ClassVar[tuple[str, ...]] = ()
+    """Methods beside `forward` that read its weights: who holds a share of them gathers the rest for such a call."""
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -67,6 +67,9 @@ class DecoderBlock(nn.Module):
 
     Source: Touvron et al., "LLaMA", arXiv 2302.13971; Black et al., "GPT-NeoX-20B", arXiv 2204.06745.
     """
+
+    gathers: ClassVar[tuple[str, ...]] = ()
+    """Methods beside `forward` that read its weights: who holds a share of them gathers the rest for such a call."""
 
     def __init__(self, dim: int, hidden: int, operator: Operator, style: DecoderStyle) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Softmax attention from a state to a memory, whose keys and values can be computed once for many calls."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -37,6 +37,9 @@ class CrossAttention(nn.Module):
     Raises:
         ConfigError: the width does not split into heads of even width.
     """
+
+    gathers: ClassVar[tuple[str, ...]] = ("project",)
+    """Methods beside `forward` that read its weights: who holds a share of them gathers the rest for such a call."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()

@@ -92,6 +92,34 @@ class StageSpec:
     """Rounds of the same stage before this one, by which its examples are chosen."""
 
 
+class OnDevice:
+    """A loader whose batches are moved to a device.
+
+    Args:
+        loader: of batches on the CPU.
+        device: where they go.
+    """
+
+    def __init__(self, loader: Batches, device: torch.device) -> None:
+        self.loader, self.device = loader, device
+
+    def __next__(self) -> Any:
+        """The next batch."""
+        return next(self.loader).to(self.device)
+
+    def skip(self, count: int) -> None:
+        """Leave some batches out."""
+        self.loader.skip(count)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands."""
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.loader.load_state_dict(state)
+
+
 class Parts(ABC):
     """Everything a run trains, and its data."""
 

@@ -1,42 +1,29 @@
-"""A training run: stages in order, checkpoints, logs and samples, resumable bit for bit.
+"""A training run: stages in order, checkpoints, logs and samples, resumable bit for bit, by any number of processes.
 
 The run folder holds `recipe.json`, `plan.json` (steps of each stage, decided as it begins), `metrics.jsonl`,
 `checkpoints/`, `samples/`, `tensorboard/` if wanted, the data as prepared, the teacher where there is one, as a model
 folder `teacher/` that writes by itself, and at the end the model folder `model/`, or the adapters `adapter/`.
 """
 
-import copy
 import errno
-from collections.abc import Callable, Generator, Iterator
+import signal
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from manta import __version__
 from manta.config import to_dict
-from manta.errors import CheckpointError, TrainingError, UsageError
-from manta.recipes.budget import (
-    LEAST_STEPS,
-    SAFETY,
-    Clock,
-    Watch,
-    refuse_too_little,
-    seconds_for,
-    spoken,
-    undertrained,
-)
+from manta.errors import CheckpointError, TrainingError
+from manta.recipes.budget import Clock, Watch, spoken, undertrained
 from manta.recipes.logged import log_row, minutes_of
-from manta.recipes.pace import (
-    MEASURED_SHARE,
-    MEASURED_STEPS,
-    WARM_UP_STEPS,
-    Pacer,
-    seconds_per_step,
-)
-from manta.recipes.parts import RunRecipe, StageSpec
+from manta.recipes.pace import Pacer
+from manta.recipes.parts import OnDevice, RunRecipe, StageSpec
+from manta.recipes.planning import Planner
 from manta.recipes.recipe import Recipe, seconds
 from manta.recipes.runfolder import RunFolder, changes, fitting_checkpoint, refuse_elsewhere, standing, stored_recipe
 from manta.recipes.states import STATES, resolved
@@ -49,18 +36,29 @@ from manta.runtime import (
     resolve_device,
 )
 from manta.signals import Interrupted, on_signals
+from manta.step import Observer
 from manta.training import (
+    NoLog,
+    Processes,
     Progress,
     RunLog,
+    Sharding,
     Stage,
+    assemble,
     latest_checkpoint,
     load_checkpoint,
     load_state,
+    own_device,
     read_log,
     require_tensorboard,
     save_checkpoint,
+    save_shares,
     train_stage,
 )
+from manta.training.background import Writing
+
+TWICE = 5.0
+"""Seconds within which a signal that comes again is the same one: a launcher passes on what its processes got too."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +71,16 @@ class Note:
 class TrainingRun:
     """One run in one folder, which nobody else may train in meanwhile.
 
+    Where `torchrun` or Ray has started several processes, they train it together: each makes one `TrainingRun` of the
+    same arguments and goes through the same events. The folder has to be one that all of them see.
+
     Args:
         recipe: what to train; `resolve` is applied. None when resuming: the folder's own counts.
         out: the run folder: new, or empty.
         resume: continue the run of that folder.
         device: see `resolve_device`.
         time_budget: when resuming a run that has one, a longer one.
+        sharding: what several processes share out, see `training.holding`; it may change when resuming.
         tell: takes lines about what is being done between two events, such as reading much data.
 
     Raises:
@@ -97,39 +99,53 @@ class TrainingRun:
         resume: bool = False,
         device: str | None = None,
         time_budget: str | None = None,
+        sharding: Sharding = "none",
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.clock, self.tell = Clock(), tell
-        self.out = Path(out)
-        self.device = resolve_device(device)
-        asked = None if resume else resolved(recipe or Recipe(), tell)
-        if asked is not None and asked.train.precision == "auto":
-            asked = replace(asked, train=replace(asked.train, precision=faster_precision(self.device)))
-        if asked is not None and asked.train.tensorboard:
-            require_tensorboard()
-        self.folder = RunFolder(self.out, resume=resume)
-        try:
-            self.asked = self.folder.extended(stored_recipe(self.out), time_budget) if asked is None else asked
-            if asked is None and self.asked.train.tensorboard:
-                require_tensorboard()
-            if asked is None:
-                refuse_elsewhere(self.out, self.asked.data)
-            else:
-                self.folder.write_recipe(asked)
-        except BaseException:
-            self.folder.close()
-            raise
+        self.clock, self.out, self.sharding = Clock(), Path(out), sharding
+        self.device = resolve_device(own_device(device))
+        self.team = assemble(self.device)
+        self.tell: Callable[[str], None] = tell if self.team.first else lambda line: None
+        self.folder = RunFolder.followed(self.out, resume=resume)
+        self.asked = self.team.alone(lambda: self._begin(recipe, resume, time_budget))
         self.recipe = self.asked
-        self.plan: dict[str, int] = {}
-        """Steps of each stage that has begun."""
         self.saved = ""
         """Where the newest checkpoint stands, in words; empty where there is none."""
         self.minutes: dict[str, float] = {}
         """Minutes of what has no steps, by name."""
         self.unit = STATES[self.recipe.state].load().unit
         """What elements of a batch are, in the plural."""
-        self._paces: dict[str, float] = {}
-        self._in_steps, self._stop = False, 0
+        self._planner: Planner | None = None
+        self._writing: Writing | None = None
+        self._in_steps, self._stop, self._stopped = False, 0, 0.0
+
+    def _begin(self, recipe: RunRecipe | None, resume: bool, time_budget: str | None) -> Any:
+        """Take the folder, and tell what is trained."""
+        asked = None if resume else resolved(recipe or Recipe(), self.tell)
+        if asked is not None and asked.train.precision == "auto":
+            asked = replace(asked, train=replace(asked.train, precision=faster_precision(self.device)))
+        if asked is not None and asked.train.accumulate < self.team.size:
+            asked = replace(asked, train=replace(asked.train, accumulate=self.team.size))
+        if asked is not None and asked.train.tensorboard:
+            require_tensorboard()
+        self.folder = RunFolder(self.out, resume=resume)
+        try:
+            found = self.folder.extended(stored_recipe(self.out), time_budget) if asked is None else asked
+            if asked is None and found.train.tensorboard:
+                require_tensorboard()
+            if asked is None:
+                refuse_elsewhere(self.out, found.data)
+            else:
+                self.folder.write_recipe(asked)
+        except BaseException:
+            self.folder.close()
+            raise
+        return found
+
+    @property
+    def plan(self) -> dict[str, int]:
+        """Steps of each stage that has begun."""
+        return {} if self._planner is None else self._planner.plan
 
     def __repr__(self) -> str:
         """What is trained, where, and how far its stages have come to be planned."""
@@ -143,41 +159,52 @@ class TrainingRun:
         """Train to the end; yields notes and the progress of every step.
 
         Stop between two yields at will: closing the generator writes a checkpoint. The signals INT, TERM and HUP are
-        waited for the end of a step, and write one too.
+        waited for the end of a step, and write one too. Several processes save only together: a signal to one of them
+        stops all, and closing the generator of one ends it.
 
         Raises:
             Interrupted: by a signal; a second one does not wait.
-            TrainingError: when the loss is no longer finite, or the disk is full.
+            TrainingError: when the loss is no longer finite, the disk is full, or another process has ended.
         """
         events = self._events()
         with closing(self.folder), closing(events):
             while True:
-                with on_signals(self._on_signal):
+                with on_signals(self._on_signal), self.team.meeting():
                     event = next(events, None)
                 if event is None:
                     return
                 yield event
 
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Ask, from another thread, to stop after the step that is taken, with a checkpoint.
+
+        Args:
+            number: of the signal that `Interrupted` names.
+        """
+        self._stop = self._stop or number
+
     def _on_signal(self, number: int, frame: object) -> None:
-        if self._stop or not self._in_steps:
+        again = self._stop and (self.team.size == 1 or time.monotonic() - self._stopped > TWICE)
+        if again or not self._in_steps:
             raise Interrupted(number)
-        self._stop = number
+        if not self._stop:
+            self._stop, self._stopped = number, time.monotonic()
 
     def _events(self) -> Generator[Note | Progress, None, None]:
         keep_memory()
         try:
-            found = latest_checkpoint(self.out)
+            found = self.team.alone(lambda: latest_checkpoint(self.out))
             edited = changes(load_state(found)["recipe"], to_dict(self.asked)) if found else []
             yield Note(f"preparing {self.recipe.data}")
             self._prepare()
             yield Note(f"{self.parts.report}; prepared in {spoken(self.clock.now())}")
-            self.specs = self.parts.specs()
+            self._plan_for(self.parts.specs())
             tensors, state = self._restore(found)
             names = [spec.name for spec in self.specs]
             if state is not None and state["stage"] not in names:
                 raise CheckpointError(f"{found} is of a stage {state['stage']!r}, which this recipe does not have")
             first = names.index(state["stage"]) + int(state.get("completed", False)) if state else 0
-            self._check_time(first, state, extended="time_budget" in edited)
+            self.planner.check_time(first, state, extended="time_budget" in edited)
         except Exception:
             if self.folder.new:
                 self.folder.forget(STATES[self.recipe.state].load().files)
@@ -185,7 +212,7 @@ class TrainingRun:
         if edited:
             yield Note(f"recipe.json has another {', '.join(edited)} than at the last checkpoint; it counts from here")
         yield Note(f"stages: {', '.join(names)}; {self.parts.size}")
-        yield from map(Note, self.parts.advice())
+        yield from map(Note, [*self._apart(), *self.parts.advice()])
         yield from self._goes_on(first, state)
         try:
             yield from self._train(first, tensors, state)
@@ -197,24 +224,39 @@ class TrainingRun:
                 f"{self.saved or 'none'}"
             ) from error
 
+    def _apart(self) -> list[str]:
+        """What to know of a run of several processes."""
+        size, batches = self.team.size, self.recipe.train.accumulate
+        if size == 1:
+            return [] if self.sharding == "none" else ["one process holds everything; --shard changes nothing"]
+        told = f"{size} processes share the batches of a step, {batches} in all; of the nets they share {self.sharding}"
+        idle = -batches % size
+        if idle:
+            told += f"; warning: {idle} of them wait in a turn, since a step's batches do not divide among them"
+        return [told]
+
     def _train(self, first: int, tensors: dict[str, Any], state: dict[str, Any] | None) -> Iterator[Note | Progress]:
         self.watch.budget = None
-        self.log = RunLog(self.out, state["step"] if state else 0, tensorboard=self.recipe.train.tensorboard)
+        step, events = state["step"] if state else 0, self.recipe.train.tensorboard
+        self.log = RunLog(self.out, step, tensorboard=events) if self.team.first else NoLog()
         with closing(self.log):
             for index in range(first, len(self.specs)):
                 resumed = (tensors, state) if state and index == first and not state.get("completed") else None
                 yield from self._run_stage(index, resumed)
         self.model = self.parts.trained_model(self.specs[-1].name)
-        yield from map(Note, self.parts.finished(self.model))
+        yield from map(Note, self.team.alone(lambda: self._finished(begun=first < len(self.specs))))
+
+    def _finished(self, *, begun: bool) -> list[str]:
+        """Write the model; tells of it."""
+        notes = list(self.parts.finished(self.model))
         target = self.out / self.parts.place
-        if first == len(self.specs) and self.parts.is_saved(target, self.model):
-            yield Note(f"this run is finished; its model is in {target}")
-            return
+        if not begun and self.parts.is_saved(target, self.model):
+            return [*notes, f"this run is finished; its model is in {target}"]
         self._save(target, self.model)
         steps = ", ".join(f"{name} {steps}" for name, steps in self.plan.items())
-        yield Note(f"model written to {target} after {steps} steps in {spoken(self.clock.now())}")
-        if short := undertrained(self.plan):
-            yield Note(f"warning: the model is {short}")
+        notes.append(f"model written to {target} after {steps} steps in {spoken(self.clock.now())}")
+        short = undertrained(self.plan)
+        return [*notes, f"warning: the model is {short}"] if short else notes
 
     def _goes_on(self, first: int, state: dict[str, Any] | None) -> Iterator[Note]:
         """Say where a run is taken up again."""
@@ -236,7 +278,7 @@ class TrainingRun:
             num_steps: of each stage.
         """
         self._prepare()
-        self.specs = self.parts.specs()
+        self._plan_for(self.parts.specs())
         for spec in self.specs:
             self._free(spec)
             yield self._stage(spec, num_steps)
@@ -246,84 +288,36 @@ class TrainingRun:
         budget = None if self.recipe.time_budget is None else seconds(self.recipe.time_budget)
         self.watch = Watch(self.clock, budget, self.tell)
         kind: Any = STATES[self.recipe.state].load()
-        kind.refuse_strangers(self.out)
-        self.parts: Any = kind.prepared(self.recipe, self.out, self.device, self.watch)
+
+        def prepared() -> Any:
+            if self.team.first:
+                kind.refuse_strangers(self.out)
+            else:
+                self.watch.budget = None  # the first one has kept it
+            parts = kind.prepared(self.recipe, self.out, self.device, self.watch)
+            if self.team.first:
+                self.folder.keep_data(parts.data, parts.recipe.data)
+            return parts
+
+        self.parts: Any = self.team.in_turn(prepared)
         self.recipe = self.parts.recipe
-        self.folder.keep_data(self.parts.data, self.recipe.data)
         self.minutes["preparation"] = self.clock.now() / 60
 
-    def _check_time(self, first: int, state: dict[str, Any] | None, *, extended: bool) -> None:
-        """Before anything is trained: see that a time budget gives every stage its least steps.
+    def _plan_for(self, specs: list[StageSpec]) -> None:
+        self.specs = specs
+        self._planner = Planner(self.parts, specs, self.folder, self.watch, self.team, self._stage)
 
-        A longer budget than that of the checkpoint gives more steps to the stages that are not finished.
-        """
-        if self.recipe.time_budget is None:
-            return
-        budget = seconds(self.recipe.time_budget)
-        if extended and first == len(self.specs):
-            raise UsageError(f"the run in {self.out} is finished, and more time cannot be added; begin another run")
-        if extended or state is None:
-            self.plan = {spec.name: self.plan[spec.name] for spec in self.specs[:first]}
-            self._before = state["plan"].get(state["stage"], 0) if state else 0
-            self._paces.clear()
-            paces = {spec.name: self._pace(spec) for spec in self.specs[first:]}
-            refuse_too_little(budget, self.clock.now(), paces, self.parts.reserved(self.specs, first))
-
-    def _steps_of(self, index: int, done: int = 0) -> int:
-        """Steps of a stage: decided as it begins and stored, so that a resumed run keeps them.
-
-        Of a time budget a stage takes its share of what is left for it and the stages after it, at the pace that a few
-        trial steps have; so no stage pays for another's wrong estimate. Each gets `LEAST_STEPS` at least.
-
-        Args:
-            index: of the stage.
-            done: steps that it has done already, where a longer budget asks to decide anew.
-        """
-        spec = self.specs[index]
-        if spec.name in self.plan:
-            return self.plan[spec.name]
-        if self.recipe.num_steps is not None:
-            steps = self.recipe.num_steps * spec.share / sum(other.share for other in self.specs)
-            self.plan[spec.name] = max(1, round(steps))
-        else:
-            assert self.recipe.time_budget is not None, "resolve sets a budget"
-            budget = seconds(self.recipe.time_budget)
-            paces = [self._pace(other) for other in self.specs[index:]]
-            left = SAFETY * (budget - self.clock.now())
-            left -= self.parts.reserved(self.specs, index, planned=True) * budget
-            shares = [other.share for other in self.specs[index:]]
-            if done:
-                shares[0] *= 1 - done / max(self._before, done + 1)
-            steps = done + int(seconds_for(left, paces, shares, 0 if done >= LEAST_STEPS else LEAST_STEPS) / paces[0])
-            self.plan[spec.name] = max(LEAST_STEPS, steps)
-        self.folder.write_plan(self.plan)
-        return self.plan[spec.name]
+    @property
+    def planner(self) -> Planner:
+        """Decides how long stages are."""
+        assert self._planner is not None, "the data are prepared first"
+        return self._planner
 
     def _free(self, spec: StageSpec) -> None:
         """Let a stage train its own parts and nothing else."""
         self.parts.modules.requires_grad_(False)
         for part in spec.trained:
             part.requires_grad_(True)
-
-    def _pace(self, spec: StageSpec) -> float:
-        """Seconds a step of a stage; measured when first asked for, on what is there where other data are to come."""
-        if spec.name not in self._paces:
-            self.watch.tell(f"measuring the pace of {spec.name}")
-            corpus = self.parts.at_hand
-            self._paces[spec.name] = self._seconds_per_step(replace(spec, corpus=lambda: corpus))
-        return self._paces[spec.name]
-
-    def _seconds_per_step(self, spec: StageSpec) -> float:
-        """Time of a step of a stage, on copies, which leave no trace in the run."""
-        own = {id(p) for p in self.parts.modules.parameters()}  # no stage trains the others
-        shared: dict[int, Any] = {id(p): p for p in spec.model.parameters() if id(p) not in own}
-        model, objective = copy.deepcopy((spec.model, spec.objective), shared)
-        trial = StageSpec(spec.name, spec.share, model, (model,), objective, spec.corpus)
-        trained = {id(p) for part in spec.trained for p in part.parameters()}
-        for ours, theirs in zip(spec.model.parameters(), model.parameters(), strict=True):
-            theirs.requires_grad_(id(ours) in trained)
-        most = MEASURED_SHARE * seconds(self.recipe.time_budget or "1h")
-        return seconds_per_step(self._stage(trial, WARM_UP_STEPS + MEASURED_STEPS), self.clock, most)
 
     def _seed(self, spec: StageSpec) -> int:
         return self.recipe.seed * 1000 + len(spec.name) + ord(spec.name[0])
@@ -350,6 +344,9 @@ class TrainingRun:
             num_steps,
             replace(self.recipe.train, learning_rate=spec.pace * rate),
             make_generator(seed),
+            team=self.team,
+            sharding=self.sharding,
+            observers=[part for part in self.parts.measured.values() if isinstance(part, Observer)],
         )
 
     def _restore(self, found: Path | None) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -367,11 +364,11 @@ class TrainingRun:
             self.parts.modules.load_state_dict(tensors["model"])
             for name, part in self.parts.measured.items():
                 part.load_state_dict(load_json_tensors(state["measured"][name]))
-        self.plan = dict(state["plan"])
+        self.planner.plan = dict(state["plan"])
         self.minutes = {**state["minutes"], "preparation": state["minutes"]["preparation"] + self.clock.now() / 60}
         self.clock.add(state["spent"])
         if state.get("pace") is not None:
-            self._paces[state["stage"]] = state["pace"]
+            self.planner.paces[state["stage"]] = state["pace"]
         self.saved = standing(state)
         return tensors, state
 
@@ -381,10 +378,11 @@ class TrainingRun:
         spec = self.specs[index]
         self._free(spec)
         if resumed is None:
-            spec.begin()
+            self.team.in_turn(spec.begin)
         self._before_stage(spec)
-        rows = self._rows_of(index, begun=resumed is not None)  # which takes time that has no steps
-        stage = self._stage(spec, self._steps_of(index, resumed[1]["stage_step"] if resumed else 0), rows)
+        # Which takes time that has no steps.
+        rows = self.team.in_turn(lambda: self._rows_of(index, begun=resumed is not None))
+        stage = self._stage(spec, self.planner.steps_of(index, resumed[1]["stage_step"] if resumed else 0), rows)
         before = sum(self.plan[s.name] for s in self.specs[:index])
         if resumed is not None:
             with fitting_checkpoint(self.out / "checkpoints"):
@@ -392,34 +390,35 @@ class TrainingRun:
             yield Note(f"going on with {spec.name} at step {stage.step + 1} of {stage.num_steps}")
         elif index == 0:
             self._save_stage(stage, before)  # from here on nothing of what was prepared can change unnoticed
-        saved, every = self.clock.now(), 60 * self.recipe.checkpoint_minutes
+        saved, every = self.planner.clock.now(), 60 * self.recipe.checkpoint_minutes
         sample_every = max(1, stage.num_steps // 3)
-        pacer = Pacer(self.clock, stage, self._paces.get(spec.name))
+        pacer = Pacer(self.planner.clock, stage, self.planner.paces.get(spec.name))
         self._in_steps = True
         try:
             for progress in train_stage(stage):
                 step, more = before + progress.step, self.parts.row(before + progress.step, progress)
                 self.log.row(step, log_row(step, progress, self.unit, more, self.device))
                 if (steps := pacer.cut()) is not None:
-                    self.plan[spec.name] = stage.num_steps = steps
-                    stage.average.horizon = max(1.0, stage.config.average_share * steps)
-                    self.folder.write_plan(self.plan)
+                    self.planner.cut(stage, steps)
                     yield Note(f"slower than measured: {spec.name} is cut to {steps} steps, to keep the time budget")
+                asked, [now, *_] = zip(*self.team.gather((self._stop, self.clock.now())), strict=True)
+                self._stop = max(asked)
                 if self._stop and progress.step < stage.num_steps:
                     self._save_stage(stage, before)
                     raise Interrupted(self._stop)
                 yield progress
                 if progress.step % sample_every == 0:
                     yield from self._samples(stage, before + progress.step)
-                if self.clock.now() - saved > every and progress.step < stage.num_steps:
-                    self._save_stage(stage, before)
-                    saved = self.clock.now()
+                if now - saved > every and progress.step < stage.num_steps:
+                    self._save_stage(stage, before, wait=False)
+                    saved = now
         except GeneratorExit:
-            self._save_stage(stage, before)
+            if self.team.size == 1:
+                self._save_stage(stage, before)
             raise
         finally:
             self._in_steps = False
-        for name, model in self.parts.besides(spec).items():
+        for name, model in self.parts.besides(spec).items() if self.team.first else ():
             self.log.flush()
             self._save(self.out / name, model)
         self._checkpoint(before + stage.num_steps, {}, {"stage": spec.name, "completed": True})
@@ -429,57 +428,56 @@ class TrainingRun:
     def _before_stage(self, spec: StageSpec) -> None:
         """Have a stage's data, which may be the teacher's answers, made before it is planned."""
         begun = self.clock.now()
-        if spec.corpus() is not self.parts.corpus:
+        if self.team.in_turn(spec.corpus) is not self.parts.corpus:
             spent = (self.clock.now() - begun) / 60
             self.minutes[self.parts.made] = self.minutes.get(self.parts.made, 0.0) + spent
             if self.recipe.time_budget is not None and spec.name not in self.plan:
-                self._paces.pop(spec.name, None)  # measured before there were such texts
+                self.planner.paces.pop(spec.name, None)  # measured before there were such texts
 
     def _save(self, folder: Path, model: Any) -> None:
         """A model folder, with a card that tells how it came about."""
         minutes = {**minutes_of(self.out, self.plan), **self.minutes}
         self.parts.save(folder, model, self.parts.card(model, self.plan, minutes))
 
-    def _save_stage(self, stage: Stage, before: int) -> None:
-        """A checkpoint between two steps of a stage."""
-        state = {**stage.state_dict(), "stage_steps": stage.num_steps, "pace": self._paces.get(stage.name)}
-        self._checkpoint(before + stage.step, stage.tensors(), state)
+    def _save_stage(self, stage: Stage, before: int, *, wait: bool = True) -> None:
+        """A checkpoint between two steps of a stage; shares may be written while it goes on."""
+        state = {**stage.state_dict(), "stage_steps": stage.num_steps, "pace": self.planner.paces.get(stage.name)}
+        self._checkpoint(before + stage.step, stage.tensors(), state, stage.held.held())
+        if wait:
+            self._wait()
 
-    def _checkpoint(self, step: int, tensors: dict[str, Any], state: dict[str, Any]) -> None:
+    def _checkpoint(
+        self, step: int, tensors: dict[str, Any], state: dict[str, Any], held: Mapping[int, Tensor] | None = None
+    ) -> None:
+        self._wait()
         self.log.flush()
-        tensors = {"model": self.parts.modules.state_dict(), **tensors}
+        weights = self.parts.modules.state_dict(keep_vars=True)
+        tensors = {"model": {name: (held or {}).get(id(t), t.detach()) for name, t in weights.items()}, **tensors}
         measured = {name: json_tensors(part.state_dict()) for name, part in self.parts.measured.items()}
         state = {**state, "measured": measured, "version": __version__, "recipe": to_dict(self.asked)}
         state |= {"plan": self.plan, "data": self.parts.data, "minutes": self.minutes, "spent": self.clock.now()}
-        save_checkpoint(self.out, step, tensors, state)
+        if held:
+            assert isinstance(self.team, Processes), "one process holds no shares"
+            self._writing = save_shares(self.out, step, tensors, state, self.team)
+        elif self.team.first:
+            save_checkpoint(self.out, step, tensors, state)
         self.saved = standing({**state, "step": step})
+
+    def _wait(self) -> None:
+        """Let the newest checkpoint be complete."""
+        if self._writing is not None:
+            self._writing.wait()
+            self._writing = None
 
     def _samples(self, stage: Stage, step: int) -> Iterator[Note]:
         """A few samples by the averaged weights, into `samples/` and as a note."""
-        model = self.parts.trained_model(stage.name)
-        stage.average.swap(stage.model)
-        try:
-            lines = self.parts.samples(model, stage.name, self.out / "samples" / f"step-{step}")
-        finally:
-            stage.average.swap(stage.model)
-            stage.model.train()
+        lines: list[str] = []
+        with stage.held.averaged(stage.average):
+            if self.team.first:
+                model = self.parts.trained_model(stage.name)
+                lines = self.parts.samples(model, stage.name, self.out / "samples" / f"step-{step}")
+        stage.model.train()
         if not lines:
             return
         self.log.samples(step, lines)
         yield Note("\n".join("  " + line for line in lines))
-
-
-class OnDevice:
-    """A loader whose batches are moved to a device."""
-
-    def __init__(self, loader: Any, device: torch.device) -> None:
-        self.loader, self.device = loader, device
-
-    def __next__(self) -> Any:
-        return next(self.loader).to(self.device)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.loader.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.loader.load_state_dict(state)

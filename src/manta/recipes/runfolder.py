@@ -84,6 +84,11 @@ class RunFolder:
             with suppress(OSError):
                 folder.rmdir()
 
+    @classmethod
+    def followed(cls, path: Path, *, resume: bool) -> "RunFolder":
+        """The folder as a process sees it that leaves writing to another one of the same run."""
+        return _Followed(path, resume=resume)
+
     def write_recipe(self, recipe: Any) -> None:
         """Write down what is trained."""
         atomic_write(self.path / RECIPE, (json.dumps(to_dict(recipe), indent=1) + "\n").encode())
@@ -161,6 +166,22 @@ class RunFolder:
                 f"{path} is not empty: it holds {found[0]}{' and more' if len(found) > 1 else ''}, and a run would "
                 "write over what is there; give --out a new folder"
             )
+
+
+class _Followed(RunFolder):
+    """A run's folder that another process holds."""
+
+    def __init__(self, path: Path, *, resume: bool) -> None:
+        self.path, self.new = path, not resume
+
+    def close(self) -> None:
+        pass
+
+    def forget(self, patterns: Iterable[str]) -> None:
+        pass
+
+    def write_plan(self, plan: dict[str, int]) -> None:
+        pass
 
 
 def refuse_changes(run: Path, changed: Any, whole: Any, option: str) -> None:

@@ -57,7 +57,7 @@ class EmbeddingSpace(Space):
         self.config = config
         self.rate, self.channels = config.rate, config.channels
         self.vectors = nn.Parameter(torch.randn(vocab_size, config.channels))
-        self.skip = nn.Parameter(torch.ones(()))
+        self.skip = nn.Parameter(torch.ones(1))
 
     @property
     def embedding(self) -> Float[Tensor, "v c"]:

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from manta.step import observe
+
 STATISTICS_MOMENTUM = 0.02
 """Weight of a batch in the running mean and deviation of the channels."""
 
@@ -29,10 +31,13 @@ class Standardised(nn.Module):
     @torch.no_grad()
     def track(self, latents: Float[Tensor, "k c"]) -> None:
         """Take samples of the encoder into the running mean and deviation; one alone has no deviation."""
-        if len(latents) < 2:
-            return
-        self.mean.lerp_(latents.mean(0).to(self.mean), STATISTICS_MOMENTUM)
-        self.std.lerp_(latents.std(0).clamp_min(1e-3).to(self.std), STATISTICS_MOMENTUM)
+        if len(latents) >= 2:
+            observe(self, latents.mean(0), latents.std(0))
+
+    def take(self, mean: Float[Tensor, "c"], std: Float[Tensor, "c"]) -> None:
+        """Move the running mean and deviation towards those of a batch."""
+        self.mean.lerp_(mean.to(self.mean), STATISTICS_MOMENTUM)
+        self.std.lerp_(std.clamp_min(1e-3).to(self.std), STATISTICS_MOMENTUM)
 
 
 class RateController:
@@ -57,7 +62,11 @@ class RateController:
         return math.exp(self.log_weight)
 
     def observe(self, rate: float) -> None:
-        """Take in the nats an example of one batch."""
+        """Take in the nats an example of one batch, see `step.observe`."""
+        observe(self, rate)
+
+    def take(self, rate: float) -> None:
+        """Adapt β to the nats an example of a batch."""
         self.rate = rate if self.rate is None else 0.95 * self.rate + 0.05 * rate
         error = max(-1.0, min(1.0, (self.rate - self.target) / self.target))
         self.log_weight = max(math.log(1e-4), min(0.0, self.log_weight + self.gain * error))

@@ -2,7 +2,8 @@
 
 A checkpoint `checkpoints/step-N/` holds `model.safetensors`, `optimizer.safetensors`, `average.safetensors` and
 `state.json`, which tells the digest of each and its own. They are written to a hidden folder first, flushed, and the
-folder is renamed at the end, so that every `step-N` is complete. Nothing is ever unpickled.
+folder is renamed at the end, so that every `step-N` is complete. Nothing is ever unpickled. Where processes hold shares
+of the tensors, each writes its own (`training.background`), and `state.json` says so.
 """
 
 import base64
@@ -11,6 +12,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from torch import Tensor
 
 from manta.errors import CheckpointError
 from manta.runtime import atomic_folder, hidden_name
+from manta.training.background import Stored, Writing, stems
+from manta.training.team import Processes
 
 KEPT = 2
 """Complete checkpoints kept in a run folder: the newest, and one in case the disk damages it."""
@@ -49,14 +53,55 @@ def save_checkpoint(run: Path, step: int, tensors: dict[str, dict[str, Tensor]],
             # safetensors refuses shared memory; parameters of a stage may alias across groups but not within one.
             whole = {name: t.detach().contiguous() for name, t in group.items()}
             _save_file(whole, hidden / f"{stem}.safetensors")
-        files = {file.name: _digest(file) for file in sorted(hidden.iterdir())}
-        body = {**state, "step": step, "files": files}
-        (hidden / STATE).write_text(json.dumps({**body, "digest": _digest_of(body)}), encoding="utf-8")
-        if final.exists():
-            _drop(final)
+        _seal(hidden, final, {**state, "step": step})
     for old in _complete(root)[:-KEPT]:
         _drop(old)
     return final
+
+
+def save_shares(
+    run: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], team: Processes
+) -> Writing:
+    """Begin to write a checkpoint whose tensors several processes hold in shares; all of them call it at once.
+
+    Args:
+        run: see `save_checkpoint`, as the others are.
+        step: global step.
+        tensors: shares, or tensors that every process holds whole.
+        state: of the first process.
+        team: the processes.
+
+    Returns:
+        What is being written; the next checkpoint waits for it.
+    """
+    root = run / "checkpoints"
+    final = root / f"step-{step}"
+    hidden = hidden_name(final)
+
+    def begin() -> Path:
+        hidden.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(hidden, ignore_errors=True)
+        hidden.mkdir()
+        return hidden
+
+    def finish() -> None:
+        with atomic_folder(final) as whole:
+            for file in hidden.iterdir():
+                os.replace(file, whole / file.name)
+            hidden.rmdir()
+            _seal(whole, final, {**state, "step": step, "shares": True})
+        for old in _complete(root)[:-KEPT]:
+            _drop(old)
+
+    return Writing(tensors, team.alone(begin), team, finish)
+
+
+def _seal(hidden: Path, final: Path, body: dict[str, Any]) -> None:
+    """Write the state of a checkpoint, whose other files are there; an older one of its step goes."""
+    body = {**body, "files": {file.name: _digest(file) for file in sorted(hidden.iterdir())}}
+    (hidden / STATE).write_text(json.dumps({**body, "digest": _digest_of(body)}), encoding="utf-8")
+    if final.exists():
+        _drop(final)
 
 
 def latest_checkpoint(run: Path) -> Path | None:
@@ -93,25 +138,31 @@ def load_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+def load_checkpoint(folder: Path) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
     """Read a checkpoint.
 
     Returns:
-        `tensors` and `state` as they were given to `save_checkpoint`.
+        `tensors` and `state` as they were given to `save_checkpoint`. Those that were written in shares are put
+        together one by one as they are asked for.
 
     Raises:
         CheckpointError: when a file is missing or damaged; the message names it.
     """
     state = load_state(folder)
-    tensors: dict[str, dict[str, Tensor]] = {}
-    for name, digest in state.pop("files").items():
-        file = folder / name
-        try:
-            if _digest(file) != digest:
+    tensors: dict[str, Mapping[str, Tensor]] = {}
+    shares, name = state.pop("shares", False), ""
+    files = state.pop("files")
+    try:
+        for name, digest in files.items():
+            if _digest(folder / name) != digest:
                 raise _damaged(folder, f"{name} is not as it was written")
-            tensors[file.stem] = load_file(file)
-        except (OSError, SafetensorError, ValueError) as error:
-            raise _damaged(folder, f"{name}: {error}") from error
+            if not shares:
+                tensors[Path(name).stem] = load_file(folder / name)
+        if shares:
+            whole = [folder / name for name in files]
+            tensors = {stem: Stored(whole, stem) for stem in stems(whole)}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise _damaged(folder, f"{name}: {error}") from error
     return tensors, state
 
 

@@ -1,8 +1,12 @@
 """Exponential moving average of the weights, with a horizon that follows the length of the run."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from manta.training.shares import local, share_of
 
 
 class ExponentialAverage:
@@ -28,8 +32,8 @@ class ExponentialAverage:
         """Take one step of the average towards the module's present weights."""
         self.step += 1
         decay = min(1 - 1 / self.horizon, (1 + self.step) / (10 + self.step))
-        weights = [p.detach() for name, p in module.named_parameters() if name in self.average]
-        get_ema_multi_avg_fn(decay)(list(self.average.values()), weights, self.step)
+        weights = [local(p.detach()) for name, p in module.named_parameters() if name in self.average]
+        get_ema_multi_avg_fn(decay)([local(average) for average in self.average.values()], weights, self.step)
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:
@@ -52,8 +56,8 @@ class ExponentialAverage:
         return self.average
 
     @torch.no_grad()
-    def load(self, tensors: dict[str, Tensor], step: int) -> None:
+    def load(self, tensors: Mapping[str, Tensor], step: int) -> None:
         """Restore averages and step count from a checkpoint."""
         self.step = step
         for name, average in self.average.items():
-            average.copy_(tensors[name])
+            average.copy_(share_of(tensors[name].to(average.device), average))

@@ -80,6 +80,22 @@ class RunLog:
             self._board.close()
 
 
+class NoLog(RunLog):
+    """The log of a process that leaves writing to another."""
+
+    def __init__(self) -> None:
+        self._board = None
+
+    def row(self, step: int, row: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def flush(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def read_log(run: Path) -> tuple[list[dict[str, Any]], int]:
     """Read the rows of a run's log.
 

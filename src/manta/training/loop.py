@@ -6,7 +6,7 @@ checkpoints and early stops stay outside, between two yields.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,9 +15,13 @@ from torch import Tensor, nn
 
 from manta.errors import ConfigError, TrainingError
 from manta.runtime import autocast, dtype_of
+from manta.step import Observer, shared_step, stream
 from manta.training.checkpoint import pack_bytes, unpack_bytes
 from manta.training.ema import ExponentialAverage
+from manta.training.holding import Sharding, hold
 from manta.training.optimizer import Kind, build_optimizers, load_moments, moments
+from manta.training.shares import gathered
+from manta.training.team import Team
 from manta.types import Loss
 
 
@@ -40,7 +44,8 @@ class TrainConfig:
     clip_norm: float = 1.0
     """Largest global norm of the gradient."""
     accumulate: int = 1
-    """Batches whose gradients are averaged into one step, each weighed by the elements that enter its loss."""
+    """Batches whose gradients are averaged into one step, each weighed by the elements that enter its loss. Several
+    processes share them out, so that their number changes no step; a new run of several has one for each at least."""
     average_share: float = 0.1
     """Horizon of the weight average as a share of the stage's steps, (0, 1]."""
     precision: str = "auto"
@@ -94,6 +99,7 @@ class Batches(Protocol):
     """An endless source of batches whose position can be stored."""
 
     def __next__(self) -> Any: ...
+    def skip(self, count: int) -> None: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
@@ -129,7 +135,11 @@ class Stage:
         batches: endless batches; each has `num_elements`, its size in a unit that is the same for all of a stage.
         num_steps: length of the stage.
         config: how to optimise.
-        generator: all randomness of the objective.
+        generator: all randomness of the objective; of a step with several batches its seed alone counts, see
+            `manta.step`.
+        team: the processes that train it.
+        sharding: how they hold it, see `training.holding`.
+        observers: what learns from batches beside the model and its parts.
     """
 
     def __init__(
@@ -141,26 +151,34 @@ class Stage:
         num_steps: int,
         config: TrainConfig,
         generator: torch.Generator,
+        *,
+        team: Team | None = None,
+        sharding: Sharding = "none",
+        observers: Sequence[Observer] = (),
     ) -> None:
         if config.learning_rate is None:
             raise ConfigError("learning_rate is not set; a recipe takes it from its width")
         if config.precision == "auto":
             raise ConfigError("precision is not set; a run takes the faster one of its device")
         self.peak_rate = config.learning_rate
-        self.name, self.model, self.objective, self.batches = name, model, objective, batches
+        self.name, self.batches, self.team = name, batches, team or Team()
+        self.device = next(p for p in model.parameters() if p.requires_grad).device
+        self.held = hold(model, objective, self.team, self.device, sharding)
+        self.model = self.held.model
+        """What this process trains: the model, or its shares of it."""
+        self.observers: list[object] = [*observers, *self.model.modules()]
         self.num_steps, self.config, self.generator = num_steps, config, generator
         self.step = 0
-        self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.optimizers = build_optimizers(
-            model,
+            self.model,
             config.optimizer,
             learning_rate=self.peak_rate,
             weight_decay=config.weight_decay,
             betas=config.betas,
             precision=config.precision,
         )
-        self.average = ExponentialAverage(model, config.average_share * num_steps)
-        self.device = next(iter(self.named.values())).device
+        self.average = ExponentialAverage(self.model, config.average_share * num_steps)
 
     def learning_rate(self, step: int) -> float:
         """Step size at a step: linear warm-up, then linear or cosine decay to zero."""
@@ -185,11 +203,11 @@ class Stage:
             "batches": self.batches.state_dict(),
         }
 
-    def load(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+    def load(self, tensors: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]) -> None:
         """Restore `tensors()` and `state_dict()`; the weights of the model are the caller's."""
         self.step = state["stage_step"]
-        load_moments(self.optimizers, self.named, tensors["optimizer"])
-        self.average.load({k: v.to(self.device) for k, v in tensors["average"].items()}, state["average_step"])
+        load_moments(self.optimizers, self.named, tensors.get("optimizer", {}))
+        self.average.load(tensors["average"], state["average_step"])
         self.generator.set_state(unpack_bytes(state["generator"]))
         self.batches.load_state_dict(state["batches"])
 
@@ -197,7 +215,7 @@ class Stage:
 def train_stage(stage: Stage) -> Iterator[Progress]:
     """Train a stage from where it stands, one step at a time, to its last step.
 
-    At the end the model's weights are replaced by their average.
+    At the end the model's weights are replaced by their average, in every process.
 
     Yields:
         The progress of each step, after its update: state taken between two yields resumes exactly.
@@ -212,11 +230,14 @@ def train_stage(stage: Stage) -> Iterator[Progress]:
         for optimizer in stage.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        total, means, num_elements = _accumulate(stage)
-        norm = nn.utils.clip_grad_norm_(parameters, stage.config.clip_norm).item()
+        alone = stage.config.accumulate == 1
+        total, means, num_elements = _one(stage) if alone else _several(stage, parameters)
+        norm = gathered(nn.utils.clip_grad_norm_(parameters, stage.config.clip_norm)).item()
         if not (math.isfinite(total) and math.isfinite(norm)):
             stage.model.zero_grad()
-            raise TrainingError(_diagnose(stage, total, norm, rate, means))
+            error = TrainingError(_diagnose(stage, total, norm, rate, means))
+            error.told = not stage.team.first
+            raise error
         for optimizer in stage.optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -225,35 +246,89 @@ def train_stage(stage: Stage) -> Iterator[Progress]:
         seconds = time.perf_counter() - start
         yield Progress(stage.name, stage.step, stage.num_steps, total, means, num_elements, seconds, rate, norm)
     stage.average.copy_to(stage.model)
+    stage.held.release()
 
 
-def _accumulate(stage: Stage) -> tuple[float, dict[str, float], int]:
-    """Gradients of the batches of one step; loss, parts and elements.
+def _one(stage: Stage) -> tuple[float, dict[str, float], int]:
+    """Gradients of a step of one batch; loss, parts and elements. Of several processes all do the same."""
+    batch = next(stage.batches)
+    with autocast(stage.device, stage.config.precision):
+        loss = stage.held.loss(batch, stage.generator)
+    loss.total.backward()
+    return loss.total.item(), {name: float(value) for name, value in loss.parts.items()}, batch.num_elements
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What one batch of a step leaves behind for all processes."""
+
+    loss: float
+    weight: float
+    parts: dict[str, float]
+    num_elements: int
+    observed: list[tuple[int, tuple[Any, ...]]]
+    """Number of an observer, and what it was told."""
+
+
+def _several(stage: Stage, parameters: Sequence[Tensor]) -> tuple[float, dict[str, float], int]:
+    """Gradients of the batches of one step, shared out among the processes; loss, parts and elements.
 
         gradient = Σ_i w_i ∇loss_i / Σ_i w_i,   w_i the elements that loss_i is the mean over
 
     so that two batches are what one batch of both would be, however unlike their lengths. A part that a batch does not
-    have is averaged over the others.
+    have is averaged over the others. Batch i is the work of process i mod `size`; one for whom nothing is left does
+    another's work with a weight of 0, since all have to call the nets together.
     """
-    alone = stage.config.accumulate == 1
-    num_elements, weights, totals = 0, 0.0, 0.0
-    parts: dict[str, list[tuple[float, float]]] = {}
-    for _ in range(stage.config.accumulate):
+    team, count = stage.team, stage.config.accumulate
+    mine: list[_Told] = []
+    for begin in range(0, count, team.size):
+        present = min(team.size, count - begin)
+        place = min(team.rank, present - 1)
+        stage.batches.skip(place)
         batch = next(stage.batches)
-        with autocast(stage.device, stage.config.precision):
-            loss = stage.objective(stage.model, batch, stage.generator)
-        weight = 1.0 if alone else float(batch.num_elements if loss.count is None else loss.count)
-        (loss.total if alone else weight * loss.total).backward()
-        totals, weights = totals + weight * loss.total.item(), weights + weight
-        num_elements += batch.num_elements
-        for name, value in loss.parts.items():
-            parts.setdefault(name, []).append((float(value), weight))
-    if not alone:
-        for parameter in stage.named.values():
-            if parameter.grad is not None:
-                parameter.grad.div_(weights)
+        stage.batches.skip(present - 1 - place)
+        with stage.held.summing(begin + team.size >= count):
+            told = _taught(stage, batch, begin + place, idle=team.rank >= present)
+        mine += [told] if team.rank < present else []
+    told = [found for turn in zip(*_filled(team.gather(mine)), strict=True) for found in turn if found is not None]
+    weights = sum(found.weight for found in told)
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.mul_(team.size).div_(weights)  # processes average what is to be added up
+    for found in told:
+        for number, values in found.observed:
+            observer = stage.observers[number]
+            assert isinstance(observer, Observer), "it has observed"
+            observer.take(*values)
+    parts: dict[str, list[tuple[float, float]]] = {}
+    for found in told:
+        for name, value in found.parts.items():
+            parts.setdefault(name, []).append((value, found.weight))
     means = {name: sum(v * w for v, w in found) / sum(w for _, w in found) for name, found in parts.items()}
-    return totals / weights, means, num_elements
+    return sum(t.weight * t.loss for t in told) / weights, means, sum(found.num_elements for found in told)
+
+
+def _taught(stage: Stage, batch: Any, index: int, *, idle: bool) -> _Told:
+    """Gradients of one of a step's batches, added to those that are there."""
+    seed = stage.generator.initial_seed()
+    with shared_step(stream(seed, stage.step)) as step, autocast(stage.device, stage.config.precision):
+        loss = stage.held.loss(batch, stream(seed, stage.step, index))
+    weight = 0.0 if idle else float(batch.num_elements if loss.count is None else loss.count)
+    (weight * loss.total).backward()
+    numbers = {id(observer): number for number, observer in enumerate(stage.observers)}
+    observed = [(numbers[id(observer)], tuple(map(_kept, values))) for observer, values in step.told]
+    parts = {name: float(value) for name, value in loss.parts.items()}
+    return _Told(loss.total.item(), weight, parts, batch.num_elements, observed)
+
+
+def _filled(told: list[list[_Told]]) -> list[list[_Told | None]]:
+    """Lists of one length: a process may have had a batch less."""
+    longest = max(map(len, told))
+    return [[*found, *[None] * (longest - len(found))] for found in told]
+
+
+def _kept(value: Any) -> Any:
+    return value.detach().cpu() if isinstance(value, Tensor) else value
 
 
 def _diagnose(stage: Stage, loss: float, norm: float, rate: float, parts: dict[str, float]) -> str:

@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Optimizer
 
+from manta.training.shares import gathered, local, share_of
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration: its slope at zero is the steepest that keeps singular values near 1."""
 NEWTON_SCHULZ_STEPS = 5
@@ -47,7 +49,8 @@ class Muon(Optimizer):
 
     Equal to `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`, bit for bit in bfloat16.
 
-    A convolution's weight is the matrix that makes its outputs of all places of its kernel.
+    A convolution's weight is the matrix that makes its outputs of all places of its kernel. Of a weight that processes
+    hold in shares each keeps a share of the momentum; it is gathered to be made orthogonal, by all of them alike.
 
     Args:
         params: matrices, or weights of convolutions.
@@ -81,9 +84,11 @@ class Muon(Optimizer):
                 alone = len(weights) == 1
                 updates = orthogonalise(ahead[0] if alone else torch.stack(ahead), self.dtype)
                 for weight, update in zip(weights, [updates] if alone else updates, strict=True):
-                    weight.mul_(1 - lr * group["weight_decay"])
-                    size = max(weight.shape[0], weight[0].numel())
-                    weight.add_(update.view_as(weight), alpha=-lr * MATCH_ADAMW * math.sqrt(size))
+                    held = local(weight)
+                    held.mul_(1 - lr * group["weight_decay"])
+                    size = max(weight.shape[0], weight.shape[1:].numel())
+                    step = local(share_of(update.view(weight.shape), weight))
+                    held.add_(step, alpha=-lr * MATCH_ADAMW * math.sqrt(size))
 
     def _ahead(self, weight: Tensor, momentum: float) -> Tensor:
         """Nesterov's gradient: that of the momentum after this one."""
@@ -92,7 +97,7 @@ class Muon(Optimizer):
         if not state:
             state["momentum_buffer"] = torch.zeros_like(weight)
         ahead = weight.grad.lerp(state["momentum_buffer"].lerp_(weight.grad, 1 - momentum), momentum)
-        return ahead.flatten(1)
+        return gathered(ahead).flatten(1)
 
 
 def _together(weights: list[Tensor]) -> Iterable[list[Tensor]]:

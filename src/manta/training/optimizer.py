@@ -1,5 +1,6 @@
 """What turns gradients into steps: AdamW for everything, or Muon for the hidden matrices and AdamW for the rest."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -9,6 +10,7 @@ from torch.optim import Optimizer
 from manta.errors import CheckpointError
 from manta.runtime import dtype_of
 from manta.training.muon import Muon
+from manta.training.shares import share_of
 
 Kind = Literal["adamw", "muon"]
 MUON_SLOT = "momentum_buffer"
@@ -80,7 +82,7 @@ def moments(optimizers: list[Optimizer], named: dict[str, nn.Parameter]) -> dict
     }
 
 
-def load_moments(optimizers: list[Optimizer], named: dict[str, nn.Parameter], stored: dict[str, Tensor]) -> None:
+def load_moments(optimizers: list[Optimizer], named: dict[str, nn.Parameter], stored: Mapping[str, Tensor]) -> None:
     """Invert `moments`, on the devices of the parameters.
 
     Raises:
@@ -96,4 +98,5 @@ def load_moments(optimizers: list[Optimizer], named: dict[str, nn.Parameter], st
                 f"the checkpoint holds {slot} of {name}, which {type(optimizer).__name__} does not keep: the run began "
                 "with another train.optimizer; set that one in the run's recipe.json"
             )
-        optimizer.state[parameter][slot] = value.to(parameter.device)
+        value = value.to(parameter.device)
+        optimizer.state[parameter][slot] = share_of(value, parameter) if value.shape == parameter.shape else value

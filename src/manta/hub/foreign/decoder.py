@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -106,6 +107,9 @@ class DecoderBlock(nn.Module):
 
     Source: Touvron et al., "LLaMA", arXiv 2302.13971; grouped queries: Ainslie et al., arXiv 2305.13245.
     """
+
+    gathers: ClassVar[tuple[str, ...]] = ()
+    """Methods beside `forward` that read its weights: who holds a share of them gathers the rest for such a call."""
 
     def __init__(self, shape: DecoderShape) -> None:
         super().__init__()

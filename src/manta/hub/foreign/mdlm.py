@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -96,6 +96,9 @@ class DitBlock(nn.Module):
 
     Source: adaLN: Peebles and Xie, "Scalable Diffusion Models with Transformers", arXiv 2212.09748.
     """
+
+    gathers: ClassVar[tuple[str, ...]] = ()
+    """Methods beside `forward` that read its weights: who holds a share of them gathers the rest for such a call."""
 
     def __init__(self, config: MDLMConfig) -> None:
         super().__init__()

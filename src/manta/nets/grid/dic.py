@@ -1,7 +1,7 @@
 """DiC: an hourglass of 3 × 3 convolutions with sparse skips and conditions of each stage's own."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -86,6 +86,9 @@ class ConvBlock(nn.Module):
         dim: width of the condition.
         config: its switches.
     """
+
+    gathers: ClassVar[tuple[str, ...]] = ()
+    """Methods beside `forward` that read its weights: who holds a share of them gathers the rest for such a call."""
 
     def __init__(self, inner: int, outer: int, dim: int, config: DicConfig) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 import math
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -194,6 +194,9 @@ class UditBlock(nn.Module):
 
     The gates γ start at zero, so a fresh block is the identity.
     """
+
+    gathers: ClassVar[tuple[str, ...]] = ()
+    """Methods beside `forward` that read its weights: who holds a share of them gathers the rest for such a call."""
 
     def __init__(self, dim: int, heads: int, rate: int, cond: int, config: UditConfig) -> None:
         super().__init__()
