@@ -1,6 +1,7 @@
 """Tensors that stand in shares are put together as they were, and shares that make no whole are refused."""
 
 import json
+from itertools import pairwise
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ WHOLE = torch.arange(35.0).view(7, 5)
 def shares(folder, rows=(0, 4, 7)):
     """A matrix in two files, a number in one of them."""
     files = []
-    for index, (begin, end) in enumerate(zip(rows, rows[1:], strict=False)):
+    for index, (begin, end) in enumerate(pairwise(rows)):
         pieces = {"model.weight": WHOLE[begin:end].clone(), **({"average.step": torch.tensor(3.0)} if index else {})}
         places = {name: {"saved_offsets": [begin, 0] if name == "model.weight" else []} for name in pieces}
         files.append(folder / f"shard-{index}.safetensors")
