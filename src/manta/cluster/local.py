@@ -91,4 +91,4 @@ def _quieten(ray: Any) -> None:
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = -1  # none: a part may take its time
     for name in ("ray.data", "ray._private", "ray"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised, too

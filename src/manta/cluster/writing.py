@@ -280,7 +280,7 @@ def _outcomes(ray: Any, how: Writing, asked: ManyTexts, missing: list[int]) -> I
             columns = {name: values.tolist() for name, values in batch.items()}
             yield from (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
     except ray.exceptions.RayError as error:
-        reason = " ".join(str(error).split())[:300]
+        *_, reason = filter(None, map(str.strip, str(error).splitlines() or [""]))
         raise ModelError(
-            f"the workers stopped ({type(error).__name__}: {reason}); the same command goes on where they were"
+            f"the workers stopped ({type(error).__name__}: {reason[:300]}); the same command goes on where they were"
         ) from error

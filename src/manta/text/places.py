@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BufferedIOBase, BufferedReader
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from manta.errors import DataError
 from manta.text import files
@@ -45,8 +45,8 @@ class Place:
         except (OSError, ValueError) as error:
             raise DataError(f"{self.name} cannot be read ({_reason(error)}); check its name and permissions") from error
         with stream:
-            found = BufferedReader(Unpacked(stream, unpacker), files.CHUNK) if unpacker else stream
-            yield cast(BufferedIOBase, found)
+            found = BufferedReader(stream, files.CHUNK)
+            yield BufferedReader(Unpacked(found, unpacker), files.CHUNK) if unpacker else found
 
 
 def find_places(source: str | Path, kinds: Sequence[str]) -> list[Place]:
