@@ -7,12 +7,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import psutil
 import pytest
 
 from manta.cli import main
+from manta.evaluation import evaluation_set
+from manta.metrics.spread import SHARD
 from tests.cluster.conftest import FLAGS, some_lines, texts_of, without_seconds, write_lines
 
 pytestmark = pytest.mark.slow
@@ -54,6 +57,22 @@ def test_files_of_a_folder_are_the_plain_run_over_all_their_lines(cluster, model
     assert not (tmp_path / "out" / "_lines").exists()
 
 
+def test_figures_of_many_processes_are_those_of_one(cluster, tmp_path, capsys):
+    data = evaluation_set("builtin:weather", "test", SHARD + 30)
+    rows = [{"prompt": p, "text": t} for p, t in zip(data.prompts, reversed(data.humans), strict=True)]
+    (tmp_path / "texts").mkdir()
+    write_lines(tmp_path / "texts" / "a.jsonl", rows[:100])
+    write_lines(tmp_path / "texts" / "b.jsonl", rows[100:])
+    command = ["evaluate", "--texts", str(tmp_path / "texts"), "--data", "builtin:weather", "--json"]
+    command += ["--num", str(len(rows)), "--metrics", "overlap,oracle"]
+    found = []
+    for engine in ([], ["--engine", "ray", "--workers", "2"]):
+        assert main([*command, *engine]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+        found[-1].pop("command")
+    assert found[0] == found[1] and "chrf" in found[0]["figures"]
+
+
 def workers() -> list[psutil.Process]:
     """Processes of Ray that write parts."""
     found = []
@@ -81,7 +100,7 @@ def test_a_job_whose_driver_and_worker_are_killed_goes_on_and_ends_the_same(clus
         return wanted
 
     def start(more: int) -> subprocess.Popen[str]:
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, env=environment, stdout=PIPE, stderr=PIPE, text=True)
         until(process, more)
         return process
 
@@ -90,7 +109,7 @@ def test_a_job_whose_driver_and_worker_are_killed_goes_on_and_ends_the_same(clus
         worker.kill()
     reached = until(first, 2)
     first.kill()
-    first.communicate()
+    assert first.communicate()[0] == "", "Ray says nothing of its own on stdout"
     kept = {part.name: part.stat().st_mtime_ns for part in out.glob("part-*")}
     assert len(kept) >= reached
     second = start(1)

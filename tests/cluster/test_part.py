@@ -69,7 +69,11 @@ def test_parts_written_in_any_order_are_the_plain_run(tmp_path):
 def test_a_line_that_is_none_fails_alone_and_is_recorded(tmp_path):
     good = some_lines(9)
     broken = {1: b'{"prompt": "x"', 3: b'{"prompt": "\xff"}', 4: b'{"prompt": 3}', 6: b'{"prompt":"x","seed":1.5}'}
-    broken |= {7: b'{"prompt": "x", "options": {"num_stepz": 1}}', 8: b'{"promt": "x"}'}
+    broken |= {
+        0: rb'{"prompt": "x", "options": "\ud800"}',
+        7: b'{"prompt": "x", "options": {"num_stepz": 1}}',
+        8: b'{"promt": "x"}',
+    }
     lines = [broken.get(i, json.dumps(row).encode()) for i, row in enumerate(good)]
     (tmp_path / "in.jsonl").write_bytes(b"\n\n".join(lines))
     told, found = begin(tmp_path, tmp_path / "in.jsonl", part_rows=20)
@@ -81,11 +85,12 @@ def test_a_line_that_is_none_fails_alone_and_is_recorded(tmp_path):
     whole, _ = begin(tmp_path / "out", write_lines(tmp_path / "good.jsonl", good), part_rows=20)
     write_part(make_ar(), whole, 0)
     same = texts_of(tmp_path / "out" / "out")
-    assert [row for row in written if "text" in row] == [same[at] for at in (0, 2, 5)], "what failed moved no seed"
+    assert [row for row in written if "text" in row] == [same[at] for at in (2, 5)], "what failed moved no seed"
     failures = list(JobFolder(tmp_path / "out", ".jsonl").failures())
     assert [row["row"] for row in failures] == sorted(broken)
-    assert failures[0]["at"].endswith("in.jsonl line 3") and "is not JSON" in failures[0]["error"]
-    assert "is not UTF-8" in failures[1]["error"] and failures[0]["input"] == '{"prompt": "x"'
+    assert "\ud800" in failures[0]["error"], "half a surrogate pair that is quoted stands there escaped"
+    assert failures[1]["at"].endswith("in.jsonl line 3") and "is not JSON" in failures[1]["error"]
+    assert "is not UTF-8" in failures[2]["error"] and failures[1]["input"] == '{"prompt": "x"'
 
 
 def test_a_text_that_cannot_be_written_costs_itself(tmp_path):

@@ -86,11 +86,10 @@ class Shown:
     def __call__(self, progress: Any) -> None:
         """See `cluster.Progress`."""
         self.said = f"after {progress.done:,} of {progress.rows:,} lines"
+        rate = f" at {progress.rate:.1f} lines a second" if progress.rate else ""
         left = "" if progress.left is None else f", {_clock(progress.left)} left"
-        rate = f", {progress.rate:.1f} a second" if progress.rate else ""
         failed = f", {progress.failed:,} failed" if progress.failed else ""
-        self.line.subject = f"lines written{rate}{left}{failed}: "
-        self.line("", progress.done, progress.rows)
+        self.line(f"written{rate}{left}{failed}:", progress.done, progress.rows)
 
 
 def _clock(seconds: float) -> str:

@@ -75,8 +75,10 @@ class JobFolder:
             raise UsageError(f"{self.path} is a file, and --out a folder for the texts; choose another --out")
         if not self.path.is_dir() or (self.path / JOB).exists():
             return
-        # A job that was killed before it had read its input has left no more than these.
-        if strange := sorted(file.name for file in self.path.iterdir() if file.name not in (LOCK, LINES)):
+        # A job that was killed before it had read its input has left no more than its copies, and hidden files.
+        if strange := sorted(
+            file.name for file in self.path.iterdir() if file.name != LINES and not file.name.startswith(".")
+        ):
             raise UsageError(
                 f"{self.path} holds {strange[0]} and no job of manta generate; choose another --out, or empty it"
             )
@@ -187,10 +189,13 @@ def model_digest(model: str | None) -> str:
 
 
 def _as_lines(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    # An error may quote half a surrogate pair, for which JSON has the same escape as Python.
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8", "backslashreplace")
 
 
 def _as_columns(row: Mapping[str, Any]) -> dict[str, Any]:
     extra = {name: value for name, value in row.items() if name not in COLUMNS or name == "extra"}
     found = {name: value for name, value in row.items() if name in COLUMNS and name != "extra"}
+    if found.get("error") is not None:
+        found["error"] = found["error"].encode("utf-8", "backslashreplace").decode()
     return {**found, "extra": json.dumps(extra, ensure_ascii=False)}

@@ -14,6 +14,13 @@ STORE: Final = 128 << 20
 ADDRESS: Final = "RAY_ADDRESS"
 """Environment variable with the address of a cluster that runs."""
 
+QUIET: Final = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what it tells of workers that died, on stdout
+}
+"""Environment that Ray reads when it is imported; whoever wants it otherwise has set it."""
+
 
 def require_ray() -> Any:
     """The package `ray`, with its data sets.
@@ -21,9 +28,8 @@ def require_ray() -> Any:
     Raises:
         UsageError: it is not installed.
     """
-    # Read when it is imported; whoever wants it otherwise has set it.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     try:
         import ray
         import ray.data

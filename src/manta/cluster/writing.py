@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 
 from manta import __version__, errors
 from manta.cluster.folder import JobFolder, identity, model_digest
-from manta.cluster.local import connected, cores
+from manta.cluster.local import connected, cores, require_ray
 from manta.cluster.part import PartWriter, Writing
 from manta.cluster.rows import KINDS, Staged, stage
 from manta.errors import MantaError, ModelError, UsageError
@@ -129,6 +129,7 @@ def write_many(
     if asked.workers is not None:
         counted(asked.workers, "workers", 1)
     check_seed(asked.seed)
+    require_ray()
     settings = settings or GenerateOptions()
     folder = JobFolder(asked.out, f".{asked.out_format}")
     folder.claim()
