@@ -15,7 +15,6 @@ import pytest
 
 from manta.cli import main
 from manta.evaluation import evaluation_set
-from manta.metrics.spread import SHARD
 from tests.cluster.conftest import FLAGS, some_lines, texts_of, without_seconds, write_lines
 
 pytestmark = pytest.mark.slow
@@ -57,12 +56,13 @@ def test_files_of_a_folder_are_the_plain_run_over_all_their_lines(cluster, model
     assert not (tmp_path / "out" / "_lines").exists()
 
 
-def test_figures_of_many_processes_are_those_of_one(cluster, tmp_path, capsys):
-    data = evaluation_set("builtin:weather", "test", SHARD + 30)
+def test_figures_of_many_processes_are_those_of_one(cluster, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("manta.metrics.spread.SHARD", 11)
+    data = evaluation_set("builtin:weather", "test", 40)
     rows = [{"prompt": p, "text": t} for p, t in zip(data.prompts, reversed(data.humans), strict=True)]
     (tmp_path / "texts").mkdir()
-    write_lines(tmp_path / "texts" / "a.jsonl", rows[:100])
-    write_lines(tmp_path / "texts" / "b.jsonl", rows[100:])
+    write_lines(tmp_path / "texts" / "a.jsonl", rows[:13])
+    write_lines(tmp_path / "texts" / "b.jsonl", rows[13:])
     command = ["evaluate", "--texts", str(tmp_path / "texts"), "--data", "builtin:weather", "--json"]
     command += ["--num", str(len(rows)), "--metrics", "overlap,oracle"]
     found = []

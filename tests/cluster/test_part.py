@@ -98,7 +98,7 @@ def test_a_text_that_cannot_be_written_costs_itself(tmp_path):
     told, _ = begin(tmp_path, write_lines(tmp_path / "in.jsonl", rows), part_rows=12)
     lm = Poisoned(make_ar(), {4})
     assert write_part(lm, told, 0) == (12, 1)
-    assert lm.calls < 12, "by halves, not one by one"
+    assert lm.calls == 9, "by halves, not one by one, which would be 11"
     written = texts_of(tmp_path / "out")
     assert written[4]["error"] == "writing it raised FloatingPointError: a weight that is none"
     [failure] = JobFolder(tmp_path / "out", ".jsonl").failures()

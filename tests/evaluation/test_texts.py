@@ -6,13 +6,14 @@ import pickle
 from pathlib import Path
 
 import pytest
+import torch
 
 from manta.cli import main
 from manta.errors import DataError, UsageError
 from manta.evaluation import EvaluationSet, Evaluator, EvaluatorConfig, RecordedTexts, evaluation_set, recorded_texts
 from manta.evaluation.comparison import Sweep, compare
 from manta.families.events import GenerateOptions
-from manta.metrics import OverlapSums, bleu
+from manta.metrics import OverlapSums, Sums, bleu
 from manta.metrics.spread import SHARD
 from manta.text.tables import write_table
 from tests.evaluation.conftest import weather
@@ -179,6 +180,9 @@ def test_shards_measured_elsewhere_change_no_figure(tmp_path):
         for each in (Evaluator(data, config), Evaluator(data, config, spread=elsewhere))
     )
     assert here.figures == there.figures and {"bleu", "rougeL_one_fewer", "slot_error_rate"} <= set(here.figures)
+    last = OverlapSums(references[-1:]).of_model(texts[-1:])["chrf"]
+    row = there.measured["chrf"][0]
+    assert isinstance(row, Sums) and torch.equal(row.rows[-1], last.rows[0]), "each row is its own prompt's"
     assert set(sizes) == {2} and len(sizes) >= 3
     whole = OverlapSums(references).of_model(texts)["bleu"].value
     assert there.figures["bleu"].mean == whole == pytest.approx(bleu(texts, references))

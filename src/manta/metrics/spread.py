@@ -14,6 +14,6 @@ def in_turn(function: Callable[[Any], Any], shards: Sequence[Any]) -> list[Any]:
     return [function(shard) for shard in shards]
 
 
-def shards_of(items: Sequence[Any], size: int = SHARD) -> list[Sequence[Any]]:
-    """Items cut into shards of so many, the last one perhaps shorter."""
-    return [items[at : at + size] for at in range(0, len(items), size)]
+def shards_of(items: Sequence[Any]) -> list[Sequence[Any]]:
+    """Items cut into shards of `SHARD`, the last one perhaps shorter."""
+    return [items[at : at + SHARD] for at in range(0, len(items), SHARD)]
