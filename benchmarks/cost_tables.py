@@ -185,3 +185,25 @@ def serving_table(result: dict[str, Any]) -> str:
     if paint:
         told.append(f"The page's first paint: {min(paint):.0f} to {max(paint):.0f} ms, {len(paint)} times.")
     return "\n".join([*lines, "", *told])
+
+
+def many_texts_table(result: dict[str, Any]) -> str:
+    """Thousands of texts by several processes."""
+    lines = ["| who writes | texts | from the command to its end, s | texts a second, once they write |"]
+    lines.append("|---|---|---|---|")
+    for workers in dict.fromkeys(row.get("workers") for row in result["rows"]):
+        who = "one process, plain" if workers is None else f"Ray, {workers} worker{'s' if workers > 1 else ''}"
+        mine = [row for row in result["rows"] if row.get("workers") == workers]
+        seconds, rates = ([row[name] for row in mine] for name in ("seconds", "texts_a_second"))
+        spans = f"{min(seconds):.0f} to {max(seconds):.0f} | {min(rates):.0f} to {max(rates):.0f}"
+        lines.append(f"| {who} | {mine[0]['texts']:,} | {spans} |")
+    end = result.get("killed")
+    if end is None:
+        return "\n".join(lines)
+    lines += [
+        "",
+        f"{end['texts']:,} texts by two workers, whose driver was killed after {end['at_driver']} of {end['parts']} "
+        f"files and one of which was killed after {end['at_worker']}: {end['different_ids']:,} different lines, "
+        f"{end['differ']} texts other than the plain run's, {len(end['failed'])} line failed, the poisoned one.",
+    ]
+    return "\n".join(lines)

@@ -26,8 +26,8 @@ DOCS = ROOT / "docs"
 NAVIGATION: dict[str, tuple[str, ...]] = {
     "Begin": ("README.md", "docs/getting-started.md", "docs/your-data.md", "docs/choosing.md"),
     "Use": (
-        "docs/training.md", "docs/finetuning.md", "docs/serving.md", "docs/measuring.md", "docs/lm-eval.md",
-        "docs/diagnostics.md", "docs/images.md",
+        "docs/training.md", "docs/finetuning.md", "docs/serving.md", "docs/many-texts.md", "docs/measuring.md",
+        "docs/lm-eval.md", "docs/diagnostics.md", "docs/images.md",
         "docs/restoring.md", "docs/huggingface.md",
     ),
     "Make it smaller": ("docs/smaller.md", "docs/quantising.md"),
@@ -52,6 +52,7 @@ REFERENCE: dict[str, tuple[str, ...]] = {
         "manta.diagnosis:diagnose",
     ),
     "Serving": ("manta.server:create_app", "manta.server:ServeSettings"),
+    "Many texts": ("manta.cluster:write_many", "manta.cluster:ManyTexts", "manta.cluster:Outcome"),
     "Errors": (
         "manta.errors:MantaError", "manta.errors:UsageError", "manta.errors:ConfigError", "manta.errors:DataError",
         "manta.errors:ModelError", "manta.errors:CheckpointError", "manta.errors:TrainingError",

@@ -51,7 +51,7 @@ def test_the_python_block_of_the_readme_runs(tmp_path, monkeypatch, capsys):
 
 GUIDED = (
     *("getting-started", "your-data", "training", "finetuning", "choosing", "measuring", "smaller", "quantising"),
-    *("serving", "huggingface", "lm-eval"),
+    *("serving", "many-texts", "huggingface", "lm-eval"),
 )
 GUIDES = [
     ROOT / "README.md",

@@ -27,7 +27,7 @@ LADDER = (
     {"families"},
     {"hub", "training", "control", "metrics", "report", "quantisation"},
     {"recipes", "evaluation", "bench", "diagnosis"},
-    {"server"},
+    {"server", "cluster"},
     {"cli"},
     {"__main__"},
 )
@@ -41,7 +41,8 @@ ONLY_IN = {
     "PIL": {"image"},
     "datasets": {"text"},
     "fastapi": {"server"},
-    "filelock": {"recipes"},
+    "filelock": {"cluster", "recipes"},
+    "fsspec": {"text"},
     "huggingface_hub": {"hub", "text"},
     "jinja2": {"report"},
     "lm_eval": {"evaluation"},
@@ -49,7 +50,9 @@ ONLY_IN = {
     "interegular": {"text"},
     "peft": {"hub"},
     "prometheus_client": {"server"},
+    "pyarrow": {"text"},
     "pydantic": {"server"},
+    "ray": {"cluster"},
     "rich": {"cli", "training"},
     "rouge_score": {"metrics"},
     "sacrebleu": {"metrics"},
@@ -212,5 +215,17 @@ def test_a_public_name_is_found_when_asked_for():
 def test_importing_everything_loads_nothing_that_is_optional():
     packages = sorted({package_of(path) for path in FILES} - {"__init__", "__main__"})
     loaded = loaded_after("\n".join(f"import manta.{package}" for package in packages))
-    optional = {"datasets", "matplotlib", "rouge_score", "sacrebleu", "scipy", "sklearn", "tensorboard", "transformers"}
+    optional = {
+        "datasets",
+        "fsspec",
+        "matplotlib",
+        "pyarrow",
+        "ray",
+        "rouge_score",
+        "sacrebleu",
+        "scipy",
+        "sklearn",
+        "tensorboard",
+        "transformers",
+    }
     assert not loaded & optional

@@ -2,15 +2,20 @@
 
 import json
 import os
+import pickle
 from pathlib import Path
 
 import pytest
+import torch
 
 from manta.cli import main
 from manta.errors import DataError, UsageError
-from manta.evaluation import Evaluator, EvaluatorConfig, evaluation_set, recorded_texts
+from manta.evaluation import EvaluationSet, Evaluator, EvaluatorConfig, RecordedTexts, evaluation_set, recorded_texts
 from manta.evaluation.comparison import Sweep, compare
 from manta.families.events import GenerateOptions
+from manta.metrics import OverlapSums, Sums, bleu
+from manta.metrics.spread import SHARD
+from manta.text.tables import write_table
 from tests.evaluation.conftest import weather
 
 
@@ -121,3 +126,63 @@ def test_the_scorer_reproduces_the_published_bleu_of_the_challenge_baseline(data
     evaluator = Evaluator(data, EvaluatorConfig(num_seeds=1, metrics=("overlap",)))
     found = evaluator.measure(recorded_texts(Path(outputs) / "tgen.tsv"), GenerateOptions())
     assert round(found.figures["bleu"].mean, 2) == 65.93
+
+
+def test_several_files_a_folder_and_a_table_are_one_file_after_the_other(tmp_path):
+    pytest.importorskip("pyarrow")
+    first = [{"prompt": "a", "text": "1"}, {"prompt": "b", "text": "2"}]
+    rest = [{"prompt": "a", "text": "3"}, {"prompt": "c", "error": "the prompt is too long"}]
+    (tmp_path / "in" / "_failures").mkdir(parents=True)
+    write_lines(tmp_path / "in" / "part-0.jsonl", *first)
+    columns = {"prompt": "string", "text": "string", "error": "string"}
+    write_table(rest, columns, tmp_path / "in" / "part-1.parquet")
+    write_lines(tmp_path / "in" / "_failures" / "part-1.jsonl", {"prompt": "d", "text": "none of the texts"})
+    files = [tmp_path / "in" / "part-0.jsonl", tmp_path / "in" / "part-1.parquet"]
+    for source in (tmp_path / "in", f"file://{tmp_path}/in", files):
+        lm = recorded_texts(source).lm
+        assert isinstance(lm, RecordedTexts) and (len(lm), lm.failed) == (3, 1)
+        assert lm.write(["a", "b", "a"]) == ["1", "2", "3"]
+        with pytest.raises(DataError, match=r"holds 0 texts for 'c' \(1 of its lines tell of a failure\)"):
+            lm.write("c")
+
+
+def test_only_texts_that_are_asked_for_are_held(tmp_path):
+    rows = [{"prompt": p, "text": f"{p}{i}"} for i in range(3) for p in ("a", "Cafe\u0301", "b")]
+    file = write_lines(tmp_path / "texts.jsonl", *rows, {"text": "bare"})
+    lm = recorded_texts(file, ["a", "Caf\u00e9", "a", None]).lm
+    assert isinstance(lm, RecordedTexts) and len(lm) == 10
+    assert sum(map(len, lm.texts.values())) == 4
+    assert lm.write(["a", "Caf\u00e9", "a", None]) == ["a0", "Cafe\u03010", "a1", "bare"]
+    bare = recorded_texts(write_lines(tmp_path / "bare.jsonl", {"text": "x"}), ["a"]).lm
+    with pytest.raises(DataError, match="holds texts without prompts, and the data asks for 'a'"):
+        bare.write("a")
+
+
+def test_shards_measured_elsewhere_change_no_figure(tmp_path):
+    """Of a set whose last shard has no reference with four words, and one whose prompts have one reference."""
+    pytest.importorskip("rouge_score")
+    prompts = tuple(f"name[Aromi], eatType[pub], area[city centre], near[{i}]" for i in range(SHARD + 7))
+    long = ("Aromi is a pub in the city centre.", "A pub: Aromi.")
+    references = tuple(long if i < SHARD else ("yes",) for i in range(SHARD + 7))
+    data = EvaluationSet("e2e:x", "test", prompts, references, lambda: iter(()), slots=True)
+    texts = [f"Aromi is a pub in the city centre near {i}." if i % 3 else "A restaurant." for i in range(SHARD + 7)]
+    file = write_lines(tmp_path / "t.jsonl", *({"prompt": p, "text": t} for p, t in zip(prompts, texts, strict=True)))
+    config = EvaluatorConfig(num_seeds=1, metrics=("overlap", "slots"))
+    sizes: list[int] = []
+
+    def elsewhere(function, shards):
+        """As another process has it: what it is given and what it answers has travelled."""
+        sizes.append(len(shards))
+        return [pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(function))(shard))) for shard in shards]
+
+    here, there = (
+        each.measure(recorded_texts(file), GenerateOptions(), with_likelihood=False)
+        for each in (Evaluator(data, config), Evaluator(data, config, spread=elsewhere))
+    )
+    assert here.figures == there.figures and {"bleu", "rougeL_one_fewer", "slot_error_rate"} <= set(here.figures)
+    last = OverlapSums(references[-1:]).of_model(texts[-1:])["chrf"]
+    row = there.measured["chrf"][0]
+    assert isinstance(row, Sums) and torch.equal(row.rows[-1], last.rows[0]), "each row is its own prompt's"
+    assert set(sizes) == {2} and len(sizes) >= 3
+    whole = OverlapSums(references).of_model(texts)["bleu"].value
+    assert there.figures["bleu"].mean == whole == pytest.approx(bleu(texts, references))

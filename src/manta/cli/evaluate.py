@@ -3,7 +3,8 @@
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,9 @@ from manta.cli.writing import parse_writing, run_elsewhere
 from manta.errors import UsageError
 from manta.families.asked import follows
 from manta.families.options import GenerateOptions, given, spelled
+
+Spread = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
+"""See `manta.metrics.spread`, which loads what the help does not need."""
 
 OF_MODELS = ("num_seeds", "likelihood_texts", "likelihood_samples", "batch_size")
 """Options that ask more of a model than its texts."""
@@ -30,9 +34,17 @@ class EvaluateOptions(MeasureOptions):
     model: str = argument("")
     """A model folder, a run folder of `manta train`, a hub name, or `builtin:NAME` of one that ships; `builtin:e2e`
     without it."""
-    texts: Path | None = None
-    """Instead of a model, texts that any system has written: a .jsonl, .csv or .tsv file with `prompt` and `text`, or
-    `text` alone (the E2E challenge's `MR` and `output` serve, too)."""
+    texts: tuple[str, ...] = ()
+    """Instead of a model, texts that any system has written: a .jsonl, .csv, .tsv or Parquet file with `prompt` and
+    `text`, or `text` alone (the E2E challenge's `MR` and `output` serve, too); a folder of .jsonl and Parquet files,
+    such as `manta generate --engine ray` writes, or a URL of one; may be repeated."""
+    engine: Literal["none", "ray"] = "none"
+    """ray: many processes compare --texts with their references, on this machine or on a cluster; figures stay the
+    same. It needs `pip install 'manta[ray]'`."""
+    workers: int | None = None
+    """With --engine ray, processes of this machine; as many as there are cores without it."""
+    address: str | None = None
+    """With --engine ray, a cluster that runs, such as `auto` or HOST:PORT; RAY_ADDRESS, or this machine, without it."""
     lm_eval: tuple[str, ...] = ()
     """Instead of `--data`, tasks of lm-evaluation-harness, separated by commas or repeated, of each the first `--num`
     documents; they need `pip install 'manta[lm-eval]'`."""
@@ -77,7 +89,8 @@ def run(argv: Sequence[str]) -> int:
         return run_tasks_of(options, how, argv)
     if moot := [name for name in OF_TASKS if getattr(options, name) != getattr(EvaluateOptions(), name)]:
         raise UsageError(f"--{moot[0].replace('_', '-')} is for tasks; name some with --lm-eval, or leave it out")
-    if options.texts is not None:
+    check_engine(options)
+    if options.texts:
         if options.model or "likelihood" in ",".join(options.metrics).split(","):
             raise UsageError(
                 "--texts stands in the place of a model and has no likelihood; leave out MODEL and likelihood"
@@ -90,21 +103,59 @@ def run(argv: Sequence[str]) -> int:
             raise UsageError(f"--texts reads what is written, so {moot[0]} means nothing; leave it out")
         options = replace(options, num_seeds=1)
     check_data(options, "evaluate")
+    with spreading(options) as spread:
+        return _measure(options, how, argv, spread)
+
+
+def check_engine(options: EvaluateOptions) -> None:
+    """Refuse options of an engine without it, and an engine for what it does not do.
+
+    Raises:
+        UsageError: as said.
+    """
+    if options.engine == "none":
+        if moot := [name for name in ("workers", "address") if getattr(options, name) is not None]:
+            raise UsageError(f"--{moot[0]} is for --engine ray; give that too, or leave it out")
+        return
+    if not options.texts:
+        raise UsageError(
+            "--engine ray compares texts that are written; write them first: manta generate MODEL --engine ray "
+            "--input FILE --out DIR, and give --texts DIR"
+        )
+    if options.workers is not None and options.workers < 1:
+        raise UsageError(f"--workers should be at least 1, received {options.workers}")
+
+
+@contextmanager
+def spreading(options: EvaluateOptions) -> Iterator[Spread | None]:
+    """What measures shards of prompts: the processes of an engine; None without one."""
+    if options.engine == "none":
+        yield None
+        return
+    from manta.cluster import spreading
+
+    with spreading(options.address, workers=options.workers) as spread:
+        yield spread
+
+
+def _measure(options: EvaluateOptions, how: GenerateOptions, argv: Sequence[str], spread: Spread | None) -> int:
+    """Measure, and tell what was found."""
     progress = Line()
     from manta.evaluation import RecordedTexts, contestant, recorded_texts
     from manta.runtime import atomic_write
 
     said = []
-    if options.texts is None:
+    if not options.texts:
         model = contestant(options.model, device=options.device)
         if "num_steps" in given(how) and not follows(model.lm.family, "num_steps"):
             # One command is meant to serve models of all families, as `compare` does.
             how = replace(how, num_steps=GenerateOptions().num_steps)
             said.append(f"{model.name} takes a call a token, so --num-steps is left out")
+        evaluator = make_evaluator(options, progress, "evaluate", [model])
     else:
-        model = recorded_texts(options.texts)
-    evaluator = make_evaluator(options, progress, "evaluate", [model])
-    evaluation = evaluator.measure(model, how, with_likelihood=options.texts is None)
+        evaluator = make_evaluator(options, progress, "evaluate", spread=spread)
+        model = recorded_texts(options.texts, evaluator.data.prompts)
+    evaluation = evaluator.measure(model, how, with_likelihood=not options.texts)
     corpus = evaluator.corpus
     progress.clear()
     report = {
@@ -118,7 +169,7 @@ def run(argv: Sequence[str]) -> int:
         "words": evaluator.data.words,
         "references": sum(map(len, evaluator.data.references)),
         "seeds": evaluator.config.num_seeds,
-        "options": None if options.texts is not None else _followed(how, model.lm.family),
+        "options": None if options.texts else _followed(how, model.lm.family),
         **evaluation.row(),
         "corpus": corpus,
         "corpus_judged": None if evaluator.held_out is None else evaluator.held_out.row(),
@@ -130,7 +181,7 @@ def run(argv: Sequence[str]) -> int:
     if options.out is not None:
         atomic_write(options.out, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
     if isinstance(model.lm, RecordedTexts) and (spare := len(model.lm) - len(evaluation.texts)):
-        print(f"warning: {spare} texts of {options.texts} were not asked for", file=sys.stderr)
+        print(f"warning: {spare} texts of {model.lm.where} were not asked for", file=sys.stderr)
     for warning in (*said, *evaluation.warnings):
         print(f"warning: {warning}", file=sys.stderr)
     print(json.dumps(report, ensure_ascii=False) if options.json else _table(report))

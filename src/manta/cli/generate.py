@@ -3,23 +3,24 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from manta.cli.options import argument
 from manta.cli.steering import check_steering, steer
 from manta.cli.writing import parse_writing, run_elsewhere
-from manta.errors import DataError, MantaError, RequestError, UsageError
+from manta.errors import DataError, MantaError, UsageError
 from manta.families.events import Event, Request, counted
-from manta.families.options import read_options
+from manta.families.lines import check_line, check_prompted, has_prompt, options_of_line, requests_of_line, told
 
-OURS = ("prompt", "infill", "edit", "seed", "options", "text", "nfe", "seconds", "error")
+OF_RAY = ("out", "out_format", "part_rows", "workers", "address")
+"""Options of --engine ray."""
 MAX_TEXTS = 1_000_000
-"""Most texts of one call."""
+"""Most texts of one call without it."""
 MAX_INPUT = 256 << 20
 """Most characters of all lines of --input, which are held in memory."""
 
@@ -33,9 +34,10 @@ class GenerateVerbOptions:
     without it."""
     prompt: str | None = None
     """What the text answers to."""
-    input: Path | None = None
+    input: str | None = None
     """A file of JSON lines with `prompt` and, if wanted, `infill` or `edit`, `seed` and `options` (such as
-    {"num_steps": 16}, which count over the flags), or - for standard input; other keys pass through."""
+    {"num_steps": 16}, which count over the flags), or - for standard input; other keys pass through. With --engine
+    ray also a folder of such files and of Parquet files, or a URL that fsspec knows (`s3://…`)."""
     infill: str | None = None
     """A text with blanks to fill: `___` for up to 8 tokens, `___{n}` for up to n; or with `[[words]]` to change."""
     edit: str | None = None
@@ -52,6 +54,18 @@ class GenerateVerbOptions:
     """Texts written at once; it does not change them."""
     json: bool = False
     """One JSON object a sample on stdout."""
+    engine: Literal["none", "ray"] = "none"
+    """ray: by many processes, on this machine or on a cluster, into files; needs `pip install 'manta[ray]'`."""
+    out: Path | None = None
+    """With --engine ray, the folder for the texts; the same command goes on where an interrupted one was stopped."""
+    out_format: Literal["jsonl", "parquet"] = "jsonl"
+    """With --engine ray, the kind of files written."""
+    part_rows: int = 256
+    """With --engine ray, lines of --input for each file written, which are lost at most if its writer is killed."""
+    workers: int | None = None
+    """With --engine ray, processes that write; as many as there are cores, or CUDA devices, without it."""
+    address: str | None = None
+    """With --engine ray, a cluster that runs, such as `auto` or HOST:PORT; RAY_ADDRESS, or this machine, without it."""
     device: str | None = None
     """cpu, cuda or cuda:N."""
 
@@ -69,13 +83,19 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError("give --infill or --edit, not both")
     check_steering(options, settings)
     counted(options.batch_size, "batch_size", 1)
+    if options.engine == "ray":
+        from manta.cli.generate_many import run_many
+
+        return run_many(options, settings)
+    if moot := [name for name in OF_RAY if getattr(options, name) != getattr(GenerateVerbOptions(), name)]:
+        raise UsageError(f"--{moot[0].replace('_', '-')} is for --engine ray; give that too, or leave it out")
     requests, asked = zip(*_requests(options), strict=True)
     from manta.hub import load_writer
 
     lm = load_writer(options.model or None, device=options.device)
     _check_prompts(lm.prompted, requests, options.input)
     settings = steer(lm, options, settings)
-    own = [replace(settings, **given) if given else None for given in asked]
+    own = [options_of_line(line, settings) for line in asked]
     requests = [replace(request, options=how) for request, how in zip(requests, own, strict=True)]
     lively = sys.stdout.isatty() and not options.json
     done = _emerging(lm, requests, settings) if lively else _done(lm, requests, settings, options.batch_size)
@@ -85,7 +105,7 @@ def run(argv: Sequence[str]) -> int:
             failures += 1
             _report_failure(event.error, index, len(requests), options.json)
         if options.json:
-            print(json.dumps(_row(requests[index], event, seconds), ensure_ascii=False), flush=True)
+            print(json.dumps(told(requests[index], event, seconds), ensure_ascii=False), flush=True)
         elif event.error is None and not lively:
             print(event.text, flush=True)
     return int(failures > 0)
@@ -106,37 +126,21 @@ def _report_failure(error: MantaError, index: int, total: int, as_row: bool) -> 
 
 
 def _requests(options: GenerateVerbOptions) -> Iterator[tuple[Request, dict[str, Any]]]:
-    """Each text to be written, and the options that its line asks for."""
-    from manta.runtime import MAX_SEED
-
+    """Each text to be written, and its line."""
     lines: list[dict[str, Any]] = [{"prompt": options.prompt, "infill": options.infill, "edit": options.edit}]
     if options.input is not None:
         lines = list(read_lines(options.input))
     if len(lines) * options.num_samples > MAX_TEXTS:
         raise UsageError(
             f"{len(lines):,} requests with --num-samples {options.num_samples} are more than {MAX_TEXTS:,} texts; "
-            "write them in several calls"
+            "write them in several calls, or with --engine ray"
         )
     for i, line in enumerate(lines):
-        extra = {key: value for key, value in line.items() if key not in OURS}
-        for j in range(options.num_samples):
-            seed = line.get("seed")
-            seed = options.seed + i * options.num_samples + j if seed is None else seed + j
-            if not 0 <= seed <= MAX_SEED:
-                raise UsageError(f"a seed lies between 0 and {MAX_SEED}, received {seed}")
-            request = Request(prompt=line.get("prompt"), infill=to_fill(line), seed=seed, extra=extra)
-            yield request, line.get("options") or {}
+        for request in requests_of_line(line, i, options.num_samples, options.seed):
+            yield request, line
 
 
-def to_fill(line: Mapping[str, Any]) -> str | None:
-    """The text of a request that has blanks, or words to change: all of an edited text where it marks none."""
-    text = line.get("edit")
-    if text is None:
-        return line.get("infill")
-    return text if "[[" in text else f"[[{text}]]"
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+def read_lines(path: str | Path) -> Iterator[dict[str, Any]]:
     """Requests from a file of JSON lines, or from standard input for `-`, checked; errors name the line.
 
     Raises:
@@ -147,10 +151,10 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     standard = str(path) == "-"
     where = "standard input" if standard else str(path)
     found = False
-    with nullcontext(sys.stdin.buffer) if standard else files.open_file(path, once=True) as stream:
+    with nullcontext(sys.stdin.buffer) if standard else files.open_file(Path(path), once=True) as stream:
         numbered = _bounded(files.lines(cast(BufferedIOBase, stream), where), where)
         for at, row in files.parse_json(numbered, where, "prompt"):
-            _check_line(row, at)
+            check_line(row, at)
             found = True
             yield row
     if not found:
@@ -169,68 +173,12 @@ def _bounded(numbered: Iterator[tuple[int, str]], where: str) -> Iterator[tuple[
         yield number, line
 
 
-def _check_line(row: dict[str, Any], at: str) -> None:
-    """Refuse a line of --input that is no request, or that could not be written out again."""
-    from manta.text import files
-
-    if row.get("infill") is not None and row.get("edit") is not None:
-        raise DataError(f"{at}: `infill` and `edit` are two ways to ask; give one")
-    for name in ("prompt", "infill", "edit"):
-        files.check_key(row, name, at)
-        if row.get(name) is not None:
-            files.check_text(row[name], name, at)
-    files.check_key(row, "options", at, dict)
-    _check_asked(row.get("options"), at)
-    seed = row.get("seed")
-    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
-        raise DataError(f"{at}: `seed` should be a whole number, received {json.dumps(seed)[:60]}")
-    try:
-        json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(f"{at} holds half a surrogate pair, which is no Unicode text; write it whole") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{at} holds NaN or Infinity, which are no JSON; write null") from error
-
-
-def _check_asked(asked: Any, at: str) -> None:
-    """Refuse options of a line that no family has, or that have values they cannot have."""
-    if asked is None:
-        return
-    if not isinstance(asked, dict):
-        raise DataError(f'{at}: `options` should be an object such as {{"num_steps": 16}}, received {str(asked)[:60]}')
-    try:
-        read_options(asked)
-    except UsageError as error:
-        raise DataError(f"{at}: {error}") from error
-
-
-def _check_prompts(prompted: bool | None, requests: Sequence[Request], file: Path | None) -> None:
-    """Refuse, or warn of, requests that are of another kind than what a model was trained on.
-
-    Args:
-        prompted: whether the model was trained on prompts; None where it does not say.
-        requests: all of them.
-        file: where they come from; None for the command line.
-
-    Raises:
-        RequestError: the model knows no prompts and is given one, or answers prompts and a file has none.
-    """
-    given = [bool((request.prompt or "").strip()) for request in requests]
+def _check_prompts(prompted: bool | None, requests: Sequence[Request], file: str | None) -> None:
+    """Refuse, or warn of, requests that are of another kind than what a model was trained on; see `check_prompted`."""
+    given = [has_prompt(request) for request in requests]
     bare = sum(not has and request.infill is None for has, request in zip(given, requests, strict=True))
-    if prompted is False and any(given):
-        raise RequestError(
-            "the model was trained on texts without prompts, so it cannot answer one; leave it out, or, unless the "
-            "model is autoregressive, let it go on from a beginning: --infill 'Once upon a time ___{40}'"
-        )
-    if not prompted or not bare:
-        return
-    if file is not None and bare == len(requests):
-        raise RequestError(
-            f"the model answers prompts, and no line of {'standard input' if str(file) == '-' else file} has a "
-            "`prompt`; rename the key that holds it"
-        )
-    of = "no prompt is given" if file is None else f"{bare} of {len(requests)} texts have no `prompt`"
-    print(f"warning: the model was trained to answer prompts, and {of}", file=sys.stderr)
+    if warning := check_prompted(prompted, sum(given), bare, len(requests), file):
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _done(lm: Any, requests: Sequence[Request], settings: Any, batch_size: int) -> Iterator[tuple[int, Event, float]]:
@@ -242,15 +190,6 @@ def _done(lm: Any, requests: Sequence[Request], settings: Any, batch_size: int) 
         while following in early:
             yield following, *early.pop(following)
             following += 1
-
-
-def _row(request: Request, event: Event, seconds: float) -> dict[str, Any]:
-    """What --json tells of a text, or of why there is none."""
-    row = {**request.extra, "prompt": request.prompt}
-    row |= {"text": event.text, "nfe": event.nfe} if event.error is None else {"error": str(event.error)}
-    if request.infill is not None:
-        row["infill"] = request.infill
-    return {**row, "seconds": round(seconds, 4), "seed": request.seed}
 
 
 def _emerging(lm: Any, requests: Sequence[Request], settings: Any) -> Iterator[tuple[int, Event, float]]:

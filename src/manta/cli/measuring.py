@@ -11,6 +11,7 @@ from manta.errors import UsageError
 
 if TYPE_CHECKING:
     from manta.evaluation import Contestant, Evaluator
+    from manta.metrics.spread import Spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,11 @@ def check_data(options: MeasureOptions, verb: str) -> None:
 
 
 def make_evaluator(
-    options: MeasureOptions, progress: Line, verb: str, models: Sequence["Contestant"] = ()
+    options: MeasureOptions,
+    progress: Line,
+    verb: str,
+    models: Sequence["Contestant"] = (),
+    spread: "Spread | None" = None,
 ) -> "Evaluator":
     """Read the data, load the judge and make the evaluator.
 
@@ -108,6 +113,7 @@ def make_evaluator(
         progress: told what is done.
         verb: for messages.
         models: that are measured; prompts that do not fit one of them are left out for all.
+        spread: measures shards of prompts; None: this process does.
 
     Raises:
         UsageError: no data is named, or options that do not fit.
@@ -136,4 +142,5 @@ def make_evaluator(
         training_texts=options.training_texts,
         words=options.words,
     )
-    return Evaluator(data, config, judge=judge, progress=progress).fitting(models)
+    how = {} if spread is None else {"spread": spread}
+    return Evaluator(data, config, judge=judge, progress=progress, **how).fitting(models)

@@ -46,6 +46,7 @@ from manta.metrics import (
     value_of,
     words_of,
 )
+from manta.metrics.spread import Spread, in_turn
 from manta.runtime import make_generator
 
 FEW_JUDGED: Final = 100
@@ -60,6 +61,7 @@ class Evaluator:
         config: what is measured.
         judge: for generative perplexity and for MAUVE's features.
         progress: told what is being done.
+        spread: measures shards of prompts, where a figure is made of what each prompt adds; it changes no figure.
 
     Raises:
         DataError: a group of figures was asked for that the data does not allow.
@@ -73,8 +75,10 @@ class Evaluator:
         *,
         judge: JudgeModel | None = None,
         progress: Progress = silent,
+        spread: Spread = in_turn,
     ) -> None:
-        self.data, self.config, self.judge, self.progress = data, config or EvaluatorConfig(), judge, progress
+        self.data, self.config, self.judge = data, config or EvaluatorConfig(), judge
+        self.progress, self.spread = progress, spread
         for metric in self.config.metrics:
             if reason := data.why_not(metric):
                 raise DataError(reason)
@@ -104,7 +108,7 @@ class Evaluator:
             return self
         prompts, references = (tuple(side[at] for at in kept) for side in (self.data.prompts, self.data.references))
         data = replace(self.data, prompts=prompts, references=references)
-        found = Evaluator(data, self.config, judge=self.judge, progress=self.progress)
+        found = Evaluator(data, self.config, judge=self.judge, progress=self.progress, spread=self.spread)
         found.left_out = self.left_out + lost
         return found
 
@@ -231,7 +235,7 @@ class Evaluator:
             "diversity": lambda: diversity_measured(texts, words.split, unit=words.unit),
             "mauve": lambda: self._mauve(texts, human),
             "overlap": lambda: self._overlap.of_people if human else self._overlap.of_model(texts),
-            "slots": lambda: slot_errors_measured(self._pairs(texts)),
+            "slots": lambda: slot_errors_measured(self._pairs(texts), self.spread),
             "oracle": lambda: self._oracle(texts),
         }
         for metric, figures in groups.items():
@@ -241,7 +245,7 @@ class Evaluator:
 
     @cached_property
     def _overlap(self) -> OverlapSums:
-        return OverlapSums(self.references, words=self.words)
+        return OverlapSums(self.references, words=self.words, spread=self.spread)
 
     def _allowed(self, metric: Metric, measure: Callable[[], Any]) -> Any:
         """The figures; or, where they were not asked for by name and cannot be had, a warning."""

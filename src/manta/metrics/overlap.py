@@ -20,6 +20,7 @@ from torch import Tensor
 from manta.errors import DataError, UsageError
 from manta.metrics.extra import missing
 from manta.metrics.measured import Sums
+from manta.metrics.spread import Spread, in_turn, shards_of
 from manta.metrics.words import Words, normal, plain_words, words_of
 
 ONE_FEWER: Final = "_one_fewer"
@@ -173,21 +174,26 @@ class OverlapSums:
         references: of each prompt, at least one.
         words: how they are read; None: by their script.
         lowercase: ignore case in BLEU.
+        spread: counts shards of the prompts; it changes no figure.
 
     Raises:
         DataError: a prompt has no reference, or sacrebleu is not installed.
     """
 
     def __init__(
-        self, references: Sequence[Sequence[str]], *, words: Words | None = None, lowercase: bool = True
+        self,
+        references: Sequence[Sequence[str]],
+        *,
+        words: Words | None = None,
+        lowercase: bool = True,
+        spread: Spread = in_turn,
     ) -> None:
         _check("overlap", references, references)
         self.references = [[normal(text) for text in group] for group in references]
         self.words = words or _words_of(self.references)
         self.several = sum(len(group) > 1 for group in self.references)
         """Prompts with more than one reference; the others have no score against one fewer."""
-        self._bleu = _bleu(self.words.bleu, lowercase)
-        self._grams: dict[str, list[Counter[tuple[str, ...]]]] = {}
+        self._spread, self._counts = spread, _Counts(self.words, lowercase)
 
     @cached_property
     def wordless(self) -> int:
@@ -197,7 +203,7 @@ class OverlapSums:
     @cached_property
     def phrases(self) -> bool:
         """Some reference has four words, BLEU's longest sequence; without one BLEU is 0 whatever is written."""
-        return any(self._word_grams(text)[-1] for group in self.references for text in group)
+        return any(self._counts.word_grams(text)[-1] for group in self.references for text in group)
 
     def of_model(self, texts: Sequence[str]) -> dict[str, Sums]:
         """The scores of one text a prompt: against all references, and like for like with people's.
@@ -250,26 +256,51 @@ class OverlapSums:
         return {f"bleu{ONE_FEWER}": self._bleu_sums(trials)} if any(trials) else {}
 
     def _bleu_sums(self, trials: Sequence[Sequence[Trial]]) -> Sums:
-        return Sums(_rows(trials, self._bleu_counts, 10), bleu_of_counts)
+        return Sums(_rows(trials, self._counts.bleu, 10), bleu_of_counts)
 
     def _scores(self, trials: Sequence[Sequence[Trial]]) -> dict[str, Sums]:
         """A row a prompt: the mean over its trials of what each adds to the sums."""
         if not any(trials):
             return {}
-        found = {"bleu": self._bleu_sums(trials)} if self.phrases else {}
-        found["chrf"] = Sums(_rows(trials, _chrf_counts, 3 * _ORDERS), chrf_of_counts)
+        shards = self._spread(self._counts.rows, shards_of(trials))
+        rows = {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
+        found = {"bleu": Sums(rows["bleu"], bleu_of_counts)} if self.phrases else {}
+        found["chrf"] = Sums(rows["chrf"], chrf_of_counts)
+        for at, kind in enumerate(KINDS if "rouge" in rows else ()):
+            if bool(rows["rouge"][:, 2 * at + 1].any()):
+                found[kind] = Sums.ratio(rows["rouge"][:, 2 * at], rows["rouge"][:, 2 * at + 1])
+        return found
+
+
+class _Counts:
+    """What a text adds to the sums of each score.
+
+    Args:
+        words: how texts are read.
+        lowercase: ignore case in BLEU.
+    """
+
+    def __init__(self, words: Words, lowercase: bool) -> None:
+        self.words, self.lowercase = words, lowercase
+        self._bleu = _bleu(words.bleu, lowercase)
+        self._grams: dict[str, list[Counter[tuple[str, ...]]]] = {}
+
+    def __reduce__(self) -> tuple[type["_Counts"], tuple[Words, bool]]:
+        """What it has read so far stays where it was read."""
+        return _Counts, (self.words, self.lowercase)
+
+    def rows(self, trials: Sequence[Sequence[Trial]]) -> dict[str, Tensor]:
+        """A row a prompt of each score; without ROUGE's where rouge-score is not installed."""
+        found = {"bleu": _rows(trials, self.bleu, 10), "chrf": _rows(trials, _chrf_counts, 3 * _ORDERS)}
         try:
             _rouge(KINDS, self.words.ascii, False)
         except DataError:
             return found
-        rouge_rows = _rows(trials, self._rouge_scores, 2 * len(KINDS))
-        for at, kind in enumerate(KINDS):
-            if bool(rouge_rows[:, 2 * at + 1].any()):
-                found[kind] = Sums.ratio(rouge_rows[:, 2 * at], rouge_rows[:, 2 * at + 1])
-        return found
+        return {**found, "rouge": _rows(trials, self.rouge, 2 * len(KINDS))}
 
-    def _bleu_counts(self, text: str, group: Sequence[str]) -> Sequence[float | int]:
-        ours, theirs = self._word_grams(text), [self._word_grams(reference) for reference in group]
+    def bleu(self, text: str, group: Sequence[str]) -> Sequence[float | int]:
+        """See `bleu_of_counts`."""
+        ours, theirs = self.word_grams(text), [self.word_grams(reference) for reference in group]
         length = ours[0].total()
         common = [
             sum(min(count, max(one[n].get(gram, 0) for one in theirs)) for gram, count in grams.items())
@@ -278,7 +309,7 @@ class OverlapSums:
         nearest = min((one[0].total() for one in theirs), key=lambda other: (abs(other - length), other))
         return [length, nearest, *common, *(grams.total() for grams in ours)]
 
-    def _word_grams(self, text: str) -> list[Counter[tuple[str, ...]]]:
+    def word_grams(self, text: str) -> list[Counter[tuple[str, ...]]]:
         """Its n-grams of 1 … 4 of sacreBLEU's tokens."""
         if text not in self._grams:
             words = self._bleu.tokenizer(text.lower() if self._bleu.lowercase else text).split()
@@ -287,7 +318,8 @@ class OverlapSums:
             ]
         return self._grams[text]
 
-    def _rouge_scores(self, text: str, group: Sequence[str]) -> Sequence[float | int]:
+    def rouge(self, text: str, group: Sequence[str]) -> Sequence[float | int]:
+        """Of each kind the best F₁, and 1; zeros where no reference has a word."""
         said = [reference for reference in group if _has_word(reference, self.words.ascii)]
         each = (_rouge_of(*sorted((text, one)), self.words.ascii) for one in said)  # F₁ is the same either way
         best = [max(scores) for scores in zip(*each, strict=True)]

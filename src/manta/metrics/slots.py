@@ -22,6 +22,7 @@ import torch
 from manta.errors import DataError
 from manta.metrics.measured import Measured, Share, Sums
 from manta.metrics.slot_patterns import PATTERNS
+from manta.metrics.spread import Spread, in_turn, shards_of
 
 SLOTS = ("name", "eatType", "food", "priceRange", "customer rating", "area", "familyFriendly", "near")
 NAMES = (
@@ -182,16 +183,17 @@ def slot_error_rate(pairs: Iterable[tuple[str, str]]) -> dict[str, float]:
     }
 
 
-def slot_errors_measured(pairs: Sequence[tuple[str, str]]) -> dict[str, Measured]:
+def slot_errors_measured(pairs: Sequence[tuple[str, str]], spread: Spread = in_turn) -> dict[str, Measured]:
     """The shares of `slot_error_rate` with what their intervals over texts are computed from.
 
     Args:
         pairs: meaning representation and text; at least one.
+        spread: reads shards of them; it changes no figure.
 
     Raises:
         DataError: as there.
     """
-    reports = [slot_errors(mr, text) for mr, text in pairs]
+    reports = [report for shard in spread(_reports, shards_of(pairs)) for report in shard]
     if not reports:
         raise DataError("no texts to check for slot errors; give at least one pair of meaning representation and text")
     slots = torch.tensor([report.slots for report in reports])
@@ -206,6 +208,10 @@ def slot_errors_measured(pairs: Sequence[tuple[str, str]]) -> dict[str, Measured
         "hallucinated": rate(lambda report: len(report.hallucinated)),
         "clean": Share(torch.tensor([report.errors == 0 for report in reports])),
     }
+
+
+def _reports(pairs: Sequence[tuple[str, str]]) -> list[SlotReport]:
+    return [slot_errors(mr, text) for mr, text in pairs]
 
 
 def _mentions(wanted: dict[str, str], text: str) -> dict[str, list[tuple[str, ...]]]:

@@ -134,23 +134,45 @@ def lines(stream: BufferedIOBase, where: str, head: bytes = b"") -> Iterator[tup
         DataError: NUL bytes, bytes that are not UTF-8 (with their offset), a line longer than `MAX_LINE`, or a
             corrupt packed stream.
     """
+    for number, offset, raw in raw_lines(stream, where, head):
+        yield number, line_of(raw, number, offset, where)
+
+
+def raw_lines(stream: BufferedIOBase, where: str, head: bytes = b"") -> Iterator[tuple[int, int, bytes]]:
+    """The lines of a stream as bytes with their ends, for who goes on after one that is no text; see `lines`.
+
+    Yields:
+        The line number, from 1, how many bytes come before it, and the bytes; `line_of` makes a text of them.
+
+    Raises:
+        DataError: UTF-16, a line longer than `MAX_LINE`, or a corrupt packed stream.
+    """
     offset = 0
     for number, raw in enumerate(_cut(stream, where, head), 1):
         if number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise DataError(f"{where} is UTF-16, not UTF-8; convert it, for instance with `iconv -f UTF-16 -t UTF-8`")
         if len(raw) > MAX_LINE:
             raise DataError(f"{where} line {number} is longer than {MAX_LINE >> 20} MiB; break it into shorter lines")
-        if (nul := raw.find(b"\0")) >= 0:
-            raise DataError(f"{where} line {number} holds a NUL byte at offset {offset + nul}: this is not a text file")
-        try:
-            text = raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{where} line {number} is not UTF-8 at byte offset {offset + error.start} "
-                f"(0x{raw[error.start]:02x}); convert it, for instance with `iconv -f LATIN1 -t UTF-8`"
-            ) from error
+        yield number, offset, raw
         offset += len(raw)
-        yield number, text.rstrip("\r\n").removeprefix("\ufeff" if number == 1 else "")
+
+
+def line_of(raw: bytes, number: int, offset: int, where: str) -> str:
+    """A line of `raw_lines` as text, without its end and without a byte-order mark.
+
+    Raises:
+        DataError: NUL bytes, or bytes that are not UTF-8.
+    """
+    if (nul := raw.find(b"\0")) >= 0:
+        raise DataError(f"{where} line {number} holds a NUL byte at offset {offset + nul}: this is not a text file")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where} line {number} is not UTF-8 at byte offset {offset + error.start} "
+            f"(0x{raw[error.start]:02x}); convert it, for instance with `iconv -f LATIN1 -t UTF-8`"
+        ) from error
+    return text.rstrip("\r\n").removeprefix("\ufeff" if number == 1 else "")
 
 
 def _cut(stream: BufferedIOBase, where: str, head: bytes) -> Iterator[bytes]:
@@ -268,19 +290,32 @@ def parse_json(
         DataError: a line that is no JSON object, or in which an object has a key twice.
     """
     for number, line in numbered:
-        if not line.strip():
-            continue
-        at = f"{where} line {number}"
-        try:
-            record = json.loads(line, object_pairs_hook=_object)
-        except (ValueError, RecursionError) as error:
-            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-            raise DataError(
-                f'{at} is not JSON: {reason}; each line must be one object such as {{"{shown}": "…"}}'
-            ) from error
-        if not isinstance(record, dict):
-            raise DataError(f'{at} is a JSON {_kind(record)}, not an object; write it as {{"{shown}": …}}')
-        yield at, record
+        if line.strip():
+            at = f"{where} line {number}"
+            yield at, parse_record(line, at, shown)
+
+
+def parse_record(line: str, at: str, shown: str = "text") -> dict[str, Any]:
+    """The record of a line that is a JSON object.
+
+    Args:
+        line: of a file.
+        at: where it stands.
+        shown: a key that errors show.
+
+    Raises:
+        DataError: it is no JSON object, or an object in it has a key twice.
+    """
+    try:
+        record = json.loads(line, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+        raise DataError(
+            f'{at} is not JSON: {reason}; each line must be one object such as {{"{shown}": "…"}}'
+        ) from error
+    if not isinstance(record, dict):
+        raise DataError(f'{at} is a JSON {_kind(record)}, not an object; write it as {{"{shown}": …}}')
+    return record
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
