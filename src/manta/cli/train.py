@@ -69,6 +69,13 @@ class TrainOptions:
     shard: Literal["none", "grad", "full"] = "none"
     """What the processes of torchrun share out: `none`, each holds the whole model; `grad`, gradients, moments and
     averages; `full`, the weights too, which are gathered block by block. It may change with --resume."""
+    engine: Literal["none", "ray"] = "none"
+    """Who starts the processes of a run: `none`, you do, with torchrun; `ray`, this command, on a cluster; needs the
+    extra `ray`."""
+    workers: int | None = None
+    """With --engine ray, how many; as many as there are GPUs here, or 2, without it."""
+    address: str | None = None
+    """With --engine ray, a cluster that runs, such as `auto` or HOST:PORT; RAY_ADDRESS, or this machine, without it."""
     tensorboard: bool = False
     """Write TensorBoard events into the run folder too; needs the extra `log` (also: `train.tensorboard=true`)."""
     resume: bool = False
@@ -93,6 +100,9 @@ def _train(options: TrainOptions) -> int:
         raise UsageError("say where the run goes: manta train DATA --out DIR")
     if not options.data and not options.resume:
         raise UsageError("say what to train on: manta train FILE|builtin:weather|recipe.toml --out DIR")
+    moot = [name for name in ("workers", "address") if getattr(options, name) is not None]
+    if options.engine == "none" and moot:
+        raise UsageError(f"--{moot[0]} is for --engine ray; give that too, or leave it out")
     from manta.recipes import TrainingRun
 
     progress = Progress()
@@ -106,6 +116,8 @@ def _train(options: TrainOptions) -> int:
         given = replace(options, time_budget=own.time_budget) if longer else options
         whole = resolved(_recipe(given)) if options.data else None
         refuse_changes(options.out, _recipe(given, own), whole, "--resume")
+    if options.engine == "ray":
+        return _by_ray(options, progress)
     training = TrainingRun(
         None if options.resume else _recipe(options),
         options.out,
@@ -151,6 +163,39 @@ def follow(training, out: Path, progress: "Progress") -> int:
     if not first:
         return 0
     print(STATES[training.recipe.state].use.replace("{out}", shlex.quote(str(out))), file=sys.stderr)
+    return 0
+
+
+def _by_ray(options: TrainOptions, progress: "Progress") -> int:
+    """Train with processes that Ray places."""
+    import torch
+
+    from manta.cluster.training import Placed, train_many
+    from manta.recipes.states import STATES
+
+    assert options.out is not None, "checked before"
+    gpus = options.device != "cpu" and torch.cuda.device_count() > 0
+    workers = options.workers or (torch.cuda.device_count() if gpus else 2)
+    out = options.out.absolute()
+    placed = Placed(
+        recipe=None if options.resume else _recipe(options),
+        out=out,
+        resume=options.resume,
+        time_budget=options.time_budget if options.resume else None,
+        sharding=options.shard,
+        folder=os.getcwd(),
+    )
+    again = f"manta train --resume --engine ray --workers {workers} --out {shlex.quote(str(options.out))}"
+    try:
+        ended = train_many(placed, workers=workers, gpus=gpus, address=options.address, show=progress.show)
+    except KeyboardInterrupt as error:
+        with suppress(OSError):
+            print(f"\nmanta: interrupted, with a checkpoint; continue with: {again}", file=sys.stderr, flush=True)
+        return getattr(error, "exit_code", 130)
+    except TrainingError as error:
+        error.args = (f"{error} ({again})",)
+        raise
+    print(STATES[ended.state].use.replace("{out}", shlex.quote(str(options.out))), file=sys.stderr)
     return 0
 
 
