@@ -141,6 +141,30 @@ def test_resumed_equals_uninterrupted(corpus, steps, pool, tag_share, seed):
     assert through.state_dict() == resumed.state_dict()
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 9), st.integers(0, 60), st.sampled_from([7, 32, 97]), st.sampled_from([None, 0.5]))
+def test_skipping_stands_where_as_many_batches_would(corpus, first, count, pool, tag_share):
+    settings: dict[str, Any] = {"batch_tokens": 400, "multiple": 4, "pool": pool, "tag_share": tag_share, "seed": 2}
+    read, skipped = Loader(corpus, **settings), Loader(corpus, **settings)
+    for loader in (read, skipped):
+        for _ in range(first):
+            next(loader)
+    for _ in range(count):
+        next(read)
+    skipped.skip(count)
+    assert skipped.state_dict() == read.state_dict()
+    assert all(equal(next(skipped), next(read)) for _ in range(4))
+
+
+def test_skipping_reads_no_tokens(corpus, monkeypatch):
+    loader, last = Loader(corpus, batch_tokens=128, pool=16), Loader(corpus, batch_tokens=128, pool=16)
+    batches = [next(last) for _ in range(40)]
+    with monkeypatch.context() as without:
+        without.setattr(Corpus, "text", None)
+        loader.skip(39)
+    assert equal(next(loader), batches[39])
+
+
 def test_a_position_in_another_order_is_refused(corpus):
     state = Loader(corpus, batch_tokens=100).state_dict()
     with pytest.raises(CheckpointError, match="seed=0 then, 1 now"):

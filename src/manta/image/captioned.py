@@ -315,6 +315,15 @@ class CaptionedLoader:
             words=torch.from_numpy(self.corpus.words[rows]),
         )
 
+    def skip(self, count: int) -> None:
+        """Leaves batches out without reading them: the next is the one that `count` calls later would come.
+
+        Args:
+            count: batches, at least 0.
+        """
+        assert count >= 0
+        self.position += count
+
     def state_dict(self) -> dict[str, Any]:
         """Where it stands."""
         return {"position": self.position, "rows": len(self.corpus), "batch": self.batch_size}

@@ -72,6 +72,20 @@ class ImageLoader:
             index=torch.from_numpy(rows),
         )
 
+    def skip(self, count: int) -> None:
+        """Leaves batches out without reading their pixels: the next is the one that `count` calls later would come.
+
+        Args:
+            count: batches, at least 0.
+        """
+        assert count >= 0
+        if count:
+            each = len(self.corpus) // self.batch_size
+            epochs, place = divmod(self.position // self.batch_size + count - 1, each)
+            if epochs:
+                self.epoch, self._order = self.epoch + epochs, None
+            self.position = (place + 1) * self.batch_size
+
     def state_dict(self) -> dict[str, Any]:
         """Where it stands."""
         return {"epoch": self.epoch, "position": self.position, "rows": len(self.corpus), "batch": self.batch_size}

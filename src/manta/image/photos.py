@@ -204,6 +204,15 @@ class PhotoLoader:
         inner = slice(MARGIN, MARGIN + self.side)
         return np.ascontiguousarray(clean[inner, inner]), np.ascontiguousarray(bad[inner, inner]), task
 
+    def skip(self, count: int) -> None:
+        """Leaves batches out without drawing them: the next is the one that `count` calls later would come.
+
+        Args:
+            count: batches, at least 0.
+        """
+        assert count >= 0
+        self.position += count
+
     def state_dict(self) -> dict[str, Any]:
         """Where it stands."""
         return {"position": self.position, "photos": len(self.corpus), "batch": self.batch_size, "side": self.side}

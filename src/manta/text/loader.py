@@ -161,13 +161,31 @@ class Loader:
         if self._batches is None:
             self._batches = self._pool_batches()
         batch = collate(self.corpus, self._batches[self._batch_index], self._multiple)
-        self._batch_index += 1
-        if self._batch_index == len(self._batches):
+        self._advance(1, len(self._batches))
+        return batch
+
+    def skip(self, count: int) -> None:
+        """Leaves batches out without reading their tokens: the next is the one that `count` calls later would come.
+
+        Args:
+            count: batches, at least 0.
+        """
+        assert count >= 0
+        while count:
+            if self._batches is None:
+                self._batches = self._pool_batches()
+            here = min(count, len(self._batches) - self._batch_index)
+            self._advance(here, len(self._batches))
+            count -= here
+
+    def _advance(self, count: int, in_pool: int) -> None:
+        """Goes on by at most what the present pool still has of its batches."""
+        self._batch_index += count
+        if self._batch_index == in_pool:
             self._batches, self._batch_index = None, 0
             self._pool_index += 1
             if self._pool_index * self._pool >= self._size:
                 self.epoch, self._pool_index = self.epoch + 1, 0
-        return batch
 
     def state_dict(self) -> dict[str, Any]:
         """The position, as JSON values: `load_state_dict` of it continues with the very next batch."""
