@@ -31,6 +31,7 @@ from cost_tables import (
     few_calls_table,
     gpu_table,
     infill_table,
+    loading_table,
     rate_table,
     serving_table,
     speed_table,
@@ -73,6 +74,7 @@ PAGES = (
     ROOT / "docs" / "restoring.md",
     ROOT / "docs" / "quantising.md",
     ROOT / "docs" / "serving.md",
+    ROOT / "docs" / "many-machines.md",
 )
 MARKS = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- /\2 -->)", re.S)
 
@@ -494,6 +496,7 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "gpu": (("bench_gpu.json", gpu_table),),
     "rate": (("rate.json", rate_table),),
     "serving": (("serving.json", serving_table),),
+    "loading": (("loading.json", loading_table),),
     "drafts": (("drafts.json", drafts_table),),
     "few_calls": (("few_calls.json", few_calls_table),),
     "infill": (("few_calls.json", infill_table),),

@@ -28,7 +28,7 @@ NAVIGATION: dict[str, tuple[str, ...]] = {
     "Use": (
         "docs/training.md", "docs/finetuning.md", "docs/serving.md", "docs/measuring.md", "docs/lm-eval.md",
         "docs/diagnostics.md", "docs/images.md",
-        "docs/restoring.md", "docs/huggingface.md",
+        "docs/restoring.md", "docs/huggingface.md", "docs/many-machines.md",
     ),
     "Make it smaller": ("docs/smaller.md", "docs/quantising.md"),
     "Understand": ("docs/how-it-works.md", "docs/challenges.md", "docs/results.md", "docs/limits.md", "PAPERS.md"),
