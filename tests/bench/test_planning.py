@@ -46,7 +46,7 @@ def recipe(kind: str, **changes: Any) -> Any:
     return from_dict(recipe_class(state), {**given, **changes})
 
 
-QUICK = ("masked", "decoder", "dit")
+QUICK = ("decoder", "dit")
 ALL = [
     pytest.param(kind, marks=[] if kind in QUICK else [pytest.mark.slow]) for kind in (*SHAPES, *NETS, "joint", "photo")
 ]
@@ -86,8 +86,9 @@ def test_a_step_without_numbers_counts_what_a_real_one_does(kind):
         assert stage.flops >= there.flops > 0
         for name in ("own", "trained", "moments", "average", "other_bytes", "largest_block", "outside_blocks"):
             assert getattr(stage, name) == getattr(there, name), name
-        assert stage.saved_bytes == pytest.approx(there.saved_bytes, rel=0.02)
-        assert stage.peak_bytes == pytest.approx(there.peak_bytes, rel=0.02)
+        most = 1.5 if stage.name == "own" else 1.02
+        assert 0.98 * there.saved_bytes <= stage.saved_bytes <= most * there.saved_bytes
+        assert 0.98 * there.peak_bytes <= stage.peak_bytes <= most * there.peak_bytes
 
 
 def test_memory_follows_tensors_as_they_come_and_go():
@@ -295,6 +296,9 @@ def test_the_command_says_a_plan(capsys):
         (["builtin:weather", "--gpus", "0"], "between 1 and 65,536"),
         (["builtin:weather", "--gpus", "65537"], "between 1 and 65,536"),
         (["builtin:weather", "--shard", "half"], "--shard"),
+        (["builtin:weather", "--price", "-1"], "above 0"),
+        (["builtin:weather", "--tokens", "0"], "above 0"),
+        (["builtin:weather", "--gpu", "h1000"], "did you mean 'h100'"),
     ],
 )
 def test_nonsense_is_refused_before_anything_is_counted(given, told, capsys):
@@ -327,6 +331,13 @@ def test_this_machine_is_measured_where_nothing_is_stated():
     assert 0 < device.efficiency <= 1 and device.flops > 0
     labels = device.labels
     assert (labels["flops"], labels["efficiency"], labels["memory"]) == ("measured", "measured", "stated")
+
+
+@pytest.mark.slow
+def test_data_that_are_not_there_are_assumed():
+    count = counted(recipe("manta", data="nowhere.jsonl"))
+    assert [stage.name for stage in count.stages] == ["teacher", "policy", "own"]
+    assert "nowhere.jsonl was not read" in count.notes[0]
 
 
 @pytest.mark.slow

@@ -57,16 +57,22 @@ class PlanOptions:
     def __post_init__(self) -> None:
         if not self.data:
             raise UsageError("say what to plan: manta plan FILE|builtin:weather|recipe.toml --gpus N")
+        for name in ("tokens", "price"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise UsageError(f"--{name} should be above 0, received {value}")
 
 
 def run(argv: Sequence[str]) -> int:
     """Run the verb."""
     options = parse_options(PlanOptions, argv, "plan")
     from manta.bench.planning import counted, device_of, plan_as_json, plan_as_text, planned
+    from manta.bench.planning.devices import sheet_of
     from manta.bench.planning.spreading import check_world
 
     if options.gpus is not None:
         check_world(options.gpus)
+    if options.gpu is not None:
+        sheet_of(options.gpu)
     recipe = recipe_of(options)
     count = counted(recipe)
     stated = {name: getattr(options, name) for name in ("memory", "bandwidth", "network", "efficiency")}

@@ -130,7 +130,7 @@ def counted(recipe: Any, *, precision: str = "bfloat16") -> Count:
 
 def counted_stage(found: Unread, spec: StageSpec, precision: str) -> StageCount:
     """Count a stage on one step of it."""
-    memory, counter, marks = StepMemory(), FlopCounterMode(display=False), {"saved": 0, "flops": 0, "update": 0}
+    memory, counter, marks = StepMemory(), FlopCounterMode(display=False), {"saved": 0, "flops": 0, "peak": 0}
     stage = stage_of(found, spec, precision)
     objective = stage.objective
 
@@ -141,7 +141,7 @@ def counted_stage(found: Unread, spec: StageSpec, precision: str) -> StageCount:
 
     def before_update(*_: Any) -> None:
         if not marks["flops"]:
-            marks["flops"], marks["backward"] = counter.get_total_flops(), memory.peak
+            marks["flops"], marks["peak"] = counter.get_total_flops(), memory.peak
             memory.restart()
 
     stage.objective = watched
@@ -152,7 +152,7 @@ def counted_stage(found: Unread, spec: StageSpec, precision: str) -> StageCount:
     batches = stage.config.accumulate
     tensors = stage.tensors()
     moments = _held(tensors["optimizer"].values())
-    peak = max(marks["backward"], memory.peak - sum(each.bytes for each in moments))
+    peak = max(marks["peak"], memory.peak - sum(each.bytes for each in moments))
     own = list(spec.model.parameters())
     mine = set(map(id, own))
     blocks = _blocks(spec.model)

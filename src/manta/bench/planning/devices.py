@@ -103,9 +103,7 @@ def device_of(gpu: str | None, stated: Mapping[str, float | None], count: Count,
     labels: dict[str, Label] = dict.fromkeys(("network", "per_machine", "efficiency"), "assumed")
     found: dict[str, Any] = {}
     if gpu is not None:
-        if gpu.lower() not in SHEETS:
-            raise UsageError(f"no GPU {gpu!r}{nearest(gpu.lower(), SHEETS)}; there are {', '.join(SHEETS)}")
-        sheet = SHEETS[gpu.lower()]
+        sheet = sheet_of(gpu)
         found = {name: getattr(sheet, name) for name in ("name", "flops", "memory", "bandwidth")}
         labels |= dict.fromkeys(("flops", "memory", "bandwidth"), "data sheet")
     elif "flops" in given:
@@ -116,6 +114,17 @@ def device_of(gpu: str | None, stated: Mapping[str, float | None], count: Count,
         labels |= measured
     labels |= dict.fromkeys(given, "stated")
     return Device(**{**found, **given}, labels=labels)
+
+
+def sheet_of(gpu: str) -> Sheet:
+    """The data sheet of a GPU.
+
+    Raises:
+        UsageError: there is no such GPU.
+    """
+    if gpu.lower() not in SHEETS:
+        raise UsageError(f"no GPU {gpu!r}{nearest(gpu.lower(), SHEETS)}; there are {', '.join(SHEETS)}")
+    return SHEETS[gpu.lower()]
 
 
 def _here(count: Count, recipe: Any, *, timed: bool) -> tuple[dict[str, Any], dict[str, Label]]:

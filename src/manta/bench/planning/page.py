@@ -90,7 +90,7 @@ def plan_as_text(count: Count, device: Device, rows: Sequence[Row]) -> str:
         )
     if rows[0].hours is None:
         told.append("No one says how much is to be learned: give num_steps or --tokens for hours.")
-    if any(stage.share == 0 for stage in count.stages) or len(count.stages) > 1:
+    if len(count.stages) > 1:
         told.append("Hours are those of the stages' steps; what a teacher writes between them is not counted.")
     return "\n".join([*lines, *([""] if told else []), *told])
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from manta.errors import ConfigError, DataError, UsageError
 from manta.families import FAMILIES
@@ -15,6 +15,7 @@ from manta.families.image_flow import shaped
 from manta.families.joint_flow import joint_shaped
 from manta.image import ImageBatch, ImageCodec, read_images
 from manta.image.captioned import CaptionedBatch, CaptionedCodec, words_of
+from manta.image.degradations import TASKS
 from manta.image.photos import PhotoBatch
 from manta.recipes.image_parts import ImageParts, size_of_all
 from manta.recipes.joint_parts import JointParts
@@ -186,11 +187,11 @@ def _photos(recipe: Any, device: torch.device) -> Unread:
         raise UsageError("a recipe with begin_from begins with another model, which is not planned; leave it out")
     parts, side = bare(RestoreParts, recipe, device), recipe.model.tile
     clean, spoiled = _pixels(recipe.batch_size, side, side, 3), _pixels(recipe.batch_size, side, side, 3)
-    faults = len(recipe.model.faults) if hasattr(recipe.model, "faults") else 5
-    task = torch.arange(recipe.batch_size) % faults if recipe.only is None else torch.full((len(clean),), recipe.fault)
+    number = torch.arange(recipe.batch_size)
+    task = number % len(TASKS) if recipe.fault is None else torch.full_like(number, recipe.fault)
     batch = PhotoBatch(clean=clean, spoiled=spoiled, task=task)
     return Unread(recipe, parts, parts.specs(), lambda spec: batch, (f"tiles of {side} pixels a side",))
 
 
-def _pixels(rows: int, height: int, width: int, channels: int) -> Any:
+def _pixels(rows: int, height: int, width: int, channels: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (rows, height, width, channels), np.uint8))
