@@ -207,3 +207,25 @@ def many_texts_table(result: dict[str, Any]) -> str:
         f"{end['differ']} texts other than the plain run's, {len(end['failed'])} line failed, the poisoned one.",
     ]
     return "\n".join(lines)
+
+
+def loading_table(result: dict[str, Any]) -> str:
+    """The loader alone beside training, and what preparing a large file takes."""
+    lines = [
+        "| family, smallest size | training, tokens a second | loader alone, from the disk | beside training "
+        "| from memory | beside training | its own memory |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        cells = [f"{row['tokens_a_second']:,}"]
+        for name in ("cold", "warm"):
+            cells += [f"{row[name]['tokens_a_second']:,}", f"{row[name]['times_training']:,.0f}×"]
+        cells.append(f"{row['cold']['own_bytes_more'] / 1e6:.1f} MB")
+        lines.append(f"| {row['family']} | " + " | ".join(cells) + " |")
+    told = [
+        f"Preparing {row['bytes'] / 1e9:.2g} GB of lines ({row['tokens'] / 1e6:,.0f} million tokens): "
+        f"{row['processor_seconds'] / 60:.1f} minutes of one core, {row['megabytes_a_processor_second']:.1f} MB a "
+        f"second, {row['peak_memory_bytes'] / 1e6:,.0f} MB of memory at most."
+        for row in result["prepared"]
+    ]
+    return "\n".join([*lines, "", *told])

@@ -31,6 +31,7 @@ from cost_tables import (
     few_calls_table,
     gpu_table,
     infill_table,
+    loading_table,
     many_texts_table,
     rate_table,
     serving_table,
@@ -75,6 +76,7 @@ PAGES = (
     ROOT / "docs" / "quantising.md",
     ROOT / "docs" / "serving.md",
     ROOT / "docs" / "many-texts.md",
+    ROOT / "docs" / "many-machines.md",
 )
 MARKS = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- /\2 -->)", re.S)
 
@@ -497,6 +499,7 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "rate": (("rate.json", rate_table),),
     "serving": (("serving.json", serving_table),),
     "many_texts": (("many_texts.json", many_texts_table),),
+    "loading": (("loading.json", loading_table),),
     "drafts": (("drafts.json", drafts_table),),
     "few_calls": (("few_calls.json", few_calls_table),),
     "infill": (("few_calls.json", infill_table),),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from manta.errors import ConfigError, DataError, ModelError
 from manta.text import BOS, EOS, MASK, NULL, SPECIALS, Tokenizer
+from manta.text.tokenizers import MANY, PIECE
 
 TEXTS = [
     f"the {a} cat sat on the {b} mat, it's £{i}." for i, a in enumerate(["big", "red"]) for b in ["old", "new"]
@@ -36,6 +37,26 @@ def test_round_trip_is_exact_and_has_no_specials(text):
         ids = _TOKENIZER.encode(text, start=start)
         assert all(len(SPECIALS) <= i < _TOKENIZER.vocab_size for i in ids)
         assert _TOKENIZER.decode(ids, start=start) == text
+
+
+_SPACIOUS = Tokenizer.train([*TEXTS, "the    cat\n\n\t sat   " * 9, "on\u00a0  \u00a0 mat  " * 9] * 9, 512)
+SPACED = st.text(alphabet=st.sampled_from(" \n\t\u00a0\u2028\x1c\x85'sthe12.,é中_Ġ "), max_size=30)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(SPACED | st.text(alphabet=st.characters(exclude_categories=["Cs"])), min_size=1, max_size=6))
+@example(["the    cat ", "the   ", " the\u00a0 cat", "cat\n the", "the \n cat", "", " "])
+def test_a_large_batch_has_the_tokens_of_its_texts_alone(texts):
+    """It is encoded word by word, each once."""
+    many = texts + ["the big cat's mat. " * 40] * (MANY // 760 + 1)
+    for start in (True, False):
+        alone = [_SPACIOUS.encode(text, start=start) for text in texts]
+        assert _SPACIOUS.encode_batch(many, start=start)[: len(texts)] == alone
+
+
+def test_a_large_batch_with_a_word_without_an_end(tokenizer):
+    long = "the" * PIECE
+    assert tokenizer.encode_batch([long, "the cat"]) == [tokenizer.encode(long), tokenizer.encode("the cat")]
 
 
 def test_special_ids(tokenizer):

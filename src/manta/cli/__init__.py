@@ -16,6 +16,7 @@ from manta.signals import interrupt, on_signals
 
 VERBS = {
     "train": ("manta.cli.train", "train a model on a file, a built-in corpus or a recipe"),
+    "plan": ("manta.cli.plan", "say what a training run needs on one GPU or many: memory, hours, cost"),
     "convert": ("manta.cli.convert", "make a trained model's attention a cheaper operator, and measure what it costs"),
     "quantize": ("manta.cli.quantize", "make a trained model smaller and faster: maps of integers, by groups of times"),
     "schedule": ("manta.cli.schedule", "teach a masked model which words to write when, against a price per call"),

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -295,9 +296,10 @@ class _Writer:
     def _append(self, name: str, rows: list[list[int]]) -> None:
         count = f"{name}_tokens"
         ends = self._counts[count] + np.cumsum([len(row) for row in rows], dtype=np.int64)
-        self._files[f"{name}.bin"].write(np.array([i for row in rows for i in row], dtype=self._token).tobytes())
+        tokens = np.fromiter(chain.from_iterable(rows), self._token, sum(map(len, rows)))
+        self._files[f"{name}.bin"].write(tokens.tobytes())
         self._files[f"{name}_ends.bin"].write(ends.tobytes())
-        self._counts[count] += sum(len(row) for row in rows)
+        self._counts[count] += len(tokens)
 
 
 def chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:

@@ -1,0 +1,44 @@
+"""A published model's one stage, by its configuration alone."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from manta.bench.planning.unread import Unread, bare, text_batch
+from manta.errors import UsageError
+from manta.families.decoder import DecoderLM
+from manta.hub.foreign.teaching import frame_of
+from manta.recipes.parts import StageSpec
+from manta.recipes.tune_parts import TuneParts
+from manta.recipes.tune_recipe import described
+
+
+def published(recipe: Any, device: torch.device) -> Unread:
+    """The stage of a recipe that trains a published model on, whole.
+
+    Args:
+        recipe: as resolved.
+        device: meta: no weights are read.
+
+    Raises:
+        UsageError: it trains adapters.
+    """
+    if recipe.lora.rank is not None:
+        raise UsageError("adapters are not planned; leave --lora out for what the whole model would need")
+    parts: Any = bare(TuneParts, recipe, device)
+    parts.lm, parts.adapters = described(recipe), None
+    net = parts.net.float()
+    frame = 0
+    if isinstance(parts.lm, DecoderLM):
+        net.config = replace(net.config, max_text=recipe.longest, max_prompt=recipe.longest - 1)
+    else:
+        frame = sum(map(len, frame_of(parts.lm)))
+    parts.modules["model"] = net
+    spec = StageSpec("tune", 1.0, net, (net,), parts.objective, lambda: None)
+    prompt = (recipe.longest - frame - 1) // 2
+    text = recipe.longest - frame - 1 - prompt
+    rows = max(1, recipe.batch_tokens // recipe.longest)
+    batch = text_batch(rows * (prompt + text), prompt, text, parts.lm.tokenizer.vocab_size)
+    notes = (f"rows of the longest, {recipe.longest} tokens", "half of each a prompt")
+    return Unread(recipe, parts, [spec], lambda spec: batch, notes)
