@@ -64,7 +64,7 @@ def saved_by_hooks(found: Any, spec: Any) -> int:
 
     stage = stage_of(found, spec, "float32")
     with saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = stage.objective(stage.model, next(stage.batches), stage.generator)
+        loss = stage.held.objective(stage.model, next(stage.batches), stage.generator)
     found_bytes = sum(kept.values())
     del loss
     return found_bytes

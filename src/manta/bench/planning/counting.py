@@ -132,7 +132,7 @@ def counted_stage(found: Unread, spec: StageSpec, precision: str) -> StageCount:
     """Count a stage on one step of it."""
     memory, counter, marks = StepMemory(), FlopCounterMode(display=False), {"saved": 0, "flops": 0, "peak": 0}
     stage = stage_of(found, spec, precision)
-    objective = stage.objective
+    objective = stage.held.objective
 
     def watched(model: Any, batch: Any, generator: torch.Generator) -> Loss:
         loss = objective(model, batch, generator)
@@ -144,7 +144,7 @@ def counted_stage(found: Unread, spec: StageSpec, precision: str) -> StageCount:
             marks["flops"], marks["peak"] = counter.get_total_flops(), memory.peak
             memory.restart()
 
-    stage.objective = watched
+    stage.held.objective = watched
     for optimizer in stage.optimizers:
         optimizer.register_step_pre_hook(before_update)
     with memory, counter:
@@ -208,15 +208,7 @@ def _by_part(net: nn.Module) -> Iterator[tuple[str, list[nn.Parameter]]]:
 
 
 def _blocks(net: nn.Module) -> list[nn.Module]:
-    """The members of a net's lists of modules, but for lists within members."""
-    found: list[nn.Module] = []
-    waiting: list[nn.Module] = [net]
-    while waiting:
-        for part in waiting.pop().children():
-            if isinstance(part, nn.ModuleList):
-                lists = [each for each in part if isinstance(each, nn.ModuleList)]
-                found += [each for each in part if not isinstance(each, nn.ModuleList)]
-                found += [each for inner in lists for each in inner]
-            else:
-                waiting.append(part)
-    return found
+    """The blocks of a net that are gathered by themselves where processes hold shares, see `training.holding`."""
+    if hasattr(type(net), "gathers"):
+        return [net]
+    return [block for part in net.children() for block in _blocks(part)]
