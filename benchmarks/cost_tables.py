@@ -209,6 +209,40 @@ def many_texts_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def together_table(result: dict[str, Any]) -> str:
+    """What each of several processes holds of a model, beside what a plan says."""
+    lines = ["| processes | `--shard` | the fullest holds, MB: weights | gradients | moments | average | in the plan |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for row in result["memory"]:
+        held = row["measured"]
+        said = sum(row["predicted"][part] for part in held)
+        cells = " | ".join(f"{size / 1e6:.2f}" for size in held.values())
+        same = "the same" if said == sum(held.values()) else f"{said / 1e6:.2f} in all"
+        lines.append(f"| {row['processes']} | `{row['shard']}` | {cells} | {same} |")
+    return "\n".join(lines)
+
+
+def together_speed_table(result: dict[str, Any]) -> str:
+    """Tokens a second of two processes beside one, at equal steps."""
+    lines = ["| processes | `--shard` | tokens a second | times one process |", "|---|---|---|---|"]
+    for row in result["speed"]:
+        spans = [(min(row[name]), max(row[name])) for name in ("tokens_a_second", "times_one")]
+        cells = f"{spans[0][0]:,.0f} to {spans[0][1]:,.0f} | {spans[1][0]:.2f} to {spans[1][1]:.2f}"
+        lines.append(f"| {row['processes']} | `{row['shard']}` | {cells} |")
+    return "\n".join(lines)
+
+
+def together_kills_table(result: dict[str, Any]) -> str:
+    """What kills of processes cost a run."""
+    found = result["kills"]
+    shards = sorted({each["shard"] for each in found["at"]})
+    return (
+        f"{found['kills']} kills of one of two processes (`--shard` {', '.join(shards)}, drawn anew each time): "
+        f"{found['lost']} finished checkpoints lost; after {found['steps']} steps the losses are those of one process "
+        f"that nobody killed, to {found['apart']:.1g}."
+    )
+
+
 def loading_table(result: dict[str, Any]) -> str:
     """The loader alone beside training, and what preparing a large file takes."""
     lines = [

@@ -36,6 +36,9 @@ from cost_tables import (
     rate_table,
     serving_table,
     speed_table,
+    together_kills_table,
+    together_speed_table,
+    together_table,
 )
 from diagnosis_tables import diagnose_table, feedback_table, prediction_table, steering_table, verdicts_table
 from image_tables import (
@@ -500,6 +503,9 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "serving": (("serving.json", serving_table),),
     "many_texts": (("many_texts.json", many_texts_table),),
     "loading": (("loading.json", loading_table),),
+    "together": (("together.json", together_table),),
+    "together_speed": (("together.json", together_speed_table),),
+    "together_kills": (("together.json", together_kills_table),),
     "drafts": (("drafts.json", drafts_table),),
     "few_calls": (("few_calls.json", few_calls_table),),
     "infill": (("few_calls.json", infill_table),),

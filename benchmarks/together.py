@@ -2,10 +2,10 @@
 
     python benchmarks/together.py memory|speed|kills [--out FILE]
 
-Each part replaces its own rows of the file. `memory`: bytes of weights, gradients, moments and averages that the fullest
-process holds, beside `manta.bench.planning.predicted`. `speed`: tokens a second of two processes beside one, at equal
-batches, in turns. `kills`: a run of two processes one of which is killed, at random, again and again; every checkpoint
-that was complete has to load, and the losses have to be those of a run that nobody has killed.
+Each part replaces its own rows of the file. `memory`: bytes of weights, gradients, moments and averages that the
+fullest process holds, beside `manta.bench.planning.predicted`. `speed`: tokens a second of two processes beside one, at
+equal batches, in turns. `kills`: a run of two processes one of which is killed, at random, again and again; every
+checkpoint that was complete has to load, and the losses have to be those of a run that nobody has killed.
 """
 
 import argparse
