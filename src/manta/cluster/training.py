@@ -58,6 +58,13 @@ class Ended:
     """Where the newest checkpoint stands, in words."""
 
 
+@dataclass(frozen=True)
+class _Stopped:
+    """A run was stopped by a signal."""
+
+    number: int
+
+
 class _Board:
     """Where processes write what they do, and read whether they are to stop; an actor of Ray."""
 
@@ -148,7 +155,7 @@ def _attempt(
         except Exception as error:
             failure.append(" ".join(str(error).split())[:200])
 
-    found: list[Ended | MantaError | Interrupted] = []
+    found: list[Ended | _Stopped | MantaError] = []
     unit = ""
     with on_signals(lambda number, frame: board.stop.remote(number)):
         thread = threading.Thread(target=fit, daemon=True)
@@ -168,7 +175,9 @@ def _attempt(
     ray.kill(board)
     shutil.rmtree(scratch, ignore_errors=True)
     for told in found:
-        if isinstance(told, MantaError | Interrupted) and not isinstance(told, Gone):
+        if isinstance(told, _Stopped):
+            raise Interrupted(told.number)
+        if isinstance(told, MantaError) and not isinstance(told, Gone):
             raise told
     ended = next((told for told in found if isinstance(told, Ended)), None)
     if ended is not None and not failure:
@@ -201,8 +210,11 @@ def _process(told: dict[str, Any]) -> None:
         _watch(ray, run, board, first)
         if first:
             ray.get(board.tell.remote(Ended(run.unit, run.recipe.state, run.saved)))
-    except (MantaError, Interrupted) as error:
-        if not getattr(error, "told", False) and (first or not isinstance(error, Interrupted)):
+    except Interrupted as error:
+        if first:
+            ray.get(board.tell.remote(_Stopped(error.number)))
+    except MantaError as error:
+        if not error.told:
             ray.get(board.tell.remote(_plain(error)))
         if isinstance(error, Gone):
             raise RuntimeError("another process has ended") from error
@@ -223,9 +235,7 @@ def _watch(ray: Any, run: TrainingRun, board: Any, first: bool) -> None:
                     run.stop(number)
 
 
-def _plain(error: MantaError | Interrupted) -> MantaError | Interrupted:
+def _plain(error: MantaError) -> MantaError:
     """An error without what it was raised from, which may be of a kind that is not known elsewhere."""
-    if isinstance(error, Interrupted):
-        return Interrupted(error.number)
     kind = getattr(errors, type(error).__name__, Gone if isinstance(error, Gone) else TrainingError)
     return kind(str(error))

@@ -1,0 +1,78 @@
+"""A run whose processes Ray places: the losses of one process, whoever dies, and errors that are a person's own."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from manta.cluster.training import Placed, train_many
+from manta.config import from_dict
+from manta.errors import DataError, UsageError
+from manta.recipes import Recipe, TrainingRun
+from manta.recipes.run import Note
+from manta.signals import Interrupted
+from manta.training import Progress, latest_checkpoint, read_log
+
+from ..recipes.small import finish, small
+
+HOW: dict[str, Any] = {"train": {"precision": "float32", "accumulate": 2}, "num_steps": 10, "family": "ar"}
+
+
+def placed(out: Path, **changes: Any) -> Placed:
+    told = {"recipe": from_dict(Recipe, small(2, **HOW)), "resume": False, "time_budget": None, "sharding": "full"}
+    return Placed(**{**told, "out": out, "folder": os.getcwd(), **changes})
+
+
+def losses(run: Path) -> list[float]:
+    return [row["loss"] for row in read_log(run)[0]]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> list[float]:
+    run = finish(TrainingRun(from_dict(Recipe, small(2, **HOW)), tmp_path_factory.mktemp("alone") / "run"))
+    return losses(run.out)
+
+
+@pytest.mark.slow
+def test_ray_trains_as_one_process_does_although_one_of_its_dies(cluster, alone, tmp_path):
+    notes, killed = [], []
+
+    def show(event: Note | Progress, unit: str) -> None:
+        if isinstance(event, Note):
+            notes.append(event.text)
+        elif not killed:
+            assert unit == "tokens"
+            workers = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.cmdline())]
+            killed.append(workers[-1].pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    recipe = from_dict(Recipe, small(2, **{**HOW, "num_steps": 60, "checkpoint_minutes": 0.0}))
+    ended = train_many(placed(tmp_path / "run", recipe=recipe), workers=2, show=show)
+    whole = finish(TrainingRun(recipe, tmp_path / "whole"))
+    assert killed and any("has died" in note for note in notes)
+    assert ended.state == "text" and losses(tmp_path / "run") == pytest.approx(losses(whole.out), abs=1e-5)
+    assert (tmp_path / "run" / "model" / "config.json").exists() and not (tmp_path / ".run-ray").exists()
+
+
+@pytest.mark.slow
+def test_what_a_process_refuses_is_said_once_and_a_signal_stops_all(cluster, alone, tmp_path):
+    told = placed(tmp_path / "none", recipe=from_dict(Recipe, small(2, **{**HOW, "data": "nowhere.txt"})))
+    with pytest.raises(DataError, match=r"nowhere\.txt"):
+        train_many(told, workers=2)
+
+    def show(event: Note | Progress, unit: str) -> None:
+        if isinstance(event, Progress):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    longer = from_dict(Recipe, small(2, **{**HOW, "num_steps": 400}))
+    with pytest.raises(Interrupted):
+        train_many(placed(tmp_path / "run", recipe=longer), workers=2, show=show)
+    assert latest_checkpoint(tmp_path / "run") is not None and not (tmp_path / "run" / "model").exists()
+
+
+def test_no_processes_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="--workers should be at least 1"):
+        train_many(placed(tmp_path / "run"), workers=0)
