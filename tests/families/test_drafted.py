@@ -1,0 +1,84 @@
+"""Words that a drafter guesses right are committed together; how many are guessed, and what is read for it."""
+
+from typing import Any
+
+import pytest
+
+from manta.autoregressive import Drafter
+from manta.families.autoregressive import AutoregressiveLM, CachedReader
+from manta.families.events import GenerateOptions
+from manta.families.observer import Observer
+
+from .conftest import make_ar
+
+PROMPT = [20, 31, 40]
+
+
+class Knowing(Drafter):
+    """Guesses the words of a text, as many as are of use, and keeps what it is asked."""
+
+    def __init__(self, text: tuple[int, ...]) -> None:
+        super().__init__()
+        self.text, self.counts, self.memories = text, [], []
+
+    def begin(self, memory: Any) -> None:
+        self.memories.append(memory)
+
+    def draft(self, told):
+        self.counts.append(list(told.counts))
+        starts = [len(words) for words in told.written]
+        return [list(self.text[s : s + count]) for s, count in zip(starts, told.counts, strict=True)]
+
+
+def texts(lm: AutoregressiveLM, rows: int = 1, **options: Any) -> list[Any]:
+    asked = [(PROMPT, 0)] * rows
+    events = lm.write_rows(asked, GenerateOptions(max_tokens=12, **options), rows, Observer())
+    return [event for event in events if event.kind == "done"]
+
+
+@pytest.fixture(scope="module")
+def drafted() -> tuple[AutoregressiveLM, tuple[int, ...]]:
+    lm = make_ar()
+    with lm.endless():
+        [plain] = texts(lm, decoder="sequential")
+    assert len(plain.tokens) == 12 and plain.nfe == 13
+    return lm, plain.tokens
+
+
+def knowing(lm: AutoregressiveLM, text: tuple[int, ...]) -> Knowing:
+    lm.table = found = Knowing(text)  # pyright: ignore[reportAttributeAccessIssue]
+    return found
+
+
+@pytest.mark.parametrize(("num_drafts", "calls"), [(1, 6), (2, 4), (3, 3), (5, 2), (11, 1)])
+def test_as_many_words_are_committed_a_call_as_were_guessed_and_one(drafted, num_drafts, calls):
+    lm, text = drafted
+    drafter = knowing(lm, text)
+    with lm.endless():
+        [found] = texts(lm, decoder="verified", num_drafts=num_drafts)
+    assert found.tokens == text and found.nfe == 1 + calls
+    assert len(drafter.memories) == 1 and len(drafter.counts) == calls
+    assert drafter.counts[0] == [num_drafts]
+
+
+@pytest.mark.parametrize(
+    ("rows", "decoder", "drafts"), [(1, "", 7), (8, "", 3), (16, "", 1), (32, "", 0), (8, "verified", 7)]
+)
+def test_how_many_are_guessed_where_no_number_is_asked(drafted, rows, decoder, drafts):
+    lm, text = drafted
+    drafter = knowing(lm, text)
+    with lm.endless():
+        found = texts(lm, rows, decoder=decoder)
+    assert {event.tokens for event in found} == {text}
+    assert {max(counts) for counts in drafter.counts[:1]} == ({drafts} if drafts else set())
+
+
+def test_places_are_kept_for_the_text_and_its_drafts(drafted, monkeypatch):
+    lm, text = drafted
+    knowing(lm, text)
+    rooms, begin = [], CachedReader.__init__
+    monkeypatch.setattr(CachedReader, "__init__", lambda self, *a: rooms.append(a[-1]) or begin(self, *a))
+    with lm.endless():
+        for drafts, places in ((1, 12 + 1 + 4), (7, 12 + 7 + 4)):
+            texts(lm, decoder="verified", num_drafts=drafts)
+            assert rooms.pop() >= places
