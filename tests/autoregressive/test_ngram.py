@@ -84,3 +84,10 @@ def test_no_texts_make_an_empty_table():
         Drafting([()], [[3]], None, [4], Chooser())
     )
     assert found == []
+
+
+def test_the_first_word_of_a_vocabulary_is_a_word():
+    made = count_ngrams([[0, 3, 0], [0, 3, 0]], vocab_size=VOCAB, begin=BEGIN, end=END)
+    drafter = NgramDrafter(made, VOCAB, BEGIN)
+    assert drafter.draft(Drafting([()], [[0, 3]], None, [2], Chooser())) == [[0, END]]
+    assert drafter.draft(Drafting([()], [[]], None, [4], Chooser())) == [[0, 3, 0, END]]

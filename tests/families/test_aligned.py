@@ -17,7 +17,7 @@ from manta.masked import MaskedObjectiveConfig
 from manta.runtime import make_generator
 from manta.text import BOS, EOS, MASK, NULL
 
-from .conftest import make_aligned
+from .conftest import make_aligned, make_ar
 from .test_objectives import make_batch
 
 PLAIN = ObjectiveConfig(blank_share=0.0)
@@ -298,3 +298,12 @@ def test_what_does_not_fit_is_refused(lm):
             AlignedConfig(slots_per_word=number)
     with pytest.raises(UsageError, match="no sound bound"):
         lm.log_likelihood(batch_of())
+
+
+def test_left_to_right_it_is_asked_what_its_reading_can_do(lm):
+    reading = AlignedLM(lm.model, lm.tokenizer, make_ar())
+    with pytest.raises(UsageError, match="needs a drafter"):
+        reading.check(GenerateOptions(decoder="verified"))
+    reading.check(GenerateOptions(decoder="sequential"))
+    with pytest.raises(UsageError):
+        lm.check(GenerateOptions(decoder="sequential"))

@@ -24,7 +24,7 @@ RIGHT = torch.linspace(-2, 3, WIDTH)
 
 
 class Scripted(MaskedModel):
-    """Tells 7 with a probability of 0.6 and 8 with one of 0.4 everywhere, and how right a word is by its place alone."""
+    """Tells 7 with a probability of 0.6 and 8 with one of 0.4 everywhere; how right a word is, by its place alone."""
 
     def __init__(self, **thinking: Any) -> None:
         nn.Module.__init__(self)

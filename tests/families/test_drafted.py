@@ -3,11 +3,15 @@
 from typing import Any
 
 import pytest
+import torch
 
-from manta.autoregressive import Drafter
+from manta.autoregressive import Drafter, Told
 from manta.families.autoregressive import AutoregressiveLM, CachedReader
+from manta.families.batching import padded_prompts
 from manta.families.events import GenerateOptions
 from manta.families.observer import Observer
+from manta.operators import AttentionConfig, LinearConfig
+from manta.runtime import make_generator
 
 from .conftest import make_ar
 
@@ -82,3 +86,21 @@ def test_places_are_kept_for_the_text_and_its_drafts(drafted, monkeypatch):
         for drafts, places in ((1, 12 + 1 + 4), (7, 12 + 7 + 4)):
             texts(lm, decoder="verified", num_drafts=drafts)
             assert rooms.pop() >= places
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("operator", [LinearConfig(), AttentionConfig()])
+def test_what_is_read_of_a_row_is_the_same_to_the_last_bit_beside_any_others(operator):
+    model = make_ar(operator=operator).model
+    prompts = [[5, 6, 7, 8], [9, 10], []]
+    lines = torch.randint(4, 90, (3, 4), generator=make_generator(1)).tolist()
+
+    def read(rows: list[int]) -> Told:
+        tokens, lengths = padded_prompts([prompts[row] for row in rows], torch.device("cpu"))
+        memory = model.memory(tokens, lengths, torch.zeros_like(lengths))
+        return CachedReader(model, memory, 16)([lines[row] for row in rows], [0] * len(rows))
+
+    together = read([0, 1, 2])
+    for row in range(3):
+        alone = read([row])
+        assert torch.equal(alone.logits[0], together.logits[row]) and torch.equal(alone.hidden[0], together.hidden[row])

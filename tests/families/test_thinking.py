@@ -264,3 +264,15 @@ def test_a_thought_of_nothing_hands_nothing_on():
     tokens, x = torch.full((2, 10), MASK), torch.randn(2, 10, 32)
     empty = Thought(torch.zeros(2, 10, 300), torch.zeros(2, 3, 32))
     assert torch.equal(model.thinking.enter(x, tokens, empty), model.thinking.enter(x, tokens, None))
+
+
+def test_a_slot_is_its_own_vector_and_what_the_thought_hands_it():
+    model = fresh(ThinkingConfig(slots=3))
+    with torch.no_grad():
+        for parameter in model.thinking.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=make_generator(4)))
+    own, handed = model.thinking.slots, model.thinking.handed
+    assert own is not None and handed is not None
+    thought = Thought(torch.zeros(2, 10, 300), torch.randn(2, 3, 32))
+    entered = model.thinking.enter(torch.randn(2, 10, 32), torch.full((2, 10), MASK), thought)
+    torch.testing.assert_close(entered[:, :3], own + thought.slots @ handed.weight.T)
