@@ -10,6 +10,7 @@ from manta.errors import ConfigError, UsageError
 from manta.families.aligned_model import AlignedConfig
 from manta.families.autoregressive import AutoregressiveConfig
 from manta.families.block import BlockCausalConfig
+from manta.families.decoder import DecoderConfig
 from manta.families.events import GenerateOptions
 from manta.families.image_flow import DrawOptions
 from manta.families.image_model import ImageConfig
@@ -25,6 +26,7 @@ from manta.families.thinking import MOST_SLOTS, ThinkingConfig
 from manta.operators import AttentionConfig
 
 SHARES = ("prompt_drop", "blank_share", "extra_cell", "all_hidden", "known_share", "bare_share", "own_share")
+SHAPES = (MantaConfig, AlignedConfig, MaskedConfig, BlockCausalConfig, AutoregressiveConfig, DecoderConfig)
 Rows = tuple[tuple[Callable[..., Any], str, tuple[Any, ...], tuple[Any, ...]], ...]
 ENDS: Rows = (
     (AlignmentConfig, "reveal_share", (0.0, 1.0), (-1e-9, 1.001)),
@@ -61,7 +63,7 @@ ENDS: Rows = (
     (RestorerConfig, "tile", (16, 64, 512), (8, 15, 20, 520)),
     (ThinkingConfig, "slots", (0, MOST_SLOTS), (-1, MOST_SLOTS + 1)),
     *((MaskedConfig, name, (1, 2), (0,)) for name in ("vocab_size", "heads", "prompt_depth", "depth", "max_text")),
-    (MaskedConfig, "dim", (8, 16), (7,)),
+    *((shape, "dim", (8, 16), (7,)) for shape in SHAPES),
     (MaskedConfig, "max_prompt", (0, 1), (-1,)),
     (MaskedConfig, "hidden", (0, 1), (-1,)),
     (GenerateOptions, "top_p", (1e-9, 1.0), (0.0, 1.001)),

@@ -1,6 +1,7 @@
 """Several texts for a request, of which one is told."""
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -184,3 +185,12 @@ def test_the_reading_of_likelihoods_is_one_of_the_calls_that_may_be_made(monkeyp
     how = GenerateOptions(choose=2, num_steps=3, temperature=1.0)
     [done] = finished(lm.generate([Request(prompt="the cat")], how))
     assert asked[-1].num_steps == 3 == done.nfe
+
+
+def test_texts_of_a_masked_model_differ_by_what_is_drawn_and_by_nothing_else():
+    lm = make_masked()
+    alike = GenerateOptions(choose=2, style="consensus")
+    with pytest.raises(UsageError, match="all the same"):
+        lm.check(alike)
+    for drawn in ({"temperature": 0.5}, {"style": "diverse"}, {"decoder": "first_hitting"}, {"choose": 1}):
+        lm.check(replace(alike, **drawn))

@@ -104,3 +104,20 @@ def test_what_is_read_of_a_row_is_the_same_to_the_last_bit_beside_any_others(ope
     for row in range(3):
         alone = read([row])
         assert torch.equal(alone.logits[0], together.logits[row]) and torch.equal(alone.hidden[0], together.hidden[row])
+
+
+def test_what_is_watched_is_written_word_by_word_though_a_drafter_is_there(drafted):
+    lm, text = drafted
+    drafter = knowing(lm, text)
+
+    class Watching(Observer):
+        seen = 0
+
+        def logits(self, logits, settled):
+            self.seen += 1
+            return logits
+
+    watching = Watching()
+    with lm.endless():
+        *_, done = lm.write_rows([(PROMPT, 0)], GenerateOptions(max_tokens=12), 1, watching)
+    assert (done.tokens, done.nfe, watching.seen) == (text, 13, 12) and not drafter.counts

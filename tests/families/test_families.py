@@ -54,7 +54,7 @@ def test_who_says_that_it_fills_changes_or_is_watched_does(lm):
         "changes": (Request(infill="the [[cat sat]] on"), None),
         "observed": (Request(prompt="the cat"), Watching()),
     }
-    shares = {"num_steps": 4} if lm.family in ("manta", "masked") else {}
+    shares: dict[str, Any] = {"num_steps": 4} if lm.family in ("manta", "masked") else {}
     for flag, (request, observer) in tries.items():
         events = lm.generate([request], GenerateOptions(**shares), observer)
         if getattr(lm, flag):
