@@ -307,3 +307,9 @@ def test_left_to_right_it_is_asked_what_its_reading_can_do(lm):
     reading.check(GenerateOptions(decoder="sequential"))
     with pytest.raises(UsageError):
         lm.check(GenerateOptions(decoder="sequential"))
+
+
+def test_a_canvas_full_of_words_gives_as_many_as_it_has_slots():
+    labels = torch.tensor([[7, 8, 9, 8], [NULL, 7, NULL, 7]])
+    for known, words in ((torch.ones(2, 4), [4, 2]), (torch.tensor([[0, 0, 0, 1], [1, 0, 1, 0]]), [1, 0])):
+        assert SlotCanvas(labels, known.bool(), torch.tensor([4, 4])).words_given.tolist() == words

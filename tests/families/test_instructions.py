@@ -202,3 +202,12 @@ def test_an_instruction_is_followed_where_one_fault_is_sure_and_no_other(chances
     with pytest.raises(UsageError, match="characters"):
         understand("x" * 501, weights)
     assert all(round(chance, 4) == chance for chance in found.chances)
+
+
+def test_a_phrase_without_words_has_the_constant_alone():
+    weights = torch.randn(len(TASKS), FEATURES + 1, generator=torch.Generator().manual_seed(0))
+    assert features("?! …") == {}
+    torch.testing.assert_close(answers_of(["?! …"], weights), weights[None, :, -1])
+    both = answers_of(["?!", "take the rain away"], weights)
+    torch.testing.assert_close(both[1:], answers_of(["take the rain away"], weights))
+    assert not torch.equal(both[0], both[1])

@@ -251,3 +251,12 @@ def test_options_that_another_makes_void_are_told_apart_from_those_that_stand():
         check_options(GenerateOptions(refresh=3), "masked")
     check_options(GenerateOptions(refresh=3, cache="dual"), "masked")
     check_options(GenerateOptions(cache="dual"), "masked")
+
+
+@pytest.mark.parametrize("family", ["manta", "masked", "aligned"])
+def test_lengths_are_told_by_the_first_call(family):
+    lm = make(family)
+    with torch.no_grad():
+        lm.model.length[2].weight.fill_(torch.nan)
+    with pytest.raises(ModelError, match=r"logits of network call 1 are not finite"):
+        lm.write("the cat")
