@@ -5,11 +5,15 @@ from typing import Any
 import pytest
 import torch
 
+from manta.aligned import AlignmentConfig
 from manta.autoregressive import Drafter, Told
 from manta.families.autoregressive import AutoregressiveLM, CachedReader
 from manta.families.batching import padded_prompts
 from manta.families.events import GenerateOptions
+from manta.families.objectives import ObjectiveConfig
 from manta.families.observer import Observer
+from manta.families.trained import Teaching
+from manta.masked import MaskedObjectiveConfig
 from manta.operators import AttentionConfig, LinearConfig
 from manta.runtime import make_generator
 
@@ -121,3 +125,15 @@ def test_what_is_watched_is_written_word_by_word_though_a_drafter_is_there(draft
     with lm.endless():
         *_, done = lm.write_rows([(PROMPT, 0)], GenerateOptions(max_tokens=12), 1, watching)
     assert (done.tokens, done.nfe, watching.seen) == (text, 13, 12) and not drafter.counts
+
+
+def test_a_drafter_has_a_quarter_of_the_models_time():
+    teaching = Teaching(
+        objective=ObjectiveConfig(), masking=MaskedObjectiveConfig(), alignment=AlignmentConfig(), policy=3.0, own=1.0
+    )
+    stages = AutoregressiveLM.stages(make_ar(draft_horizon=3).model, teaching, {})
+    assert [(stage.name, stage.share, stage.part) for stage in stages] == [
+        ("teacher", 1.0, ""),
+        ("drafter", 0.25, "drafter"),
+    ]
+    assert len(AutoregressiveLM.stages(make_ar().model, teaching, {})) == 1

@@ -366,3 +366,12 @@ def test_no_more_images_are_drawn_at_once_than_asked(monkeypatch):
     )
     lm.draw(num_samples=5, batch_size=2, num_steps=1)
     assert sizes == [2, 2, 1]
+
+
+def test_codes_are_counted_by_class_up_to_four_million_numbers():
+    """Sixty-four classes with sixteen bits each are as many; one class more, and all are counted together."""
+    for count, rows in ((64, 64), (65, 1)):
+        codec = ImageCodec(height=8, width=8, channels=3, classes=tuple(f"c{i}" for i in range(count)))
+        flow = ImageFlow(ImageModel(shaped(ImageConfig(net=NET, bits=16), codec)), codec)
+        flow.learn_codes(Pictures([0, 1, 1]))
+        assert flow.codes is not None and flow.codes.shape == (rows, 1 << 16)
