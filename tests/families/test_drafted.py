@@ -137,3 +137,21 @@ def test_a_drafter_has_a_quarter_of_the_models_time():
         ("drafter", 0.25, "drafter"),
     ]
     assert len(AutoregressiveLM.stages(make_ar().model, teaching, {})) == 1
+
+
+def test_a_drafter_that_guesses_more_than_it_may_makes_no_text_longer(drafted):
+    lm, text = drafted
+
+    class Eager(Knowing):
+        def draft(self, told):
+            return [[*self.text[len(words) :], 5, 6] for words in told.written]
+
+    lm.table = Eager((*text, 5, 6))  # pyright: ignore[reportAttributeAccessIssue]
+    with lm.endless():
+        [found] = texts(lm, decoder="verified", num_drafts=11)
+        [whole] = [
+            event
+            for event in lm.write_rows([(PROMPT, 0)], GenerateOptions(max_tokens=7, num_drafts=6), 1, Observer())
+            if event.kind == "done"
+        ]
+    assert found.tokens == text and whole.tokens == text[:7]
