@@ -205,7 +205,8 @@ def attempt(planted: list[Mutant], noted: list[Mutant], said: Path, args: argpar
     while running or (waiting and time.monotonic() < end):
         while waiting and len(running) < args.workers and time.monotonic() < end:
             tests = chosen[index := waiting.pop()]
-            files, limit = {test.split("::")[0] for test in tests}, 10 + 3 * sum(seconds[test] for test in tests)
+            # What a process computes once and keeps was another test's time when the tests were timed.
+            files, limit = {test.split("::")[0] for test in tests}, 60 + 3 * sum(seconds[test] for test in tests)
             running[fork(files, [Chosen(tests, set(seconds))], limit, planted[index])] = index
         child, status = os.wait()
         index, code = running.pop(child), os.waitstatus_to_exitcode(status)

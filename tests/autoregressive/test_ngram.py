@@ -84,3 +84,17 @@ def test_no_texts_make_an_empty_table():
         Drafting([()], [[3]], None, [4], Chooser())
     )
     assert found == []
+
+
+def test_the_first_word_of_a_vocabulary_is_a_word():
+    made = count_ngrams([[0, 3, 0], [0, 3, 0]], vocab_size=VOCAB, begin=BEGIN, end=END)
+    drafter = NgramDrafter(made, VOCAB, BEGIN)
+    assert drafter.draft(Drafting([()], [[0, 3]], None, [2], Chooser())) == [[0, END]]
+    assert drafter.draft(Drafting([()], [[]], None, [4], Chooser())) == [[0, 3, 0, END]]
+
+
+def test_ten_thousand_contexts_of_a_length_are_kept_where_no_number_is_said():
+    row = list(range(4, 10_060))
+    made = count_ngrams([row, row, row[:60]], vocab_size=11_000, begin=BEGIN, end=END, order=2)
+    assert [len(made[f"contexts.{n}"]) for n in (1, 2)] == [10_000] * 2
+    assert made["contexts.1"][:3].tolist() == [BEGIN, 4, 5], "the most frequent, and of equals the first"

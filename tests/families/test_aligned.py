@@ -17,7 +17,7 @@ from manta.masked import MaskedObjectiveConfig
 from manta.runtime import make_generator
 from manta.text import BOS, EOS, MASK, NULL
 
-from .conftest import make_aligned
+from .conftest import make_aligned, make_ar
 from .test_objectives import make_batch
 
 PLAIN = ObjectiveConfig(blank_share=0.0)
@@ -129,6 +129,26 @@ def test_a_revealed_row_gives_labels_of_one_alignment_of_its_text(lm):
     assert bool(((shown.known & ~canvas.known)[~free]).any()), "in a blank, too, labels are given"
     share = (shown.known & canvas.mask)[free].sum(1) / canvas.counts[free]
     assert share.min() < 0.25 and share.max() > 0.75 and not (shown.known & ~canvas.mask)[free].any()
+
+
+@pytest.mark.parametrize("misread", [0, 4, 8])
+def test_half_of_the_rows_are_given_in_proportion_to_what_the_model_gets_wrong(lm, monkeypatch, misread):
+    """Of sixteen slots some are read as a word that the text lacks; the share that is given is of these, or any."""
+    rows, slots, word = 64, 16, 7
+    chances = torch.full((rows, slots, lm.tokenizer.vocab_size), 0.0)
+    chances[:, 1:, NULL] = chances[:, 0, word] = 5.0
+    chances[:, slots - misread :, 99] = 9.0
+    monkeypatch.setattr(AlignmentMatching, "_log_chances", lambda *_: chances.log_softmax(-1))
+    canvas = SlotCanvas(torch.full((rows, slots), MASK), torch.zeros(rows, slots).bool(), torch.full((rows,), slots))
+    batch = make_batch([1] * rows)
+    batch.text.fill_(word)
+    matching = AlignmentMatching(PLAIN, AlignmentConfig(glance=1.0), reveal=True)
+    shown = matching.revealed(lm.model, batch, canvas, (), make_generator(2))
+    assert (shown.labels[:, 0] == word).all() and (shown.labels[:, 1:] == NULL).all()
+    again = make_generator(2)
+    draws, places = torch.rand(2, rows, generator=again), torch.rand(rows, slots, generator=again)
+    share = torch.where(draws[0] < 0.5, misread / slots, draws[1])
+    assert torch.equal(shown.known, places < share[:, None])
 
 
 def test_a_word_is_given_once_however_many_of_its_slots_are():
@@ -278,3 +298,18 @@ def test_what_does_not_fit_is_refused(lm):
             AlignedConfig(slots_per_word=number)
     with pytest.raises(UsageError, match="no sound bound"):
         lm.log_likelihood(batch_of())
+
+
+def test_left_to_right_it_is_asked_what_its_reading_can_do(lm):
+    reading = AlignedLM(lm.model, lm.tokenizer, make_ar())
+    with pytest.raises(UsageError, match="needs a drafter"):
+        reading.check(GenerateOptions(decoder="verified"))
+    reading.check(GenerateOptions(decoder="sequential"))
+    with pytest.raises(UsageError):
+        lm.check(GenerateOptions(decoder="sequential"))
+
+
+def test_a_canvas_full_of_words_gives_as_many_as_it_has_slots():
+    labels = torch.tensor([[7, 8, 9, 8], [NULL, 7, NULL, 7]])
+    for known, words in ((torch.ones(2, 4), [4, 2]), (torch.tensor([[0, 0, 0, 1], [1, 0, 1, 0]]), [1, 0])):
+        assert SlotCanvas(labels, known.bool(), torch.tensor([4, 4])).words_given.tolist() == words

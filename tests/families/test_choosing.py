@@ -1,11 +1,13 @@
 """Several texts for a request, of which one is told."""
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from manta.errors import UsageError
+from manta.families.aligned import AlignedLM
 from manta.families.choosing import least_risk, seed_of
 from manta.families.events import Event, GenerateOptions, Request, finished
 from manta.families.observer import Observer
@@ -169,3 +171,26 @@ def test_of_texts_without_words_the_first_is_told_and_of_others_the_likeliest():
     likely = lm.likelihoods([[5, 6]] * 3, [list(text) for text in texts])
     assert told(*texts) == likely.index(max(likely))
     assert told(texts[1], texts[1]) == 0, "of equals the first"
+
+
+def test_the_reading_of_likelihoods_is_one_of_the_calls_that_may_be_made(monkeypatch):
+    source = make_aligned()
+    lm, asked = AlignedLM(source.model, source.tokenizer, make_ar()), []
+    write_rows = lm.write_rows
+    monkeypatch.setattr(lm, "write_rows", lambda rows, how, *rest: asked.append(how) or write_rows(rows, how, *rest))
+    for budget in (2, 3, 8):
+        how = GenerateOptions(choose=2, choose_by="likelihood", num_steps=budget, temperature=1.0)
+        [done] = finished(lm.generate([Request(prompt="the cat")], how))
+        assert (asked[-1].num_steps, asked[-1].choose) == (budget - 1, 1) and done.nfe == budget
+    how = GenerateOptions(choose=2, num_steps=3, temperature=1.0)
+    [done] = finished(lm.generate([Request(prompt="the cat")], how))
+    assert asked[-1].num_steps == 3 == done.nfe
+
+
+def test_texts_of_a_masked_model_differ_by_what_is_drawn_and_by_nothing_else():
+    lm = make_masked()
+    alike = GenerateOptions(choose=2, style="consensus")
+    with pytest.raises(UsageError, match="all the same"):
+        lm.check(alike)
+    for drawn in ({"temperature": 0.5}, {"style": "diverse"}, {"decoder": "first_hitting"}, {"choose": 1}):
+        lm.check(replace(alike, **drawn))

@@ -356,3 +356,22 @@ def test_a_net_over_patches_is_compared_at_every_patch():
     torch.testing.assert_close(found.parts["states"], torch.stack(errors).mean(), rtol=1e-4, atol=1e-6)
     expected = alone.total + 0.5 * outputs + 2.0 * torch.stack(errors).mean()
     torch.testing.assert_close(found.total, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_no_more_images_are_drawn_at_once_than_asked(monkeypatch):
+    lm, sizes = make(), []
+    act = lm.model.act
+    monkeypatch.setattr(
+        lm.model, "act", lambda state, *rest, **more: sizes.append(len(state)) or act(state, *rest, **more)
+    )
+    lm.draw(num_samples=5, batch_size=2, num_steps=1)
+    assert sizes == [2, 2, 1]
+
+
+def test_codes_are_counted_by_class_up_to_four_million_numbers():
+    """Sixty-four classes with sixteen bits each are as many; one class more, and all are counted together."""
+    for count, rows in ((64, 64), (65, 1)):
+        codec = ImageCodec(height=8, width=8, channels=3, classes=tuple(f"c{i}" for i in range(count)))
+        flow = ImageFlow(ImageModel(shaped(ImageConfig(net=NET, bits=16), codec)), codec)
+        flow.learn_codes(Pictures([0, 1, 1]))
+        assert flow.codes is not None and flow.codes.shape == (rows, 1 << 16)

@@ -279,3 +279,8 @@ def test_an_encoder_of_codes_is_as_wide_as_its_parameters_allow(channels, bits, 
     assert sum(p.numel() for p in made.parameters()) == CodeEncoder._size(channels, width, bits) <= most
     assert CodeEncoder._size(channels, width + 1, bits) > most
     assert CodeEncoder(3, 4, 0).out.in_features == 2
+
+
+def test_an_encoder_of_codes_may_take_all_that_it_is_allowed():
+    whole = CodeEncoder._size(3, 10, 4)
+    assert [CodeEncoder(3, 4, most).out.in_features for most in (whole - 1, whole, whole + 1)] == [9, 10, 10]

@@ -218,3 +218,13 @@ def test_blocks_alone_are_left_out_where_no_neurons_are_named(net):
     for own, theirs in zip(blocks_of(small), (blocks_of(net)[1], blocks_of(net)[3]), strict=True):
         assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in own.state_dict().items())
     assert small.trunk.networks[0].out.weight.data_ptr() != net.trunk.networks[1].out.weight.data_ptr()
+
+
+def test_a_mean_loss_is_that_of_some_batches_begun_anew():
+    net = AutoregressiveModel(AutoregressiveConfig(**SHAPE))
+
+    def numbers():
+        told = iter((1.0, 2.0, 6.0, 99.0))
+        return lambda _: torch.tensor(next(told))
+
+    assert (mean_loss(net, numbers, 3), mean_loss(net, numbers, 2), mean_loss(net, numbers, 1)) == (3.0, 1.5, 1.0)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from manta.errors import UsageError
+from manta.families import instructions
 from manta.families.instructions import FEATURES, TASKS, answers_of, features, learned_router, lessons, understand
 
 ASKED = {
@@ -202,3 +203,25 @@ def test_an_instruction_is_followed_where_one_fault_is_sure_and_no_other(chances
     with pytest.raises(UsageError, match="characters"):
         understand("x" * 501, weights)
     assert all(round(chance, 4) == chance for chance in found.chances)
+
+
+def test_a_phrase_without_words_has_the_constant_alone():
+    weights = torch.randn(len(TASKS), FEATURES + 1, generator=torch.Generator().manual_seed(0))
+    assert features("?! …") == {}
+    torch.testing.assert_close(answers_of(["?! …"], weights), weights[None, :, -1])
+    both = answers_of(["?!", "take the rain away"], weights)
+    torch.testing.assert_close(both[1:], answers_of(["take the rain away"], weights))
+    assert not torch.equal(both[0], both[1])
+
+
+def test_a_reading_begins_with_steps_of_a_tenth(monkeypatch):
+    """Adam's first step is its rate, whatever the slope; words that no lesson has stay as they are."""
+    phrases, answers = ["rain", "snow"], torch.tensor([[0.0, 0, 1, 0, 0], [0.0, 0, 0, 0, 1]])
+    monkeypatch.setattr(instructions, "lessons", lambda: (phrases, answers))
+    weights = learned_router.__wrapped__(1)
+    seen = torch.zeros(FEATURES + 1, dtype=torch.bool)
+    seen[[*features("rain"), *features("snow"), FEATURES]] = True
+    assert not weights[:, ~seen].any()
+    told = weights[:, [*features("rain")]]
+    torch.testing.assert_close(told, torch.tensor([[-0.1], [-0.1], [0.1], [-0.1], [-0.1]]).expand_as(told))
+    assert float(weights.abs().max()) == pytest.approx(0.1)

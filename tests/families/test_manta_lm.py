@@ -251,3 +251,12 @@ def test_a_budget_that_just_reads_and_writes_a_text_to_change_is_enough():
     assert lm.write("the cat", infill=text, strength=0.5, num_steps=3)
     with pytest.raises(RequestError, match="budget"):
         lm.write("the cat", infill=text, strength=0.5, num_steps=2)
+
+
+@pytest.mark.parametrize("budget", [4, 6])
+def test_silent_calls_leave_one_to_write_a_text_that_is_read_first(latent_lm, monkeypatch, budget):
+    monkeypatch.setattr(latent_lm, "splits", {budget: Split(flow=budget, silent=budget)})
+    for infill, reads in (("the [[cat sat]] on a mat", 1), ("the ___{2} on a mat", 0)):
+        events = list(latent_lm.generate([Request(infill=infill)], GenerateOptions(num_steps=budget)))
+        assert events[-1].kind == "done" and events[-1].nfe == budget and MASK not in events[-1].tokens
+        assert len(events) == budget - 1 - reads

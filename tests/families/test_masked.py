@@ -16,6 +16,7 @@ from manta.families.masked_objective import MaskedMatching, bound
 from manta.families.objectives import ObjectiveConfig
 from manta.families.observer import Observer
 from manta.masked import DECODERS, MaskedObjectiveConfig
+from manta.masked.elastic import OFF
 from manta.operators import KINDS, SelfAttention
 from manta.runtime import make_generator
 from manta.text import MASK, NULL, Tokenizer
@@ -315,3 +316,17 @@ def test_who_follows_sees_the_likeliest_word_settled_everywhere(temperature):
         assert torch.equal(after[new], logits.argmax(-1)[new])
         settled += int(new.sum())
     assert settled > 8
+
+
+def test_words_are_joined_by_any_share_up_to_nine_tenths():
+    model = make_masked(elastic=True).model
+    tokens = torch.full((400, 20), 5)
+    mask = torch.ones_like(tokens).bool()
+    laid = MaskedMatching(ObjectiveConfig(), MaskedObjectiveConfig())._elastic(
+        model, mask, make_generator(0), tokens, mask
+    )
+    places = (laid.target != OFF).sum(1)
+    assert int(places.min()) <= 6, "a share of nine tenths leaves three or so of twenty"
+    few = places < 20
+    spread = [int(((places >= low) & (places < low + 4))[few].sum()) for low in (4, 8, 12, 16)]
+    assert min(spread) >= 0.12 * int(few.sum()), "shares are as likely to be large as small"

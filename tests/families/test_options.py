@@ -10,7 +10,7 @@ from manta.errors import ModelError, UsageError
 from manta.families import FAMILIES
 from manta.families.aligned import AlignedLM
 from manta.families.aligned_model import AlignedConfig, AlignedModel
-from manta.families.asked import applicable, follows, listed
+from manta.families.asked import applicable, bounds, check_options, follows, listed
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel, log_likelihood
 from manta.families.block import BlockCausalConfig, BlockCausalLM, BlockCausalModel
 from manta.families.events import GenerateOptions
@@ -214,3 +214,49 @@ def test_a_number_may_be_as_large_as_is_said_and_no_larger():
 
 def test_names_are_listed_in_a_sentence():
     assert [listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"])] == ["a", "a and b", "a, b and c"]
+
+
+def test_who_takes_a_decoder_is_told_and_no_one_else():
+    taken: tuple[tuple[str, Any, str], ...] = (
+        ("ar", "block", "masked models, block-causal models and published masked models"),
+        ("masked", "aligned", "aligned models"),
+        ("llada", "sequential", "aligned models and autoregressive models"),
+    )
+    for family, decoder, others in taken:
+        with pytest.raises(UsageError, match=rf"^the {decoder} decoder means nothing to .* it is for {others}; leave"):
+            check_options(GenerateOptions(decoder=decoder), family)
+
+
+def test_a_text_is_bounded_by_those_who_do_not_decide_its_length():
+    plain, alone = GenerateOptions(), GenerateOptions(decoder="sequential")
+    assert {name for name in FAMILIES if bounds(name, plain)} == set(FAMILIES) - {"manta", "masked", "aligned"}
+    for decoder in ("sequential", "verified"):
+        assert bounds("aligned", GenerateOptions(decoder=decoder))
+    assert not bounds("aligned", GenerateOptions(decoder="aligned")) and not bounds("masked", alone)
+    assert bounds("ar", alone) and bounds("something else", plain)
+
+
+def test_options_that_another_makes_void_are_told_apart_from_those_that_stand():
+    cuts: tuple[dict[str, Any], ...] = ({"top_k": 3}, {"top_p": 0.5})
+    for cut in cuts:
+        [name] = cut
+        with pytest.raises(UsageError, match=f"^`{name}` cuts"):
+            check_options(GenerateOptions(**cut), "ar")
+        check_options(GenerateOptions(**cut, temperature=0.7), "ar")
+    with pytest.raises(UsageError, match=r"^`choose_by` is for choosing"):
+        check_options(GenerateOptions(choose_by="likelihood"), "ar")
+    check_options(GenerateOptions(choose_by="likelihood", choose=2), "ar")
+    check_options(GenerateOptions(choose=2), "ar")
+    with pytest.raises(UsageError, match=r"^`refresh` is for a cache"):
+        check_options(GenerateOptions(refresh=3), "masked")
+    check_options(GenerateOptions(refresh=3, cache="dual"), "masked")
+    check_options(GenerateOptions(cache="dual"), "masked")
+
+
+@pytest.mark.parametrize("family", ["manta", "masked", "aligned"])
+def test_lengths_are_told_by_the_first_call(family):
+    lm = make(family)
+    with torch.no_grad():
+        lm.model.length[2].weight.fill_(torch.nan)
+    with pytest.raises(ModelError, match=r"logits of network call 1 are not finite"):
+        lm.write("the cat")

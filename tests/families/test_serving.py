@@ -202,3 +202,9 @@ def test_a_text_is_what_its_words_say_without_nulls_and_margins(make):
         words = [token for token in event.tokens if token not in (NULL, MASK)]
         assert event.text == lm.tokenizer.decode(words).strip()
         assert event.text or event.kind == "draft"
+
+
+def test_a_request_that_failed_has_no_text_and_no_share_of_anything():
+    [event] = make_lm().generate([Request(prompt="the cat " * 40)])
+    assert (event.kind, event.index, event.text, event.tokens) == ("failed", 0, "", ())
+    assert (event.t, event.confidence, event.nfe) == (0.0, 0.0, 0) and isinstance(event.error, RequestError)

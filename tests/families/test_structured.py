@@ -203,3 +203,16 @@ def test_a_text_that_just_fits_is_written(lm):
         assert lm.write("sun", pattern="the sun is warm", max_tokens=len(words)) == "the sun is warm"
         with pytest.raises((RequestError, UsageError)):
             lm.write("sun", pattern="the sun is warm", max_tokens=len(words) - 1)
+
+
+def test_words_to_keep_that_no_text_of_the_pattern_has_are_refused_before_anything_is_written(tokenizer):
+    torch.manual_seed(0)
+    lm = MaskedLM(MaskedModel(MaskedConfig(vocab_size=tokenizer.vocab_size, **SHAPE)), tokenizer)
+    options = GenerateOptions(pattern="yes( and no)*[.]")
+    for fits in ("___{8}.", "yes___{9}.", "___{3} and no.", "yes and no___{1}"):
+        prompt, template, seed = lm.read(Request(infill=fits, seed=3), options)
+        assert (prompt, seed) == ([], 3) and template is not None, fits
+    for wrong in ("___{8}!", "maybe ___{6}", "no and no___{1}"):
+        with pytest.raises(RequestError, match="keeps the given words"):
+            lm.read(Request(infill=wrong), options)
+    assert lm.read(Request(infill="maybe ___{6}"), GenerateOptions())[1] is not None

@@ -253,3 +253,26 @@ def test_growing_is_the_last_class_where_there_is_one():
     plain, elastic = Told(logits, logits[:, :0], None, None), Told(logits, logits[:, :0], None, grow)
     assert plain.classes() is logits
     assert torch.equal(elastic.classes()[..., :5], logits) and torch.equal(elastic.classes()[..., 5], grow)
+
+
+def test_a_thought_of_nothing_hands_nothing_on():
+    """What is handed on is linear in the thought, so that a call without one is a call with an empty one."""
+    model = fresh(ThinkingConfig(carry=True, slots=3))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=make_generator(4)))
+    tokens, x = torch.full((2, 10), MASK), torch.randn(2, 10, 32)
+    empty = Thought(torch.zeros(2, 10, 300), torch.zeros(2, 3, 32))
+    assert torch.equal(model.thinking.enter(x, tokens, empty), model.thinking.enter(x, tokens, None))
+
+
+def test_a_slot_is_its_own_vector_and_what_the_thought_hands_it():
+    model = fresh(ThinkingConfig(slots=3))
+    with torch.no_grad():
+        for parameter in model.thinking.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=make_generator(4)))
+    own, handed = model.thinking.slots, model.thinking.handed
+    assert own is not None and handed is not None
+    thought = Thought(torch.zeros(2, 10, 300), torch.randn(2, 3, 32))
+    entered = model.thinking.enter(torch.randn(2, 10, 32), torch.full((2, 10), MASK), thought)
+    torch.testing.assert_close(entered[:, :3], own + thought.slots @ handed.weight.T)

@@ -165,3 +165,27 @@ def test_where_nothing_is_learned_the_density_is_the_uniform_share() -> None:
         assert density.calibrated
         q = torch.tensor([0.25 * 0.5 / 2], dtype=torch.float64)  # far from the fall at 0.5 there is nothing else
         assert float(density.quantile(q)) == pytest.approx(0.125, abs=0.03)
+
+
+def test_implied_likelihood_of_two_measurements_by_hand() -> None:
+    """Errors of 3 and 1 at signal-to-noise ratios of 1 and 4, the first as far as 0, a straight line between them."""
+    t, error = torch.tensor([2 / 3, 0.5], dtype=torch.float64), torch.tensor([1.0, 3.0], dtype=torch.float64)
+    assert implied_likelihood(t, error) == pytest.approx(0.5 * (3 + 6))
+    for end, area in ((0.5, 1.5), (1.0, 3.0), (2.5, 3 + 1.5 * 2.5), (4.0, 9.0), (99.0, 9.0), (1e-6, 3e-6)):
+        assert implied_likelihood(t, error, snr_max=end) == pytest.approx(0.5 * area)
+    for few, end in ((1, None), (2, 0.0), (2, -1.0)):
+        with pytest.raises(UsageError, match="two measurements"):
+            implied_likelihood(t[:few], error[:few], snr_max=end)
+
+
+def test_a_density_is_calibrated_by_enough_observations_in_two_bins() -> None:
+    density = TimeDensityConfig(warmup=4, num_bins=4).build()
+    density.observe(torch.full((9,), 0.5), torch.ones(9))
+    assert not density.calibrated, "one bin says nothing of a change"
+    density.observe(torch.tensor([0.99]), torch.ones(1))
+    assert density.calibrated
+    few = TimeDensityConfig(warmup=4, num_bins=4).build()
+    few.observe(torch.tensor([0.01, 0.5, 0.99]), torch.ones(3))
+    assert not few.calibrated
+    few.observe(torch.tensor([0.5]), torch.ones(1))
+    assert few.calibrated

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,8 @@ from manta.masked import (
     WordSampler,
     decode,
 )
+from manta.masked.coarse import Coarse
+from manta.masked.elastic import Elastic
 
 END, MASK, VOCAB, WIDTH = 0, 1, 6, 14
 
@@ -515,3 +518,22 @@ def test_a_cached_call_computes_what_its_share_needs(name, kind):
 def test_a_first_call_of_none_surer_than_another_takes_the_leftmost():
     assert written(ThresholdConfig(threshold=1.0), "aaaa", ends_last=False)[0] == "w..."
     assert written(ConfidenceConfig(num_steps=2), "aaaa", ends_last=False)[0] == "ww.."
+
+
+@pytest.mark.parametrize(("moves", "calls"), [("elastic", 7 + 2 * 9), ("scales", 7 + 7)])
+def test_what_is_more_than_words_has_more_calls_before_that_is_an_error(moves, calls):
+    """A policy that commits nothing: a canvas that may grow by nine places, and one whose classes come first."""
+    vocab, tokens = 9, torch.full((1, 7), MASK)
+    elastic = Elastic(tokens, mask_id=MASK, grow_id=vocab, end_id=0, most=9, padded=lambda n: n)
+    more: dict[str, Any] = (
+        {"elastic": elastic}
+        if moves == "elastic"
+        else {"scales": Coarse(torch.zeros(vocab + 1, dtype=torch.long), MASK, share=0.0)}
+    )
+
+    def flat(tokens, start, stop):
+        return torch.zeros(*tokens.shape, vocab + 1)
+
+    with pytest.raises(UsageError, match=f"after {calls} network calls"):
+        for _ in decode(flat, tokens, Idle(), mask_id=MASK, sampler=WordSampler(), **more):
+            pass

@@ -296,3 +296,13 @@ def test_a_layout_by_hand_where_all_are_joined_and_none_is_spare(monkeypatch):
     assert spare.target[0].tolist() == [2, 3, END, 4, END, 5, 6, 7, END], "of five places behind hidden words two fit"
     assert spare.shown[0].tolist() == [2, MASK, MASK, MASK, MASK, MASK, 6, MASK, MASK]
     assert spare.target[1].tolist() == [2, 3, 4, END, OFF, OFF, OFF, OFF, OFF], "a row without a share has none"
+
+
+def test_places_are_joined_and_spared_by_the_generator_alone(no_global_draws):
+    tokens = torch.full((6, 9), 5)
+    mask = torch.ones_like(tokens).bool()
+    with no_global_draws():
+        one, two = (
+            merged(tokens, mask, mask, torch.full((6,), 0.5), make_generator(3), most=20, **IDS) for _ in range(2)
+        )
+    assert torch.equal(one.shown, two.shown) and torch.equal(one.target, two.target)

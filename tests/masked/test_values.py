@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from manta.masked import MaskedObjectiveConfig, likelihood_bound, masked_cross_entropy, masker
+from manta.masked.maskers import rarity
+from manta.masked.structured import _confidence
+from manta.runtime import make_generator
 
 MASK, VOCAB = 1, 4
 
@@ -157,3 +160,24 @@ def test_a_run_goes_on_from_its_first_word_as_from_any_other():
         begun = hidden[:, place]
         assert float(hidden[begun, place + 1].float().mean()) == pytest.approx(1 - 1 / 4, abs=0.05)
         assert float(hidden[~begun, place + 1].float().mean()) == pytest.approx(0.3 / 0.7 / 4, abs=0.03)
+
+
+def test_a_margin_is_that_of_the_two_likeliest_words_where_there_are_no_more():
+    posterior = torch.tensor([0.3, 0.7])
+    assert float(_confidence(posterior, 1, "margin")) == pytest.approx(0.4)
+    assert float(_confidence(torch.tensor([0.1, 0.6, 0.3]), 2, "margin")) == pytest.approx(0.3), "whatever the word"
+    assert float(_confidence(posterior, 0, "probability")) == pytest.approx(0.3)
+    assert float(_confidence(posterior, 0, "entropy")) == pytest.approx(0.3 * math.log(0.3) + 0.7 * math.log(0.7))
+
+
+def test_words_are_rare_by_what_stands_under_the_mask_alone():
+    """The largest word stands outside: it is counted by nobody, and hides nothing."""
+    tokens = torch.tensor([[2, 2, 2, 3, 9]])
+    mask = torch.tensor([[True, True, True, True, False]])
+    hidden = torch.cat([rarity(tokens, mask, torch.tensor([0.5]), make_generator(seed)) for seed in range(400)])
+    assert not hidden[:, 4].any()
+    surprise = [-math.log(3 / 4), -math.log(1 / 4)]
+    mean = (3 * surprise[0] + surprise[1]) / 4
+    for place, value in ((0, surprise[0]), (3, surprise[1])):
+        chance = 0.5 ** min(4.0, max(0.25, mean / value))
+        assert float(hidden[:, place].float().mean()) == pytest.approx(chance, abs=0.08)
