@@ -1,5 +1,6 @@
 """The machine that a run meets: generators, devices, precision, measured limits, files that never break."""
 
+import hashlib
 import json
 import math
 import os
@@ -327,6 +328,16 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
         _flush(folder.parent)
     finally:
         _remove(temporary)
+
+
+def digest_of_file(file: Path) -> str:
+    """What tells a file's content from every other, a SHA-256 in hexadecimal.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def sweep(folder: Path) -> None:

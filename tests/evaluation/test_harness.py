@@ -14,7 +14,7 @@ import torch
 from manta.cli import main
 from manta.errors import DataError, RequestError, UsageError
 from manta.evaluation import Contestant, choose, evaluation_set, likelihood, load_judge, run_tasks
-from manta.evaluation.kept_answers import KeptAnswers, digest_of
+from manta.evaluation.kept_answers import KeptAnswers
 from manta.evaluation.questions import Question, Questioned
 from manta.evaluation.replies import read_ask
 from manta.families.autoregressive import AutoregressiveLM, log_likelihood
@@ -23,6 +23,7 @@ from manta.families.block import BlockCausalConfig, BlockCausalLM, BlockCausalMo
 from manta.families.events import GenerateOptions, Request
 from manta.families.masked import MaskedLM
 from manta.hub import load, save_model
+from manta.hub.digest import digest_of
 from manta.masked import DECODERS
 from manta.runtime import make_generator
 from manta.text import MASK, NULL, Tokenizer

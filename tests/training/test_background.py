@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import save_file
 
 from manta.errors import CheckpointError
+from manta.runtime import digest_of_file
 from manta.training import load_checkpoint
 from manta.training.background import Stored, stems
-from manta.training.checkpoint import STATE, _digest, _digest_of
+from manta.training.checkpoint import STATE, _digest_of
 
 WHOLE = torch.arange(35.0).view(7, 5)
 
@@ -44,7 +45,7 @@ def test_a_share_that_is_missing_or_says_no_place_is_refused(tmp_path):
 
 
 def sealed(folder, files):
-    body = {"step": 3, "shares": True, "files": {file.name: _digest(file) for file in files}}
+    body = {"step": 3, "shares": True, "files": {file.name: digest_of_file(file) for file in files}}
     (folder / STATE).write_text(json.dumps({**body, "digest": _digest_of(body)}))
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from manta.errors import DataError, UsageError
-from manta.evaluation.kept_answers import KeptAnswers, digest_of
+from manta.evaluation.kept_answers import KeptAnswers
 from manta.evaluation.questions import Answer, Question, Questioned, Reading
 from manta.evaluation.replies import Ask, Replying, read_ask
 from manta.evaluation.writing import Contestant, Progress, contestant
 from manta.families.events import BATCH
 from manta.families.options import GenerateOptions, read_options
+from manta.hub.digest import digest_of
 
 try:
     from lm_eval.api.instance import Instance

@@ -11,11 +11,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-from torch import Tensor
-
 from manta.errors import DataError
-from manta.families.events import Writer
 
 Q = TypeVar("Q", bound=Hashable)
 A = TypeVar("A")
@@ -132,26 +128,3 @@ class _Told:
             busy = isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
             way = "another process holds it; come again later" if busy else "name another file"
             raise DataError(f"{self.path} cannot serve to keep answers ({error}); {way}") from error
-
-
-def digest_of(lm: Writer) -> str:
-    """A digest of all that a model's answers depend on: its family, its weights, its tokenizer, its shape, and what is
-    stored beside them, such as a schedule or a published model's special tokens.
-
-    Args:
-        lm: of any family.
-    """
-    sums = hashlib.blake2b(lm.family.encode(), digest_size=20)
-    net: Any = getattr(lm, "model", getattr(lm, "net", None))
-    state: dict[str, Tensor] = {} if net is None else dict(net.state_dict())
-    parts = getattr(lm, "parts", None)
-    state |= {} if parts is None else {f"parts.{name}": value for name, value in parts().items()}
-    for name, value in sorted(state.items()):
-        sums.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-        sums.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    tokenizer = getattr(lm, "tokenizer", None)
-    sums.update(b"" if tokenizer is None else tokenizer.fingerprint().encode())
-    shape, extras = getattr(net, "config", getattr(net, "shape", None)), getattr(lm, "extras", dict)
-    own = ("mask_id", "eos_id", "pad_id", "max_length", "shifted", "frame", "prompted")
-    sums.update(repr([shape, extras(), [getattr(lm, name, None) for name in own]]).encode())
-    return sums.hexdigest()

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from hashlib import blake2b, file_digest, sha256
+from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from manta.errors import CheckpointError, DataError, ModelError, UsageError
 from manta.image.example import ImageExample
 from manta.image.files import Fit, resized
-from manta.runtime import atomic_folder, atomic_write, read_json
+from manta.runtime import atomic_folder, atomic_write, digest_of_file, read_json
 
 NOTHING: Final = 0
 """Number of the word that stands where a caption has ended."""
@@ -224,7 +224,7 @@ def build_captioned(
             lost = {"without": without, "long": long, "skipped": len(skipped)}
             report = CaptionedReport(rows=len(captions), words=len(counts), **lost)
             manifest = {**settings, "report": asdict(report), "codec": asdict(codec)}
-            manifest["digests"] = {name: _digest(new / name) for name in (PIXELS, WORDS)}
+            manifest["digests"] = {name: digest_of_file(new / name) for name in (PIXELS, WORDS)}
             (new / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise DataError(f"{folder} cannot be made ({error.strerror or error}); check the disk") from error
@@ -263,7 +263,7 @@ class CaptionedCorpus:
 
     def whole(self, folder: Path) -> bool:
         """Whether every byte is as written."""
-        return all(self.manifest["digests"].get(name) == _digest(folder / name) for name in (PIXELS, WORDS))
+        return all(self.manifest["digests"].get(name) == digest_of_file(folder / name) for name in (PIXELS, WORDS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,8 +337,3 @@ class CaptionedLoader:
         if (state.get("rows"), state.get("batch")) != (len(self.corpus), self.batch_size):
             raise CheckpointError("the checkpoint is of other captions, or of batches of another size")
         self.position = int(state["position"])
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return file_digest(stream, "sha256").hexdigest()

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from hashlib import blake2b, file_digest, sha256
+from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from manta.errors import DataError
 from manta.image.codec import MAX_CLASSES
 from manta.image.example import ImageExample
 from manta.image.files import Fit, resized
-from manta.runtime import atomic_folder
+from manta.runtime import atomic_folder, digest_of_file
 
 VERSION = 1
 _PIXELS, _LABELS, _MANIFEST = "pixels.bin", "labels.bin", "manifest.json"
@@ -158,7 +158,7 @@ def _ordered(names: Iterable[str]) -> list[str]:
 def _write_manifest(folder: Path, settings: dict[str, Any], report: ImageReport, classes: list[str]) -> None:
     manifest = {**settings, "report": asdict(report), "classes": classes}
     manifest["bytes"] = {name: (folder / name).stat().st_size for name in (_PIXELS, _LABELS)}
-    manifest["digests"] = {name: _digest(folder / name) for name in (_PIXELS, _LABELS)}
+    manifest["digests"] = {name: digest_of_file(folder / name) for name in (_PIXELS, _LABELS)}
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -183,12 +183,7 @@ def _reusable(folder: Path, settings: dict[str, Any]) -> ImageReport | None:
         manifest = _manifest(folder)
         if any(manifest.get(name) != value for name, value in settings.items()):
             return None
-        whole = all(manifest["digests"][name] == _digest(folder / name) for name in (_PIXELS, _LABELS))
+        whole = all(manifest["digests"][name] == digest_of_file(folder / name) for name in (_PIXELS, _LABELS))
     except (DataError, OSError, KeyError, TypeError):
         return None
     return ImageReport(**manifest["report"]) if whole else None
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return file_digest(stream, "sha256").hexdigest()

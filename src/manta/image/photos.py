@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from manta.errors import CheckpointError, DataError
 from manta.image.degradations import TASKS, spoiled
 from manta.image.example import ImageExample
-from manta.runtime import atomic_folder
+from manta.runtime import atomic_folder, digest_of_file
 
 RESTORE = "restore"
 """Scheme of a folder of photographs to learn restoration from."""
@@ -89,7 +89,7 @@ def build_photos(
                 raise DataError(f"no photograph of {side} × {side} pixels or more is left to train on")
             total = sum(height * width for height, width in sizes) / 1e6
             report = PhotoReport(rows=len(sizes), small=small, skipped=len(skipped), megapixels=round(total, 2))
-            manifest = {**settings, "sizes": sizes, "digest": _digest(new / PIXELS)}
+            manifest = {**settings, "sizes": sizes, "digest": digest_of_file(new / PIXELS)}
             manifest["report"] = {f.name: getattr(report, f.name) for f in fields(report)}
             (new / MANIFEST).write_text(json.dumps(manifest) + "\n", encoding="utf-8")
     except OSError as error:
@@ -247,13 +247,8 @@ def _reusable(folder: Path, settings: dict[str, Any]) -> PhotoReport | None:
         manifest = _manifest(folder)
         if any(manifest.get(name) != value for name, value in settings.items()):
             return None
-        if manifest["digest"] != _digest(folder / PIXELS):
+        if manifest["digest"] != digest_of_file(folder / PIXELS):
             return None
     except (DataError, OSError, KeyError):
         return None
     return PhotoReport(**manifest["report"])
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return file_digest(stream, "sha256").hexdigest()

@@ -14,6 +14,7 @@ from torch import nn
 from manta.errors import ConfigError
 from manta.families.image_flow import DrawOptions, DrawRequest, ImageFlow, matching, reconstruction, shaped
 from manta.families.image_model import ImageModel
+from manta.hub.digest import digest_of
 from manta.image import ImageCodec, ImageCorpus, ImageLoader, build_images, read_images
 from manta.image.corpus import FILES
 from manta.image.grid import grid_of, save_png
@@ -22,7 +23,6 @@ from manta.recipes.card import written_card
 from manta.recipes.conversion import MEASURED, Cost, begin_as, converted_blocks, converted_words, new_parts
 from manta.recipes.image_conversion import for_converted_images, held_out_images, how_well_drawn, imitation, source_flow
 from manta.recipes.image_recipe import DEFAULT_SIDE, ImageRecipe, portable_images, resolve_images
-from manta.recipes.origins import digest_of
 from manta.recipes.parts import Parts, StageSpec
 from manta.recipes.reading import Reading
 from manta.spaces import PixelSpace

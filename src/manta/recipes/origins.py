@@ -1,13 +1,12 @@
 """Runs that begin with a model: one that goes on, is to draft, teaches, or is converted."""
 
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
 
-from manta.config import filled, to_dict
+from manta.config import filled
 from manta.errors import ConfigError, ModelError
 from manta.families import FAMILIES
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM
@@ -16,6 +15,7 @@ from manta.families.prompted import PromptedConfig
 from manta.families.trained import TrainedWriter
 from manta.hub import load_writer
 from manta.hub.causal import HUB
+from manta.hub.digest import digest_of
 from manta.hub.folder import BUILTIN, LanguageModel
 from manta.recipes.recipe import SIZES, Recipe
 
@@ -215,14 +215,6 @@ def digests(recipe: Recipe) -> dict[str, str]:
     if recipe.inherit is not None:
         found["inherited from"] = digest_of(larger_model(recipe))
     return found
-
-
-def digest_of(lm: KeptModel) -> str:
-    """What tells a model from every other: its shape and weights."""
-    found = sha256(repr(to_dict(lm.model.config)).encode())
-    for name, value in sorted(lm.model.state_dict().items()):
-        found.update(name.encode() + value.numpy().tobytes())
-    return found.hexdigest()
 
 
 def take_over(lm: AutoregressiveLM, net: nn.Module) -> None:

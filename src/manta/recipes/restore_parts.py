@@ -13,13 +13,14 @@ from torch import nn
 from manta.errors import ConfigError, ModelError
 from manta.families.restorer import Restoration, Restorer, RestorerModel
 from manta.hub import load
+from manta.hub.digest import digest_of
 from manta.image.degradations import spoiled
 from manta.image.grid import grid_of, save_png
 from manta.image.photos import PHOTO_FILES, PhotoCorpus, PhotoLoader, build_photos, photos_of
 from manta.nets.modulated import task_maps
 from manta.recipes.budget import Watch
 from manta.recipes.card import written_card
-from manta.recipes.origins import digest_of, placed
+from manta.recipes.origins import placed
 from manta.recipes.parts import Parts, StageSpec
 from manta.recipes.reading import Reading
 from manta.recipes.restore_recipe import RestoreRecipe, portable_restore, resolve_restore

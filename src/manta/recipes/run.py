@@ -102,7 +102,8 @@ class TrainingRun:
         sharding: Sharding = "none",
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.clock, self.out, self.sharding = Clock(), Path(out), sharding
+        self.clock, self.out = Clock(), Path(out)
+        self.sharding: Sharding = sharding
         self.device = resolve_device(own_device(device))
         self.team = assemble(self.device)
         self.tell: Callable[[str], None] = tell if self.team.first else lambda line: None

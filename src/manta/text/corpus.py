@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 
 from manta.errors import ConfigError, DataError
-from manta.runtime import atomic_folder
+from manta.runtime import atomic_folder, digest_of_file
 from manta.text.example import CONSENSUS, Example
 from manta.text.hashing import HashIndex, digest
 from manta.text.tokenizers import Tokenizer
@@ -335,7 +335,7 @@ def _lengths(ends: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def _write_manifest(folder: Path, settings: Mapping[str, Any], report: CorpusReport) -> None:
     sizes = {name: (folder / name).stat().st_size for name in _FILES}
     manifest = {**settings, "report": asdict(report), "truncation_share": report.truncation_share, "bytes": sizes}
-    manifest["digests"] = {name: _digest(folder / name) for name in _FILES}
+    manifest["digests"] = {name: digest_of_file(folder / name) for name in _FILES}
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -370,7 +370,7 @@ def _reusable(folder: Path, settings: Mapping[str, Any]) -> CorpusReport | None:
         manifest = _read_manifest(folder)
         if any(manifest.get(k) != v for k, v in settings.items()):
             return None
-        whole = all(manifest["digests"][name] == _digest(folder / name) for name in _FILES)
+        whole = all(manifest["digests"][name] == digest_of_file(folder / name) for name in _FILES)
     except (DataError, OSError, KeyError, TypeError):
         return None
     return CorpusReport(**manifest["report"]) if whole else None
@@ -394,8 +394,3 @@ def _refuse_strangers(folder: Path) -> None:
             f"{folder} is not a corpus that manta wrote, and would be overwritten; move it elsewhere, or delete it if "
             "it is a corpus that was damaged"
         )
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from manta.errors import CheckpointError
-from manta.runtime import atomic_folder, hidden_name
+from manta.runtime import atomic_folder, digest_of_file, hidden_name
 from manta.training.background import Stored, Writing, stems
 from manta.training.team import Processes
 
@@ -98,7 +98,7 @@ def save_shares(
 
 def _seal(hidden: Path, final: Path, body: dict[str, Any]) -> None:
     """Write the state of a checkpoint, whose other files are there; an older one of its step goes."""
-    body = {**body, "files": {file.name: _digest(file) for file in sorted(hidden.iterdir())}}
+    body = {**body, "files": {file.name: digest_of_file(file) for file in sorted(hidden.iterdir())}}
     (hidden / STATE).write_text(json.dumps({**body, "digest": _digest_of(body)}), encoding="utf-8")
     if final.exists():
         _drop(final)
@@ -154,7 +154,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Mapping[str, Tensor]], dict
     files = state.pop("files")
     try:
         for name, digest in files.items():
-            if _digest(folder / name) != digest:
+            if digest_of_file(folder / name) != digest:
                 raise _damaged(folder, f"{name} is not as it was written")
             if not shares:
                 tensors[Path(name).stem] = load_file(folder / name)
@@ -201,11 +201,6 @@ def _damaged(folder: Path, what: str) -> CheckpointError:
     return CheckpointError(
         f"the checkpoint {folder} cannot be read ({what}); delete that folder and resume from the one before"
     )
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _digest_of(body: dict[str, Any]) -> str:
