@@ -234,13 +234,15 @@ def together_speed_table(result: dict[str, Any]) -> str:
 
 def together_kills_table(result: dict[str, Any]) -> str:
     """What kills of processes cost a run."""
-    found = result["kills"]
-    shards = sorted({each["shard"] for each in found["at"]})
-    return (
-        f"{found['kills']} kills of one of two processes (`--shard` {', '.join(shards)}, drawn anew each time): "
-        f"{found['lost']} finished checkpoints lost; after {found['steps']} steps the losses are those of one process "
-        f"that nobody killed, to {found['apart']:.1g}."
-    )
+    lines = [
+        "| `--shard` | kills of one of two processes | finished checkpoints lost | steps | losses apart |",
+        "|---|---|---|---|---|",
+    ]
+    for row in result["kills"]:
+        kinds = ", ".join(f"`{shard}`" for shard in row["shards"])
+        apart = "equal to the last bit" if row["apart"] == 0 else f"{row['apart']:.1g}"
+        lines.append(f"| {kinds} | {row['kills']} | {row['lost']} | {row['steps']} | {apart} |")
+    return "\n".join(lines)
 
 
 def loading_table(result: dict[str, Any]) -> str:

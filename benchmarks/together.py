@@ -5,7 +5,8 @@
 Each part replaces its own rows of the file. `memory`: bytes of weights, gradients, moments and averages that the
 fullest process holds, beside `manta.bench.planning.predicted`. `speed`: tokens a second of two processes beside one, at
 equal batches, in turns. `kills`: a run of two processes one of which is killed, at random, again and again; every
-checkpoint that was complete has to load, and the losses have to be those of a run that nobody has killed.
+checkpoint that was complete has to load, and the losses have to be those of two processes that nobody has killed, to
+the last bit: once with everything in both, and once in shares, whose kind (`grad`, `full`) changes at every start.
 """
 
 import argparse
@@ -137,17 +138,22 @@ def _ratios(found: list[float], one: list[float]) -> list[float]:
     return [mine / other for mine, other in zip(found, one, strict=True)]
 
 
-def kills(folder: Path, number: int = 20, seed: int = 0) -> dict[str, Any]:
-    asked = recipe(16, 2, 600, num_examples=60, batch_tokens=300, checkpoint_minutes=0.02, max_text=40)
+def kills(folder: Path, shards: tuple[str, ...], number: int, seed: int = 0) -> dict[str, Any]:
+    folder = folder / shards[0]
+    asked = recipe(16, 2, 400, num_examples=60, batch_tokens=300, checkpoint_minutes=0.02, max_text=40)
     asked["train"] = {"precision": "float32", "accumulate": 2}
-    whole = TrainingRun(from_dict(Recipe, asked), folder / "whole", device="cpu")
-    losses = [event.loss for event in whole.events() if isinstance(event, Progress)]
     draw, out = random.Random(seed), folder / "killed" / "run"
-    out.parent.mkdir()
+    out.parent.mkdir(parents=True)
+    whole = {"recipe": asked, "out": str(folder / "whole"), "shard": shards[0]}
+    if launch(2, whole, folder / "log").wait() != 0:
+        raise SystemExit((folder / "log").read_text()[-2000:])
+    losses = [row["loss"] for row in read_log(folder / "whole")[0]]
+    for rank in (0, 1):
+        (folder / f"pid-{rank}").unlink()
     lost, at, step, done = 0, [], 0, False
     while len(at) < number and not done:
         (out.parent / "pid-0").unlink(missing_ok=True)
-        shard = draw.choice(SHARDS)
+        shard = draw.choice(shards)
         told = {"recipe": asked, "out": str(out), "shard": shard, "resume": True}
         run = launch(2, told, folder / "log")
         while run.poll() is None and not all((out.parent / f"pid-{rank}").exists() for rank in (0, 1)):
@@ -170,11 +176,12 @@ def kills(folder: Path, number: int = 20, seed: int = 0) -> dict[str, Any]:
             print(json.dumps(at[-1]), flush=True)
         for rank in (0, 1):
             (out.parent / f"pid-{rank}").unlink(missing_ok=True)
-    while launch(2, {"recipe": asked, "out": str(out), "shard": "full", "resume": True}, folder / "log").wait() != 0:
-        pass
+    last = {"recipe": asked, "out": str(out), "shard": shards[-1], "resume": True}
+    if launch(2, last, folder / "log").wait() != 0:
+        raise SystemExit((folder / "log").read_text()[-2000:])
     again = [row["loss"] for row in read_log(out)[0]]
     apart = max(abs(a - b) for a, b in zip(losses, again, strict=True))
-    return {"kills": len(at), "lost": lost, "steps": len(again), "apart": apart, "at": at}
+    return {"shards": shards, "kills": len(at), "lost": lost, "steps": len(again), "apart": apart, "at": at}
 
 
 def main() -> None:
@@ -189,7 +196,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        parts = {"memory": memory, "speed": speed, "kills": lambda where: kills(where, options.number)}
+        half = options.number // 2
+        killed = lambda where: [kills(where, kinds, half) for kinds in (SHARDS[:1], SHARDS[1:])]  # noqa: E731
+        parts = {"memory": memory, "speed": speed, "kills": killed}
         found = parts[options.part](folder)
     kept = json.loads(options.out.read_text()) if options.out.exists() else {}
     kept[options.part] = found

@@ -87,15 +87,6 @@ def run(argv: Sequence[str]) -> int:
     options = parse_options(TrainOptions, argv, "train")
     if "RANK" in os.environ:  # before torch reads it: its hints on speed would come once a process
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    try:
-        return _train(options)
-    except UsageError as error:  # all processes are told the same
-        error.told = error.told or os.environ.get("RANK", "0") != "0"
-        raise
-
-
-def _train(options: TrainOptions) -> int:
-    """Train as asked, in one process or as one of several."""
     if options.out is None:
         raise UsageError("say where the run goes: manta train DATA --out DIR")
     if not options.data and not options.resume:
@@ -103,22 +94,43 @@ def _train(options: TrainOptions) -> int:
     moot = [name for name in ("workers", "address") if getattr(options, name) is not None]
     if options.engine == "none" and moot:
         raise UsageError(f"--{moot[0]} is for --engine ray; give that too, or leave it out")
+    progress = Progress()
+    try:
+        if options.resume:
+            _check_resumed(options)
+        if options.engine == "ray":
+            return _by_ray(options, progress)
+        training = _begun(options, progress)
+    except MantaError as error:
+        from manta.training.team import several
+
+        # All processes are told the same before they have met.
+        error.told = error.told or (several() > 1 and os.environ.get("RANK", "0") != "0")
+        raise
+    flags = "" if options.shard == "none" else f" --shard {options.shard}"
+    return follow(training, options.out, progress, flags)
+
+
+def _check_resumed(options: TrainOptions) -> None:
+    """Refuse what would make another run of one that goes on."""
+    from manta.recipes.runfolder import refuse_changes, stored_recipe
+    from manta.recipes.states import resolved
+
+    assert options.out is not None, "checked before"
+    own = stored_recipe(options.out)
+    # More of a time budget is no change of the run.
+    longer = options.time_budget is not None and own.num_steps is None
+    given = replace(options, time_budget=own.time_budget) if longer else options
+    whole = resolved(_recipe(given)) if options.data else None
+    refuse_changes(options.out, _recipe(given, own), whole, "--resume")
+
+
+def _begun(options: TrainOptions, progress: "Progress"):
+    """The run that is asked for."""
     from manta.recipes import TrainingRun
 
-    progress = Progress()
-    if options.resume:
-        from manta.recipes.runfolder import refuse_changes, stored_recipe
-        from manta.recipes.states import resolved
-
-        own = stored_recipe(options.out)
-        # More of a time budget is no change of the run.
-        longer = options.time_budget is not None and own.num_steps is None
-        given = replace(options, time_budget=own.time_budget) if longer else options
-        whole = resolved(_recipe(given)) if options.data else None
-        refuse_changes(options.out, _recipe(given, own), whole, "--resume")
-    if options.engine == "ray":
-        return _by_ray(options, progress)
-    training = TrainingRun(
+    assert options.out is not None, "checked before"
+    return TrainingRun(
         None if options.resume else _recipe(options),
         options.out,
         resume=options.resume,
@@ -127,17 +139,24 @@ def _train(options: TrainOptions) -> int:
         sharding=options.shard,
         tell=progress.say,
     )
-    return follow(training, options.out, progress)
 
 
-def follow(training, out: Path, progress: "Progress") -> int:
-    """Train to the end, or to an interruption, and say how it goes on or what it can be used for."""
+def follow(training, out: Path, progress: "Progress", flags: str = "") -> int:
+    """Train to the end, or to an interruption, and say how it goes on or what it can be used for.
+
+    Args:
+        training: the run.
+        out: its folder, as it was named.
+        progress: shows it.
+        flags: to be given again when it goes on.
+    """
+    from manta.recipes.runfolder import newest
     from manta.recipes.states import STATES
     from manta.training.team import Gone
 
     size, first = training.team.size, training.team.first
     launcher = "" if size == 1 else f"torchrun --nproc-per-node {size} -m "
-    again = f"{launcher}manta train --resume --out {shlex.quote(str(out))}"
+    again = f"{launcher}manta train --resume --out {shlex.quote(str(out))}{flags}"
     try:
         with closing(training.events()) as events:
             for event in events:
@@ -150,8 +169,9 @@ def follow(training, out: Path, progress: "Progress") -> int:
                 print(f"\nmanta: interrupted, {at}; continue with: {again}", file=sys.stderr, flush=True)
         return getattr(error, "exit_code", 130)
     except TrainingError as error:
-        where = f"; the newest checkpoint is {training.saved or 'none'}" if isinstance(error, Gone) else ""
+        where = f"; the newest checkpoint is {newest(out)}" if isinstance(error, Gone) else ""
         error.args = (f"{error}{where} ({again})",)
+        error.told = error.told or (size > 1 and not _speaks(out))
         raise
     except Exception as error:
         if size == 1 or isinstance(error, MantaError):
@@ -164,6 +184,17 @@ def follow(training, out: Path, progress: "Progress") -> int:
         return 0
     print(STATES[training.recipe.state].use.replace("{out}", shlex.quote(str(out))), file=sys.stderr)
     return 0
+
+
+def _speaks(out: Path) -> bool:
+    """Whether this process is the first of a run that says how it has ended; the next run sweeps the mark away."""
+    try:
+        (out / ".manta-ended.tmp").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _by_ray(options: TrainOptions, progress: "Progress") -> int:
@@ -186,6 +217,7 @@ def _by_ray(options: TrainOptions, progress: "Progress") -> int:
         folder=os.getcwd(),
     )
     again = f"manta train --resume --engine ray --workers {workers} --out {shlex.quote(str(options.out))}"
+    again += "" if options.shard == "none" else f" --shard {options.shard}"
     try:
         ended = train_many(placed, workers=workers, gpus=gpus, address=options.address, show=progress.show)
     except KeyboardInterrupt as error:

@@ -5,6 +5,7 @@ The run folder and the data have to be where all of them see them, under the sam
 """
 
 import os
+import re
 import shutil
 import threading
 import time
@@ -18,12 +19,15 @@ from manta import errors
 from manta.cluster.local import connected
 from manta.errors import MantaError, TrainingError, UsageError
 from manta.recipes.run import Note, TrainingRun
+from manta.recipes.runfolder import RECIPE
 from manta.signals import Interrupted, on_signals
-from manta.training import Progress, Sharding, latest_checkpoint
+from manta.training import Progress, Sharding
 from manta.training.team import Gone
 
 LOOK = 0.3
 """Seconds between two looks at what the processes say, and at whether they are to stop."""
+TWICE = 2.0
+"""Seconds after which a second signal does not wait for a checkpoint."""
 RESTARTS = 3
 """Times that a run is taken up again in which a process has died."""
 
@@ -124,9 +128,9 @@ def train_many(
             if not died:
                 assert ended is not None, "a run that has not died has ended"
                 return ended
-            again = Placed(**{**vars(placed), "recipe": None, "resume": True, "time_budget": None})
-            placed = again if latest_checkpoint(placed.out) is not None else placed
-            if attempt < RESTARTS and placed.resume:
+            if not placed.resume and (placed.out / RECIPE).exists():
+                placed = Placed(**{**vars(placed), "recipe": None, "resume": True})
+            if attempt < RESTARTS:
                 show(Note(f"a process has died ({died}); going on from the newest checkpoint"), "")
         raise TrainingError(f"a process of the run in {placed.out} has died ({died}); see to its cause, and resume")
 
@@ -140,6 +144,7 @@ def _attempt(
 
     board = ray.remote(num_cpus=0)(_Board).remote()
     scratch = placed.out.with_name(f".{placed.out.name}-ray")  # of Ray's own, which has nothing to keep
+    shutil.rmtree(scratch, ignore_errors=True)
     trainer = TorchTrainer(
         _process,
         train_loop_config={"placed": placed, "board": board},
@@ -153,11 +158,19 @@ def _attempt(
         try:
             trainer.fit()
         except Exception as error:
-            failure.append(" ".join(str(error).split())[:200])
+            failure.append(re.split(r"[.:;(\n]", str(error).strip())[0][:100] or type(error).__name__)
 
     found: list[Ended | _Stopped | MantaError] = []
     unit = ""
-    with on_signals(lambda number, frame: board.stop.remote(number)):
+    asked: list[float] = []
+
+    def stop(number: int, frame: object) -> None:
+        if asked and time.monotonic() - asked[0] > TWICE:
+            raise Interrupted(number)
+        asked.append(time.monotonic())
+        board.stop.remote(number)
+
+    with on_signals(stop):
         thread = threading.Thread(target=fit, daemon=True)
         thread.start()
         while True:
@@ -195,6 +208,12 @@ def _process(told: dict[str, Any]) -> None:
     with suppress(OSError):  # another machine may have another one
         os.chdir(placed.folder)
     first = get_context().get_world_rank() == 0
+
+    def tell(line: str) -> None:
+        asked: Any = ray.get(board.tell.remote(Note(line)))
+        if asked:
+            raise Interrupted(asked)  # there is nothing to save yet
+
     try:
         run = TrainingRun(
             placed.recipe,
@@ -203,7 +222,7 @@ def _process(told: dict[str, Any]) -> None:
             device=str(get_device()),
             time_budget=placed.time_budget,
             sharding=placed.sharding,
-            tell=lambda line: board.tell.remote(Note(line)),
+            tell=tell,
         )
         if first:
             board.tell.remote(run.unit)
@@ -226,8 +245,8 @@ def _watch(ray: Any, run: TrainingRun, board: Any, first: bool) -> None:
     with closing(run.events()) as events:
         for event in events:
             if isinstance(event, Note):
-                if first:
-                    board.tell.remote(event)
+                if first and (number := ray.get(board.tell.remote(event))):
+                    run.stop(number)
                 continue
             if first and time.monotonic() - looked > LOOK:
                 looked = time.monotonic()

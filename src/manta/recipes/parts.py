@@ -227,6 +227,10 @@ class Parts(ABC):
         """What a person should know before anything is trained."""
         return ()
 
+    def measures(self, progress: Progress) -> bool:
+        """Whether `row` asks the net after a step."""
+        return False
+
     def row(self, step: int, progress: Progress) -> dict[str, Any]:
         """What the log holds of a step beside what it holds of any.
 

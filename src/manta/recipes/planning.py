@@ -1,7 +1,7 @@
 """How many steps each stage of a run gets: of its time budget, at a measured pace, or as its recipe says."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from manta.recipes.pace import MEASURED_SHARE, MEASURED_STEPS, WARM_UP_STEPS, se
 from manta.recipes.parts import Parts, StageSpec
 from manta.recipes.recipe import seconds
 from manta.recipes.runfolder import RunFolder
+from manta.step import Observer
 from manta.training import Stage
 from manta.training.team import Team
 
@@ -40,7 +41,7 @@ class Planner:
         folder: of the run, where the plan is written for people.
         watch: with the run's clock; tells what is measured.
         team: the processes of the run, which decide alike.
-        stage_of: a stage of some steps, to be measured.
+        stage_of: a stage of some steps, to be measured, and what learns from its batches.
     """
 
     def __init__(
@@ -50,10 +51,10 @@ class Planner:
         folder: RunFolder,
         watch: Watch,
         team: Team,
-        stage_of: Callable[[StageSpec, int], Stage],
+        stage_of: Callable[[StageSpec, int, Sequence[Observer]], Stage],
     ) -> None:
         self.parts, self.specs, self.folder, self.watch, self.stage_of = parts, specs, folder, watch, stage_of
-        self.recipe, self.clock = parts.recipe, AgreedClock(watch.clock, team)
+        self.recipe, self.clock, self.team = parts.recipe, AgreedClock(watch.clock, team), team
         self.plan: dict[str, int] = {}
         """Steps of each stage that has begun."""
         self.paces: dict[str, float] = {}
@@ -122,7 +123,8 @@ class Planner:
         if spec.name not in self.paces:
             self.watch.tell(f"measuring the pace of {spec.name}")
             corpus = self.parts.at_hand
-            self.paces[spec.name] = self._seconds_per_step(replace(spec, corpus=lambda: corpus))
+            # Each process has measured its own; they have to plan alike.
+            self.paces[spec.name] = self.team.agree(self._seconds_per_step(replace(spec, corpus=lambda: corpus)))
         return self.paces[spec.name]
 
     def cut(self, stage: Stage, steps: int) -> None:
@@ -135,10 +137,19 @@ class Planner:
         """Time of a step of a stage, on copies, which leave no trace in the run."""
         own = {id(p) for p in self.parts.modules.parameters()}  # no stage trains the others
         shared: dict[int, Any] = {id(p): p for p in spec.model.parameters() if id(p) not in own}
-        model, objective = copy.deepcopy((spec.model, spec.objective), shared)
+        observers = observers_of(self.parts)  # objectives hold them, too
+        model, objective, observers = copy.deepcopy((spec.model, spec.objective, observers), shared)
         trial = StageSpec(spec.name, spec.share, model, (model,), objective, spec.corpus)
         trained = {id(p) for part in spec.trained for p in part.parameters()}
         for ours, theirs in zip(spec.model.parameters(), model.parameters(), strict=True):
             theirs.requires_grad_(id(ours) in trained)
         most = MEASURED_SHARE * seconds(self.recipe.time_budget or "1h")
-        return seconds_per_step(self.stage_of(trial, WARM_UP_STEPS + MEASURED_STEPS), self.clock, most)
+        stage = self.stage_of(trial, WARM_UP_STEPS + MEASURED_STEPS, observers)
+        found = seconds_per_step(stage, self.clock, most)
+        stage.held.release()  # what it shares with the run
+        return found
+
+
+def observers_of(parts: Parts) -> list[Observer]:
+    """What learns from batches beside the weights of a run."""
+    return [part for part in parts.measured.values() if isinstance(part, Observer)]

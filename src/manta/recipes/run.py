@@ -8,8 +8,8 @@ folder `teacher/` that writes by itself, and at the end the model folder `model/
 import errno
 import signal
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,17 @@ from manta.recipes.budget import Clock, Watch, spoken, undertrained
 from manta.recipes.logged import log_row, minutes_of
 from manta.recipes.pace import Pacer
 from manta.recipes.parts import OnDevice, RunRecipe, StageSpec
-from manta.recipes.planning import Planner
+from manta.recipes.planning import Planner, observers_of
 from manta.recipes.recipe import Recipe, seconds
-from manta.recipes.runfolder import RunFolder, changes, fitting_checkpoint, refuse_elsewhere, standing, stored_recipe
+from manta.recipes.runfolder import (
+    RunFolder,
+    edited_since,
+    fitting_checkpoint,
+    newest,
+    refuse_elsewhere,
+    standing,
+    stored_recipe,
+)
 from manta.recipes.states import STATES, resolved
 from manta.runtime import (
     faster_precision,
@@ -47,7 +55,6 @@ from manta.training import (
     assemble,
     latest_checkpoint,
     load_checkpoint,
-    load_state,
     own_device,
     read_log,
     require_tensorboard,
@@ -56,6 +63,8 @@ from manta.training import (
     train_stage,
 )
 from manta.training.background import Writing
+from manta.training.holding import described
+from manta.training.team import Gone
 
 TWICE = 5.0
 """Seconds within which a signal that comes again is the same one: a launcher passes on what its processes got too."""
@@ -105,7 +114,7 @@ class TrainingRun:
         self.clock, self.out = Clock(), Path(out)
         self.sharding: Sharding = sharding
         self.device = resolve_device(own_device(device))
-        self.team = assemble(self.device)
+        self.team = assemble(self.device, tell)
         self.tell: Callable[[str], None] = tell if self.team.first else lambda line: None
         self.folder = RunFolder.followed(self.out, resume=resume)
         self.asked = self.team.alone(lambda: self._begin(recipe, resume, time_budget))
@@ -118,6 +127,7 @@ class TrainingRun:
         """What elements of a batch are, in the plural."""
         self._planner: Planner | None = None
         self._writing: Writing | None = None
+        self._being_saved = ""
         self._in_steps, self._stop, self._stopped = False, 0, 0.0
 
     def _begin(self, recipe: RunRecipe | None, resume: bool, time_budget: str | None) -> Any:
@@ -170,8 +180,15 @@ class TrainingRun:
         events = self._events()
         with closing(self.folder), closing(events):
             while True:
-                with on_signals(self._on_signal), self.team.meeting():
-                    event = next(events, None)
+                try:
+                    with on_signals(self._on_signal), self.team.meeting():
+                        event = next(events, None)
+                except Gone:
+                    raise
+                except BaseException:
+                    with suppress(OSError, RuntimeError):  # which is not what has ended the run
+                        self._wait()
+                    raise
                 if event is None:
                     return
                 yield event
@@ -195,12 +212,12 @@ class TrainingRun:
         keep_memory()
         try:
             found = self.team.alone(lambda: latest_checkpoint(self.out))
-            edited = changes(load_state(found)["recipe"], to_dict(self.asked)) if found else []
+            edited = self.team.alone(lambda: edited_since(found, self.asked))
             yield Note(f"preparing {self.recipe.data}")
             self._prepare()
             yield Note(f"{self.parts.report}; prepared in {spoken(self.clock.now())}")
             self._plan_for(self.parts.specs())
-            tensors, state = self._restore(found)
+            tensors, state = self.team.in_turn(lambda: self._restore(found))
             names = [spec.name for spec in self.specs]
             if state is not None and state["stage"] not in names:
                 raise CheckpointError(f"{found} is of a stage {state['stage']!r}, which this recipe does not have")
@@ -213,7 +230,9 @@ class TrainingRun:
         if edited:
             yield Note(f"recipe.json has another {', '.join(edited)} than at the last checkpoint; it counts from here")
         yield Note(f"stages: {', '.join(names)}; {self.parts.size}")
-        yield from map(Note, [*self._apart(), *self.parts.advice()])
+        yield from map(
+            Note, [*described(self.team.size, self.recipe.train.accumulate, self.sharding), *self.parts.advice()]
+        )
         yield from self._goes_on(first, state)
         try:
             yield from self._train(first, tensors, state)
@@ -222,19 +241,8 @@ class TrainingRun:
                 raise
             raise TrainingError(
                 f"the disk is full ({error.filename or self.out}); make room and resume: the newest checkpoint is "
-                f"{self.saved or 'none'}"
+                f"{newest(self.out)}"
             ) from error
-
-    def _apart(self) -> list[str]:
-        """What to know of a run of several processes."""
-        size, batches = self.team.size, self.recipe.train.accumulate
-        if size == 1:
-            return [] if self.sharding == "none" else ["one process holds everything; --shard changes nothing"]
-        told = f"{size} processes share the batches of a step, {batches} in all; of the nets they share {self.sharding}"
-        idle = -batches % size
-        if idle:
-            told += f"; warning: {idle} of them wait in a turn, since a step's batches do not divide among them"
-        return [told]
 
     def _train(self, first: int, tensors: dict[str, Any], state: dict[str, Any] | None) -> Iterator[Note | Progress]:
         self.watch.budget = None
@@ -266,8 +274,7 @@ class TrainingRun:
         if state is None:
             yield Note("there is no checkpoint yet, so training begins at its first step")
             return
-        kept = sum(row["global_step"] <= state["step"] for row in read_log(self.out)[0])
-        if kept < state["step"]:
+        if (kept := sum(row["global_step"] <= state["step"] for row in read_log(self.out)[0])) < state["step"]:
             yield Note(f"warning: the log holds {kept} of {state['step']} steps; the others were lost or damaged")
         if state.get("completed") and first < len(self.specs):
             yield Note(f"{state['stage']} is finished; going on with {self.specs[first].name} at its first step")
@@ -332,7 +339,9 @@ class TrainingRun:
         num_batches = self.plan[before.name] * self.recipe.train.accumulate
         return self.parts.rows_of_round(spec, loader, num_batches, self._seed(spec), begun=begun)
 
-    def _stage(self, spec: StageSpec, num_steps: int, rows: Any = None) -> Stage:
+    def _stage(
+        self, spec: StageSpec, num_steps: int, observers: Sequence[Observer] | None = None, rows: Any = None
+    ) -> Stage:
         seed = self._seed(spec)
         batches = OnDevice(self.parts.batches(spec, seed, rows), self.device)
         rate = self.recipe.train.learning_rate
@@ -347,7 +356,7 @@ class TrainingRun:
             make_generator(seed),
             team=self.team,
             sharding=self.sharding,
-            observers=[part for part in self.parts.measured.values() if isinstance(part, Observer)],
+            observers=observers_of(self.parts) if observers is None else observers,
         )
 
     def _restore(self, found: Path | None) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -383,7 +392,7 @@ class TrainingRun:
         self._before_stage(spec)
         # Which takes time that has no steps.
         rows = self.team.in_turn(lambda: self._rows_of(index, begun=resumed is not None))
-        stage = self._stage(spec, self.planner.steps_of(index, resumed[1]["stage_step"] if resumed else 0), rows)
+        stage = self._stage(spec, self.planner.steps_of(index, resumed[1]["stage_step"] if resumed else 0), rows=rows)
         before = sum(self.plan[s.name] for s in self.specs[:index])
         if resumed is not None:
             with fitting_checkpoint(self.out / "checkpoints"):
@@ -397,8 +406,7 @@ class TrainingRun:
         self._in_steps = True
         try:
             for progress in train_stage(stage):
-                step, more = before + progress.step, self.parts.row(before + progress.step, progress)
-                self.log.row(step, log_row(step, progress, self.unit, more, self.device))
+                self._log(stage, before + progress.step, progress)
                 if (steps := pacer.cut()) is not None:
                     self.planner.cut(stage, steps)
                     yield Note(f"slower than measured: {spec.name} is cut to {steps} steps, to keep the time budget")
@@ -425,6 +433,12 @@ class TrainingRun:
         self._checkpoint(before + stage.num_steps, {}, {"stage": spec.name, "completed": True})
         if self._stop:
             raise Interrupted(self._stop)
+
+    def _log(self, stage: Stage, step: int, progress: Progress) -> None:
+        """Write down what a step did."""
+        with stage.held.present() if self.parts.measures(progress) else nullcontext():
+            more = self.parts.row(step, progress) if self.team.first else {}
+        self.log.row(step, log_row(step, progress, self.unit, more, self.device))
 
     def _before_stage(self, spec: StageSpec) -> None:
         """Have a stage's data, which may be the teacher's answers, made before it is planned."""
@@ -460,7 +474,9 @@ class TrainingRun:
         if held:
             assert isinstance(self.team, Processes), "one process holds no shares"
             self._writing = save_shares(self.out, step, tensors, state, self.team)
-        elif self.team.first:
+            self._being_saved = standing({**state, "step": step})
+            return
+        if self.team.first:
             save_checkpoint(self.out, step, tensors, state)
         self.saved = standing({**state, "step": step})
 
@@ -468,7 +484,7 @@ class TrainingRun:
         """Let the newest checkpoint be complete."""
         if self._writing is not None:
             self._writing.wait()
-            self._writing = None
+            self._writing, self.saved = None, self._being_saved
 
     def _samples(self, stage: Stage, step: int) -> Iterator[Note]:
         """A few samples by the averaged weights, into `samples/` and as a note."""
@@ -478,7 +494,6 @@ class TrainingRun:
                 model = self.parts.trained_model(stage.name)
                 lines = self.parts.samples(model, stage.name, self.out / "samples" / f"step-{step}")
         stage.model.train()
-        if not lines:
-            return
-        self.log.samples(step, lines)
-        yield Note("\n".join("  " + line for line in lines))
+        if lines:
+            self.log.samples(step, lines)
+            yield Note("\n".join("  " + line for line in lines))

@@ -18,6 +18,7 @@ from manta.recipes.states import recipe_class
 from manta.runtime import atomic_write, sweep
 from manta.text.files import expanded
 from manta.text.sources import SCHEMES
+from manta.training import latest_checkpoint, load_state
 
 RECIPE = "recipe.json"
 PLAN = "plan.json"
@@ -268,6 +269,24 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
             f"{RECIPE} has another {', '.join(fixed)} than the run began with; change it back, or begin another run"
         )
     return changed
+
+
+def edited_since(checkpoint: Path | None, recipe: Any) -> list[str]:
+    """Names of the fields of a run's recipe that have changed since a checkpoint, if there is one.
+
+    Raises:
+        CheckpointError: one of them cannot change, or the checkpoint is damaged.
+    """
+    return [] if checkpoint is None else changes(load_state(checkpoint)["recipe"], to_dict(recipe))
+
+
+def newest(run: Path) -> str:
+    """Where the newest checkpoint of a run on the disk stands, in words."""
+    try:
+        found = latest_checkpoint(run)
+        return "none" if found is None else standing(load_state(found))
+    except CheckpointError:
+        return "damaged"
 
 
 def _missing(stored: Any, whole: Any, where: str = "") -> Iterator[str]:

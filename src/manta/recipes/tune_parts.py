@@ -206,9 +206,13 @@ class TuneParts(Parts):
             total, weight = total + float(loss.total) * (loss.count or 1), weight + (loss.count or 1)
         return total / weight if weight else None
 
+    def measures(self, progress: Progress) -> bool:
+        """Now and then."""
+        return progress.step % -(-progress.num_steps // MEASURED) == 0
+
     def row(self, step: int, progress: Progress) -> dict[str, Any]:
         """The loss on held-out texts, now and then."""
-        if progress.step % -(-progress.num_steps // MEASURED):
+        if not self.measures(progress):
             return {}
         loss = self.held_out_loss()
         return {} if loss is None else {"dev_loss": loss}

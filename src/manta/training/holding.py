@@ -80,6 +80,10 @@ class Alone:
         finally:
             average.swap(self.model)
 
+    def present(self) -> AbstractContextManager[None]:
+        """Have the run's own model with the weights of now for a while, in the first process."""
+        return nullcontext()
+
     def release(self) -> None:
         """Give the run's own model what has been trained."""
 
@@ -162,16 +166,25 @@ class Shares(Alone):
     @contextmanager
     def averaged(self, average: ExponentialAverage) -> Iterator[None]:
         """See `Alone`."""
-        self._fill(average.tensors(), everyone=False)
+        with self._filled(average.tensors()):
+            yield
+
+    def present(self) -> AbstractContextManager[None]:
+        """See `Alone`."""
+        return self._filled({})
+
+    def release(self) -> None:
+        """See `Alone`; every process has everything again."""
+        self._fill({}, everyone=True)
+
+    @contextmanager
+    def _filled(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+        self._fill(values, everyone=False)
         try:
             yield
         finally:
             for parameter in self._plain.parameters():
                 parameter.data = parameter.data.new_empty(0)
-
-    def release(self) -> None:
-        """See `Alone`; every process has everything again."""
-        self._fill({}, everyone=True)
 
     @torch.no_grad()
     def _fill(self, values: Mapping[str, Tensor], *, everyone: bool) -> None:
@@ -182,6 +195,23 @@ class Shares(Alone):
                 parameter.data = value
         for plain, buffer in zip(self._plain.buffers(), self.model.buffers(), strict=True):
             plain.copy_(buffer)
+
+
+def described(size: int, batches: int, sharding: Sharding) -> list[str]:
+    """What to know of a run of several processes.
+
+    Args:
+        size: processes.
+        batches: of a step.
+        sharding: what they share out.
+    """
+    if size == 1:
+        return [] if sharding == "none" else ["one process holds everything; --shard changes nothing"]
+    told = f"{size} processes share the batches of a step, {batches} in all; of the nets they share {sharding}"
+    idle = -batches % size
+    if idle:
+        told += f"; warning: {idle} of them wait in a turn, since a step's batches do not divide among them"
+    return [told]
 
 
 def hold(model: nn.Module, objective: Any, team: Team, device: torch.device, sharding: Sharding) -> Alone:

@@ -7,6 +7,8 @@ but for shares of a checkpoint, the first one writes.
 
 import os
 import re
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -166,11 +168,12 @@ def own_device(device: str | None) -> str | None:
     return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
 
 
-def assemble(device: torch.device) -> Team:
-    """Meet the other processes of this run, if there are any.
+def assemble(device: torch.device, tell: Callable[[str], None] = lambda line: None) -> Team:
+    """Meet the other processes of this run, if there are any; until they are met, signals end this one at once.
 
     Args:
         device: of this process.
+        tell: takes a line about what is waited for.
 
     Raises:
         TrainingError: they cannot be reached.
@@ -181,7 +184,31 @@ def assemble(device: torch.device) -> Team:
         torch.cuda.set_device(device)
     try:
         if not dist.is_initialized():
-            dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+            if os.environ.get("RANK") == "0":
+                tell(f"meeting {several() - 1} other processes (RANK and WORLD_SIZE say so)")
+            with _mortal():
+                dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
         return Processes(dist.new_group(backend="gloo", timeout=WAIT))
     except (RuntimeError, ValueError) as error:
-        raise TrainingError(f"the processes of this run cannot reach each other ({error})") from error
+        raise TrainingError(
+            f"the processes of this run cannot reach each other ({error}); RANK and WORLD_SIZE say that there are "
+            f"{several()}: start them with torchrun, or unset these variables to train with one"
+        ) from error
+
+
+@contextmanager
+def _mortal() -> Iterator[None]:
+    """Let signals end this process at once, as Python's handlers cannot while PyTorch waits."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        if handler not in (signal.SIG_IGN, None):
+            signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
