@@ -171,3 +171,13 @@ def test_the_help_of_every_verb_reads_well(capsys, verb):
     assert all(len(line) <= 100 for line in out.splitlines())
     for odd in ("[default: ]", "[default: (", "None", "[TARGET]", "[SOURCE]", "__"):
         assert odd not in out.replace("___", "")
+
+
+@pytest.mark.parametrize(("size", "rank", "says"), [(None, "3", True), ("2", "0", True), ("2", "1", False)])
+def test_of_several_processes_the_first_says_what_all_are_told(size, rank, says, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", rank)
+    if size is not None:
+        monkeypatch.setenv("WORLD_SIZE", size)
+    monkeypatch.setenv("TORCH_CPP_LOG_LEVEL", "ERROR")
+    assert cli.main(["train", "--resume", "--out", "no-such-run"]) == 1
+    assert ("nothing to resume" in capsys.readouterr().err) == says

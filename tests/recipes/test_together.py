@@ -9,10 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from manta.config import from_dict
 from manta.hub import load
-from manta.training import latest_checkpoint, load_checkpoint, read_log
+from manta.recipes import Recipe, TrainingRun
+from manta.recipes.runfolder import newest
+from manta.runtime import json_tensors
+from manta.training import Team, latest_checkpoint, load_checkpoint, read_log, save_checkpoint
+from manta.training.holding import described
 
+from ..hub.test_causal import published
+from ..hub.test_foreign_writing import write_tokenizer
 from .small import same_weights, small
 from .together import run_job
 
@@ -58,18 +66,81 @@ def figures(run: Path, name: str = "loss") -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory) -> dict[str, Path]:
+def kinds(tmp_path_factory) -> dict[str, dict[str, Any]]:
+    """The recipes, and that of adapters of a published model."""
+    place = tmp_path_factory.mktemp("published")
+    (place / "base").mkdir()
+    published(place / "base", "llama with grouped queries, tied")
+    write_tokenizer(place / "base")
+    rows = [{"prompt": f"w{i} w{j}", "text": f"w{i + 9} w{j}"} for i in range(6) for j in range(9)]
+    (place / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    told = {"state": "tuned", "data": str(place / "pairs.jsonl"), "begin_from": str(place / "base"), **HOW}
+    return {**KINDS, "tuned": {**told, "lora": {"rank": 2}, "num_steps": 4}}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, kinds) -> dict[str, Path]:
     """Every kind of model, trained by one process with two batches a step."""
-    found = {kind: tmp_path_factory.mktemp("alone") / kind for kind in KINDS}
+    found = {kind: tmp_path_factory.mktemp("alone") / kind for kind in kinds}
     for kind, folder in found.items():
-        run_job(folder, {"recipe": KINDS[kind]}, "none")
+        run_job(folder, {"recipe": kinds[kind]}, "none")
     return found
+
+
+@pytest.mark.parametrize("family", ["manta", "masked", "ar"])
+def test_the_pace_of_a_step_of_several_batches_is_measured(family, tmp_path):
+    """On copies: what learns beside the weights, too, and nothing of the run has moved."""
+    told = {**KINDS[family], "num_steps": None, "time_budget": "30m", "consensus": "none", "warm_start": False}
+    run = TrainingRun(from_dict(Recipe, told), tmp_path / "run", device="cpu")
+    run._prepare()
+    run._plan_for(run.parts.specs())
+    before = [value.clone() for value in run.parts.modules.state_dict().values()]
+    measured = {name: json.dumps(json_tensors(part.state_dict())) for name, part in run.parts.measured.items()}
+    for spec in run.specs:
+        run._free(spec)
+        assert 0 < run.planner.pace(spec) < 60
+    assert all(torch.equal(a, b) for a, b in zip(before, run.parts.modules.state_dict().values(), strict=True))
+    assert measured == {name: json.dumps(json_tensors(part.state_dict())) for name, part in run.parts.measured.items()}
+    run.folder.close()
+
+
+def test_processes_plan_by_the_pace_that_the_first_has_measured(tmp_path, monkeypatch):
+    told = {**KINDS["ar"], "num_steps": None, "time_budget": "30m"}
+    run = TrainingRun(from_dict(Recipe, told), tmp_path / "run", device="cpu")
+    run._prepare()
+    run.team = Followers()
+    run._plan_for(run.parts.specs())
+    monkeypatch.setattr(run.planner, "_seconds_per_step", lambda spec: 9.0)
+    assert run.planner.pace(run.specs[0]) == 0.5 and run.planner.clock.now() == 0.5
+    run.folder.close()
+
+
+class Followers(Team):
+    """A team whose first process has always said a half."""
+
+    def agree(self, value: Any) -> Any:
+        return 0.5
+
+
+def test_the_newest_checkpoint_is_looked_up_on_the_disk(tmp_path):
+    assert newest(tmp_path) == "none"
+    state = {"stage": "ar", "stage_step": 3, "stage_steps": 9}
+    kept = save_checkpoint(tmp_path, 3, {"model": {"weight": torch.ones(2)}}, state)
+    assert newest(tmp_path) == "step 3 (ar 3 of 9)"
+    (kept / "state.json").write_text("{}")
+    assert newest(tmp_path) == "damaged"
+
+
+def test_a_run_says_how_many_share_it():
+    assert described(1, 2, "none") == [] and "changes nothing" in described(1, 2, "full")[0]
+    assert described(2, 4, "grad") == ["2 processes share the batches of a step, 4 in all; of the nets they share grad"]
+    assert "warning: 2 of them wait" in described(4, 2, "none")[0] and "warning: 3 of" in described(4, 5, "none")[0]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sharding", ["none", "full"])
-def test_two_processes_train_as_one(sharding, alone, tmp_path):
-    jobs = {tmp_path / kind: {"recipe": recipe} for kind, recipe in KINDS.items()}
+def test_two_processes_train_as_one(sharding, alone, kinds, tmp_path):
+    jobs = {tmp_path / kind: {"recipe": recipe} for kind, recipe in kinds.items()}
     together(2, jobs, sharding, tmp_path / "jobs.json")
     for kind, one in alone.items():
         ours, theirs = figures(one), figures(tmp_path / kind)
@@ -77,9 +148,11 @@ def test_two_processes_train_as_one(sharding, alone, tmp_path):
         norms = figures(one, "gradient_norm")
         assert figures(tmp_path / kind, "gradient_norm") == pytest.approx(norms, rel=1e-4), kind
         assert json.loads((tmp_path / kind / "plan.json").read_text()) == json.loads((one / "plan.json").read_text())
-        assert type(load(tmp_path / kind)) is type(load(one))
+        assert kind == "tuned" or type(load(tmp_path / kind)) is type(load(one))
     if sharding == "none":  # two gradients have one sum, whoever adds them up
-        assert all(same_weights(one, tmp_path / kind) for kind, one in alone.items() if kind not in ("dic", "joint"))
+        assert all(
+            same_weights(one, tmp_path / kind) for kind, one in alone.items() if kind not in ("dic", "joint", "tuned")
+        )
 
 
 @pytest.mark.slow
@@ -108,7 +181,7 @@ def test_a_process_that_dies_ends_the_run_and_loses_no_checkpoint(alone, tmp_pat
     said = together(2, {tmp_path / "run": job}, "full", tmp_path / "jobs.json")
     assert "has lost another one" in said
     kept = latest_checkpoint(tmp_path / "run")
-    assert kept is not None and load_checkpoint(kept)[1]["step"] >= 1
+    assert kept is not None and load_checkpoint(kept)[1]["step"] <= 3  # which reads every byte
     run_job(tmp_path / "run", {}, "none")
     assert figures(tmp_path / "run") == pytest.approx(figures(alone["ar"]), abs=1e-5)
 
