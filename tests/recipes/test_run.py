@@ -24,6 +24,7 @@ from manta.operators import AttentionConfig
 from manta.recipes import Recipe, TrainingRun, resolve
 from manta.recipes.budget import FEW_STEPS, LEAST_STEPS, SAFETY, Clock, seconds_for, undertrained
 from manta.recipes.card import model_card
+from manta.recipes.planning import Planner
 from manta.recipes.recipe import SIZES, seconds
 from manta.recipes.run import Note
 from manta.recipes.runfolder import RunFolder
@@ -306,7 +307,7 @@ def test_durations():
 
 
 def test_a_time_budget_becomes_steps_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(TrainingRun, "_seconds_per_step", lambda self, spec: 0.05)
+    monkeypatch.setattr(Planner, "_seconds_per_step", lambda self, spec: 0.05)
     first = finish(TrainingRun(recipe(num_steps=None, time_budget="120s"), tmp_path / "run"), 1)[0]
     plan = json.loads((tmp_path / "run" / "plan.json").read_text())
     assert LEAST_STEPS < first.num_steps == plan["policy"] < 120 / 0.05
@@ -319,13 +320,13 @@ def test_each_stage_takes_its_share_of_what_is_left(tmp_path, monkeypatch):
     """The pace of a step is what the clock says, and a stage that was slow leaves less to those after it."""
     run = TrainingRun(recipe(num_steps=None, time_budget="10000s", consensus="teacher", recombined=0), tmp_path / "run")
     run._prepare()
-    run.specs = stage_specs(run.parts)
-    monkeypatch.setattr(run, "_seconds_per_step", lambda spec: 2.0)
+    run._plan_for(stage_specs(run.parts))
+    monkeypatch.setattr(run.planner, "_seconds_per_step", lambda spec: 2.0)
     names, spent = [spec.name for spec in run.specs], [0.0, 5000.0, 9000.0]
     assert names == ["teacher", "policy", "own"]
     for index, seconds_spent in enumerate(spent):
-        run.clock = Clock(seconds_spent)
-        run._steps_of(index)
+        run.planner.clock = Clock(seconds_spent)
+        run.planner.steps_of(index)
     shares = run.recipe.shares
     left = [SAFETY * (10000 - seconds_spent) for seconds_spent in spent]
     wanted = {
@@ -334,7 +335,7 @@ def test_each_stage_takes_its_share_of_what_is_left(tmp_path, monkeypatch):
         "own": left[2],
     }
     assert run.plan == {name: pytest.approx(value / 2, rel=0.01) for name, value in wanted.items()}
-    assert run._steps_of(1) == run.plan["policy"], "decided once"
+    assert run.planner.steps_of(1) == run.plan["policy"], "decided once"
 
 
 # What a folder holds before a run is left as it is.
@@ -550,11 +551,11 @@ def test_a_time_budget_gives_every_stage_its_least_steps(tmp_path, monkeypatch):
     settings = {"num_steps": None, "time_budget": "1000s", "consensus": "teacher", "recombined": 0}
     run = TrainingRun(recipe(**settings), tmp_path / "run")
     run._prepare()
-    run.specs = stage_specs(run.parts)
-    monkeypatch.setattr(run, "_seconds_per_step", lambda spec: 2.0)
+    run._plan_for(stage_specs(run.parts))
+    monkeypatch.setattr(run.planner, "_seconds_per_step", lambda spec: 2.0)
     for index, spent in enumerate((10.0, 990.0, 5000.0)):
-        run.clock = Clock(spent)
-        assert run._steps_of(index) >= LEAST_STEPS
+        run.planner.clock = Clock(spent)
+        assert run.planner.steps_of(index) >= LEAST_STEPS
     assert "undertrained" in model_card("manta", run.recipe, run.plan, {}, run.parts.report)
     assert undertrained({"policy": FEW_STEPS}) == ""
 
@@ -573,7 +574,7 @@ def test_time_is_shared_and_nobody_s_least_steps_are_taken():
 
 
 def test_a_resumed_run_may_be_given_more_time_and_not_less(tmp_path, monkeypatch):
-    monkeypatch.setattr(TrainingRun, "_seconds_per_step", lambda self, spec: 0.05)
+    monkeypatch.setattr(Planner, "_seconds_per_step", lambda self, spec: 0.05)
     run = tmp_path / "run"
     finish(TrainingRun(recipe(num_steps=None, time_budget="100s", family="ar"), run), 3)
     with pytest.raises(UsageError, match="more and not less"):
@@ -585,7 +586,7 @@ def test_a_resumed_run_may_be_given_more_time_and_not_less(tmp_path, monkeypatch
 
 def test_a_stage_that_turns_out_slower_is_cut_to_its_time(tmp_path, monkeypatch):
     """Steps of a second where a hundredth was measured: the run ends about when it should."""
-    monkeypatch.setattr(TrainingRun, "_seconds_per_step", lambda self, spec: 0.01)
+    monkeypatch.setattr(Planner, "_seconds_per_step", lambda self, spec: 0.01)
     run = TrainingRun(recipe(num_steps=None, time_budget="300s", family="ar"), tmp_path / "run")
     original = RunLog.row
 

@@ -170,7 +170,7 @@ def test_another_base_than_at_the_beginning_is_refused(bases, data, tmp_path):
 
 
 def test_a_budget_too_short_leaves_nothing(bases, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("manta.recipes.run.seconds_per_step", lambda *told: 60.0)
+    monkeypatch.setattr("manta.recipes.planning.seconds_per_step", lambda *told: 60.0)
     with pytest.raises(UsageError, match="is too short"):
         finish(tuning(bases["Dream"], tmp_path / "run", data, num_steps=None, time_budget="40s"))
     assert not (tmp_path / "run").exists()
@@ -179,7 +179,7 @@ def test_a_budget_too_short_leaves_nothing(bases, data, tmp_path, monkeypatch):
 @pytest.mark.parametrize("lora", [{"rank": 4}, {}])
 def test_the_pace_is_measured_on_a_copy_of_what_is_trained_alone(lora, bases, data, tmp_path, monkeypatch):
     measured: list[Any] = []
-    monkeypatch.setattr("manta.recipes.run.seconds_per_step", lambda stage, *rest: measured.append(stage) or 1.0)
+    monkeypatch.setattr("manta.recipes.planning.seconds_per_step", lambda stage, *rest: measured.append(stage) or 1.0)
     run = tuning(bases["llada"], tmp_path / "run", data, lora=lora, num_steps=None, time_budget="10m")
     events = run.events()
     while not measured:
