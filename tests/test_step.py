@@ -58,14 +58,20 @@ def test_every_observer_learns_the_same_after_the_step():
     def observed(later: bool) -> list[object]:
         density, controller, space = TimeDensityConfig().build(), RateController(10.0), Standardised()
         space.hold_statistics(3)
-        with shared_step(make_generator(0)) if later else torch.enable_grad() as step:
+
+        def tell() -> None:
             density.observe(t, loss)
             controller.observe(30.0)
             space.track(latents)
+
         if later:
+            with shared_step(make_generator(0)) as step:
+                tell()
             assert controller.rate is None and space.mean.abs().sum() == 0
             for observer, values in step.told:
                 observer.take(*values)
+        else:
+            tell()
         measured = [values.tolist() for values in density.measured_loss()]
         return [measured, controller.log_weight, controller.rate, space.mean.tolist(), space.std.tolist()]
 

@@ -54,7 +54,8 @@ class Planner:
         stage_of: Callable[[StageSpec, int, Sequence[Observer]], Stage],
     ) -> None:
         self.parts, self.specs, self.folder, self.watch, self.stage_of = parts, specs, folder, watch, stage_of
-        self.recipe, self.clock, self.team = parts.recipe, AgreedClock(watch.clock, team), team
+        self.recipe, self.team = parts.recipe, team
+        self.clock: Clock = AgreedClock(watch.clock, team)
         self.plan: dict[str, int] = {}
         """Steps of each stage that has begun."""
         self.paces: dict[str, float] = {}
