@@ -94,8 +94,6 @@ def stream(seed: int, *place: int) -> torch.Generator:
         seed: of the stage, at least 0.
         place: at least 0 each.
     """
-    return make_generator(
-        int(
-            np.random.SeedSequence(seed, spawn_key=(len(place), *place)).generate_state(1, np.uint64)[0] >> np.uint64(1)
-        )
-    )
+    # Its length is told, too: a sequence of seeds takes zeros at the end for none.
+    drawn = np.random.SeedSequence(seed, spawn_key=(len(place), *place)).generate_state(1, np.uint64)[0]
+    return make_generator(int(drawn >> np.uint64(1)))

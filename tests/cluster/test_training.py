@@ -2,17 +2,22 @@
 
 import os
 import signal
+from collections.abc import Generator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
-from manta.cluster.training import Placed, train_many
+from manta.cluster import training
+from manta.cluster.training import RESTARTS, Ended, Placed, train_many
 from manta.config import from_dict
-from manta.errors import DataError, UsageError
+from manta.errors import DataError, TrainingError, UsageError
 from manta.recipes import Recipe, TrainingRun
 from manta.recipes.run import Note
+from manta.recipes.runfolder import RECIPE
 from manta.signals import Interrupted
 from manta.training import Progress, latest_checkpoint, read_log
 
@@ -71,6 +76,45 @@ def test_what_a_process_refuses_is_said_once_and_a_signal_stops_all(cluster, alo
     with pytest.raises(Interrupted):
         train_many(placed(tmp_path / "run", recipe=longer), workers=2, show=show)
     assert latest_checkpoint(tmp_path / "run") is not None and not (tmp_path / "run" / "model").exists()
+
+
+def test_a_run_that_died_before_its_first_checkpoint_is_taken_up_and_not_begun_again(tmp_path, monkeypatch):
+    """The first process had written its recipe, so a second beginning would be refused."""
+    tried: list[Placed] = []
+
+    def attempt(ray, told, workers, gpus, show):
+        tried.append(told)
+        (told.out / RECIPE).write_text("{}")
+        return (None, "it was killed") if len(tried) < 3 else (Ended("tokens", "text", ""), "")
+
+    monkeypatch.setattr(training, "connected", lambda address, workers: nullcontext())
+    monkeypatch.setattr(training, "_attempt", attempt)
+    notes: list[str] = []
+    train_many(placed(tmp_path), workers=2, show=lambda event, unit: notes.append(getattr(event, "text", "")))
+    assert [told.resume for told in tried] == [False, True, True] and len(notes) == 2
+    assert tried[0].recipe is not None and tried[1].recipe is None and "it was killed" in notes[0]
+    tried.clear()
+    monkeypatch.setattr(training, "_attempt", lambda *told: (tried.append(told[1]), (None, "it was killed"))[1])
+    with pytest.raises(TrainingError, match="it was killed"):
+        train_many(placed(tmp_path), workers=2)
+    assert len(tried) == RESTARTS + 1
+
+
+class Preparing(TrainingRun):
+    """A run that has said two things and taken no step."""
+
+    def __init__(self) -> None:
+        self._stop = 0
+
+    def events(self) -> Generator[Note | Progress, None, None]:
+        yield from map(Note, ("first", "second"))
+
+
+def test_a_run_is_stopped_before_its_first_step_too():
+    board = SimpleNamespace(tell=SimpleNamespace(remote=lambda event: 15 if event.text == "second" else 0))
+    run = Preparing()
+    training._watch(SimpleNamespace(get=lambda value: value), run, board, True)
+    assert run._stop == 15
 
 
 def test_no_processes_are_refused(tmp_path):
