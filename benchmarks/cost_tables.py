@@ -126,6 +126,42 @@ def few_calls_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def fluency_table(result: dict[str, Any]) -> str:
+    """What counts of the training texts add, by model and calls."""
+    rows = {(row["model"], row["name"], row["num_steps"]): row for row in result["rows"]}
+    lines = [
+        "| model, calls | BLEU as the network says | with counts (0.5) | difference | slot errors as it says | with "
+        "counts | distinct 4-grams as it says | with counts | BLEU at 0.25 / 1 |",
+        "|---|" + "---|" * 8,
+    ]
+    for model, name, calls in rows:
+        if name != "weight 0":
+            continue
+        plain, told = rows[model, name, calls], rows[model, "weight 0.5", calls]
+        cells = [f"{row['bleu']:.1f} [{_ends(row['bleu_interval'])}]" for row in (plain, told)]
+        cells.append(f"+{told['bleu_gain']:.1f} [{_ends(told['bleu_gain_interval'])}]")
+        cells += [f"{row[figure]:.1%}" for figure in ("slot_error_rate", "distinct_4") for row in (plain, told)]
+        cells.append(" / ".join(f"{rows[model, f'weight {weight}', calls]['bleu']:.1f}" for weight in ("0.25", "1")))
+        lines.append(f"| `{model}`, {calls} call{'s' * (calls > 1)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _ends(interval: list[float]) -> str:
+    return ", ".join(f"{end:.1f}" for end in interval)
+
+
+def unplanned_table(result: dict[str, Any]) -> str:
+    """The plan's share with counts and without, of models that have a plan."""
+    planned = {row["model"] for row in result["rows"] if row["name"].endswith("no plan")}
+    rows = {(row["name"], row["num_steps"]): row for row in result["rows"] if row["model"] in planned}
+    lines = ["| calls | with its plan | without | with its plan, counts | without, counts |", "|---|---|---|---|---|"]
+    for calls in sorted({calls for name, calls in rows if name.endswith("no plan")}):
+        found = [rows[f"weight {weight}{plan}", calls] for weight in ("0", "0.5") for plan in ("", ", no plan")]
+        cells = [f"{row['bleu']:.1f} ({row['slot_error_rate']:.1%})" for row in found]
+        lines.append(f"| {calls} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def infill_table(result: dict[str, Any]) -> str:
     """Spans of human texts that are asked for back."""
     rows = result["infill"]["rows"]

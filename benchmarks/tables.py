@@ -29,6 +29,7 @@ from cost_tables import (
     caches_table,
     drafts_table,
     few_calls_table,
+    fluency_table,
     gpu_table,
     infill_table,
     loading_table,
@@ -39,6 +40,7 @@ from cost_tables import (
     together_kills_table,
     together_speed_table,
     together_table,
+    unplanned_table,
 )
 from diagnosis_tables import diagnose_table, feedback_table, prediction_table, steering_table, verdicts_table
 from image_tables import (
@@ -508,6 +510,8 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "together_kills": (("together.json", together_kills_table),),
     "drafts": (("drafts.json", drafts_table),),
     "few_calls": (("few_calls.json", few_calls_table),),
+    "fluency": (("fluency.json", fluency_table),),
+    "unplanned": (("fluency.json", unplanned_table),),
     "infill": (("few_calls.json", infill_table),),
     "editing": (("editing.json", editing_table),),
     "feedback": (("feedback.json", feedback_table),),

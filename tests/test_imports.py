@@ -23,7 +23,7 @@ LADDER = (
     {"errors", "config", "runtime", "signals", "step", "types"},
     {"operators", "text", "image"},
     {"nets", "spaces"},
-    {"flow", "masked", "autoregressive", "aligned"},
+    {"flow", "masked", "autoregressive", "aligned", "fluency"},
     {"families"},
     {"hub", "training", "control", "metrics", "report", "quantisation"},
     {"recipes", "evaluation", "bench", "diagnosis"},
@@ -34,7 +34,7 @@ LADDER = (
 """From the lowest rung to the highest. `manta/__init__.py` belongs to the lowest: it imports when asked."""
 RUNG = {package: rung for rung, packages in enumerate(LADDER) for package in packages} | {"__init__": 0}
 
-TAKES_CALLABLES = {"flow", "masked", "autoregressive", "aligned", "control"}
+TAKES_CALLABLES = {"flow", "masked", "autoregressive", "aligned", "fluency", "control"}
 KNOWS_NO_TEXT = {"operators", "nets", "flow", "control", "training", "quantisation"}
 
 ONLY_IN = {

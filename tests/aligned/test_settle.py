@@ -8,7 +8,7 @@ from manta.aligned import settle
 OPEN = 9
 
 
-def likeliest(logits: torch.Tensor) -> torch.Tensor:
+def likeliest(logits: torch.Tensor, labels: torch.Tensor, open_: torch.Tensor) -> torch.Tensor:
     return logits.argmax(-1)
 
 
@@ -27,7 +27,7 @@ def constant(sureness: list[list[float]]):
 def test_each_call_settles_the_surest_of_every_neighbourhood():
     denoiser, calls = constant([[0.9, 0.8, 0.7, 0.6, 0.95, 0.99]])
     labels, open_ = torch.zeros(1, 6, dtype=torch.long), torch.ones(1, 6, dtype=torch.bool)
-    steps = list(settle(denoiser, labels, open_, 3, open_id=OPEN, sampler=likeliest))
+    steps = list(settle(denoiser, labels, open_, 3, open_id=OPEN, reader=likeliest))
     assert [step.open[0].tolist() for step in steps] == [
         [False, True, True, True, True, False],
         [False, False, True, True, False, False],
@@ -44,24 +44,24 @@ def test_each_call_settles_the_surest_of_every_neighbourhood():
 def test_equal_slots_are_settled_from_the_left_one_a_call():
     denoiser, _ = constant([[0.8] * 4])
     open_ = torch.ones(1, 4, dtype=torch.bool)
-    steps = list(settle(denoiser, torch.zeros(1, 4, dtype=torch.long), open_, 4, open_id=OPEN, sampler=likeliest))
+    steps = list(settle(denoiser, torch.zeros(1, 4, dtype=torch.long), open_, 4, open_id=OPEN, reader=likeliest))
     assert [step.open[0].int().tolist() for step in steps] == [[0, 1, 1, 1], [0, 0, 1, 1], [0, 0, 0, 1], [0, 0, 0, 0]]
 
 
 def test_one_call_settles_everything_and_more_calls_than_slots_are_not_made():
     denoiser, calls = constant([[0.9, 0.8, 0.7]])
     labels, open_ = torch.zeros(1, 3, dtype=torch.long), torch.ones(1, 3, dtype=torch.bool)
-    (only,) = settle(denoiser, labels, open_, 1, open_id=OPEN, sampler=likeliest)
+    (only,) = settle(denoiser, labels, open_, 1, open_id=OPEN, reader=likeliest)
     assert only.labels.tolist() == [[1, 1, 1]] and not only.open.any()
     calls.clear()
-    assert len(list(settle(denoiser, labels, open_, 50, open_id=OPEN, sampler=likeliest))) == 3 == len(calls)
+    assert len(list(settle(denoiser, labels, open_, 50, open_id=OPEN, reader=likeliest))) == 3 == len(calls)
 
 
 def test_what_is_given_stays_and_is_certain():
     denoiser, calls = constant([[0.9, 0.9, 0.9, 0.9], [0.9, 0.9, 0.9, 0.9]])
     labels = torch.tensor([[7, 0, 5, 0], [7, 7, 7, 7]])
     open_ = torch.tensor([[False, True, False, True], [False] * 4])
-    steps = list(settle(denoiser, labels, open_, 2, open_id=OPEN, sampler=likeliest))
+    steps = list(settle(denoiser, labels, open_, 2, open_id=OPEN, reader=likeliest))
     assert steps[-1].labels.tolist() == [[7, 1, 5, 1], [7, 7, 7, 7]]
     assert steps[-1].confidence[0].tolist() == [1.0, pytest.approx(0.9), 1.0, pytest.approx(0.9)]
     assert steps[-1].calls_of.tolist() == [2, 1] and all(call[1].tolist() == [7] * 4 for call in calls)
@@ -78,8 +78,8 @@ def test_a_slot_is_told_in_sight_of_those_before():
         return logits
 
     labels, open_ = torch.zeros(1, 2, dtype=torch.long), torch.ones(1, 2, dtype=torch.bool)
-    *_, together = settle(denoiser, labels, open_, 1, open_id=OPEN, sampler=likeliest)
-    *_, apart = settle(denoiser, labels, open_, 2, open_id=OPEN, sampler=likeliest)
+    *_, together = settle(denoiser, labels, open_, 1, open_id=OPEN, reader=likeliest)
+    *_, apart = settle(denoiser, labels, open_, 2, open_id=OPEN, reader=likeliest)
     assert together.labels.tolist() == [[2, 1]] and apart.labels.tolist() == [[2, 3]]
 
 
@@ -88,9 +88,28 @@ def test_rows_do_not_see_each_other():
     logits = torch.randn(5, 7, 4, generator=generator)
     open_ = torch.rand(5, 7, generator=generator) < 0.7
     labels = torch.randint(4, (5, 7), generator=generator)
-    *_, both = settle(lambda _: logits, labels, open_, 3, open_id=OPEN, sampler=likeliest)
+    *_, both = settle(lambda _: logits, labels, open_, 3, open_id=OPEN, reader=likeliest)
     for row in range(5):
         one = slice(row, row + 1)
-        *_, alone = settle(lambda _, one=one: logits[one], labels[one], open_[one], 3, open_id=OPEN, sampler=likeliest)
+        *_, alone = settle(lambda _, one=one: logits[one], labels[one], open_[one], 3, open_id=OPEN, reader=likeliest)
         assert torch.equal(alone.labels, both.labels[one]) and torch.equal(alone.confidence, both.confidence[one])
         assert torch.equal(alone.calls_of, both.calls_of[one])
+
+
+def test_a_reader_is_told_what_stands_and_where_nothing_does():
+    told = []
+
+    def denoiser(labels):
+        return torch.zeros(1, 4, 6)
+
+    def reader(logits, labels, open_):
+        told.append((labels.tolist(), open_.tolist()))
+        return torch.full_like(labels, 1 + len(told))
+
+    open_ = torch.tensor([[True, True, False, True]])
+    labels = torch.tensor([[0, 0, 7, 0]])
+    *_, last = settle(denoiser, labels, open_, 3, open_id=OPEN, reader=reader)
+    assert told[0] == ([[0, 0, 7, 0]], [[True, True, False, True]])
+    # What is read of a slot that stands already changes nothing.
+    assert told[1][0][0][2] == 7 and sum(told[1][1][0]) == 2 and sum(told[2][1][0]) == 1
+    assert last.labels[0, 2] == 7 and sorted(last.labels[0, [0, 1, 3]].tolist()) == [2, 3, 4]

@@ -52,6 +52,7 @@ OTHER: dict[str, Any] = {
     "think": 2,
     "pattern": "a+",
     "schema": "{}",
+    "fluency": 0.5,
 }
 """A value of every option that is not its default."""
 

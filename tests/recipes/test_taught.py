@@ -81,8 +81,8 @@ def test_it_stays_to_write_and_to_read_by(aligned, teacher):
 
 def test_a_model_that_has_kept_no_teacher_says_so(aligned, tmp_path):
     lm = load(aligned, device="cpu")
-    assert isinstance(lm, AlignedLM)
-    save_model(tmp_path / "alone", AlignedLM(lm.model, lm.tokenizer), recipe={}, card="")
+    assert isinstance(lm, AlignedLM) and lm.ngrams is not None, "a finished model has counted its texts"
+    save_model(tmp_path / "alone", AlignedLM(lm.model, lm.tokenizer, ngrams=lm.ngrams), recipe={}, card="")
     alone = load(tmp_path / "alone", device="cpu")
     assert alone.write(PROMPTS, num_steps=2) == lm.write(PROMPTS, num_steps=2)
     assert alone.likelihood == "none"

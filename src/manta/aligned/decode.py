@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-Sampler = Callable[[Float[Tensor, "b n v"]], Int64[Tensor, "b n"]]
-"""A label for every slot, from its logits."""
+Reader = Callable[[Float[Tensor, "b n v"], Int64[Tensor, "b n"], Bool[Tensor, "b n"]], Int64[Tensor, "b n"]]
+"""A label for every slot, from its logits, the labels that stand, and where none does yet."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def settle(
     num_steps: int,
     *,
     open_id: int,
-    sampler: Sampler,
+    reader: Reader,
 ) -> Iterator[Slots]:
     """Settle one of every `num_steps` neighbouring slots a call, the surest first; yields the slots after each call.
 
@@ -53,7 +53,7 @@ def settle(
         open_: True where the model tells a label.
         num_steps: calls, at least 1.
         open_id: stands for an open slot.
-        sampler: chooses labels.
+        reader: chooses labels; what it says of slots that are settled is not asked.
 
     Source: settling within blocks: Saharia et al., "Imputer", arXiv 2004.07437.
     """
@@ -63,7 +63,7 @@ def settle(
     calls_of = open_.sum(1).clamp_max(num_steps).clamp_min(1)
     for call in range(1, max(1, int(calls_of.max())) + 1):
         logits = denoiser(labels.masked_fill(open_, open_id))
-        chosen = sampler(logits)
+        chosen = reader(logits, labels, open_)
         chance = logits.double().softmax(-1).gather(2, chosen[..., None])[..., 0]
         labels = torch.where(open_, chosen, labels)
         confidence = torch.where(open_, chance, confidence)

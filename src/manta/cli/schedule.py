@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,8 +49,8 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError(f"{options.model} is of the family {lm.family}; a schedule is for masked models of manta")
     found = learn_schedule(lm, options.data, options.price, updates=options.updates, seed=options.seed, tell=_tell)
     card = scheduling_card(card_of(options.model), Path(options.data.rpartition(":")[2]).name, found)
-    taught = MaskedLM(lm.model, lm.tokenizer, found.decoder)
-    taught.prompted, taught.quantised = lm.prompted, lm.quantised
+    taught = copy(lm)
+    taught.decoder = found.decoder
     save_model(options.out, taught, recipe=model_config(options.model).get("recipe", {}), card=card)
     print(card.rpartition("\n\n")[2], end="")
     _tell(f"written to {options.out}; write with manta generate {options.out} --prompt …")

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from manta.aligned import Slots, collapse, settle
+from manta.aligned import Slots, best_alignment, clamped, collapse, settle
 from manta.autoregressive import Drafter
 from manta.config import from_dict, to_dict
 from manta.errors import ConfigError, RequestError, UsageError
@@ -27,10 +27,12 @@ from manta.families.batching import drawn_words, padded_prompts, padded_width
 from manta.families.canvas import Prompts, Template, changes, filled, prompt_tokens, template_of
 from manta.families.decoding import batches
 from manta.families.events import Event, EventKind, GenerateOptions, Request
+from manta.families.fluent import NGRAMS, FluentWriter, counted
 from manta.families.observer import Beginning, Observer
 from manta.families.options import given, spelled
 from manta.families.stored import built
 from manta.families.trained import LogLikelihood, Taught, Teaching, TrainedWriter
+from manta.fluency import NgramModel, likeliest_texts
 from manta.runtime import check_logits, make_generator
 from manta.text import MASK, NULL, Batch, Corpus, Tokenizer
 
@@ -44,22 +46,29 @@ CAUSAL = "causal."
 """Before the names of the teacher's weights among the parts of a folder."""
 
 
-class AlignedLM(TrainedWriter[AlignedModel]):
+class AlignedLM(FluentWriter[AlignedModel]):
     """An aligned model with its tokenizer, ready to write.
 
     Args:
         model: the net.
         tokenizer: the tokens it was trained on.
         causal: the teacher, by which it also reads and writes left to right.
+        ngrams: of the training texts; says which words go together where a call tells them all at once.
     """
 
     family = "aligned"
     fills = True
     config_class, net_class = AlignedConfig, AlignedModel
 
-    def __init__(self, model: AlignedModel, tokenizer: Tokenizer, causal: AutoregressiveLM | None = None) -> None:
+    def __init__(
+        self,
+        model: AlignedModel,
+        tokenizer: Tokenizer,
+        causal: AutoregressiveLM | None = None,
+        ngrams: NgramModel | None = None,
+    ) -> None:
         super().__init__(model, tokenizer)
-        self.causal = causal
+        self.causal, self.ngrams = causal, ngrams
 
     @property
     def drafter(self) -> Drafter | None:
@@ -96,7 +105,8 @@ class AlignedLM(TrainedWriter[AlignedModel]):
             yield self
 
     def learn_from(self, corpus: Corpus, teacher: TrainedWriter[Any] | None = None) -> None:
-        """Keep the teacher, with what drafts its words."""
+        """Count the texts; keep the teacher, with what drafts its words."""
+        super().learn_from(corpus, teacher)
         if isinstance(teacher, AutoregressiveLM):
             self.causal = teacher
             self.causal.learn_from(corpus)
@@ -114,13 +124,15 @@ class AlignedLM(TrainedWriter[AlignedModel]):
     def stored(
         cls, net: AlignedModel, codec: Tokenizer, extras: Mapping[str, Any], parts: Mapping[str, Tensor]
     ) -> "AlignedLM":
-        """With the teacher that its folder holds, if it holds one."""
+        """With the teacher and the counts that its folder holds, if it holds any."""
+        size = net.config.vocab_size
+        ngrams = counted(parts, size)
         if "causal" not in extras:
-            return cls(net, codec)
+            return cls(net, codec, None, ngrams)
         weights = {name.removeprefix(CAUSAL): value for name, value in parts.items() if name.startswith(CAUSAL)}
         shape = from_dict(AutoregressiveConfig, extras["causal"], "causal")
-        if shape.vocab_size != net.config.vocab_size:
-            raise ConfigError(f"causal.vocab_size is {shape.vocab_size}, and the model has {net.config.vocab_size}")
+        if shape.vocab_size != size:
+            raise ConfigError(f"causal.vocab_size is {shape.vocab_size}, and the model has {size}")
         if odd := [name for name, value in weights.items() if not value.is_floating_point()]:
             raise ConfigError(f"parts.safetensors holds {CAUSAL}{odd[0]} as {weights[odd[0]].dtype}")
         try:
@@ -128,20 +140,20 @@ class AlignedLM(TrainedWriter[AlignedModel]):
         except ConfigError as error:
             raise ConfigError(f"parts.safetensors and `causal` do not fit each other: {error}") from error
         causal.load_state_dict(weights)
-        rest = {name: value for name, value in parts.items() if not name.startswith(CAUSAL)}
+        rest = {name: value for name, value in parts.items() if not name.startswith((CAUSAL, NGRAMS))}
         device = net.embedding.weight.device
-        return cls(net, codec, AutoregressiveLM.stored(causal.to(device), codec, extras, rest))
+        return cls(net, codec, AutoregressiveLM.stored(causal.to(device), codec, extras, rest), ngrams)
 
     def extras(self) -> dict[str, Any]:
         """The teacher's shape."""
         return {} if self.causal is None else {"causal": to_dict(self.causal.model.config)}
 
     def parts(self) -> dict[str, Tensor]:
-        """The teacher's weights, and what drafts its words."""
+        """The counts, the teacher's weights, and what drafts its words."""
         if self.causal is None:
-            return {}
-        weights = self.causal.model.state_dict()
-        return {**{CAUSAL + name: value for name, value in weights.items()}, **self.causal.parts()}
+            return super().parts()
+        weights = {CAUSAL + name: value for name, value in self.causal.model.state_dict().items()}
+        return {**super().parts(), **weights, **self.causal.parts()}
 
     def log_likelihood(
         self,
@@ -163,9 +175,15 @@ class AlignedLM(TrainedWriter[AlignedModel]):
                     f"the {options.decoder} decoder writes left to right, and this model has kept no teacher; leave "
                     "`decoder` out"
                 )
+            if options.fluency is not None:
+                raise UsageError(
+                    f"{spelled('fluency')} is for texts read from slots, and the {options.decoder} decoder writes left "
+                    "to right; leave it out"
+                )
             self.causal.check(options)
             return
         check_options(options, self.family)
+        self.check_fluency(options)
         for name in ("top_k", "top_p", "max_tokens", "num_drafts", "pattern", "schema"):
             if name in given(options):
                 raise UsageError(
@@ -226,12 +244,21 @@ class AlignedLM(TrainedWriter[AlignedModel]):
         """The slots after each call."""
         memory = self.model.trunk.project(beginning.memory.states, beginning.memory.mask)
 
-        calls = count(1)
+        calls, counts = count(1), beginning.mask.sum(1)
 
         def denoiser(labels: Tensor) -> Tensor:
             logits = self.model(labels, beginning.mask, memory).float()
             check_logits(logits.masked_fill(~beginning.mask[..., None], 0.0), next(calls))
             return logits
+
+        def reader(logits: Tensor, labels: Tensor, open_: Tensor) -> Tensor:
+            if (fluency := self.fluency(options)) is None:
+                return drawn_words(logits, options.temperature, beginning.generators, self.model.max_slots)
+            log_chances = clamped(logits.log_softmax(-1), labels, ~open_)
+            texts = likeliest_texts(log_chances, counts.tolist(), blank=NULL, fluency=fluency)
+            words = torch.nn.utils.rnn.pad_sequence([torch.tensor(text, dtype=torch.long) for text in texts], True)
+            lengths = torch.tensor([len(text) for text in texts], device=logits.device)
+            return best_alignment(log_chances, counts, words.to(logits.device), lengths, blank=NULL)
 
         return settle(
             denoiser,
@@ -239,13 +266,12 @@ class AlignedLM(TrainedWriter[AlignedModel]):
             beginning.tokens == MASK,
             options.num_steps,
             open_id=MASK,
-            sampler=partial(
-                drawn_words,
-                temperature=options.temperature,
-                generators=beginning.generators,
-                width=self.model.max_slots,
-            ),
+            reader=reader,
         )
+
+    def _agrees(self, options: GenerateOptions) -> bool:
+        """Its texts always are."""
+        return True
 
     def _event(
         self, kind: EventKind, index: int, slots: Slots, beginning: Beginning, row: int, template: Template | None

@@ -12,6 +12,7 @@ from manta.errors import UsageError
 from manta.families.asked import listed
 from manta.families.events import UNFINISHED, Event, EventKind, GenerateOptions
 from manta.families.options import spelled
+from manta.fluency import Fluency
 from manta.masked import (
     DECODERS,
     CacheConfig,
@@ -19,6 +20,7 @@ from manta.masked import (
     ConfidenceConfig,
     DecoderConfig,
     DeferredConfig,
+    FluentSampler,
     Held,
     Judge,
     RemaskConfig,
@@ -126,6 +128,7 @@ def write_canvas(
     judge: Judge | None = None,
     elastic: Reshaper | None = None,
     scales: Scales | None = None,
+    fluency: Fluency | None = None,
 ) -> Iterator[Canvas]:
     """Write a batch of canvases as the options of a request say; see `manta.masked.decode` for the arguments.
 
@@ -141,10 +144,11 @@ def write_canvas(
         width: positions of the largest canvas, whatever the batch.
         max_calls: budget of network calls.
         held: what holds each row to a pattern; none for free ones.
-        mask: True on each row's canvas, for rows that are held.
+        mask: True on each row's canvas, for rows that are held or fluent.
         judge: of a model that doubts its words.
         elastic: lays canvases out anew after each call.
         scales: settles classes before words.
+        fluency: what is added for words that go together, where no row is held.
     """
     if isinstance(decoder, ConfidenceConfig | RemaskConfig):
         decoder = replace(decoder, num_steps=max_calls)
@@ -154,6 +158,9 @@ def write_canvas(
     if held:
         assert mask is not None, "a canvas that is held has an end"
         sampler = StructuredSampler(held, mask, mask_id, **how)
+    elif fluency is not None:
+        assert mask is not None and end_id is not None, "a canvas that is searched has an end"
+        sampler = FluentSampler(fluency, mask, mask_id, end_id, **how)
     else:
         sampler = WordSampler(**how)
     return decode(

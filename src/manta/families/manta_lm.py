@@ -19,27 +19,27 @@ from torch import Tensor
 
 from manta.config import from_dict, to_dict
 from manta.errors import ConfigError, RequestError, UsageError
+from manta.families.acting import ActingPolicy
 from manta.families.asked import check_options
 from manta.families.batching import drawn_words, fresh_noise, padded_draws, padded_prompts
 from manta.families.canvas import Prompts, Template, changes, check_strength, prompt_tokens, template_of
 from manta.families.codes import expected_codes
 from manta.families.decoding import batches
 from manta.families.events import Event, GenerateOptions, Request
+from manta.families.fluent import FluentWriter, counted
 from manta.families.model import MantaConfig, MantaModel
 from manta.families.objectives import EmbeddingMatching, OwnStates, PolicyMatching
 from manta.families.observer import Beginning, Observer
 from manta.families.page import Page
 from manta.families.prompted import NO_PROMPT, Memory
-from manta.families.trained import Taught, Teaching, TrainedWriter
-from manta.flow import SOLVERS, LinearPath, SolverState, escaping, guided, solve, steps_within
-from manta.flow.solvers import Field
+from manta.families.trained import Taught, Teaching
+from manta.flow import SOLVERS, LinearPath, escaping, steps_within
 from manta.flow.time_density import TimeDensity
+from manta.fluency import likeliest_row
 from manta.nets.trunk import Trunk
-from manta.nets.vector_field import Condition
 from manta.runtime import check_logits, json_tensors, load_json_tensors, make_generator
-from manta.spaces import RateController, Words
+from manta.spaces import RateController
 from manta.text import MASK, NULL, Tokenizer
-from manta.types import Estimate
 
 PATH = LinearPath()
 TAG_OF_STYLE = {"diverse": 0, "consensus": 1}
@@ -102,7 +102,7 @@ def _encoding_calls(options: GenerateOptions) -> int:
     return calls if options.num_steps >= 2 * calls else 0
 
 
-class MantaLM(TrainedWriter[MantaModel]):
+class MantaLM(FluentWriter[MantaModel]):
     """A Manta-LM with its tokenizer, ready to write.
 
     Args:
@@ -152,14 +152,16 @@ class MantaLM(TrainedWriter[MantaModel]):
     def stored(
         cls, net: MantaModel, codec: Tokenizer, extras: Mapping[str, Any], parts: Mapping[str, Tensor]
     ) -> "MantaLM":
-        """With its own splits and its density of times."""
+        """With its own splits, its density of times and the counts of its training texts."""
         state = load_json_tensors(extras["time_density"])
         if any(isinstance(value, Tensor) and not bool(value.isfinite().all()) for value in state.values()):
             raise ConfigError("time_density is not finite")
         density = net.config.time.build()
         density.load_state_dict(state)
         splits = {int(k): from_dict(Split, v, f"splits.{k}") for k, v in extras.get("splits", {}).items()}
-        return cls(net, codec, density, splits)
+        lm = cls(net, codec, density, splits)
+        lm.ngrams = counted(parts, net.config.vocab_size)
+        return lm
 
     def extras(self) -> dict[str, Any]:
         """Its own splits and its density of times."""
@@ -215,6 +217,7 @@ class MantaLM(TrainedWriter[MantaModel]):
     def check(self, options: GenerateOptions) -> None:
         """Refuse options that do not fit each other, the budget or what the model knows; see `RequestWriter`."""
         check_options(options, self.family)
+        self.check_fluency(options)
         if options.escape_scale and self.repetition is None:
             raise UsageError(
                 "an escape from repetition needs its direction: set the model's `repetition` to what "
@@ -320,7 +323,7 @@ class MantaLM(TrainedWriter[MantaModel]):
         Returns:
             The words as they were left.
         """
-        options = GenerateOptions(num_steps=num_steps)
+        options = GenerateOptions(num_steps=num_steps, fluency=0.0)
         page = Page(beginning.tokens.clone(), beginning.mask, self.model.space.rate)
         policy = self._policy(beginning, page, options, observer)
         for _ in self._pass(policy, page, beginning, options, Pass(flow=num_steps, total=num_steps), observer):
@@ -329,7 +332,7 @@ class MantaLM(TrainedWriter[MantaModel]):
 
     def _pass(
         self,
-        policy: "_Policy",
+        policy: ActingPolicy,
         page: Page,
         beginning: Beginning,
         options: GenerateOptions,
@@ -366,7 +369,7 @@ class MantaLM(TrainedWriter[MantaModel]):
             page.written = done == len(actions)
             yield
 
-    def _policy(self, beginning: Beginning, page: Page, options: GenerateOptions, observer: Observer) -> "_Policy":
+    def _policy(self, beginning: Beginning, page: Page, options: GenerateOptions, observer: Observer) -> ActingPolicy:
         null, cond = None, self.model.condition(beginning.memory, page.mask, code=beginning.code)
         if options.guidance_scale != 1:
             encode = _encoding_calls(options) > 0
@@ -374,7 +377,7 @@ class MantaLM(TrainedWriter[MantaModel]):
                 nothing, none = padded_prompts([[]], self.device)
                 self._empty[encode] = self.model.memory(nothing, none, none + NO_PROMPT, encode=encode)
             null = self.model.condition(self._empty[encode], page.mask, code=beginning.code)
-        policy = _Policy(self.model, page, cond, null, options.guidance_scale)
+        policy = ActingPolicy(self.model, page, cond, null, options.guidance_scale)
         if options.escape_scale:
             assert self.repetition is not None, "generate refuses to escape from nothing"
             policy.field = escaping(policy.field, self.repetition, options.escape_scale)
@@ -392,8 +395,12 @@ class MantaLM(TrainedWriter[MantaModel]):
         check_logits(logits, page.nfe, page.mask)
         logits = logits.clone()
         logits[..., MASK] = -torch.inf
-        # Draws are made for the largest canvas.
-        choice = drawn_words(logits, options.temperature, generators, self.model.max_cells * self.model.space.rate)
+        if (fluency := self.fluency(options)) is not None:
+            places = page.mask.sum(1).tolist()
+            told = logits.log_softmax(-1)
+            choice = likeliest_row(told, page.tokens, page.asked, places, blank=NULL, fluency=fluency)
+        else:  # draws are made for the largest canvas
+            choice = drawn_words(logits, options.temperature, generators, self.model.max_cells * self.model.space.rate)
         return choice, F.softmax(logits, -1).gather(-1, choice[..., None])[..., 0]
 
     def _lengths(
@@ -432,69 +439,3 @@ class MantaLM(TrainedWriter[MantaModel]):
             else:
                 text = template.text(tokens, self.tokenizer)
             yield Event(kind, indices[row], text, tuple(tokens), written.t, confidence, written.nfe, chances=chances)
-
-
-class _Policy:
-    """The policy at work on a page: each action sees the words settled by then.
-
-    Args:
-        model: the nets.
-        page: read at every action.
-        cond: prompt and canvas.
-        null: the same without the prompt, for guidance.
-        guidance_scale: 1 without guidance.
-    """
-
-    def __init__(
-        self, model: MantaModel, page: Page, cond: Condition, null: Condition | None = None, guidance_scale: float = 1.0
-    ) -> None:
-        self.model, self.page = model, page
-        self.words: Words
-        """What the last action told of the words, as it reads the state with its prompt."""
-        self.reached: SolverState | None = None
-        self.field = self._acting(cond)
-        if null is not None:
-            self.field = guided(self.field, self._acting(null), guidance_scale)
-
-    def _acting(self, condition: Condition) -> Field:
-        def field(state: Tensor, t: Tensor, *, cond: Any = None, self_cond: Tensor | None) -> Estimate:
-            seen = replace(condition, settled=self.page.settled)
-            # All rows are at one time: told once, it is embedded alike in every batch.
-            return self.model.act_beside(state, t[:1], cond=seen, self_cond=self_cond)
-
-        return field
-
-    @property
-    def logits(self) -> Float[Tensor, "b n v"]:
-        """Token logits of the last action.
-
-        Guidance moves the plan and leaves the words alone. Beside settled words the null condition tells what is fluent
-        there, so that logits extrapolated away from it choose words that do not go together: `benchmarks/attempts.md`.
-        """
-        return self.model.logits(self.words)
-
-    def flow(
-        self, state: Tensor, grid: Tensor, self_cond: Tensor | None, observer: Observer, **settings: Any
-    ) -> Iterator[tuple[float, int]]:
-        """Follow the flow along a grid; yields the time reached and the calls made by each step."""
-        for k, span in enumerate(grid.unfold(0, 2, 1)):
-            seen = observer.before(k, self.page, state)
-            assert seen is not None, "a flow has a state"
-            reached = next(solve(self.field, seen, span, self_cond=self_cond, **settings))
-            if not isinstance(reached.aux, Words):
-                raise UsageError("an observer that wraps the field has to hand on the `aux` of its estimates")
-            self.reached, self.words, state, self_cond = reached, reached.aux, reached.state, reached.clean
-            observer.moved(reached)
-            yield reached.t, reached.nfe
-
-    def stay(self, state: Tensor, actions: int, begun: float) -> Iterator[tuple[float, int]]:
-        """Act again and again where the flow has ended, or where it would have begun if there was none."""
-        reached = self.reached
-        t, self_cond = (begun, None) if reached is None else (1.0, reached.clean)
-        state = state if reached is None else reached.state
-        times = torch.full((len(state),), t, device=state.device)
-        for _ in range(actions):
-            estimate = Estimate.of(self.field(state, times, self_cond=self_cond))
-            self.words = estimate.aux
-            self_cond = estimate.clean if reached is not None else None
-            yield t, estimate.nfe

@@ -16,6 +16,7 @@ from manta.families.batching import padded_prompts, padded_width
 from manta.families.canvas import Prompts, Template, changes, check_strength, partly_hidden, prompt_tokens, template_of
 from manta.families.decoding import DRAWN, Decoding, batches, canvas_events, chosen_decoder, keeps_words, write_canvas
 from manta.families.events import Event, EventKind, GenerateOptions, Request
+from manta.families.fluent import FluentWriter, counted
 from manta.families.masked_model import (
     CachedDenoiser,
     ElasticDenoiser,
@@ -27,7 +28,7 @@ from manta.families.masked_objective import MaskedMatching, bound, length_nats
 from manta.families.observer import Beginning, Observer
 from manta.families.options import spelled
 from manta.families.structured import automaton_for, check_room
-from manta.families.trained import LogLikelihood, Taught, Teaching, TrainedWriter
+from manta.families.trained import LogLikelihood, Taught, Teaching
 from manta.masked import Canvas, DecoderConfig, Held, completes
 from manta.masked.coarse import Coarse
 from manta.masked.elastic import OFF, Elastic
@@ -47,7 +48,7 @@ ELASTIC_START = 1.0
 writes shorter texts (docs/challenges.md)."""
 
 
-class MaskedLM(TrainedWriter[MaskedModel]):
+class MaskedLM(FluentWriter[MaskedModel]):
     """A masked-diffusion model with its tokenizer, ready to write.
 
     Args:
@@ -84,7 +85,7 @@ class MaskedLM(TrainedWriter[MaskedModel]):
     def stored(
         cls, net: MaskedModel, codec: Tokenizer, extras: Mapping[str, Any], parts: Mapping[str, Tensor]
     ) -> "MaskedLM":
-        """With its own decoder, if the folder tells one.
+        """With its own decoder and the counts of its training texts, if the folder tells any.
 
         Raises:
             ModelError: a word is of a class that there is none of.
@@ -92,7 +93,9 @@ class MaskedLM(TrainedWriter[MaskedModel]):
         if net.config.classes and not bool(((net.class_of >= 0) & (net.class_of < net.config.classes)).all()):
             raise ModelError(f"a word is of no class among the model's {net.config.classes}; copy the folder again")
         own = extras.get("decoder")
-        return cls(net, codec, from_dict(Decoding, {"decoder": own}).decoder if own else None)
+        lm = cls(net, codec, from_dict(Decoding, {"decoder": own}).decoder if own else None)
+        lm.ngrams = counted(parts, net.config.vocab_size)
+        return lm
 
     def extras(self) -> dict[str, Any]:
         """Its own decoder, if it has one."""
@@ -120,6 +123,7 @@ class MaskedLM(TrainedWriter[MaskedModel]):
                 f"{spelled('choose')} out"
             )
         self.decoder_for(options)
+        self.check_fluency(options)
         thinking = self.model.config.thinking
         if options.cache != "none":
             if thinking.carries or thinking.doubts or self.model.config.classes:
@@ -188,9 +192,29 @@ class MaskedLM(TrainedWriter[MaskedModel]):
             options: choose the decoder and its settings.
             observer: who watches.
         """
-        plain = replace(options, cache="none", temperature=0.0)
+        plain = replace(options, cache="none", temperature=0.0, fluency=0.0)
         for _ in self.canvases(beginning, plain, observer, ends_last=True, max_calls=num_steps):
             pass
+
+    def _agrees(self, options: GenerateOptions) -> bool:
+        """Consensus texts do, and not of a canvas that is looked at in parts, is held, moves or holds classes."""
+        return super()._agrees(options) and self._unsearched(options) is None
+
+    def check_fluency(self, options: GenerateOptions) -> None:
+        """Refuse a weight that nothing would come of; see `FluentWriter`."""
+        super().check_fluency(options)
+        if options.fluency and (why := self._unsearched(options)) is not None:
+            raise UsageError(f"{spelled('fluency')} looks at a canvas of words as a whole, and {why}; leave it out")
+
+    def _unsearched(self, options: GenerateOptions) -> str | None:
+        """Why a canvas is not searched for words that go together; None where it may be."""
+        if options.cache != "none":
+            return "a cache shows a part of it"
+        if options.pattern is not None or options.schema is not None:
+            return "a pattern chooses the words already"
+        if self.model.config.elastic:
+            return "the places of this model move"
+        return "this model settles classes before words" if self.model.config.classes else None
 
     def decoder_for(self, options: GenerateOptions) -> DecoderConfig:
         """The decoder of a request, see `chosen_decoder`."""
@@ -307,6 +331,7 @@ class MaskedLM(TrainedWriter[MaskedModel]):
             judge=judge,
             elastic=elastic,
             scales=scales,
+            fluency=self.fluency(options),
         ):
             if scales is not None:  # what is settled of a masked place is no word
                 canvas = replace(canvas, tokens=canvas.tokens.masked_fill(canvas.masked, MASK))

@@ -124,6 +124,17 @@ class Styled(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fluent(Options):
+    """Of families that tell many words in one call."""
+
+    fluency: float | None = option(None, least=0)
+    """Weight of a model of three-word runs, counted in the training texts, beside the network's own chances: words told
+    in one call, each without sight of the others, are chosen so that they go together. 0 takes the likeliest of each
+    place. Without it, 0.5 where the most agreed-on text is sought (style `consensus`, an aligned model) at temperature
+    0. It takes no network call."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Bounded(Options):
     """Of families that do not decide a text's length before they write it."""
 
@@ -143,7 +154,7 @@ class Structured(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MantaOptions(Reworked, Styled, Changed, Chosen):
+class MantaOptions(Reworked, Styled, Changed, Chosen, Fluent):
     """Of Manta-LM."""
 
     solver: Literal["euler", "heun", "renoise"] = "euler"
@@ -188,7 +199,7 @@ class Decoded(Reworked, Committed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedOptions(Decoded, Styled, Changed, Chosen, Structured):
+class MaskedOptions(Decoded, Styled, Changed, Chosen, Structured, Fluent):
     """Of masked models."""
 
     think: int = option(0, least=0)
@@ -235,7 +246,7 @@ class AutoregressiveOptions(LeftToRightOptions, Structured):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignedOptions(Budgeted, AutoregressiveOptions):
+class AlignedOptions(Budgeted, AutoregressiveOptions, Fluent):
     """Of aligned models; top-k, top-p and what bounds or drafts words are for their left-to-right reading. Their prompt
     is read within the first of `num_steps` calls, and a text to fill takes one."""
 

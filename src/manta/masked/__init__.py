@@ -3,6 +3,7 @@
 from manta.masked.decode import CacheConfig, Canvas, Judge, Policy, Reshaper, Scales, SpanDenoiser, decode
 from manta.masked.decoders import DECODERS, DecoderConfig
 from manta.masked.doubting import DoubtConfig
+from manta.masked.fluent import FluentSampler
 from manta.masked.learned import LearnedConfig
 from manta.masked.maskers import MASKERS, masker
 from manta.masked.objective import (
@@ -34,6 +35,7 @@ __all__ = [
     "DeferredConfig",
     "DoubtConfig",
     "FirstHittingConfig",
+    "FluentSampler",
     "Held",
     "Judge",
     "LearnedConfig",

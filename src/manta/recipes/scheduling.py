@@ -1,6 +1,7 @@
 """Teaching a masked model a schedule of its own: which words when, and how many calls, against a price per call."""
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -84,7 +85,8 @@ class Player:
     @torch.no_grad()
     def write(self, beginning: Beginning, decoder: DecoderConfig, most: int | None = None) -> Canvas:
         """The canvases that a decoder fills, in a number of calls at most; without one, in as many as it takes."""
-        own = MaskedLM(self.lm.model, self.lm.tokenizer, decoder)
+        own = copy(self.lm)
+        own.decoder = decoder
         most = most or beginning.tokens.shape[1] + 1
         *_, canvas = own.canvases(beginning, OPTIONS, Observer(), ends_last=True, max_calls=most)
         return canvas

@@ -156,7 +156,7 @@ class TextParts(Parts):
 
     def finished(self, model: LanguageModel) -> list[str]:
         """Tables of the texts, and what a conversion costs."""
-        model.learn_from(self.corpus, self.teaching)
+        model.learn_from(self.targets(), self.teaching)
         if self.recipe.converted_from is None:
             return []
         self.scores = self.measure_conversion()

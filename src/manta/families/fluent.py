@@ -1,0 +1,87 @@
+"""Families that tell many words in one call, and keep counts of the training texts that say which go together."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Generic, cast
+
+from torch import Tensor
+
+from manta.errors import UsageError
+from manta.families.events import GenerateOptions
+from manta.families.options import spelled
+from manta.families.trained import Net, TrainedWriter
+from manta.fluency import Fluency, NgramModel, checked_words
+from manta.text import BOS, EOS, Corpus, Tokenizer
+
+FLUENCY = 0.5
+"""Weight of the n-grams where nothing else is asked for."""
+NGRAMS = "ngrams."
+"""Before the names of the table of n-grams among the parts of a folder."""
+
+
+class FluentWriter(TrainedWriter[Net], Generic[Net]):
+    """A model that tells many words in one call."""
+
+    ngrams: NgramModel | None = None
+    """Of its training texts; None: none were counted."""
+
+    def learn_from(self, corpus: Corpus, teacher: TrainedWriter[Any] | None = None) -> None:
+        """Count the texts."""
+        self._count(corpus.text(row).tolist() for row in range(len(corpus)))
+
+    def _count(self, texts: Iterable[Sequence[int]]) -> None:
+        self.ngrams = NgramModel.count(texts, vocab_size=self.model.config.vocab_size, begin=BOS, end=EOS)
+
+    def with_vocabulary(
+        self, tokenizer: Tokenizer, smaller: Callable[[Any], Any], rows: Sequence[Sequence[int]]
+    ) -> "FluentWriter[Net]":
+        """With texts counted anew."""
+        found = cast(FluentWriter[Net], super().with_vocabulary(tokenizer, smaller, rows))
+        if self.ngrams is not None:
+            found._count(rows)
+        return found
+
+    def parts(self) -> dict[str, Tensor]:
+        """The counts."""
+        return {} if self.ngrams is None else {NGRAMS + name: value for name, value in self.ngrams.table.items()}
+
+    def fluency(self, options: GenerateOptions) -> Fluency | None:
+        """What the counts say beside the net: as asked, or by themselves where the most agreed-on text is sought."""
+        weight = options.fluency
+        if weight is None:
+            weight = FLUENCY if options.temperature == 0 and self._agrees(options) else 0.0
+        return Fluency(self.ngrams, weight) if weight and self.ngrams is not None else None
+
+    def _agrees(self, options: GenerateOptions) -> bool:
+        """Whether the most agreed-on text is what is sought."""
+        return options.style == "consensus"
+
+    def check_fluency(self, options: GenerateOptions) -> None:
+        """Refuse a weight that nothing would come of.
+
+        Raises:
+            UsageError: as said.
+        """
+        if options.fluency and options.temperature > 0:
+            raise UsageError(
+                f"{spelled('fluency')} is for the likeliest words, and at temperature {options.temperature:g} they are "
+                "drawn; leave one of the two out"
+            )
+        if options.fluency and self.ngrams is None:
+            raise UsageError(
+                f"this model holds no counts of its training texts, which {spelled('fluency')} weighs; leave it out, "
+                "or train the model on with manta train --from"
+            )
+
+
+def counted(parts: Mapping[str, Tensor], vocab_size: int) -> NgramModel | None:
+    """The counts that a folder holds, if it holds any.
+
+    Args:
+        parts: contents of its `parts.safetensors`.
+        vocab_size: tokens of the vocabulary.
+
+    Raises:
+        ConfigError: they are not such counts.
+    """
+    table = {name.removeprefix(NGRAMS): value for name, value in parts.items() if name.startswith(NGRAMS)}
+    return NgramModel(checked_words(table, vocab_size), vocab_size, BOS, EOS) if table else None

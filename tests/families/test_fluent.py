@@ -1,0 +1,152 @@
+"""Words that go together: what families do with the counts of their training texts."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from manta.errors import ConfigError, UsageError
+from manta.families.events import GenerateOptions, Request, finished
+from manta.families.fluent import FLUENCY, NGRAMS
+from manta.fluency import NgramModel
+from manta.hub import load, save_model
+from manta.text import BOS, EOS, NULL
+
+from .conftest import WORDS, make_aligned, make_lm, make_masked
+
+MAKERS = {
+    "aligned": make_aligned,
+    "latents": make_lm,
+    "embeddings": lambda: make_lm("embedding"),
+    "masked": make_masked,
+}
+REQUESTS = [Request(prompt=" ".join(WORDS[0].split()[k : k + 3]), seed=k) for k in range(12)]
+
+
+@pytest.fixture(params=MAKERS)
+def lm(request):
+    found = MAKERS[request.param]()
+    texts = [found.tokenizer.encode(" ".join(WORDS[0].split()[k:])) for k in range(8)]
+    found._count([list(text) for text in texts])
+    return found
+
+
+def options(lm, **more) -> GenerateOptions:
+    style = {} if lm.family == "aligned" else {"style": "consensus"}
+    return GenerateOptions(**{"num_steps": 4, **style, **more})
+
+
+def texts(lm, how, requests=REQUESTS, batch_size=64):
+    events = finished(lm.generate(requests, how, batch_size=batch_size))
+    return [(e.tokens, e.confidence, e.nfe) for e in sorted(events, key=lambda e: e.index)]
+
+
+def nats(lm, tokens):
+    words = [t for t in tokens if t != NULL]
+    return -sum(lm.ngrams.log_chance(words[:k], word) for k, word in enumerate([*words, EOS])) / (len(words) + 1)
+
+
+def test_the_counts_make_texts_likelier_to_themselves(lm):
+    told, plain = texts(lm, options(lm)), texts(lm, options(lm, fluency=0.0))
+    assert sum(nats(lm, t[0]) for t in told) < sum(nats(lm, t[0]) for t in plain)
+    assert [t[2] for t in told] == [t[2] for t in plain], "no network call more"
+
+
+def test_a_text_is_the_same_in_any_batch(lm):
+    alone = texts(lm, options(lm), batch_size=1)
+    assert texts(lm, options(lm), batch_size=5) == alone
+    assert texts(lm, options(lm), REQUESTS[::-1])[::-1] == alone
+
+
+def test_without_a_weight_it_is_that_of_the_most_agreed_on_text(lm):
+    assert texts(lm, options(lm)) == texts(lm, options(lm, fluency=FLUENCY))
+    if lm.family != "aligned":
+        for how in (options(lm, style="diverse"), options(lm, temperature=1.0)):
+            assert lm.fluency(how) is None
+    assert lm.fluency(options(lm, temperature=1.0)) is None
+
+
+def test_without_counts_nothing_is_weighed(lm):
+    plain = texts(lm, options(lm, fluency=0.0))
+    lm.ngrams = None
+    assert texts(lm, options(lm)) == plain
+    with pytest.raises(UsageError, match="no counts"):
+        texts(lm, options(lm, fluency=0.3))
+
+
+def test_what_nothing_would_come_of_is_refused(lm):
+    with pytest.raises(UsageError, match="drawn"):
+        texts(lm, options(lm, fluency=0.3, temperature=1.0))
+
+
+def test_a_folder_keeps_the_counts(lm, tmp_path):
+    save_model(tmp_path / "m", lm, recipe={}, card="a card", dtype=torch.float32)
+    again = load(tmp_path / "m")
+    assert all(torch.equal(value, again.ngrams.table[name]) for name, value in lm.ngrams.table.items())
+    assert texts(again, options(lm)) == texts(lm, options(lm))
+
+
+def test_counts_of_another_vocabulary_are_refused(lm):
+    parts = {NGRAMS + name: value for name, value in lm.ngrams.table.items()}
+    parts[NGRAMS + "chances.1"] = parts[NGRAMS + "chances.1"][:-1]
+    with pytest.raises(ConfigError, match="n-grams"):
+        type(lm).stored(lm.model, lm.tokenizer, lm.extras(), parts)
+
+
+def test_given_words_stay(lm):
+    words = WORDS[0].split()
+    infill = Request(prompt="the cat", infill=" ".join([*words[:3], "___{4}", *words[6:8]]), seed=1)
+    (event,) = finished(lm.generate([infill], options(lm)))
+    assert event.text.startswith(" ".join(words[:3])) and event.text.endswith(" ".join(words[6:8]))
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"cache": "dual"}, "cache"),
+        ({"pattern": "[a-z ]+"}, "pattern"),
+        ({"schema": '{"type": "boolean"}'}, "pattern"),
+    ],
+)
+def test_a_masked_canvas_that_is_not_seen_whole_is_not_searched(more, why):
+    lm = make_masked()
+    lm._count([[7, 8]])
+    assert lm.fluency(GenerateOptions(style="consensus", **more)) is None
+    with pytest.raises(UsageError, match=why):
+        lm.check(GenerateOptions(style="consensus", fluency=0.5, **more))
+
+
+def test_models_whose_places_mean_more_than_words_are_not_searched():
+    for shape, why in (({"elastic": True}, "move"), ({"classes": 6}, "classes")):
+        lm = make_masked(**shape)
+        lm._count([[7, 8]])
+        assert lm.fluency(GenerateOptions(style="consensus")) is None
+        with pytest.raises(UsageError, match=why):
+            lm.check(GenerateOptions(style="consensus", fluency=0.5))
+
+
+def test_left_to_right_an_aligned_model_weighs_nothing():
+    lm = make_aligned()
+    lm._count([[7, 8]])
+    lm.causal = object()  # type: ignore[assignment]
+    with pytest.raises(UsageError, match="left to right"):
+        lm.check(GenerateOptions(decoder="sequential", fluency=0.5))
+
+
+def test_watching_changes_no_word():
+    """`follow`, by which others watch, takes the likeliest word everywhere."""
+    lm = make_lm()
+    lm._count([[7, 8]])
+    how = GenerateOptions(num_steps=4, style="consensus")
+    assert lm.fluency(replace(how, fluency=0.0)) is None
+
+
+def test_fewer_tokens_are_counted_anew():
+    lm = make_masked()
+    lm._count([[7, 8, 9]] * 3)
+    found = lm.with_vocabulary(lm.tokenizer, lambda net: net, [[9, 8, 7]] * 3)
+    assert found.ngrams.log_chance([9], 8) > -1 > found.ngrams.log_chance([7], 8)
+    assert lm.ngrams.log_chance([7], 8) > -1, "the model itself keeps its own"
+    assert NgramModel.count([[9, 8, 7]] * 3, vocab_size=lm.model.config.vocab_size, begin=BOS, end=EOS).nats == (
+        found.ngrams.nats
+    )
