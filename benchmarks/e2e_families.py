@@ -44,7 +44,7 @@ def masked(lm: Any, dev: EvaluationSet, test: EvaluationSet) -> list[dict[str, A
     rows = []
     for style in STYLES:
         for budget in BUDGETS:
-            same = {"num_steps": budget, "style": style}
+            same: dict[str, Any] = {"num_steps": budget, "style": style}
             tried = {name: scores(lm, dev, GenerateOptions(**same, **given)) for name, given in DECODERS.items()}
             merits = {name: round(row["bleu"] - 50 * row["slot_error_rate"], 2) for name, row in tried.items()}
             best = max(merits, key=lambda name: merits[name])
@@ -57,7 +57,11 @@ def masked(lm: Any, dev: EvaluationSet, test: EvaluationSet) -> list[dict[str, A
 def manta(lm: Any, test: EvaluationSet) -> list[dict[str, Any]]:
     """Both styles at every budget, with the splits of the model."""
     return [
-        {"style": style, "budget": budget, **scores(lm, test, GenerateOptions(num_steps=budget, style=style))}
+        {
+            "style": style,
+            "budget": budget,
+            **scores(lm, test, GenerateOptions(num_steps=budget, style=style, fluency=0.0)),
+        }
         for style in STYLES
         for budget in BUDGETS
     ]

@@ -139,7 +139,7 @@ def main() -> None:
         lm: Any = load(place, device="cpu")
 
         def written(infills: list[str | None], lm: Any = lm, **options: Any) -> list[str]:
-            how = GenerateOptions(num_steps=args.num_steps, style="consensus", **options)
+            how = GenerateOptions(num_steps=args.num_steps, style="consensus", fluency=0.0, **options)
             requests = [Request(prompt=t["prompt"], infill=i) for t, i in zip(asked, infills, strict=True)]
             return [event.text for event in sorted(finished(lm.generate(requests, how)), key=lambda e: e.index)]
 

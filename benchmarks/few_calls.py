@@ -108,6 +108,7 @@ def infill(args: argparse.Namespace, kept: dict[str, Any]) -> Iterator[dict[str,
         lm: Any = load(place, device="cpu")
         for steps in (1, 2, 4, 8):
             style: dict[str, Any] = {"style": "consensus"} if lm.family in ("manta", "masked") else {}
+            style["fluency"] = 0.0
             requests = [Request(prompt=prompt, infill=text) for prompt, text, _ in asked]
             events = finished(lm.generate(requests, GenerateOptions(num_steps=steps, **style)))
             texts = [event.text for event in sorted(events, key=lambda event: event.index)]

@@ -36,11 +36,12 @@ PROMPTS = (
 INFILL = "The ___ is a ___{6} near the river."
 MANTA: dict[str, dict[str, Any]] = {
     **{f"diverse {n}": {"num_steps": n} for n in (1, 2, 4, 8, 16)},
-    **{f"consensus {n}": {"num_steps": n, "style": "consensus"} for n in (1, 4, 8)},
+    **{f"consensus {n}": {"num_steps": n, "style": "consensus", "fluency": 0.0} for n in (1, 4, 8)},
+    **{f"fluent {n}": {"num_steps": n, "style": "consensus"} for n in (1, 4, 8)},
     "heun": {"num_steps": 9, "solver": "heun"},
     "renoise": {"num_steps": 8, "solver": "renoise"},
     "guided": {"num_steps": 9, "guidance_scale": 1.5},
-    "guided consensus": {"num_steps": 8, "guidance_scale": 2.0, "style": "consensus"},
+    "guided consensus": {"num_steps": 8, "guidance_scale": 2.0, "style": "consensus", "fluency": 0.0},
     "rounds": {"num_steps": 12, "rounds": 2, "flow_steps": 3},
     "no plan": {"num_steps": 6, "flow_steps": 0},
     "a short plan": {"num_steps": 8, "flow_steps": 2},
@@ -49,16 +50,19 @@ MANTA: dict[str, dict[str, Any]] = {
     "quiet": {"num_steps": 8, "noise_scale": 0.3},
     "escape": {"num_steps": 8, "escape_scale": 1.0},
     "infill": {"num_steps": 8},
-    "infill consensus": {"num_steps": 5, "style": "consensus"},
+    "infill consensus": {"num_steps": 5, "style": "consensus", "fluency": 0.0},
+    "infill fluent": {"num_steps": 5, "style": "consensus"},
 }
 ALIGNED: dict[str, dict[str, Any]] = {
-    **{f"{n} calls": {"num_steps": n} for n in (1, 2, 4, 8)},
+    **{f"{n} calls": {"num_steps": n, "fluency": 0.0} for n in (1, 2, 4, 8)},
+    **{f"fluent {n}": {"num_steps": n} for n in (1, 2, 4)},
     "warm": {"num_steps": 4, "temperature": 0.7},
     "likeliest": {"num_steps": 3, "choose": 4, "choose_by": "likelihood"},
     "least risk": {"num_steps": 2, "choose": 4},
     "sequential": {"decoder": "sequential"},
     "verified": {"decoder": "verified", "temperature": 1.0},
-    "infill": {"num_steps": 4},
+    "infill": {"num_steps": 4, "fluency": 0.0},
+    "infill fluent": {"num_steps": 4},
 }
 WAYS = {"e2e": MANTA, "e2e-aligned": ALIGNED}
 """Of each model that ships: options by name; those called infill fill `INFILL`."""

@@ -136,7 +136,7 @@ def measured(model: Any, name: str, kind: str, ways: list[str], args: argparse.N
             if args.suite == "images":
                 told = as_told(evaluator.measure(now, DrawOptions(num_steps=calls), seed=10_000))["figures"]
             else:
-                told = scores(now, test, GenerateOptions(num_steps=calls, style="consensus"))
+                told = scores(now, test, GenerateOptions(num_steps=calls, style="consensus", fluency=0.0))
             row["scores"][str(calls)] = {**told, "seconds_of_all": round(time.perf_counter() - begun, 2)}
         keep(row)
 

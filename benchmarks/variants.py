@@ -84,7 +84,7 @@ def judge_weather(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
     rows = {}
     style: dict[str, Any] = {} if lm.family == "aligned" else {"style": "consensus"}
     for budget in (*FEW, *BUDGETS) if lm.family == "aligned" else BUDGETS:
-        texts = lm.write(prompts, num_steps=budget, **style)
+        texts = lm.write(prompts, num_steps=budget, fluency=0.0, **style)
         verdicts = [weather.check(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
         rows[str(budget)] = {
             "grammatical": sum(v.grammatical for v in verdicts) / len(verdicts),
@@ -94,6 +94,11 @@ def judge_weather(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
     return rows
 
 
+def _as_told(budget: int, style: Any) -> GenerateOptions:
+    """Words as the network tells them, without the counts of the training texts."""
+    return GenerateOptions(num_steps=budget, style=style, fluency=0.0)
+
+
 def judge_e2e(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """BLEU and slot errors on dev, both styles, at several budgets; left to right greedily and sampled."""
     lm, groups = load(folder), references(f"e2e:{args.data}", "dev")
@@ -101,11 +106,14 @@ def judge_e2e(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         how = {"consensus": GenerateOptions(), "diverse": GenerateOptions(temperature=1.0)}
         return {style: {"its own": scores(lm, groups, options)} for style, options in how.items()}
     if lm.family == "aligned":
-        return {"consensus": {str(b): scores(lm, groups, GenerateOptions(num_steps=b)) for b in (*FEW, *BUDGETS)}}
+        return {
+            "consensus": {
+                str(b): scores(lm, groups, GenerateOptions(num_steps=b, fluency=0.0)) for b in (*FEW, *BUDGETS)
+            }
+        }
     budgets = {"consensus": BUDGETS, "diverse": BUDGETS[1:3]}
     return {
-        style: {str(b): scores(lm, groups, GenerateOptions(num_steps=b, style=style)) for b in chosen}
-        for style, chosen in budgets.items()
+        style: {str(b): scores(lm, groups, _as_told(b, style)) for b in chosen} for style, chosen in budgets.items()
     }
 
 

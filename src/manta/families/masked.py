@@ -197,8 +197,8 @@ class MaskedLM(FluentWriter[MaskedModel]):
             pass
 
     def _agrees(self, options: GenerateOptions) -> bool:
-        """Consensus texts do, and not of a canvas that is looked at in parts, is held, moves or holds classes."""
-        return super()._agrees(options) and self._unsearched(options) is None
+        """What it adds to masked models was not measured, so it is only weighed where somebody asks for it."""
+        return False
 
     def check_fluency(self, options: GenerateOptions) -> None:
         """Refuse a weight that nothing would come of; see `FluentWriter`."""

@@ -130,8 +130,8 @@ class Fluent(Options):
     fluency: float | None = option(None, least=0)
     """Weight of a model of three-word runs, counted in the training texts, beside the network's own chances: words told
     in one call, each without sight of the others, are chosen so that they go together. 0 takes the likeliest of each
-    place. Without it, 0.5 where the most agreed-on text is sought (style `consensus`, an aligned model) at temperature
-    0. It takes no network call."""
+    place. Without it, 0.5 at temperature 0 for an aligned model and for the style `consensus` of a Manta-LM, and 0
+    elsewhere. It takes no network call."""
 
 
 @dataclass(frozen=True, kw_only=True)
