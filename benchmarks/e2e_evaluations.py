@@ -97,8 +97,8 @@ def main() -> None:
     wanted: list[tuple[str, str, tuple[str, ...], dict[str, str]]] = []
     for file in sorted(args.published.glob("*.tsv")) if args.published else ():
         wanted.append(("published", file.stem, ("--texts", "{file}", *data), {"file": str(file)}))
-    for style in ("consensus", "diverse"):
-        for steps in ("8", "16"):
+    for style, budgets in (("consensus", ("2", "4", "8")), ("diverse", ("8", "16"))):
+        for steps in budgets:
             how = ("--num-steps", steps, "--style", style, "--num-seeds", str(SEEDS))
             wanted.append(("rows", f"Manta-LM, {style}, {steps} calls", (*data, *how), {}))
     for name, how in ALIGNED.items():
@@ -110,6 +110,8 @@ def main() -> None:
             result["human"] = row.pop("human")
             result[group].append(row)
             atomic_write(args.out, (json.dumps(result, indent=1) + "\n").encode())
+    order = [name for group, name, *_ in wanted if group == "rows"]
+    result["rows"].sort(key=lambda row: order.index(row["name"]))
     result["published"].sort(key=lambda row: -row["bleu"]["mean"])
     atomic_write(args.out, (json.dumps(result, indent=1) + "\n").encode())
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from manta.aligned import settle
+from manta.aligned import agreed, collapse, settle
+from manta.fluency import Fluency, NgramModel
 
 OPEN = 9
 
@@ -113,3 +114,16 @@ def test_a_reader_is_told_what_stands_and_where_nothing_does():
     # What is read of a slot that stands already changes nothing.
     assert told[1][0][0][2] == 7 and sum(told[1][1][0]) == 2 and sum(told[2][1][0]) == 1
     assert last.labels[0, 2] == 7 and sorted(last.labels[0, [0, 1, 3]].tolist()) == [2, 3, 4]
+
+
+def test_open_slots_agree_with_those_that_stand():
+    """A word that stands is part of the text that the counts know, whatever the logits say of its slot by now."""
+    fluency = Fluency(NgramModel.count([[1, 2], [3, 4]] * 8, vocab_size=8, begin=6, end=7), 0.5)
+    logits = torch.full((2, 3, 8), -20.0)
+    logits[:, 0, 3] = 0.0  # would be the first word of "3 4", if it did not stand
+    logits[:, 1, [2, 4]] = torch.tensor([0.49, 0.51]).log()
+    logits[:, 2, 0] = 0.0
+    labels, open_ = torch.tensor([[1, 0, 0], [3, 0, 0]]), torch.tensor([[False, True, True]] * 2)
+    found = agreed(logits, labels, open_, torch.tensor([3, 3]), blank=0, fluency=fluency)
+    assert [collapse(row, 0) for row in found.tolist()] == [[1, 2], [3, 4]]
+    assert found[:, 0].tolist() == [1, 3]

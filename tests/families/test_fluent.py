@@ -4,11 +4,15 @@ import pytest
 import torch
 
 from manta.errors import ConfigError, UsageError
+from manta.families import fluent
 from manta.families.events import GenerateOptions, Request, finished
 from manta.families.fluent import FLUENCY, NGRAMS
-from manta.fluency import NgramModel
+from manta.families.observer import Observer
+from manta.families.page import Page
+from manta.fluency import Fluency, NgramModel
 from manta.hub import load, save_model
-from manta.text import BOS, EOS, NULL
+from manta.masked import FluentSampler
+from manta.text import BOS, EOS, MASK, NULL
 
 from .conftest import WORDS, make_aligned, make_lm, make_masked
 
@@ -31,9 +35,7 @@ def lm(request):
 
 def options(lm, **more) -> GenerateOptions:
     style = {} if lm.family == "aligned" else {"style": "consensus"}
-    if lm.family == "masked":
-        more = {"fluency": FLUENCY, **more}
-    return GenerateOptions(**{"num_steps": 4, **style, **more})
+    return GenerateOptions(**{"num_steps": 4, "fluency": FLUENCY, **style, **more})
 
 
 def texts(lm, how, requests=REQUESTS, batch_size=64):
@@ -58,14 +60,18 @@ def test_a_text_is_the_same_in_any_batch(lm):
     assert texts(lm, options(lm), REQUESTS[::-1])[::-1] == alone
 
 
-def test_without_a_weight_it_is_that_of_the_most_agreed_on_text(lm):
+def test_unasked_many_texts_are_weighed_where_the_most_agreed_on_is_sought(lm, monkeypatch):
+    unasked = options(lm, fluency=None)
+    assert lm.fluency(unasked) is None, "few texts know too little"
+    monkeypatch.setattr(fluent, "ENOUGH", 0)
     if lm.family == "masked":
-        assert lm.fluency(options(lm, fluency=None)) is None
+        assert lm.fluency(unasked) is None
         return
-    assert texts(lm, options(lm)) == texts(lm, options(lm, fluency=FLUENCY))
-    if lm.family != "aligned":
-        assert lm.fluency(options(lm, style="diverse")) is None
-    assert lm.fluency(options(lm, temperature=1.0)) is None
+    assert texts(lm, unasked) == texts(lm, options(lm))
+    assert lm.fluency(options(lm, fluency=None, temperature=1.0)) is None
+    if lm.family == "manta":
+        assert lm.fluency(options(lm, fluency=None, style="diverse")) is None
+        assert lm.fluency(options(lm, style="diverse")).weight == FLUENCY
 
 
 def test_without_counts_nothing_is_weighed(lm):
@@ -77,6 +83,8 @@ def test_without_counts_nothing_is_weighed(lm):
 
 
 def test_what_nothing_would_come_of_is_refused(lm):
+    with pytest.raises(UsageError, match="at most 100"):
+        options(lm, fluency=1e9)
     with pytest.raises(UsageError, match="drawn"):
         texts(lm, options(lm, fluency=0.3, temperature=1.0))
 
@@ -98,6 +106,10 @@ def test_counts_of_another_vocabulary_are_refused(lm):
 def test_given_words_stay(lm):
     words = WORDS[0].split()
     infill = Request(prompt="the cat", infill=" ".join([*words[:3], "___{4}", *words[6:8]]), seed=1)
+    if lm.family == "masked":  # an end wipes what follows it in a blank
+        (event,) = lm.generate([infill], options(lm))
+        assert event.kind == "failed" and "leave it out" in str(event.error)
+        return
     (event,) = finished(lm.generate([infill], options(lm)))
     assert event.text.startswith(" ".join(words[:3])) and event.text.endswith(" ".join(words[6:8]))
 
@@ -142,3 +154,38 @@ def test_fewer_tokens_are_counted_anew():
     assert NgramModel.count([[9, 8, 7]] * 3, vocab_size=lm.model.config.vocab_size, begin=BOS, end=EOS).nats == (
         found.ngrams.nats
     )
+
+
+def test_watching_takes_the_likeliest_words():
+    lm = make_lm()
+    beginning = lm.begin(REQUESTS[:2], GenerateOptions(style="consensus"))
+    plain = lm.follow(beginning, 3, Observer()).tokens
+    lm._count([list(lm.tokenizer.encode(WORDS[0]))] * 5_000)
+    assert torch.equal(lm.follow(beginning, 3, Observer()).tokens, plain)
+
+
+def test_a_settled_word_is_what_the_others_go_with():
+    """Of a Manta-LM: what stands is not chosen anew, whatever is likelier in its place by now."""
+    lm = make_lm()
+    size = lm.model.config.vocab_size
+    lm.ngrams = NgramModel.count([[10, 11], [12, 13]] * 8, vocab_size=size, begin=BOS, end=EOS)
+    page = Page(torch.tensor([[MASK, MASK, NULL, NULL]]), torch.tensor([[True, True, False, False]]), 4)
+    page.tokens[0, 0], page.asked[0, 0] = 10, False
+    logits = torch.full((1, 4, size), -20.0)
+    logits[0, 0, 12] = 0.0
+    logits[0, 1, [11, 13]] = torch.tensor([0.45, 0.55]).log()
+    choice, chance = lm._choose(logits, page, (), GenerateOptions(style="consensus", fluency=0.5))
+    assert choice[0, :2].tolist() == [10, 11]
+    assert chance[0, 1].item() == pytest.approx(0.45, abs=1e-3)
+
+
+def test_a_masked_sampler_is_as_sure_as_the_net_is_of_its_words():
+    ngrams = NgramModel.count([[10, 11], [12, 13]] * 8, vocab_size=20, begin=BOS, end=EOS)
+    logits = torch.full((1, 2, 20), -20.0)
+    logits[0, 0, 10] = 0.0
+    logits[0, 1, [11, 13]] = torch.tensor([0.45, 0.55]).log()
+    mask, tokens = torch.ones(1, 2, dtype=torch.bool), torch.full((1, 2), MASK)
+    words, sure = FluentSampler(Fluency(ngrams, 0.5), mask, MASK, NULL)(logits, 0, tokens)
+    assert words.tolist() == [[10, 11]] and sure[0].tolist() == pytest.approx([1.0, 0.45], abs=1e-3)
+    _, margin = FluentSampler(Fluency(ngrams, 0.5), mask, MASK, NULL, confidence="margin")(logits, 0, tokens)
+    assert margin[0, 1].item() == pytest.approx(0.1, abs=1e-3)

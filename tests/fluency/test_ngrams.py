@@ -54,6 +54,23 @@ def test_probabilities_after_any_context_sum_to_1(context, most):
     assert total == pytest.approx(1, abs=0.01)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_small_vocabularies_sum_to_1_too(seed):
+    """All words but the rarest have n-grams behind most contexts: there is hardly anything to share out."""
+    draw = torch.Generator().manual_seed(seed)
+    texts = (2 + torch.randint(0, 2, (400, 12), generator=draw)).tolist()
+    for row in texts[:2]:
+        row[5] = 4
+    told = model(texts, vocab_size=8)
+    for context in ([], [2], [3], [4], [2, 3], [3, 3], [2, 4], [4, 2], [6, 2]):
+        chances = [told.log_chance(context, word) for word in range(8)]
+        assert max(chances) <= 0 and sum(map(math.exp, chances)) == pytest.approx(1, abs=0.02)
+
+
+def test_tokens_are_those_that_were_counted():
+    assert model().tokens == sum(len(text) + 1 for text in TEXTS)
+
+
 def test_the_beginning_of_a_text_is_a_context():
     told = model([[2, 3], [2, 4], [2, 5], [3, 2], [3, 2]])
     assert told.log_chance([], 2) > told.log_chance([4], 2)
@@ -126,6 +143,10 @@ def damaged(name, change):
         damaged("nats", lambda value: value * torch.nan),
         damaged("nats", lambda value: value.expand(2)),
         damaged("nats", lambda value: -1 - value),
+        damaged("tokens", lambda value: -1 - value),
+        damaged("tokens", lambda value: value.double()),
+        damaged("grams.2", lambda value: value[0]),
+        damaged("backoffs.2", lambda value: value + 6 * UNIT),
     ],
 )
 def test_a_table_that_no_counting_makes_is_refused(table):

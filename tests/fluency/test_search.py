@@ -95,6 +95,28 @@ def test_alignments_of_one_text_count_together(wide):
     assert likeliest_texts(chances.log(), [2], blank=BLANK, fluency=Fluency(NGRAMS, 0.0)) == [[2]]
 
 
+def test_of_two_ways_to_the_same_words_the_likelier_is_taken():
+    told = torch.full((1, 3, 6), -1e4)
+    told[0, 0, [1]] = 0.0
+    told[0, 1, [BLANK, 2]] = torch.tensor([0.3, 0.7]).log()
+    told[0, 2, [BLANK, 2]] = torch.tensor([0.6, 0.4]).log()
+    tokens, open_ = torch.zeros(1, 3, dtype=torch.long), torch.ones(1, 3, dtype=torch.bool)
+    for flip, right in ((False, [1, 2, BLANK]), (True, [1, BLANK, 2])):
+        given = told[:, [0, 2, 1]] if flip else told
+        found = likeliest_row(given, tokens, open_, [3], blank=BLANK, fluency=Fluency(NGRAMS, 0.01))
+        assert found.tolist() == [right]
+
+
+def test_what_is_certain_costs_no_search(monkeypatch):
+    """A settled blank leaves nothing to try, however large the vocabulary."""
+    tried = []
+    monkeypatch.setattr(search, "_text", lambda slots, blanks, fluency: tried.append(slots) or [])
+    told = torch.full((1, 2, 500), -30.0)
+    told[0, 0, BLANK] = told[0, 1, 7] = 0.0
+    likeliest_texts(told, [2], blank=BLANK, fluency=Fluency(NGRAMS, 0.5))
+    assert tried == [[[], [(7, 1.0)]]]
+
+
 def test_rows_do_not_see_each_other():
     told, fluency = chances_of(3, slots=7, rows=4), Fluency(NGRAMS, 0.5)
     counts = [7, 2, 5, 0]

@@ -21,7 +21,7 @@ from manta.families.choosing import least_risk
 from manta.families.events import GenerateOptions, Request, finished
 from manta.hub import load, save_model
 from manta.recipes import Recipe, TrainingRun
-from manta.text import NULL, read
+from manta.text import NULL, Corpus, read
 
 from .test_drafting import trained
 
@@ -81,7 +81,9 @@ def test_it_stays_to_write_and_to_read_by(aligned, teacher):
 
 def test_a_model_that_has_kept_no_teacher_says_so(aligned, tmp_path):
     lm = load(aligned, device="cpu")
-    assert isinstance(lm, AlignedLM) and lm.ngrams is not None, "a finished model has counted its texts"
+    assert isinstance(lm, AlignedLM) and lm.ngrams is not None
+    corpus = Corpus.open(aligned / "corpus-consensus")
+    assert lm.ngrams.tokens == corpus.text_tokens + len(corpus), "its texts, its teacher's answers and their ends"
     save_model(tmp_path / "alone", AlignedLM(lm.model, lm.tokenizer, ngrams=lm.ngrams), recipe={}, card="")
     alone = load(tmp_path / "alone", device="cpu")
     assert alone.write(PROMPTS, num_steps=2) == lm.write(PROMPTS, num_steps=2)

@@ -7,6 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from manta.aligned.alignment import best_alignment, clamped
+from manta.fluency import Fluency, likeliest_texts
+
 Reader = Callable[[Float[Tensor, "b n v"], Int64[Tensor, "b n"], Bool[Tensor, "b n"]], Int64[Tensor, "b n"]]
 """A label for every slot, from its logits, the labels that stand, and where none does yet."""
 
@@ -74,3 +77,29 @@ def settle(
         first = last.scatter_reduce(1, group, torch.where(rival, place, last), "amin").gather(1, group)
         open_ = open_ & (place != first)
         yield Slots(labels, open_, confidence, call, calls_of.clamp_max(call))
+
+
+def agreed(
+    logits: Float[Tensor, "b n v"],
+    labels: Int64[Tensor, "b n"],
+    open_: Bool[Tensor, "b n"],
+    counts: Int64[Tensor, "b"],
+    *,
+    blank: int,
+    fluency: Fluency,
+) -> Int64[Tensor, "b n"]:
+    """A `Reader`'s answer: the likeliest alignment of the text that network and counts agree on, see `manta.fluency`.
+
+    Args:
+        logits: of every slot.
+        labels: that stand.
+        open_: True where none does.
+        counts: slots of each row.
+        blank: the label that says nothing.
+        fluency: what is added for words that go together.
+    """
+    log_chances = clamped(logits.log_softmax(-1), labels, ~open_)
+    texts = likeliest_texts(log_chances, counts.tolist(), blank=blank, fluency=fluency)
+    words = torch.nn.utils.rnn.pad_sequence([torch.tensor(text, dtype=torch.long) for text in texts], True)
+    lengths = torch.tensor([len(text) for text in texts], device=logits.device)
+    return best_alignment(log_chances, counts, words.to(logits.device), lengths, blank=blank)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from manta.aligned import Slots, best_alignment, clamped, collapse, settle
+from manta.aligned import Slots, agreed, collapse, settle
 from manta.autoregressive import Drafter
 from manta.config import from_dict, to_dict
 from manta.errors import ConfigError, RequestError, UsageError
@@ -32,7 +32,7 @@ from manta.families.observer import Beginning, Observer
 from manta.families.options import given, spelled
 from manta.families.stored import built
 from manta.families.trained import LogLikelihood, Taught, Teaching, TrainedWriter
-from manta.fluency import NgramModel, likeliest_texts
+from manta.fluency import NgramModel
 from manta.runtime import check_logits, make_generator
 from manta.text import MASK, NULL, Batch, Corpus, Tokenizer
 
@@ -254,11 +254,7 @@ class AlignedLM(FluentWriter[AlignedModel]):
         def reader(logits: Tensor, labels: Tensor, open_: Tensor) -> Tensor:
             if (fluency := self.fluency(options)) is None:
                 return drawn_words(logits, options.temperature, beginning.generators, self.model.max_slots)
-            log_chances = clamped(logits.log_softmax(-1), labels, ~open_)
-            texts = likeliest_texts(log_chances, counts.tolist(), blank=NULL, fluency=fluency)
-            words = torch.nn.utils.rnn.pad_sequence([torch.tensor(text, dtype=torch.long) for text in texts], True)
-            lengths = torch.tensor([len(text) for text in texts], device=logits.device)
-            return best_alignment(log_chances, counts, words.to(logits.device), lengths, blank=NULL)
+            return agreed(logits, labels, open_, counts, blank=NULL, fluency=fluency)
 
         return settle(
             denoiser,

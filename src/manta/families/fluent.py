@@ -14,6 +14,10 @@ from manta.text import BOS, EOS, Corpus, Tokenizer
 
 FLUENCY = 0.5
 """Weight of the n-grams where nothing else is asked for."""
+ENOUGH = 100_000
+"""Tokens that must have been counted for the counts to be weighed unasked: those of few texts know too little."""
+MOST_COUNTED = 5_000_000
+"""Tokens that are counted at most, of rows evenly spaced in a larger corpus, which bounds the memory that it takes."""
 NGRAMS = "ngrams."
 """Before the names of the table of n-grams among the parts of a folder."""
 
@@ -26,7 +30,8 @@ class FluentWriter(TrainedWriter[Net], Generic[Net]):
 
     def learn_from(self, corpus: Corpus, teacher: TrainedWriter[Any] | None = None) -> None:
         """Count the texts."""
-        self._count(corpus.text(row).tolist() for row in range(len(corpus)))
+        every = -(-corpus.text_tokens // MOST_COUNTED)
+        self._count(corpus.text(row).tolist() for row in range(0, len(corpus), max(1, every)))
 
     def _count(self, texts: Iterable[Sequence[int]]) -> None:
         self.ngrams = NgramModel.count(texts, vocab_size=self.model.config.vocab_size, begin=BOS, end=EOS)
@@ -46,10 +51,13 @@ class FluentWriter(TrainedWriter[Net], Generic[Net]):
 
     def fluency(self, options: GenerateOptions) -> Fluency | None:
         """What the counts say beside the net: as asked, or by themselves where the most agreed-on text is sought."""
+        if self.ngrams is None:
+            return None
         weight = options.fluency
         if weight is None:
-            weight = FLUENCY if options.temperature == 0 and self._agrees(options) else 0.0
-        return Fluency(self.ngrams, weight) if weight and self.ngrams is not None else None
+            unasked = options.temperature == 0 and self._agrees(options) and self.ngrams.tokens >= ENOUGH
+            weight = FLUENCY if unasked else 0.0
+        return Fluency(self.ngrams, weight) if weight else None
 
     def _agrees(self, options: GenerateOptions) -> bool:
         """Whether the most agreed-on text is what is sought."""

@@ -157,6 +157,11 @@ class MaskedLM(FluentWriter[MaskedModel]):
         prompt = prompt_tokens(request, self.tokenizer, self.model.config.max_prompt)
         template = template_of(request, self.tokenizer, rate=1, max_cells=self.model.max_cells)
         check_strength(changes(template), options)
+        if options.fluency and template is not None:
+            raise RequestError(
+                f"{spelled('fluency')} is for what a masked model writes freely; in a blank its words may end early; "
+                "leave it out"
+            )
         automaton = automaton_for(options, self.tokenizer)
         if automaton is None or template is None:
             return prompt, template, request.seed
@@ -331,7 +336,7 @@ class MaskedLM(FluentWriter[MaskedModel]):
             judge=judge,
             elastic=elastic,
             scales=scales,
-            fluency=self.fluency(options),
+            fluency=self.fluency(options) if ends_last else None,
         ):
             if scales is not None:  # what is settled of a masked place is no word
                 canvas = replace(canvas, tokens=canvas.tokens.masked_fill(canvas.masked, MASK))

@@ -24,6 +24,8 @@ MOST: Final = 1_000_000
 """Largest number that an option counts: a bound on what a slip of the hand can ask for."""
 
 
+MOST_FLUENCY: Final = 100
+"""Largest weight of counts; beyond it sums lose what the network says."""
 LEAST_STRENGTH: Final = 0.001
 """Least strength of changing words."""
 
@@ -130,8 +132,13 @@ class Fluent(Options):
     fluency: float | None = option(None, least=0)
     """Weight of a model of three-word runs, counted in the training texts, beside the network's own chances: words told
     in one call, each without sight of the others, are chosen so that they go together. 0 takes the likeliest of each
-    place. Without it, 0.5 at temperature 0 for an aligned model and for the style `consensus` of a Manta-LM, and 0
-    elsewhere. It takes no network call."""
+    place. Without it, 0.5 at temperature 0 for an aligned model and for the style `consensus` of a Manta-LM, if
+    100,000 tokens or more were counted, and 0 elsewhere. It takes no network call. At most 100."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fluency is not None and self.fluency > MOST_FLUENCY:
+            raise UsageError(f"{spelled('fluency')} should be at most {MOST_FLUENCY}, received {self.fluency:g}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ It knows nothing of prompts and takes no network call. Where a network has told 
 without sight of the others, it says which of them go together.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,9 @@ UNIT = 1024
 """Log-probabilities are kept as whole multiples of 1/UNIT nats, so that sums of them are the same everywhere."""
 LOWEST = -30.0
 """Least log-probability that is kept."""
+ROOM = 0.01
+"""Least probability of the words without an n-gram behind a context for what is left to be shared out among them: less
+is of the size of what rounding loses."""
 
 
 class NgramModel:
@@ -31,8 +35,8 @@ class NgramModel:
         log p(w | u v) = chance(u v w)                    where that n-gram is kept
                          backoff(u v) + log p(w | v)      elsewhere, and so on down to single words
 
-    Probabilities after any context sum to 1, up to rounding: the backoff shares out what the n-grams that are not kept
-    would have.
+    Probabilities after any context sum to 1, up to rounding (a hundredth in tiny vocabularies): the backoff shares out
+    what the n-grams that are not kept would have.
 
     Args:
         table: from `count_words`, or read from a file and checked by `checked_words`.
@@ -46,6 +50,8 @@ class NgramModel:
         self.table, self.vocab_size, self.begin, self.end = dict(table), vocab_size, begin, end
         self.nats = float(table["nats"])
         """Of a word of the training texts, in the mean."""
+        self.tokens = int(table["tokens"])
+        """That were counted."""
         self._alone = _nats(table["chances.1"])
         grams = {n: table[f"grams.{n}"].tolist() for n in range(2, ORDER + 1) if f"grams.{n}" in table}
         self._chances = {n: dict(zip(known, _nats(table[f"chances.{n}"]), strict=True)) for n, known in grams.items()}
@@ -100,7 +106,7 @@ def count_words(
     Returns:
         For each length n: `grams.n`, sorted numbers of n-grams, the last word the last digit (not of single words, of
         which there are all); `chances.n`, log-probabilities of their last words; `backoffs.n`, of n-grams as contexts.
-        Both in 1/`UNIT` nats, int16. And `nats`, of a word in the mean, float32.
+        Both in 1/`UNIT` nats, int16. And `nats`, of a word in the mean, float32, and `tokens`, that were counted.
     """
     rows = [np.array([begin, *text, end], dtype=np.int64) for text in texts]
     times = np.bincount(np.concatenate([row[1:] for row in rows] or [np.zeros(0, np.int64)]), minlength=vocab_size)
@@ -115,7 +121,8 @@ def count_words(
         _add_length(table, longest, grams, counted, vocab_size, most)
     told = _told(table, longest, grams, vocab_size)
     table["nats"] = np.array(-(told * counted).sum() / max(1, counted.sum()), np.float32)
-    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in table.items()}
+    table["tokens"] = np.array(times.sum(), np.int64)
+    return {name: torch.from_numpy(np.array(value)) for name, value in table.items()}
 
 
 def lengths(vocab_size: int) -> list[int]:
@@ -142,8 +149,11 @@ def _add_length(table: dict[str, Any], n: int, grams: np.ndarray, times: np.ndar
     kept = np.sort(kept[np.argsort(-times[kept], kind="stable")[:most]])
     taken = np.bincount(place[kept], weights=chance[kept], minlength=len(context))
     spare = np.bincount(place[kept], weights=lower[kept], minlength=len(context))
-    backoff = np.log(np.maximum(1 - taken, 1e-9) / np.maximum(1 - spare, 1e-9))
     held = np.bincount(place[kept], minlength=len(context)) > 0
+    full = held & (1 - spare < ROOM)  # there is nobody to share with, and those that are kept have all
+    chance[kept] /= np.where(full, taken, 1.0)[place[kept]]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        backoff = np.where(full, LOWEST, np.log(np.maximum(1 - taken, math.exp(LOWEST)) / (1 - spare)))
     where = _places(table, n - 1, context[held])
     table[f"backoffs.{n - 1}"][where] = _rounded(backoff[held])
     table[f"grams.{n}"] = grams[kept].astype(np.int32 if base**n < 2**31 else np.int64)
@@ -190,11 +200,11 @@ def checked_words(tensors: Mapping[str, Tensor], vocab_size: int) -> dict[str, T
         ConfigError: it is not one that `count_words` makes.
     """
     longer = lengths(vocab_size)
-    sizes = {1: vocab_size, **{n: len(tensors.get(f"grams.{n}", ())) for n in longer}}
+    sizes = {1: vocab_size, **{n: tensors[f"grams.{n}"].numel() if f"grams.{n}" in tensors else 0 for n in longer}}
     names = {f"chances.{n}" for n in sizes} | {f"grams.{n}" for n in longer}
     names |= {f"backoffs.{n}" for n in [1, *longer][: ORDER - 1] if n + 1 in longer or n == 1}
-    if set(tensors) != names | {"nats"}:
-        raise ConfigError("the table of n-grams does not hold grams, chances and backoffs of each length, and nats")
+    if set(tensors) != names | {"nats", "tokens"}:
+        raise ConfigError("the table of n-grams does not hold grams, chances and backoffs, nats and tokens")
     for name in names:
         value, n = tensors[name], int(name[-1])
         kinds = (torch.int32, torch.int64) if name.startswith("grams") else (torch.int16,)
@@ -202,11 +212,16 @@ def checked_words(tensors: Mapping[str, Tensor], vocab_size: int) -> dict[str, T
             raise ConfigError(f"{name} of the table of n-grams has not one whole number for each")
         if name.startswith("chances") and bool((value > 0).any()):
             raise ConfigError(f"{name} of the table of n-grams holds probabilities above 1")
+        if name.startswith("backoffs") and bool((value > -UNIT * math.log(ROOM) + 1).any()):
+            raise ConfigError(f"{name} of the table of n-grams gives more than there is")
         if name.startswith("grams") and (bool((value.diff() <= 0).any()) or not _within(value, vocab_size**n)):
             raise ConfigError(f"{name} of the table of n-grams are not sorted numbers of {n} tokens")
     nats = tensors["nats"]
-    if nats.numel() != 1 or not nats.is_floating_point() or not 0 <= float(nats) <= -LOWEST:
+    if nats.shape != () or not nats.is_floating_point() or not 0 <= float(nats) <= -LOWEST:
         raise ConfigError("the nats of a word in the table of n-grams are no number of nats")
+    tokens = tensors["tokens"]
+    if tokens.shape != () or tokens.dtype is not torch.int64 or int(tokens) < 0:
+        raise ConfigError("the tokens of the table of n-grams are no number of tokens")
     return dict(tensors)
 
 

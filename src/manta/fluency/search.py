@@ -19,6 +19,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
@@ -65,9 +66,9 @@ def likeliest_texts(
     """
     told = log_chances.double().cpu()
     blanks = told[..., blank].exp().tolist()
-    told = told.clone()
-    told[..., blank] = -math.inf
-    tried = _tried(told, told > -math.inf, counts)
+    words = torch.ones(told.shape[-1], dtype=torch.bool)
+    words[blank] = False
+    tried = _tried(told, words.expand_as(told), counts)
     rows = [[[(word, math.exp(chance)) for word, chance in place] for place in places] for places in tried]
     return [_text(slots, blanks[row], fluency) for row, slots in enumerate(rows)]
 
@@ -148,7 +149,7 @@ def likeliest_row(
         blank: the token of a place without a word.
         fluency: what is added for words that go together.
     """
-    tried = _tried(log_chances.double().cpu(), open_.cpu()[..., None], counts)
+    tried = _tried(log_chances.double().cpu(), open_.cpu()[..., None].expand_as(log_chances), counts)
     rows = tokens.clone()
     for row, places in enumerate(tried):
         stands = tokens[row].tolist()
@@ -179,9 +180,9 @@ def _row(places: Sequence[Tried], blank: int, fluency: Fluency) -> list[int]:
     return found[::-1]
 
 
-def _tried(told: Float[Tensor, "b n v"], asked: Bool[Tensor, "b n #v"], counts: Sequence[int]) -> list[list[Tried]]:
+def _tried(told: Float[Tensor, "b n v"], asked: Bool[Tensor, "b n v"], counts: Sequence[int]) -> list[list[Tried]]:
     """By row and place, the labels that are tried and their log-probabilities; none where none is asked for."""
-    kept = ((told > CUT) | (told == told.amax(-1, keepdim=True))) & asked
+    kept = (told > CUT).scatter(-1, told.argmax(-1, keepdim=True), True) & asked
     found: list[list[Tried]] = [[[] for _ in range(count)] for count in counts]
     for (row, place, label), chance in zip(kept.nonzero().tolist(), told[kept].tolist(), strict=True):
         if place < counts[row]:

@@ -210,6 +210,11 @@ class Corpus:
         return self._tags
 
     @property
+    def text_tokens(self) -> int:
+        """Tokens of all rows' texts."""
+        return len(self._text)
+
+    @property
     def text_lengths(self) -> Integer[np.ndarray, " rows"]:
         """The number of tokens of every row's text, in memory."""
         return np.diff(self._text_ends, prepend=0)
