@@ -149,6 +149,7 @@ def test_fewer_tokens_are_counted_anew():
     lm = make_masked()
     lm._count([[7, 8, 9]] * 3)
     found = lm.with_vocabulary(lm.tokenizer, lambda net: net, [[9, 8, 7]] * 3)
+    assert found.ngrams is not None and lm.ngrams is not None
     assert found.ngrams.log_chance([9], 8) > -1 > found.ngrams.log_chance([7], 8)
     assert lm.ngrams.log_chance([7], 8) > -1, "the model itself keeps its own"
     assert NgramModel.count([[9, 8, 7]] * 3, vocab_size=lm.model.config.vocab_size, begin=BOS, end=EOS).nats == (
