@@ -29,7 +29,7 @@ from manta.runtime import atomic_write, make_generator
 from manta.text import BOS, EOS, read
 from manta.text.sources import read_whole
 
-BUDGETS = {"aligned": (1, 2, 4, 8), "manta": (1, 2, 4, 8, 16)}
+BUDGETS = {"aligned": (1, 2), "manta": (1, 2, 4, 8, 16)}
 ALONE = 1e-9
 """Weight of the search by itself."""
 WEIGHTS = (0.0, ALONE, 0.25, 0.5, 1.0)
