@@ -39,6 +39,10 @@ class Texts(Corpus):
     def text(self, row: int) -> Any:
         return torch.tensor(self.texts[row]).numpy()
 
+    @property
+    def text_tokens(self) -> int:
+        return sum(map(len, self.texts))
+
 
 def table_of(texts: list[list[int]], size: int) -> dict[str, torch.Tensor]:
     return dict(NgramDrafter(count_ngrams(texts, vocab_size=size, begin=BOS, end=EOS), size, BOS).table)

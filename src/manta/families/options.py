@@ -24,15 +24,15 @@ MOST: Final = 1_000_000
 """Largest number that an option counts: a bound on what a slip of the hand can ask for."""
 
 
-MOST_FLUENCY: Final = 100
-"""Largest weight of counts; beyond it sums lose what the network says."""
+MOST_SCALE: Final = 100
+"""Largest factor of what a network says; beyond it states and sums are no numbers any more."""
 LEAST_STRENGTH: Final = 0.001
 """Least strength of changing words."""
 
 
-def option(default: Any, *, least: int) -> Any:
-    """A field that is a number of at least `least`."""
-    return field(default=default, metadata={"least": least})
+def option(default: Any, *, least: int, most: int = MOST) -> Any:
+    """A field that is a number of at least `least` and at most `most`."""
+    return field(default=default, metadata={"least": least, "most": most})
 
 
 def choice(default: Any, among: Any) -> Any:
@@ -66,8 +66,8 @@ def _check_size(known: Field[Any], value: Any) -> None:
         return
     if value < least:
         raise UsageError(f"{spelled(known.name)} should be {least:g} or more, received {value:g}")
-    if isinstance(value, int) and value > MOST:
-        raise UsageError(f"{spelled(known.name)} should be at most {MOST:,}, received {value}")
+    if value > known.metadata["most"]:
+        raise UsageError(f"{spelled(known.name)} should be at most {known.metadata['most']:,}, received {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,16 +129,11 @@ class Styled(Options):
 class Fluent(Options):
     """Of families that tell many words in one call."""
 
-    fluency: float | None = option(None, least=0)
+    fluency: float | None = option(None, least=0, most=MOST_SCALE)
     """Weight of a model of three-word runs, counted in the training texts, beside the network's own chances: words told
     in one call, each without sight of the others, are chosen so that they go together. 0 takes the likeliest of each
     place. Without it, 0.5 at temperature 0 for an aligned model and for the style `consensus` of a Manta-LM, if
-    100,000 tokens or more were counted, and 0 elsewhere. It takes no network call. At most 100."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.fluency is not None and self.fluency > MOST_FLUENCY:
-            raise UsageError(f"{spelled('fluency')} should be at most {MOST_FLUENCY}, received {self.fluency:g}")
+    100,000 tokens or more were counted, and 0 elsewhere. It takes no network call."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,11 +163,11 @@ class MantaOptions(Reworked, Styled, Changed, Chosen, Fluent):
     """How the flow is followed."""
     flow_steps: int | None = option(None, least=0)
     """Calls that carry the plan; without it, the model's own split of the budget; 0: none, words without a plan."""
-    guidance_scale: float = option(1.0, least=0)
+    guidance_scale: float = option(1.0, least=0, most=MOST_SCALE)
     """Strength of guiding the plan by the prompt; 1 is off, anything else takes two calls where one was."""
-    noise_scale: float | None = option(None, least=0)
+    noise_scale: float | None = option(None, least=0, most=MOST_SCALE)
     """Standard deviation of the initial noise; without it, 1 for `diverse` and 0.5 for `consensus`."""
-    escape_scale: float = option(0.0, least=0)
+    escape_scale: float = option(0.0, least=0, most=MOST_SCALE)
     """How far, in units of the state, what is fed back is moved away from the direction in which texts repeat
     (`flow.escape`, ACE); 0 is off; anything else needs the model to know the direction (`MantaLM.repetition`)."""
 
