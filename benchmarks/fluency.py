@@ -7,7 +7,7 @@ PATH is e2e-dataset.zip or its folder. A model that `manta train` has finished h
 one that is older than they are, FILE the answers that it was taught beside the human texts.
 
 `measure` writes every prompt of the test split once by each budget: as the network says (weight 0), with the search but
-no counts (weight 1e-9), and with the counts at two weights; for a Manta-LM the plan is taken away, too. Figures are
+no counts (weight 1e-9), and with the counts at three weights; for a Manta-LM the plan is taken away, too. Figures are
 means over sampling seeds with 95% intervals over prompts, differences to weight 0 paired by prompt.
 """
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from manta.autoregressive.decode import Drafter, Drafting
 from manta.errors import ConfigError
+from manta.fluency.ngrams import gram_numbers
 
 ORDER = 4
 """Longest context, in words."""
@@ -41,24 +42,15 @@ def count_ngrams(
     for n in range(1, order + 1):
         if vocab_size ** (n + 1) >= 2**63:
             break
-        pairs = [_numbers(row, n, vocab_size) for row in rows if len(row) > n]
-        contexts = np.concatenate([pair[0] for pair in pairs] or [np.zeros(0, np.int64)])
-        nexts = np.concatenate([pair[1] for pair in pairs] or [np.zeros(0, np.int64)])
-        for name, value in _most_frequent(contexts, nexts, vocab_size, most).items():
+        continued = [gram_numbers(row, n + 1, vocab_size) for row in rows] or [np.zeros(0, np.int64)]
+        for name, value in _most_frequent(np.concatenate(continued), vocab_size, most).items():
             table[f"{name}.{n}"] = torch.from_numpy(value)
     return table
 
 
-def _numbers(row: np.ndarray, n: int, base: int) -> tuple[np.ndarray, np.ndarray]:
-    """The number of every context of n words, its last word the last digit, and the word after it."""
-    numbers = np.zeros(len(row) - n, np.int64)
-    for place in range(n):
-        numbers = numbers * base + row[place : len(row) - n + place]
-    return numbers, row[n:]
-
-
-def _most_frequent(contexts: np.ndarray, nexts: np.ndarray, base: int, most: int) -> dict[str, np.ndarray]:
-    pairs, times = np.unique(contexts * base + nexts, return_counts=True)
+def _most_frequent(continued: np.ndarray, base: int, most: int) -> dict[str, np.ndarray]:
+    """The table of contexts that are numbered with the word after them as the last digit."""
+    pairs, times = np.unique(continued, return_counts=True)
     context, word = np.divmod(pairs, base)
     totals = np.bincount(np.unique(context, return_inverse=True)[1], weights=times)
     order = np.lexsort((word, -times, context))  # within a context the most frequent first, then by number

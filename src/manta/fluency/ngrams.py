@@ -116,7 +116,7 @@ def count_words(
     table["backoffs.1"] = np.zeros(vocab_size, np.int16)
     grams, counted, longest = np.arange(vocab_size), times, 1
     for longest in lengths(vocab_size):
-        numbers = [_numbers(row, longest, vocab_size) for row in rows] or [np.zeros(0, np.int64)]
+        numbers = [gram_numbers(row, longest, vocab_size) for row in rows] or [np.zeros(0, np.int64)]
         grams, counted = np.unique(np.concatenate(numbers), return_counts=True)
         _add_length(table, longest, grams, counted, vocab_size, most)
     told = _told(table, longest, grams, vocab_size)
@@ -130,8 +130,8 @@ def lengths(vocab_size: int) -> list[int]:
     return [n for n in range(2, ORDER + 1) if vocab_size**n < 2**63]
 
 
-def _numbers(row: np.ndarray, n: int, base: int) -> np.ndarray:
-    """The number of every n-gram of a row, its last word the last digit."""
+def gram_numbers(row: np.ndarray, n: int, base: int) -> np.ndarray:
+    """The number of every n-gram of a row, int64: its words as digits to a base, the last word the last."""
     numbers = np.zeros(max(0, len(row) - n + 1), np.int64)
     for place in range(n):
         numbers = numbers * base + row[place : len(row) - n + 1 + place]
