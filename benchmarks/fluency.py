@@ -87,6 +87,7 @@ def measure(args: argparse.Namespace) -> None:
             row: dict[str, Any] = {"model": model, "name": name, **options, "seeds": args.seeds}
             for figure in FIGURES:
                 told = Figure.of([each[figure] for each in found], times)
+                assert told.interval is not None, "hundreds of prompts have one"
                 row[figure], row[f"{figure}_interval"] = told.mean, [told.interval.low, told.interval.high]
                 row[f"{figure}_seeds"] = list(told.values)
             if options["fluency"] > 0 and "no plan" not in name:
