@@ -35,14 +35,8 @@ def losses(run: Path) -> list[float]:
     return [row["loss"] for row in read_log(run)[0]]
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory) -> list[float]:
-    run = finish(TrainingRun(from_dict(Recipe, small(2, **HOW)), tmp_path_factory.mktemp("alone") / "run"))
-    return losses(run.out)
-
-
 @pytest.mark.slow
-def test_ray_trains_as_one_process_does_although_one_of_its_dies(cluster, alone, tmp_path):
+def test_ray_trains_as_one_process_does_although_one_of_its_dies(cluster, tmp_path):
     notes, killed = [], []
 
     def show(event: Note | Progress, unit: str) -> None:
@@ -54,7 +48,7 @@ def test_ray_trains_as_one_process_does_although_one_of_its_dies(cluster, alone,
             killed.append(workers[-1].pid)
             os.kill(killed[0], signal.SIGKILL)
 
-    recipe = from_dict(Recipe, small(2, **{**HOW, "num_steps": 60, "checkpoint_minutes": 0.0}))
+    recipe = from_dict(Recipe, small(2, **{**HOW, "num_steps": 24, "checkpoint_minutes": 0.0}))
     ended = train_many(placed(tmp_path / "run", recipe=recipe), workers=2, show=show)
     whole = finish(TrainingRun(recipe, tmp_path / "whole"))
     assert killed and any("has died" in note for note in notes)
@@ -63,7 +57,7 @@ def test_ray_trains_as_one_process_does_although_one_of_its_dies(cluster, alone,
 
 
 @pytest.mark.slow
-def test_what_a_process_refuses_is_said_once_and_a_signal_stops_all(cluster, alone, tmp_path):
+def test_what_a_process_refuses_is_said_once_and_a_signal_stops_all(cluster, tmp_path):
     told = placed(tmp_path / "none", recipe=from_dict(Recipe, small(2, **{**HOW, "data": "nowhere.txt"})))
     with pytest.raises(DataError, match=r"nowhere\.txt"):
         train_many(told, workers=2)

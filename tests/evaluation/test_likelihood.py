@@ -85,11 +85,11 @@ def test_a_masked_model_has_a_bound_that_every_hiding_and_the_length_make_up(dat
         tuple(data.references[i] for i in single),
         data.training,
     )
-    found = likelihood(lm, chosen, samples=4000)
-    assert (found.kind, found.samples, found.self_conditioning) == ("bound", 4000, "off")
+    found = likelihood(lm, chosen, samples=1000)
+    assert (found.kind, found.samples, found.self_conditioning) == ("bound", 1000, "off")
     assert found.nats_per_token is not None
     assert found.standard_error is not None
-    assert abs(found.nats_per_token - total / (2 * len(single))) < 4 * found.standard_error < 0.1
+    assert abs(found.nats_per_token - total / (2 * len(single))) < 4 * found.standard_error < 0.2
 
 
 def test_a_manta_lm_has_none_and_says_why(data):

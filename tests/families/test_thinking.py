@@ -187,9 +187,9 @@ def test_a_model_learns_which_of_its_words_are_wrong():
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     objective = MaskedMatching(ObjectiveConfig(blank_share=0.0, extra_cell=0.0), MaskedObjectiveConfig())
     generator = make_generator(0)
-    for _ in range(600):
+    for _ in range(400):
         optimizer.zero_grad()
-        objective(model, twice(64, generator), generator).total.backward()
+        objective(model, twice(48, generator), generator).total.backward()
         optimizer.step()
     batch, rows = twice(200, generator), torch.arange(200)
     tokens, wrong = F.pad(batch.text, (0, 1)), torch.randint(8, (200,), generator=generator)
