@@ -78,6 +78,14 @@ def test_a_table_that_is_none_is_refused(fault):
         checked_ngrams(made, VOCAB)
 
 
+def test_texts_shorter_than_a_context_are_counted_in_the_shorter_ones():
+    made = count_ngrams([[], [5], [], [5], [6, 7]], vocab_size=VOCAB, begin=BEGIN, end=END)
+    contexts = made["contexts.1"].tolist()
+    assert contexts == [BEGIN, 5]
+    assert made["words.1"][contexts.index(BEGIN)].tolist() == [END, 5, 6]
+    assert made["contexts.2"].tolist() == [BEGIN * VOCAB + 5] and not len(made["contexts.4"])
+
+
 def test_no_texts_make_an_empty_table():
     empty = count_ngrams([], vocab_size=VOCAB, begin=BEGIN, end=END)
     [found] = NgramDrafter(checked_ngrams(empty, VOCAB), VOCAB, BEGIN).draft(

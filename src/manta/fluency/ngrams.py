@@ -131,10 +131,11 @@ def lengths(vocab_size: int) -> list[int]:
 
 
 def gram_numbers(row: np.ndarray, n: int, base: int) -> np.ndarray:
-    """The number of every n-gram of a row, int64: its words as digits to a base, the last word the last."""
+    """The number of every n-gram of a row, int64: its words as digits to a base, the last word the last. A row that is
+    shorter than n has none."""
     numbers = np.zeros(max(0, len(row) - n + 1), np.int64)
     for place in range(n):
-        numbers = numbers * base + row[place : len(row) - n + 1 + place]
+        numbers = numbers * base + row[place : place + len(numbers)]
     return numbers
 
 
