@@ -7,8 +7,9 @@ PATH is e2e-dataset.zip or its folder. A model that `manta train` has finished h
 one that is older than they are, FILE the answers that it was taught beside the human texts.
 
 `measure` writes every prompt of the test split once by each budget: as the network says (weight 0), with the search but
-no counts (weight 1e-9), and with the counts at three weights; for a Manta-LM the plan is taken away, too. Figures are
-means over sampling seeds with 95% intervals over prompts, differences to weight 0 paired by prompt.
+no counts (weight 1e-9), and with the counts at three weights; for a Manta-LM the plan is taken away, too. `diverse`
+texts are drawn beside the counts, and compared with human ones by MAUVE, of hashed n-grams of words. Figures are means
+over sampling seeds with 95% intervals over prompts, differences to weight 0 paired by prompt.
 """
 
 import argparse
@@ -20,11 +21,12 @@ from typing import Any
 from e2e import machine, measured, references
 
 from manta.evaluation import write
+from manta.evaluation.features import hashed_ngrams
 from manta.evaluation.results import Figure
 from manta.families.events import GenerateOptions
 from manta.fluency import NgramModel
 from manta.hub import card_of, load, model_config, save_model
-from manta.metrics import difference_of, resampled
+from manta.metrics import difference_of, mauve, resampled
 from manta.runtime import atomic_write, make_generator
 from manta.text import BOS, EOS, read
 from manta.text.sources import read_whole
@@ -34,6 +36,13 @@ ALONE = 1e-9
 """Weight of the search by itself."""
 WEIGHTS = (0.0, ALONE, 0.25, 0.5, 1.0)
 FIGURES = ("bleu", "slot_error_rate", "distinct_4")
+DIVERSE: dict[str, dict[str, Any]] = {
+    "diverse": {"fluency": 0.0},
+    "diverse, counts": {"fluency": 0.5},
+    "diverse, no plan": {"fluency": 0.0, "flow_steps": 0},
+    "diverse, no plan, counts": {"fluency": 0.5, "flow_steps": 0},
+}
+"""Settings of `diverse` texts at every budget."""
 
 
 def count(args: argparse.Namespace) -> None:
@@ -63,6 +72,12 @@ def settings(lm: Any) -> list[tuple[str, dict[str, Any]]]:
                 (f"weight {weight:g}, no plan", {"num_steps": calls, "fluency": weight, "flow_steps": 0, **style})
                 for weight in (0.0, 0.5)
             ]
+        if lm.family == "manta":
+            found += [(name, {"num_steps": calls, "style": "diverse", **how}) for name, how in DIVERSE.items()]
+    if lm.family == "manta":
+        for calls in (4, 8):
+            how = {"num_steps": calls, "style": "diverse", "fluency": 0.0, "flow_steps": lm.splits[calls].flow}
+            found.append(("diverse, the split of consensus", how))
     return found
 
 
@@ -73,24 +88,29 @@ def measure(args: argparse.Namespace) -> None:
     kept = json.loads(file.read_text()) if file.exists() else {"rows": []}
     rows = {(row["model"], row["name"], row["num_steps"]): row for row in kept["rows"]}
     times = resampled(len(data.prompts), generator=make_generator(0))
+    human = hashed_ngrams([group[0] for group in data.references])
     for model in args.models:
         lm: Any = load(model, device="cpu")
         plain: dict[int, list[Any]] = {}
         for name, options in settings(lm):
             place = (model, name, options["num_steps"])
-            if place in rows and not (args.anew or options["fluency"] == 0):
+            if place in rows and not (args.anew or name == "weight 0"):  # differences are paired with those texts
                 continue
             runs = [write(lm, data, GenerateOptions(**options), seed=100_000 * seed) for seed in range(args.seeds)]
             found = [measured(run.texts, data) for run in runs]
+            diverse = name.startswith("diverse")
+            for each, run in zip(found, runs, strict=True):
+                if diverse:
+                    each["mauve"] = mauve(hashed_ngrams(run.texts), human, generator=make_generator(0)).measured
             if name == "weight 0":
                 plain[options["num_steps"]] = found
             row: dict[str, Any] = {"model": model, "name": name, **options, "seeds": args.seeds}
-            for figure in FIGURES:
+            for figure in (*FIGURES, *["mauve"] * diverse):
                 told = Figure.of([each[figure] for each in found], times)
                 assert told.interval is not None, "hundreds of prompts have one"
                 row[figure], row[f"{figure}_interval"] = told.mean, [told.interval.low, told.interval.high]
                 row[f"{figure}_seeds"] = list(told.values)
-            if options["fluency"] > 0 and "no plan" not in name:
+            if options["fluency"] > 0 and "no plan" not in name and not diverse:
                 gain = difference_of(
                     [run["bleu"] for run in found], [run["bleu"] for run in plain[options["num_steps"]]], times
                 )

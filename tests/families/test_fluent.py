@@ -70,8 +70,9 @@ def test_unasked_many_texts_are_weighed_where_the_most_agreed_on_is_sought(lm, m
     assert texts(lm, unasked) == texts(lm, options(lm))
     assert lm.fluency(options(lm, fluency=None, temperature=1.0)) is None
     if lm.family == "manta":
-        assert lm.fluency(options(lm, fluency=None, style="diverse")) is None
-        assert lm.fluency(options(lm, style="diverse")).weight == FLUENCY
+        assert lm.fluency(options(lm, fluency=None, style="diverse", num_steps=5)) is None
+        assert lm.fluency(options(lm, fluency=None, style="diverse")).weight == FLUENCY, "few calls"
+        assert lm.fluency(options(lm, style="diverse", num_steps=9)).weight == FLUENCY
 
 
 def test_without_counts_nothing_is_weighed(lm):
@@ -85,8 +86,31 @@ def test_without_counts_nothing_is_weighed(lm):
 def test_what_nothing_would_come_of_is_refused(lm):
     with pytest.raises(UsageError, match="at most 100"):
         options(lm, fluency=1e9)
-    with pytest.raises(UsageError, match="drawn"):
-        texts(lm, options(lm, fluency=0.3, temperature=1.0))
+    if lm.family == "aligned":
+        with pytest.raises(UsageError, match="drawn"):
+            texts(lm, options(lm, fluency=0.3, temperature=1.0))
+
+
+def test_drawn_texts_go_together_too_each_with_its_own_seed(lm):
+    if lm.family == "aligned":
+        return
+    how = {"temperature": 1.0} if lm.family == "masked" else {"style": "diverse"}
+    drawn, plain = texts(lm, options(lm, **how)), texts(lm, options(lm, fluency=0.0, **how))
+    assert sum(nats(lm, t[0]) for t in drawn) < sum(nats(lm, t[0]) for t in plain)
+    assert texts(lm, options(lm, **how), batch_size=1) == drawn
+    assert texts(lm, options(lm, **how), REQUESTS[::-1], batch_size=5)[::-1] == drawn
+    again = texts(lm, options(lm, **how), [Request(prompt=REQUESTS[0].prompt, seed=k) for k in range(6)])
+    assert len({tuple(t[0]) for t in again}) > 1
+
+
+def test_words_of_a_low_temperature_are_the_likeliest_row():
+    lm = make_lm()
+    lm._count([list(lm.tokenizer.encode(WORDS[0]))])
+    page = Page(torch.full((2, 8), MASK), torch.ones(2, 8).bool(), 4)
+    logits = torch.randn(2, 8, lm.model.config.vocab_size, generator=torch.Generator().manual_seed(0)) * 4
+    generators = [torch.Generator().manual_seed(k) for k in range(2)]
+    drawn = lm._choose(logits, page, generators, options(lm, temperature=1e-300))[0]
+    assert torch.equal(drawn, lm._choose(logits, page, generators, options(lm))[0])
 
 
 def test_a_folder_keeps_the_counts(lm, tmp_path):

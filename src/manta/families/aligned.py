@@ -265,9 +265,18 @@ class AlignedLM(FluentWriter[AlignedModel]):
             reader=reader,
         )
 
-    def _agrees(self, options: GenerateOptions) -> bool:
-        """Its texts always are."""
-        return True
+    def _unasked(self, options: GenerateOptions) -> bool:
+        """Its texts always are the most agreed-on ones."""
+        return options.temperature == 0
+
+    def check_fluency(self, options: GenerateOptions) -> None:
+        """Refuse a weight that nothing would come of; see `FluentWriter`."""
+        super().check_fluency(options)
+        if options.fluency and options.temperature > 0:
+            raise UsageError(
+                f"{spelled('fluency')} is for the likeliest words, and at temperature {options.temperature:g} they are "
+                "drawn; leave one of the two out"
+            )
 
     def _event(
         self, kind: EventKind, index: int, slots: Slots, beginning: Beginning, row: int, template: Template | None

@@ -50,18 +50,17 @@ class FluentWriter(TrainedWriter[Net], Generic[Net]):
         return {} if self.ngrams is None else {NGRAMS + name: value for name, value in self.ngrams.table.items()}
 
     def fluency(self, options: GenerateOptions) -> Fluency | None:
-        """What the counts say beside the net: as asked, or by themselves where the most agreed-on text is sought."""
+        """What the counts say beside the net: as asked, or by themselves where that was measured to be better."""
         if self.ngrams is None:
             return None
         weight = options.fluency
         if weight is None:
-            unasked = options.temperature == 0 and self._agrees(options) and self.ngrams.tokens >= ENOUGH
-            weight = FLUENCY if unasked else 0.0
+            weight = FLUENCY if self._unasked(options) and self.ngrams.tokens >= ENOUGH else 0.0
         return Fluency(self.ngrams, weight) if weight else None
 
-    def _agrees(self, options: GenerateOptions) -> bool:
-        """Whether the most agreed-on text is what is sought."""
-        return options.style == "consensus"
+    def _unasked(self, options: GenerateOptions) -> bool:
+        """Whether they are weighed where no weight is asked for."""
+        return options.temperature == 0 and options.style == "consensus"
 
     def check_fluency(self, options: GenerateOptions) -> None:
         """Refuse a weight that nothing would come of.
@@ -69,11 +68,6 @@ class FluentWriter(TrainedWriter[Net], Generic[Net]):
         Raises:
             UsageError: as said.
         """
-        if options.fluency and options.temperature > 0:
-            raise UsageError(
-                f"{spelled('fluency')} is for the likeliest words, and at temperature {options.temperature:g} they are "
-                "drawn; leave one of the two out"
-            )
         if options.fluency and self.ngrams is None:
             raise UsageError(
                 f"this model holds no counts of its training texts, which {spelled('fluency')} weighs; leave it out, "

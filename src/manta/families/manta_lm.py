@@ -35,7 +35,7 @@ from manta.families.prompted import NO_PROMPT, Memory
 from manta.families.trained import Taught, Teaching
 from manta.flow import SOLVERS, LinearPath, escaping, steps_within
 from manta.flow.time_density import TimeDensity
-from manta.fluency import likeliest_row
+from manta.fluency import drawn_row, likeliest_row
 from manta.nets.trunk import Trunk
 from manta.runtime import check_logits, json_tensors, load_json_tensors, make_generator
 from manta.spaces import RateController
@@ -48,6 +48,9 @@ LENGTH_QUANTILE = 0.8
 canvas too short cuts the text. `benchmarks/attempts.md` compares them."""
 CONSENSUS_NOISE = 0.5
 """Standard deviation of a consensus text's initial noise, chosen on held-out data like the splits."""
+FEW_CALLS = 4
+"""Most calls of a `diverse` text whose words are drawn beside counts unasked; with more of them the words see each
+other, and are told better by themselves: `benchmarks/fluency.py`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +112,8 @@ class MantaLM(FluentWriter[MantaModel]):
         model: the nets.
         tokenizer: the tokens they were trained on.
         density: training times as calibrated; its quantiles are the sampling grid.
-        splits: budget → split, chosen on held-out data; other budgets use the next smaller one, or `default_split`.
+        splits: budget → split of `consensus` texts, chosen on held-out data; other budgets use the next smaller one.
+            Without any, and for `diverse` texts, whose variety is the plan's, `default_split`.
     """
 
     family = "manta"
@@ -185,7 +189,7 @@ class MantaLM(FluentWriter[MantaModel]):
             UsageError: when the split asked for does not fit the budget, or guidance has no plan to move.
         """
         budget = options.num_steps
-        fitting = [size for size in self.splits if size <= budget]
+        fitting = [size for size in self.splits if size <= budget and options.style == "consensus"]
         split = self.splits[max(fitting)] if fitting and max(fitting) > budget // 2 else default_split(budget)
         rounds = split.rounds if options.rounds is None else options.rounds
         split = replace(split, rounds=rounds, flow=split.flow if options.flow_steps is None else options.flow_steps)
@@ -369,6 +373,11 @@ class MantaLM(FluentWriter[MantaModel]):
             page.written = done == len(actions)
             yield
 
+    def _unasked(self, options: GenerateOptions) -> bool:
+        """Drawn texts of few calls, too: `benchmarks/fluency.py`."""
+        few = options.style == "diverse" and options.temperature == 0 and options.num_steps <= FEW_CALLS
+        return few or super()._unasked(options)
+
     def _policy(self, beginning: Beginning, page: Page, options: GenerateOptions, observer: Observer) -> ActingPolicy:
         null, cond = None, self.model.condition(beginning.memory, page.mask, code=beginning.code)
         if options.guidance_scale != 1:
@@ -397,8 +406,14 @@ class MantaLM(FluentWriter[MantaModel]):
         logits[..., MASK] = -torch.inf
         if (fluency := self.fluency(options)) is not None:
             places = page.mask.sum(1).tolist()
-            told = logits.log_softmax(-1)
-            choice = likeliest_row(told, page.tokens, page.asked, places, blank=NULL, fluency=fluency)
+            told: dict[str, Any] = {"blank": NULL, "fluency": fluency}
+            row = (logits.log_softmax(-1), page.tokens, page.asked, places)
+            if options.style == "consensus" and options.temperature == 0:
+                choice = likeliest_row(*row, **told)
+            else:
+                longest = self.model.max_cells * self.model.space.rate
+                uniform = [torch.rand(longest + 1, generator=g, dtype=torch.float64).numpy() for g in generators]
+                choice = drawn_row(*row, **told, temperature=options.temperature or 1.0, uniform=uniform)
         else:  # draws are made for the largest canvas
             choice = drawn_words(logits, options.temperature, generators, self.model.max_cells * self.model.space.rate)
         return choice, F.softmax(logits, -1).gather(-1, choice[..., None])[..., 0]

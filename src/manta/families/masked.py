@@ -201,7 +201,7 @@ class MaskedLM(FluentWriter[MaskedModel]):
         for _ in self.canvases(beginning, plain, observer, ends_last=True, max_calls=num_steps):
             pass
 
-    def _agrees(self, options: GenerateOptions) -> bool:
+    def _unasked(self, options: GenerateOptions) -> bool:
         """What it adds to masked models was not measured, so it is only weighed where somebody asks for it."""
         return False
 

@@ -131,9 +131,11 @@ class Fluent(Options):
 
     fluency: float | None = option(None, least=0, most=MOST_SCALE)
     """Weight of a model of three-word runs, counted in the training texts, beside the network's own chances: words told
-    in one call, each without sight of the others, are chosen so that they go together. 0 takes the likeliest of each
-    place. Without it, 0.5 at temperature 0 for an aligned model and for the style `consensus` of a Manta-LM, if
-    100,000 tokens or more were counted, and 0 elsewhere. It takes no network call."""
+    in one call, each without sight of the others, are chosen so that they go together. Those of a Manta-LM's `diverse`
+    texts, and all words at a temperature, are drawn so, at temperature 1 where none is given. 0 takes each place by
+    itself. Without it, 0.5 at temperature 0 for an aligned model, for the style `consensus` of a Manta-LM and for its
+    `diverse` texts of up to 4 calls, if 100,000 tokens or more were counted, and 0 elsewhere. It takes no network
+    call."""
 
 
 @dataclass(frozen=True, kw_only=True)

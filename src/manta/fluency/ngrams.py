@@ -58,11 +58,37 @@ class NgramModel:
         self._backoffs: dict[int, Mapping[int, float]] = {1: dict(enumerate(_nats(table["backoffs.1"])))}
         for n in list(grams)[:-1]:
             self._backoffs[n] = dict(zip(grams[n], _nats(table[f"backoffs.{n}"]), strict=True))
+        self._arrays = {name: value.numpy() for name, value in table.items()}
+        self._longest = max(grams, default=1)
+        self._contexts = vocab_size ** (self._longest - 1)
+        self.nothing = 0
+        """Number of the last words of a text that has none."""
+        for _ in range(self._longest - 1):
+            self.nothing = self.nothing * vocab_size + begin
 
     @classmethod
     def count(cls, texts: Iterable[Sequence[int]], *, vocab_size: int, begin: int, end: int) -> "NgramModel":
         """A model of some texts; see `count_words`."""
         return cls(count_words(texts, vocab_size=vocab_size, begin=begin, end=end), vocab_size, begin, end)
+
+    def after(self, last: np.ndarray, words: np.ndarray) -> np.ndarray:
+        """Numbers of the last words of texts that a word is added to, int64.
+
+        Args:
+            last: numbers of those before: of as many words as a probability depends on.
+            words: tokens, broadcast against them.
+        """
+        return (last * self.vocab_size + words) % self._contexts
+
+    def log_chances(self, last: np.ndarray, words: np.ndarray) -> np.ndarray:
+        """`log_chance` of many.
+
+        Args:
+            last: numbers of the last words before, see `after`.
+            words: tokens, broadcast against them.
+        """
+        grams = last * self.vocab_size + words
+        return _told(self._arrays, self._longest, grams.ravel(), self.vocab_size).reshape(grams.shape)
 
     def log_chance(self, before: Sequence[int], word: int) -> float:
         """Nats of a word after the others of its text, at most 0.

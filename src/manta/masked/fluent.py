@@ -6,19 +6,19 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from manta.fluency import Fluency, likeliest_row
+from manta.fluency import Fluency, drawn_row, likeliest_row
 from manta.masked.sampling import WordSampler
 
 
 class FluentSampler(WordSampler):
-    """Proposes the likeliest text of the whole canvas, beside the words that stand.
+    """Proposes the likeliest text of the whole canvas beside the words that stand, or draws one.
 
     Args:
         fluency: what is added for words that go together.
         mask: True on each row's canvas.
         mask_id: the mask token.
         blank: the token of a place without a word.
-        settings: of `WordSampler`, at temperature 0.
+        settings: of `WordSampler`.
     """
 
     def __init__(self, fluency: Fluency, mask: Bool[Tensor, "b n"], mask_id: int, blank: int, **settings: Any) -> None:
@@ -32,7 +32,13 @@ class FluentSampler(WordSampler):
         _, sure = super().__call__(logits, start, tokens)
         assert tokens is not None and tokens.shape[1] == logits.shape[1], "a canvas is looked at as a whole"
         told = logits.log_softmax(-1)
-        words = likeliest_row(told, tokens, tokens == self.mask_id, self.counts, blank=self.blank, fluency=self.fluency)
+        how: dict[str, Any] = {"blank": self.blank, "fluency": self.fluency}
+        row = (told, tokens, tokens == self.mask_id, self.counts)
+        if self.temperature == 0:
+            words = likeliest_row(*row, **how)
+        else:
+            uniform = list(self.uniform((self.width + 1,)).numpy())
+            words = drawn_row(*row, **how, temperature=self.temperature, uniform=uniform)
         if self.confidence == "probability":
             # A word that stands is not asked for, whatever stands for its place among the logits.
             asked = words.clamp_max(logits.shape[-1] - 1)
