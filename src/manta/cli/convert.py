@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from manta.cli.options import argument, parse_options
 from manta.config import apply_overrides, from_dict
@@ -11,16 +11,6 @@ from manta.errors import UsageError
 
 GRID_KERNEL = 7
 """Patches along each axis of a convolution's kernel, unless it is said otherwise; of texts its own default."""
-Kind = Literal[
-    "attention",
-    "fourier",
-    "attention_fourier",
-    "windowed",
-    "linear",
-    "dijiang",
-    "pyramid_conv",
-    "downsampled",
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +22,8 @@ class ConvertOptions:
     a published causal model of Llama's or GPT-NeoX's layout."""
     overrides: tuple[str, ...] = argument((), "KEY=VALUE")
     """Fields of the recipe, such as `conversion.states=0`, or `conversion.operator.radius=chi` of dijiang."""
-    operator: Kind | None = None
-    """What attention becomes."""
+    operator: str | None = None
+    """What attention becomes: a kind of operator, such as `dijiang`, `linear`, `downsampled` or `windowed`."""
     layers: str | None = None
     """Blocks that change: `all`, numbers from 0 on such as `0,2`, or `local`, those whose measured attention stays
     within reach of the operator; `all` without it."""
