@@ -1,13 +1,13 @@
 """What is said of every family, in its table and by its flags, is what it is and does."""
 
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
 from manta.errors import RequestError, UsageError
-from manta.families import DRAWING, FAMILIES
+from manta.families import DRAWING, FAMILIES, FamilyName, TrainedName
 from manta.families.batching import to_batch
 from manta.families.block import BlockCausalConfig, BlockCausalLM, BlockCausalModel
 from manta.families.events import GenerateOptions, Request, finished
@@ -17,6 +17,7 @@ from manta.families.prompted import resolved
 from manta.families.trained import TrainedWriter
 from manta.masked import LikelihoodBound, likelihood_bound
 from manta.recipes import Recipe
+from manta.recipes.recipe import resolve
 from manta.runtime import make_generator
 
 from .conftest import SMALL, make_aligned, make_ar, make_lm, make_masked, random_weights
@@ -72,6 +73,16 @@ def test_a_family_of_the_table_is_the_one_of_its_name_and_its_shape_is_the_recip
     recipe = Recipe()
     assert row.shape in {field.name for field in fields(recipe)}
     assert getattr(recipe, row.shape).family == name and isinstance(getattr(recipe, row.shape), writer.config_class)
+
+
+def test_a_recipe_resolves_the_shape_of_every_family_and_the_command_line_takes_it():
+    ours = [name for name, row in FAMILIES.items() if row.writer is not None]
+    assert {*get_args(TrainedName)} == {*ours, "joint"} and {*get_args(FamilyName)} == {*ours} - {"decoder"}
+    assert {*MAKERS} == {*get_args(FamilyName)}, "what is said of every family is asked of each"
+    for name in ours:
+        recipe = resolve(Recipe(family=name, num_steps=4))  # pyright: ignore[reportArgumentType]
+        shape = getattr(recipe, FAMILIES[name].shape)
+        assert shape == resolved(shape) and shape.absolute_places == FAMILIES[name].absolute_places
 
 
 def test_what_draws_is_what_its_name_says():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from manta.errors import ModelError, UsageError
-from manta.families import FAMILIES
+from manta.families import FAMILIES, Family
 from manta.families.aligned import AlignedLM
 from manta.families.aligned_model import AlignedConfig, AlignedModel
 from manta.families.asked import applicable, bounds, check_options, follows, listed
@@ -17,7 +17,7 @@ from manta.families.events import GenerateOptions
 from manta.families.masked import MaskedLM
 from manta.families.masked_model import MaskedConfig, MaskedModel
 from manta.families.masked_objective import bound
-from manta.families.options import MOST, read_options
+from manta.families.options import MOST, Options, read_options
 from manta.hub.foreign import KINDS
 from manta.text import HUMAN, Batch
 
@@ -232,6 +232,14 @@ def test_who_takes_a_decoder_is_told_and_no_one_else():
     for family, decoder, others in taken:
         with pytest.raises(UsageError, match=rf"^the {decoder} decoder means nothing to .* it is for {others}; leave"):
             check_options(GenerateOptions(decoder=decoder), family)
+
+
+def test_a_bound_is_named_to_those_alone_who_follow_one(monkeypatch):
+    with pytest.raises(UsageError, match=r"leave it out, and bound the text with `max_tokens`$"):
+        check_options(GenerateOptions(num_steps=3), "ar")
+    monkeypatch.setattr("manta.families.asked.FAMILIES", {**FAMILIES, "plain": Family(words="others", options=Options)})
+    with pytest.raises(UsageError, match=r"leave it out$"):
+        check_options(GenerateOptions(num_steps=3), "plain")
 
 
 def test_a_text_is_bounded_by_those_who_do_not_decide_its_length():

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor
 
 import manta
 from manta.errors import ModelError, UsageError
+from manta.families import FAMILIES
 from manta.families.block import BlockCausalConfig, BlockCausalLM, BlockCausalModel
 from manta.families.manta_lm import MantaLM
 from manta.hub import load, save_model, shipped
@@ -137,6 +139,14 @@ def test_a_call_is_the_families_own_to_the_last_bit(family, folders):
         bare = net(inputs_embeds=state, timesteps=t)
         assert bare.clean.shape == state.shape and not torch.equal(bare.clean, found.clean)
         assert found.loss is None
+
+
+def test_every_family_that_is_trained_can_be_called_and_a_strange_one_is_named():
+    from manta.hub.auto.calls import CALLS, call
+
+    assert {*CALLS} == {*MAKERS} == {name for name, row in FAMILIES.items() if row.writer is not None}
+    with pytest.raises(UsageError, match="a model of the family ours is not called from tensors"):
+        call(SimpleNamespace(family="ours"), torch.zeros(1, 1), None, (None, None), (None, None, None), "diverse")
 
 
 FRESH = """

@@ -10,6 +10,7 @@ from manta.cli.options import argument, parse_options
 from manta.cli.outputs import marked
 from manta.config import apply_overrides, from_dict, load_toml, read_toml, to_dict
 from manta.errors import UsageError
+from manta.families import TrainedName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class PlanOptions:
     """GPUs of a machine; 8 without it."""
     efficiency: float | None = None
     """Share of the matrix rate that training reaches; measured on this machine, and 0.4 without it elsewhere."""
-    family: Literal["manta", "aligned", "masked", "block", "ar", "decoder", "joint"] | None = None
+    family: TrainedName | None = None
     """Which family, as for `manta train`."""
     from_: str | None = None
     """A published model to train on, as for `manta train`."""

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from manta.cli.options import argument, parse_options
 from manta.config import apply_overrides, from_dict, load_toml, read_toml, to_dict
 from manta.errors import MantaError, TrainingError, UsageError
+from manta.families import TrainedName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class TrainOptions:
     """What an adapter adds is weighed by alpha / rank; twice the rank without it."""
     merge: bool = False
     """With --lora: write model and adapters as one, too, into the run's folder `model`."""
-    family: Literal["manta", "aligned", "masked", "block", "ar", "decoder", "joint"] | None = None
+    family: TrainedName | None = None
     """Which family: `aligned` writes a text in one call or a few, `masked` is masked diffusion, `ar` left to right,
     `decoder` left to right in Llama's layout, which `manta export` writes for others; `manta` without it. Of images
     with captions: `joint` draws captions and describes images."""

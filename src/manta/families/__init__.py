@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 FamilyName = Literal["manta", "aligned", "masked", "block", "ar"]
 """The families that manta trains."""
+TrainedName = Literal[FamilyName, "decoder", "joint"]
+"""Those that `manta train --family` takes: also the layout of published causal models, and images with captions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,9 @@ class Family:
     """What writes, a `TrainedWriter`, as `module:class`; None for a family that others train, see `hub.foreign`."""
     shape: str = ""
     """Field of a recipe that holds the shape of its net."""
+    absolute_places: bool = False
+    """Prompt and text are told the absolute place of each token unless a recipe says otherwise: where many words of a
+    text are unwritten at once, their places are all alike without."""
 
     def load(self) -> "type[TrainedWriter[Any]]":
         """Import what writes: it knows its shape and net, its stages of training, and what its folder holds."""
@@ -62,10 +67,18 @@ class Drawing:
 FAMILIES: Final[Mapping[str, Family]] = {
     "manta": Family(words="Manta-LM", options=MantaOptions, writer="manta.families.manta_lm:MantaLM", shape="model"),
     "aligned": Family(
-        words="aligned models", options=AlignedOptions, writer="manta.families.aligned:AlignedLM", shape="aligned"
+        words="aligned models",
+        options=AlignedOptions,
+        writer="manta.families.aligned:AlignedLM",
+        shape="aligned",
+        absolute_places=True,
     ),
     "masked": Family(
-        words="masked models", options=MaskedOptions, writer="manta.families.masked:MaskedLM", shape="masked"
+        words="masked models",
+        options=MaskedOptions,
+        writer="manta.families.masked:MaskedLM",
+        shape="masked",
+        absolute_places=True,
     ),
     "block": Family(
         words="block-causal models", options=BlockOptions, writer="manta.families.block:BlockCausalLM", shape="block"

@@ -78,9 +78,10 @@ def check_options(options: GenerateOptions, family: str) -> None:
     """
     for name, value in given(options).items():
         if not follows(family, name):
+            bounded = name == "num_steps" and follows(family, "max_tokens")
             raise UsageError(
                 f"{spelled(name)} means nothing to {FAMILIES[family].words}; it is for {listed(followers(name))}; "
-                "leave it out" + (", and bound the text with `max_tokens`" if name == "num_steps" else "")
+                "leave it out" + (", and bound the text with `max_tokens`" if bounded else "")
             )
         if not accepts(family, name, value):
             fitting = [other for other in FAMILIES if follows(other, name) and accepts(other, name, value)]

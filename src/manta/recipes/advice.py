@@ -1,5 +1,6 @@
 """What a person should know of a run before it begins: a family that cannot do in time what is asked of it."""
 
+from manta.families.asked import follows
 from manta.recipes.recipe import Recipe, seconds
 from manta.text import CorpusReport, task_of
 
@@ -20,7 +21,8 @@ def advice(recipe: Recipe, report: CorpusReport) -> tuple[str, ...]:
         recipe: as resolved.
         report: what became of the data.
     """
-    if recipe.family in ("ar", "block") or report.prompts or task_of(recipe.data) is not None:
+    parallel = follows(recipe.family, "num_steps")
+    if not parallel or report.prompts or task_of(recipe.data) is not None:
         return ()
     if recipe.time_budget is not None:
         if seconds(recipe.time_budget) >= ENOUGH:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from manta.families.asked import follows
 from manta.quantisation import Observed
 from manta.recipes.quantising import Quantisation
 from manta.report import Page
@@ -49,7 +50,7 @@ def summary(found: Quantisation, before: int, after: int) -> list[str]:
 
 def how_written(found: Quantisation) -> str:
     """How the texts that are compared were written."""
-    return "a call a word" if found.model.family in ("ar", "decoder", "block") else "8 calls"
+    return "8 calls" if follows(found.model.family, "num_steps") else "a call a word"
 
 
 def card(found: Quantisation, old: str, before: int, after: int) -> str:

@@ -12,6 +12,7 @@ from torch import nn
 
 from manta.errors import ConfigError, DataError, ModelError, UsageError
 from manta.families import DRAWING
+from manta.families.asked import follows
 from manta.families.events import GenerateOptions, Request, finished
 from manta.families.image_flow import DrawOptions, DrawRequest, ImageFlow
 from manta.families.image_model import ImageModel
@@ -30,8 +31,6 @@ from manta.text import read
 Bits = Literal["w8a8", "w4a8", "w8"]
 CALLS: Final = (4, 8, 16, 32)
 """Budgets along whose trajectories a model is watched."""
-LEFT_TO_RIGHT: Final = ("ar", "decoder", "block")
-"""Families whose trajectories are the texts themselves."""
 MEASURED: Final = 128
 """Held-out texts or images on which the task is measured."""
 COMPARED: Final = 32
@@ -189,6 +188,7 @@ def _for_texts(lm: TrainedWriter[Any], source: str | Path | None, data: str, pla
     if not batches:
         raise DataError(f"{data} has no text that the model could read")
     objective = task_of_model(lm, recipe)
+    budgeted = follows(lm.family, "num_steps")  # else the trajectories are the texts themselves
 
     def requests(texts: Sequence[Any], num: int) -> list[Request]:
         asked = list(dict.fromkeys(example.prompt for example in texts))
@@ -197,7 +197,7 @@ def _for_texts(lm: TrainedWriter[Any], source: str | Path | None, data: str, pla
         return [Request(prompt=fitting[i % len(fitting)], seed=plan.seed + i) for i in range(num)]
 
     def run(watched: Any, plan: QuantisationPlan) -> None:
-        if lm.family in LEFT_TO_RIGHT:
+        if not budgeted:
             mean_parts(watched.model, objective, batches)
             return
         asked = requests(examples, plan.num)
@@ -213,7 +213,7 @@ def _for_texts(lm: TrainedWriter[Any], source: str | Path | None, data: str, pla
         parts = [mean_parts(each.model, objective, held) for each in (before, after)]
         task = next(each for each in ("nats", "cross_entropy", *parts[0]) if each in parts[0])
         asked = requests(examples, COMPARED)
-        options = GenerateOptions() if lm.family in LEFT_TO_RIGHT else GenerateOptions(num_steps=COMPARED_CALLS)
+        options = GenerateOptions(num_steps=COMPARED_CALLS) if budgeted else GenerateOptions()
         texts, seconds = _both(before, after, lambda each: _texts(each, asked, options))
         same = float(np.mean([one == other for one, other in zip(*texts, strict=True)]))
         return Compared(f"{task} of held-out texts", parts[0][task], parts[1][task], same, *seconds)

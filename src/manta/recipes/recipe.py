@@ -311,7 +311,7 @@ def resolve(recipe: Recipe) -> Recipe:
     if (task := task_of(recipe.data)) is not None:  # a puzzle's solution answers it place by place
         lengths = {"max_prompt": task.prompt_length, "max_text": task.text_length}
         recipe = filled(recipe, {"absolute_places": True, **lengths})
-    if recipe.family in ("masked", "aligned"):  # else the places of an unwritten text are all alike
+    if FAMILIES[recipe.family].absolute_places:
         recipe = filled(recipe, {"absolute_places": True})
     share = 1.0 if recipe.family == "aligned" else 0.5
     recipe = filled(recipe, {"absolute_places": False, "consensus_share": share, **LENGTHS})
@@ -330,15 +330,12 @@ def resolve(recipe: Recipe) -> Recipe:
         "max_text": max_text,
         "absolute_places": recipe.absolute_places,
     }
-    model = _shaped("model", recipe.model, derived)
+    others = [row.shape for row in FAMILIES.values() if row.shape not in ("", "teacher", "decoder")]
+    shapes: dict[str, Any] = {name: _shaped(name, getattr(recipe, name), derived) for name in others}
     # A teacher gives its weights to the model it teaches, so it takes the model's shape.
-    masked = _shaped("masked", recipe.masked, derived)
-    aligned = _shaped("aligned", recipe.aligned, derived)
-    block = _shaped("block", recipe.block, derived)
-    taught = {"manta": model, "aligned": aligned, "block": block}.get(recipe.family, masked)
+    taught = shapes.get(FAMILIES[recipe.family].shape, shapes["masked"])
     derived |= {name: getattr(taught, name) for name in ("dim", "heads", "depth", "prompt_depth")}
-    teacher = _shaped("teacher", recipe.teacher, derived)
-    shapes: dict[str, Any] = {"model": model, "aligned": aligned, "masked": masked, "block": block, "teacher": teacher}
+    shapes["teacher"] = _shaped("teacher", recipe.teacher, derived)
     shapes["decoder"] = _shaped("decoder", recipe.decoder, {**derived, "max_text": max_prompt + max_text})
     width = shapes[FAMILIES[recipe.family].shape].dim
     train = filled(recipe.train, {"learning_rate": LEARNING_RATE / width})

@@ -29,6 +29,8 @@ def call(
     """
     if style not in TAG_OF_STYLE:
         raise UsageError(f"style should be one of {', '.join(TAG_OF_STYLE)}, received {style!r}")
+    if lm.family not in CALLS:
+        raise UsageError(f"a model of the family {lm.family} is not called from tensors; write with it by `generate`")
     flow = lm.family == "manta"
     if not flow and any(part is not None for part in state):
         raise UsageError(f"inputs_embeds, timesteps and self_cond are for a Manta-LM, not for the family {lm.family}")
