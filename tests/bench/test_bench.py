@@ -54,6 +54,14 @@ def make(family: str) -> MaskedLM | AutoregressiveLM:
     return MaskedLM(MaskedModel(MaskedConfig(**shape, absolute_places=True)), tokenizer)
 
 
+def test_a_length_is_asked_of_those_alone_who_can_be_told_one():
+    lm = make("masked")
+    assert list(writing_rates(lm, [4], [1], settings_of(lm, ["block"]), num_steps=2, repeats=1))
+    lm.fills = False
+    with pytest.raises(UsageError, match="of the family masked neither bounds a text nor fills a blank"):
+        list(writing_rates(lm, [4], [1], settings_of(lm, ["block"]), num_steps=2, repeats=1))
+
+
 def test_rivals_take_turns():
     order: list[str] = []
     rivals = {name: lambda name=name: order.append(name) for name in "abc"}

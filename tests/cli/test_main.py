@@ -10,7 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from manta import __version__, cli
+from manta.cli.writing import VERBS_OF
 from manta.errors import DataError, MantaError, UsageError
+from manta.families import DRAWING
 
 SOURCE = Path(__file__).parent.parent.parent / "src"
 
@@ -53,8 +55,10 @@ def test_every_verb_of_the_table_exists(verb):
 def test_every_file_of_a_verb_is_in_the_table():
     files = {path.stem for path in (SOURCE / "manta" / "cli").glob("*.py") if "\ndef run(" in path.read_text()}
     verbs = {module.rpartition(".")[2] for module, _ in cli.VERBS.values()}
-    elsewhere = {"draw", "imagine", "evaluate_images", "evaluate_joint", "evaluate_restorer", "diagnose_images"}
-    assert files <= verbs | elsewhere, "of models of images, verbs go on there"
+    elsewhere = {module.rpartition(".")[2] for own in VERBS_OF.values() for module in own.values()}
+    assert files <= verbs | elsewhere, "of models of no texts, verbs go on there"
+    assert {*VERBS_OF} == {*DRAWING}, "every model of no texts says which verbs it has"
+    assert all(importlib.util.find_spec(module) for own in VERBS_OF.values() for module in own.values())
 
 
 def test_the_help_lists_every_verb(capsys):

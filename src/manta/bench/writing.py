@@ -94,8 +94,13 @@ def writing_rates(
         A row for each length, batch and setting.
 
     Raises:
-        UsageError: a length is more than the model writes.
+        UsageError: a length is more than the model writes, or none can be asked of it.
     """
+    if not (follows(lm.family, "max_tokens") or lm.fills):
+        raise UsageError(
+            f"a model of the family {lm.family} neither bounds a text nor fills a blank, so that no length can be "
+            "asked of it; leave writing out of the parts"
+        )
     if max(lengths) > lm.capacity:
         raise UsageError(f"the model writes at most {lm.capacity} tokens, received a length of {max(lengths)}")
     for length in lengths:

@@ -87,7 +87,7 @@ def _refuse_others(options: ConvertOptions) -> None:
 def _recipe(options: ConvertOptions):
     """The recipe that the options describe."""
     from manta.recipes.origins import placed
-    from manta.recipes.states import recipe_class, state_of
+    from manta.recipes.states import STATES, recipe_class, state_of
 
     if not options.model:
         raise UsageError("say what to convert: manta convert MODEL --operator KIND --data DATA --out DIR")
@@ -98,6 +98,10 @@ def _recipe(options: ConvertOptions):
     named = {name: getattr(options, name) for name in ("data", "time_budget", "num_steps", "seed")}
     given = {name: value for name, value in named.items() if value is not None}
     state = state_of(options.data)
+    if not hasattr(recipe_class(state), "converted_from"):
+        raise UsageError(
+            f"no model of {STATES[state].words} is converted; give the data of a model of texts or of images"
+        )
     conversion: dict[str, Any] = {"operator": {"kind": options.operator}}
     if state == "image" and options.operator == "pyramid_conv":
         conversion["operator"]["kernel"] = GRID_KERNEL

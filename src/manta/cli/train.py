@@ -297,13 +297,19 @@ def _refuse_other_state(state: str, options: TrainOptions) -> None:
     Raises:
         UsageError: as said.
     """
+    from manta.recipes.states import STATES, recipe_class
+
     texts, images = ("drafter", "teacher", "inherit", "family"), ("net",)
     for name in (*texts, *images, "size"):
         if state == "tuned" and getattr(options, name) is not None:
             raise UsageError(f"--{name} says what a published model of --from has already; leave it out")
-    if options.from_ is not None and state in ("image", "joint"):
-        raise UsageError(f"--from trains models of texts and restorers on, and {options.data} are images; leave it out")
-    for name in images if state in ("text", "joint") else texts:
+    if options.from_ is not None and not hasattr(recipe_class(state), "begin_from"):
+        raise UsageError(
+            f"--from trains models of texts and restorers on, and {options.data} are for one of {STATES[state].words}; "
+            "leave it out"
+        )
+    unknown = (*(() if state in ("image", "photo") else images), *(() if state in ("text", "joint") else texts))
+    for name in unknown:
         if getattr(options, name) is not None:
             other = "texts" if name in texts else "images without captions"
             raise UsageError(

@@ -1,6 +1,7 @@
 """The kinds of state that a run may train a model of; `STATES` is the table of them.
 
-A newcomer is a package beside `text/` and `image/` that reads its data, a recipe, its `Parts`, and a row here.
+A newcomer is a package beside `text/` and `image/` that reads its data, a recipe, its `Parts`, and a row here; its
+model has a row of `DRAWING` (`families`), and its verbs one of `VERBS_OF` (`cli/writing.py`).
 """
 
 from collections.abc import Callable, Mapping
@@ -9,8 +10,6 @@ from importlib import import_module
 from typing import Any, Final
 
 from manta.errors import ConfigError
-from manta.image.photos import is_photos
-from manta.image.sources import is_images
 from manta.recipes.parts import Parts
 
 
@@ -26,6 +25,8 @@ class State:
     """A line that says how a finished model is used, with {out} for its folder."""
     parts: str
     """What a run has to know of it, a `Parts`, as `module:class`."""
+    data: str | None = None
+    """Tells by the name of data whether they are of it, as `module:function`; None: no name tells."""
 
     @property
     def recipe_class(self) -> type[Any]:
@@ -50,11 +51,19 @@ STATES: Final[Mapping[str, State]] = {
         recipe="manta.recipes.tune_recipe:TuneRecipe",
         parts="manta.recipes.tune_parts:TuneParts",
     ),
+    "photo": State(
+        words="restored photographs",
+        use="restore with it: manta restore {out} photo.jpg --instruction 'take the rain away' --out clean.png",
+        recipe="manta.recipes.restore_recipe:RestoreRecipe",
+        parts="manta.recipes.restore_parts:RestoreParts",
+        data="manta.image.photos:is_photos",
+    ),
     "image": State(
         words="images",
         use="draw with it: manta generate {out} --num-samples 16 --out grid.png",
         recipe="manta.recipes.image_recipe:ImageRecipe",
         parts="manta.recipes.image_parts:ImageParts",
+        data="manta.image.sources:is_images",
     ),
     "joint": State(
         words="images with captions",
@@ -62,14 +71,8 @@ STATES: Final[Mapping[str, State]] = {
         recipe="manta.recipes.joint_recipe:JointRecipe",
         parts="manta.recipes.joint_parts:JointParts",
     ),
-    "photo": State(
-        words="restored photographs",
-        use="restore with it: manta restore {out} photo.jpg --instruction 'take the rain away' --out clean.png",
-        recipe="manta.recipes.restore_recipe:RestoreRecipe",
-        parts="manta.recipes.restore_parts:RestoreParts",
-    ),
 }
-"""From a state's name to its row."""
+"""From a state's name to its row; of those whose `data` know a name, the first has it."""
 
 
 def state_of(data: str, family: str | None = None, begin_from: str | None = None) -> str:
@@ -85,10 +88,9 @@ def state_of(data: str, family: str | None = None, begin_from: str | None = None
     """
     if family == "joint":
         return "joint"
-    if is_photos(data):
-        return "photo"
-    if is_images(data):
-        return "image"
+    for name, state in STATES.items():
+        if state.data is not None and _named(state.data)(data):
+            return name
     if begin_from is None:
         return "text"
     from manta.hub import published_kind

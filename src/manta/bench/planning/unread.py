@@ -66,10 +66,12 @@ def unread(recipe: Any, device: torch.device) -> Unread:
         raise UsageError(f"a recipe with {found[0]} begins with another model, which is not planned; leave it out")
     recipe = STATES[recipe.state].load().resolved(recipe, lambda line: None)
     make = {"text": _texts, "image": _images, "joint": _pairs, "photo": _photos}.get(recipe.state)
-    if make is None:
+    if recipe.state == "tuned":
         from manta.bench.planning.published import published
 
         make = published
+    if make is None:
+        raise UsageError(f"what models of {STATES[recipe.state].words} need is not planned; train one for a few steps")
     with torch.random.fork_rng():
         return make(recipe, device)
 
