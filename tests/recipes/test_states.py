@@ -55,7 +55,7 @@ def test_a_state_that_no_plan_knows_is_named(monkeypatch):
     ("argv", "said"),
     [
         (["convert", "m", "--operator", "linear", "--data", "restore:photos"], "no model of restored photographs is"),
-        (["train", "builtin:shapes", "--from", "m"], "builtin:shapes are for one of images; leave it out"),
+        (["train", "builtin:shapes", "--from", "m"], "builtin:shapes is for a model of images; leave it out"),
         (["train", "builtin:weather", "--net", "dit"], "--net is for models of images without captions"),
         (["train", "restore:photos", "--family", "ar"], "--family is for models of texts, and restore:photos is not"),
     ],

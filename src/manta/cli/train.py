@@ -304,9 +304,9 @@ def _refuse_other_state(state: str, options: TrainOptions) -> None:
         if state == "tuned" and getattr(options, name) is not None:
             raise UsageError(f"--{name} says what a published model of --from has already; leave it out")
     if options.from_ is not None and not hasattr(recipe_class(state), "begin_from"):
+        made = STATES[state].words
         raise UsageError(
-            f"--from trains models of texts and restorers on, and {options.data} are for one of {STATES[state].words}; "
-            "leave it out"
+            f"--from trains models of texts and restorers on, and {options.data} is for a model of {made}; leave it out"
         )
     unknown = (*(() if state in ("image", "photo") else images), *(() if state in ("text", "joint") else texts))
     for name in unknown:
