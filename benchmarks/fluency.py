@@ -2,14 +2,15 @@
 
     python benchmarks/fluency.py count MODEL --data PATH [--targets FILE]     # writes the counts into MODEL's folder
     python benchmarks/fluency.py measure MODEL… --data PATH --out benchmarks/results/fluency.json
+    python benchmarks/fluency.py drawn MODEL… --data PATH --out benchmarks/results/fluency.json
 
 PATH is e2e-dataset.zip or its folder. A model that `manta train` has finished has its counts already; `count` is for
 one that is older than they are, FILE the answers that it was taught beside the human texts.
 
 `measure` writes every prompt of the test split once by each budget: as the network says (weight 0), with the search but
-no counts (weight 1e-9), and with the counts at three weights; for a Manta-LM the plan is taken away, too. `diverse`
-texts are drawn beside the counts, and compared with human ones by MAUVE, of hashed n-grams of words. Figures are means
-over sampling seeds with 95% intervals over prompts, differences to weight 0 paired by prompt.
+no counts (weight 1e-9), and with the counts at three weights; for a Manta-LM the plan is taken away, too. `drawn` does
+so for a Manta-LM's `diverse` texts, and compares them with human ones by MAUVE, of hashed n-grams of words. Figures are
+means over sampling seeds with 95% intervals over prompts, differences to weight 0 paired by prompt.
 """
 
 import argparse
@@ -36,13 +37,13 @@ ALONE = 1e-9
 """Weight of the search by itself."""
 WEIGHTS = (0.0, ALONE, 0.25, 0.5, 1.0)
 FIGURES = ("bleu", "slot_error_rate", "distinct_4")
-DIVERSE: dict[str, dict[str, Any]] = {
-    "diverse": {"fluency": 0.0},
-    "diverse, counts": {"fluency": 0.5},
-    "diverse, no plan": {"fluency": 0.0, "flow_steps": 0},
-    "diverse, no plan, counts": {"fluency": 0.5, "flow_steps": 0},
+DIVERSE: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+    "diverse": ({"fluency": 0.0}, (1, 2, 4, 8, 16)),
+    "diverse, counts": ({"fluency": 0.5}, (1, 2, 4, 8)),
+    "diverse, no plan": ({"fluency": 0.0, "flow_steps": 0}, (4, 8)),
+    "diverse, no plan, counts": ({"fluency": 0.5, "flow_steps": 0}, (4, 8)),
 }
-"""Settings of `diverse` texts at every budget."""
+"""Settings of a Manta-LM's `diverse` texts, and their budgets."""
 
 
 def count(args: argparse.Namespace) -> None:
@@ -72,12 +73,20 @@ def settings(lm: Any) -> list[tuple[str, dict[str, Any]]]:
                 (f"weight {weight:g}, no plan", {"num_steps": calls, "fluency": weight, "flow_steps": 0, **style})
                 for weight in (0.0, 0.5)
             ]
-        if lm.family == "manta":
-            found += [(name, {"num_steps": calls, "style": "diverse", **how}) for name, how in DIVERSE.items()]
-    if lm.family == "manta":
-        for calls in (4, 8):
-            how = {"num_steps": calls, "style": "diverse", "fluency": 0.0, "flow_steps": lm.splits[calls].flow}
-            found.append(("diverse, the split of consensus", how))
+    return found
+
+
+def drawn(lm: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Of `diverse` texts: how they are written, how without a plan, and with the calls divided as for `consensus`."""
+    if lm.family != "manta":
+        return []
+    style = {"style": "diverse"}
+    found = [
+        (name, {"num_steps": calls, **how, **style}) for name, (how, budgets) in DIVERSE.items() for calls in budgets
+    ]
+    for calls in (4, 8):
+        how = {"num_steps": calls, "fluency": 0.0, "flow_steps": lm.splits[calls].flow, **style}
+        found.append(("diverse, split of consensus", how))
     return found
 
 
@@ -92,7 +101,7 @@ def measure(args: argparse.Namespace) -> None:
     for model in args.models:
         lm: Any = load(model, device="cpu")
         plain: dict[int, list[Any]] = {}
-        for name, options in settings(lm):
+        for name, options in {"measure": settings, "drawn": drawn}[args.action](lm):
             place = (model, name, options["num_steps"])
             if place in rows and not (args.anew or name == "weight 0"):  # differences are paired with those texts
                 continue
@@ -126,7 +135,7 @@ def measure(args: argparse.Namespace) -> None:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=("count", "measure"))
+    parser.add_argument("action", choices=("count", "measure", "drawn"))
     parser.add_argument("models", nargs="+")
     parser.add_argument("--data", required=True)
     parser.add_argument("--targets", help="count: a file of further texts, with their prompts")
@@ -135,7 +144,7 @@ def main() -> None:
     parser.add_argument("--anew", action="store_true", help="measure again what is measured already")
     parser.add_argument("--out")
     args = parser.parse_args()
-    {"count": count, "measure": measure}[args.action](args)
+    {"count": count, "measure": measure, "drawn": measure}[args.action](args)
 
 
 if __name__ == "__main__":

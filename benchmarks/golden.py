@@ -35,7 +35,9 @@ PROMPTS = (
 """Meaning representations of E2E, and none."""
 INFILL = "The ___ is a ___{6} near the river."
 MANTA: dict[str, dict[str, Any]] = {
-    **{f"diverse {n}": {"num_steps": n} for n in (1, 2, 4, 8, 16)},
+    **{f"diverse {n}": {"num_steps": n, "fluency": 0.0} for n in (1, 2, 4, 8, 16)},
+    **{f"drawn {n}": {"num_steps": n} for n in (1, 4)},
+    "drawn warm": {"num_steps": 6, "temperature": 0.7, "fluency": 0.5},
     **{f"consensus {n}": {"num_steps": n, "style": "consensus", "fluency": 0.0} for n in (1, 4, 8)},
     **{f"fluent {n}": {"num_steps": n, "style": "consensus"} for n in (1, 4, 8)},
     "heun": {"num_steps": 9, "solver": "heun"},
