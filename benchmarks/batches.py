@@ -1,7 +1,6 @@
 """Does a text ever depend on the batch it is written in? Every family and decoder, alone and among others.
 
     python benchmarks/batches.py --num 2000 --out benchmarks/results/batches.json
-    python benchmarks/batches.py --num 200 --only block --out …  (the last 9 recorded rows)
 
 Random weights make near-ties, which rounding would decide, far more frequent than trained ones; the model that ships is
 measured too. Texts are equal when their tokens and their confidence, to the last bit, and their network calls are.

@@ -25,6 +25,7 @@ from manta.families.manta_lm import MantaLM, Split
 from manta.hub import load
 from manta.metrics import ONE_FEWER, Measured, OverlapSums, diversity_measured, resampled, slot_errors_measured
 from manta.runtime import atomic_write, make_generator
+from manta.types import Estimate
 
 BUDGETS = (1, 2, 4, 8, 16, 32)
 ABLATED = (3, 4, 8, 16)
@@ -50,7 +51,12 @@ class Disturbed(MantaLM):
         policy = super()._policy(*args)
         if self.disturbance == "shuffled":
             own = policy.field
-            policy.field = lambda *state, **given: own(*state, **given).roll(1, 0)
+
+            def of_another(*state: Any, **given: Any) -> Estimate:
+                estimate = own(*state, **given)
+                return replace(estimate, clean=estimate.clean.roll(1, 0))
+
+            policy.field = of_another
         return policy
 
 
@@ -59,6 +65,7 @@ def references(data: str, split: str) -> EvaluationSet:
     return evaluation_set(data, split)
 
 
+STYLES: tuple[Any, ...] = ("consensus", "diverse")
 OVERLAP = ("bleu", f"bleu{ONE_FEWER}")
 
 
@@ -140,8 +147,8 @@ def report(args: argparse.Namespace) -> None:
         add("consensus", lm, args.seeds, num_steps=budget, style="consensus")
         add("diverse", lm, args.seeds, num_steps=budget, style="diverse")
     for budget in ABLATED:
-        flow = lm.split(GenerateOptions(num_steps=budget)).flow or budget // 2
-        for style in ("consensus", "diverse"):
+        for style in STYLES:
+            flow = lm.split(GenerateOptions(num_steps=budget, style=style)).flow or budget // 2
             same = {"num_steps": budget, "style": style, "rounds": 0}
             add(f"{style}, with the plan", lm, flow_steps=flow, **same)
             add(f"{style}, without (t = 0)", lm, flow_steps=0, **same)

@@ -107,7 +107,7 @@ def test_the_empty_prompt_of_guidance_is_a_call_of_every_text(latent_lm, monkeyp
 @pytest.mark.parametrize("solver", ["euler", "heun"])
 def test_silent_calls_are_calls_and_leave_some_to_write(latent_lm, monkeypatch, solver, silent, flow):
     monkeypatch.setattr(latent_lm, "splits", {8: Split(flow=flow, silent=silent)})
-    options = GenerateOptions(num_steps=8, solver=solver)
+    options = GenerateOptions(num_steps=8, solver=solver, style="consensus")
     events = list(latent_lm.generate([Request(prompt="the cat")], options))
     for event in events:
         assert all(token == MASK for token in event.tokens) == (event.nfe - 1 <= silent)
@@ -116,7 +116,8 @@ def test_silent_calls_are_calls_and_leave_some_to_write(latent_lm, monkeypatch, 
 
 def test_a_drafts_confidence_is_that_of_the_words_that_stand(latent_lm, monkeypatch):
     monkeypatch.setattr(latent_lm, "splits", {6: Split(flow=5, silent=2)})
-    events = list(latent_lm.generate([Request(infill="the cat ___ mat")], GenerateOptions(num_steps=6)))
+    options = GenerateOptions(num_steps=6, style="consensus")
+    events = list(latent_lm.generate([Request(infill="the cat ___ mat")], options))
     assert [event.confidence for event in events[:2]] == [1.0, 1.0], "only given words stand"
     assert all(0 < event.confidence < 1 for event in events[2:])
 
@@ -181,13 +182,16 @@ def test_a_page_settles_words_and_keeps_what_is_given(seed, shares):
 def test_a_models_own_split_serves_the_budgets_from_its_own_upwards(latent_lm):
     latent_lm.splits = {4: Split(flow=1), 8: Split(flow=5, silent=2)}
     try:
-        chosen = {budget: latent_lm.split(GenerateOptions(num_steps=budget)) for budget in (3, 4, 7, 9, 16)}
+        how = {"style": "consensus"}
+        chosen = {budget: latent_lm.split(GenerateOptions(num_steps=budget, **how)) for budget in (3, 4, 7, 9, 16)}
+        diverse = latent_lm.split(GenerateOptions(num_steps=8))
     finally:
         latent_lm.splits = {}
     assert chosen[3] == default_split(3)
     assert chosen[4] == chosen[7] == Split(flow=1)
     assert chosen[9] == Split(flow=5, silent=2)
     assert chosen[16] == default_split(16), "a split chosen for half the budget says nothing of it"
+    assert diverse == default_split(8), "the variety of diverse texts is the plan's, in every call"
 
 
 @pytest.mark.parametrize("template", ["the ___{3} sat on ___ mat", "___ river", "nobody spoke ___{5}"])
@@ -257,6 +261,7 @@ def test_a_budget_that_just_reads_and_writes_a_text_to_change_is_enough():
 def test_silent_calls_leave_one_to_write_a_text_that_is_read_first(latent_lm, monkeypatch, budget):
     monkeypatch.setattr(latent_lm, "splits", {budget: Split(flow=budget, silent=budget)})
     for infill, reads in (("the [[cat sat]] on a mat", 1), ("the ___{2} on a mat", 0)):
-        events = list(latent_lm.generate([Request(infill=infill)], GenerateOptions(num_steps=budget)))
+        options = GenerateOptions(num_steps=budget, style="consensus")
+        events = list(latent_lm.generate([Request(infill=infill)], options))
         assert events[-1].kind == "done" and events[-1].nfe == budget and MASK not in events[-1].tokens
         assert len(events) == budget - 1 - reads

@@ -235,7 +235,7 @@ def test_silent_calls_settle_nothing_and_the_others_share_the_words(monkeypatch)
     lm = make_lm("latent")
     lm.splits = {8: Split(flow=5, silent=3)}
     watch = Watch(lm, monkeypatch)
-    finished(lm, [Request(prompt="the cat", seed=1)], num_steps=8)
+    finished(lm, [Request(prompt="the cat", seed=1)], num_steps=8, style="consensus")
     assert watch.left == pytest.approx([3 / 4, 2 / 4, 1 / 4, 0.0])
     settled = [(condition.settled != MASK)[condition.mask].any() for condition in watch.conditions[:5]]
     assert settled == [False, False, False, False, True]
@@ -379,8 +379,8 @@ SMALL = make_lm("latent")
 def test_a_split_says_how_a_budget_is_spent():
     lm = make_lm("latent")
     lm.splits = {6: Split(flow=9, silent=9, rounds=0, refine=1)}
-    assert lm.split(GenerateOptions(num_steps=6)) == Split(flow=5, silent=4, refine=1), "a call is left to settle in"
-    assert lm.split(GenerateOptions(num_steps=6, flow_steps=2)).flow == 2
+    assert lm.split(GenerateOptions(num_steps=6, style="consensus")) == Split(flow=5, silent=4, refine=1), "a call is left to settle in"
+    assert lm.split(GenerateOptions(num_steps=6, flow_steps=2, style="consensus")).flow == 2
     with pytest.raises(UsageError, match=r"leaves the flow 3"):
         lm.split(GenerateOptions(num_steps=4, flow_steps=4))
     assert lm.split(GenerateOptions(num_steps=4, flow_steps=3)).flow == 3
