@@ -97,7 +97,7 @@ def main() -> None:
     wanted: list[tuple[str, str, tuple[str, ...], dict[str, str]]] = []
     for file in sorted(args.published.glob("*.tsv")) if args.published else ():
         wanted.append(("published", file.stem, ("--texts", "{file}", *data), {"file": str(file)}))
-    for style, budgets in (("consensus", ("2", "4", "8")), ("diverse", ("8", "16"))):
+    for style, budgets in (("consensus", ("2", "4", "8")), ("diverse", ("4", "8", "16"))):
         for steps in budgets:
             how = ("--num-steps", steps, "--style", style, "--num-seeds", str(SEEDS))
             wanted.append(("rows", f"Manta-LM, {style}, {steps} calls", (*data, *how), {}))

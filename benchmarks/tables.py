@@ -521,6 +521,8 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "caches": (("tasks.json", caches_table),),
     "diagnosed": (("diagnose.json", diagnose_table),),
     "verdicts": (("diagnose.json", verdicts_table),),
+    "diagnosed_masked": (("diagnose_masked.json", diagnose_table),),
+    "verdicts_masked": (("diagnose_masked.json", verdicts_table),),
     "steering": (("steering.json", steering_table),),
     "shapes": (("shapes.json", shapes_table),),
     "nets": (("images.json", nets_table),),

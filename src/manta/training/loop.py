@@ -284,9 +284,9 @@ def _several(stage: Stage, parameters: Sequence[Tensor]) -> tuple[float, dict[st
     for begin in range(0, count, team.size):
         present = min(team.size, count - begin)
         place = min(team.rank, present - 1)
-        stage.batches.skip(place)
+        _leave(stage, place)
         batch = next(stage.batches)
-        stage.batches.skip(present - 1 - place)
+        _leave(stage, present - 1 - place)
         with stage.held.summing(begin + team.size >= count):
             told = _taught(stage, batch, begin + place, idle=team.rank >= present)
         mine += [told] if team.rank < present else []
@@ -306,6 +306,12 @@ def _several(stage: Stage, parameters: Sequence[Tensor]) -> tuple[float, dict[st
             parts.setdefault(name, []).append((value, found.weight))
     means = {name: sum(v * w for v, w in found) / sum(w for _, w in found) for name, found in parts.items()}
     return sum(t.weight * t.loss for t in told) / weights, means, sum(found.num_elements for found in told)
+
+
+def _leave(stage: Stage, count: int) -> None:
+    """Leave batches to other processes; a loader for one process need not know how."""
+    if count:
+        stage.batches.skip(count)
 
 
 def _taught(stage: Stage, batch: Any, index: int, *, idle: bool) -> _Told:
