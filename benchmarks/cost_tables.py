@@ -152,13 +152,25 @@ def _ends(interval: list[float]) -> str:
 
 def unplanned_table(result: dict[str, Any]) -> str:
     """The plan's share with counts and without, of models that have a plan."""
-    planned = {row["model"] for row in result["rows"] if row["name"].endswith("no plan")}
+    planned = {row["model"] for row in result["rows"] if row["name"] == "weight 0, no plan"}
     rows = {(row["name"], row["num_steps"]): row for row in result["rows"] if row["model"] in planned}
     lines = ["| calls | with its plan | without | with its plan, counts | without, counts |", "|---|---|---|---|---|"]
-    for calls in sorted({calls for name, calls in rows if name.endswith("no plan")}):
+    for calls in sorted({calls for name, calls in rows if name == "weight 0, no plan"}):
         found = [rows[f"weight {weight}{plan}", calls] for weight in ("0", "0.5") for plan in ("", ", no plan")]
         cells = [f"{row['bleu']:.1f} ({row['slot_error_rate']:.1%})" for row in found]
         lines.append(f"| {calls} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def drawn_table(result: dict[str, Any]) -> str:
+    """`diverse` texts beside counts and without, with their plan, without one, and with the split of `consensus`."""
+    rows = [row for row in result["rows"] if row["name"].startswith("diverse")]
+    lines = ["| calls | how | MAUVE | slot errors | BLEU | distinct 4-grams |", "|---|---|---|---|---|---|"]
+    for row in sorted(rows, key=lambda row: row["num_steps"]):
+        how = row["name"].removeprefix("diverse").removeprefix(", ") or "as the network says"
+        low, high = row["mauve_interval"]
+        cells = [f"{row['mauve']:.2f} [{low:.2f}, {high:.2f}]", f"{row['slot_error_rate']:.1%}", f"{row['bleu']:.1f}"]
+        lines.append(f"| {row['num_steps']} | {how} | " + " | ".join([*cells, f"{row['distinct_4']:.0%}"]) + " |")
     return "\n".join(lines)
 
 
