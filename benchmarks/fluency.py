@@ -3,9 +3,11 @@
     python benchmarks/fluency.py count MODEL --data PATH [--targets FILE]     # writes the counts into MODEL's folder
     python benchmarks/fluency.py measure MODEL… --data PATH --out benchmarks/results/fluency.json
     python benchmarks/fluency.py drawn MODEL… --data PATH --out benchmarks/results/fluency.json
+    python benchmarks/fluency.py measure masked-0 --seeds 1 --data PATH --out benchmarks/results/fluency_masked.json
 
 PATH is e2e-dataset.zip or its folder. A model that `manta train` has finished has its counts already; `count` is for
-one that is older than they are, FILE the answers that it was taught beside the human texts.
+one that is older than they are, FILE the answers that it was taught beside the human texts. `masked-0` is the masked
+model that `variants.py e2e --keep` keeps at 2,000 steps.
 
 `measure` writes every prompt of the test split once by each budget: as the network says (weight 0), with the search but
 no counts (weight 1e-9), and with the counts at three weights; for a Manta-LM the plan is taken away, too. `drawn` does
@@ -32,7 +34,7 @@ from manta.runtime import atomic_write, make_generator
 from manta.text import BOS, EOS, read
 from manta.text.sources import read_whole
 
-BUDGETS = {"aligned": (1, 2), "manta": (1, 2, 4, 8, 16)}
+BUDGETS = {"aligned": (1, 2), "manta": (1, 2, 4, 8, 16), "masked": (2, 4, 8)}
 ALONE = 1e-9
 """Weight of the search by itself."""
 WEIGHTS = (0.0, ALONE, 0.25, 0.5, 1.0)
@@ -62,7 +64,7 @@ def count(args: argparse.Namespace) -> None:
 
 def settings(lm: Any) -> list[tuple[str, dict[str, Any]]]:
     """Names and options of all that is measured."""
-    style = {"style": "consensus"} if lm.family == "manta" else {}
+    style = {} if lm.family == "aligned" else {"style": "consensus"}
     found = []
     for calls in BUDGETS[lm.family]:
         # Of places the likeliest row is the likeliest token of each, so that the search alone changes nothing.

@@ -1,5 +1,7 @@
 """Words that go together: what families do with the counts of their training texts."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from manta.families.events import GenerateOptions, Request, finished
 from manta.families.fluent import FLUENCY, NGRAMS
 from manta.families.observer import Observer
 from manta.families.page import Page
-from manta.fluency import Fluency, NgramModel
+from manta.fluency import Fluency, NgramModel, drawn_row
 from manta.hub import load, save_model
 from manta.masked import FluentSampler
 from manta.text import BOS, EOS, MASK, NULL
@@ -101,6 +103,32 @@ def test_drawn_texts_go_together_too_each_with_its_own_seed(lm):
     assert texts(lm, options(lm, **how), REQUESTS[::-1], batch_size=5)[::-1] == drawn
     again = texts(lm, options(lm, **how), [Request(prompt=REQUESTS[0].prompt, seed=k) for k in range(6)])
     assert len({tuple(t[0]) for t in again}) > 1
+
+
+def test_consensus_texts_at_a_temperature_are_drawn_and_weighed_only_if_asked(monkeypatch):
+    lm = make_lm()
+    lm._count([list(lm.tokenizer.encode(WORDS[0]))])
+    monkeypatch.setattr(fluent, "ENOUGH", 0)
+    how = options(lm, temperature=1.0)
+    seeds = [Request(prompt=REQUESTS[0].prompt, seed=k) for k in range(6)]
+    assert len({tuple(t[0]) for t in texts(lm, how, seeds)}) > 1
+    for style in ("consensus", "diverse"):
+        unasked = options(lm, fluency=None, temperature=1.0, style=style)
+        assert texts(lm, unasked) == texts(lm, replace(unasked, fluency=0.0))
+
+
+def test_masked_draws_use_the_numbers_of_the_largest_canvas_and_the_temperature(monkeypatch):
+    lm, seen = make_masked(), []
+    lm._count([list(lm.tokenizer.encode(WORDS[0]))])
+
+    def draw(told, tokens, *given, temperature, uniform, **how):
+        seen.append((temperature, {len(each) for each in uniform}))
+        return drawn_row(told, tokens, *given, temperature=temperature, uniform=uniform, **how)
+
+    monkeypatch.setattr("manta.masked.fluent.drawn_row", draw)
+    texts(lm, options(lm, temperature=0.7))
+    assert seen and {temperature for temperature, _ in seen} == {0.7}
+    assert len({tuple(sizes) for _, sizes in seen}) == 1 and min(seen[0][1]) > lm.model.max_cells
 
 
 def test_words_of_a_low_temperature_are_the_likeliest_row():

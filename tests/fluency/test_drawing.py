@@ -52,6 +52,40 @@ def test_rows_come_as_often_as_the_definition_says(weight, temperature):
     assert found[~often].sum() < expected[~often].sum() + 5 * expected[~often].sum() ** 0.5 + 5
 
 
+@pytest.mark.parametrize(("weight", "temperature"), [(0.5, 1e-300), (0.5, 1e-9), (0.5, 1e-3), (100.0, 0.01)])
+def test_cold_draws_are_the_likeliest_row_whatever_the_chances(weight, temperature):
+    fluency, rows = Fluency(NGRAMS, weight), list(product((BLANK, 1, 2, 3), repeat=3))
+    for seed in range(25):
+        told = chances_of(seed, slots=3).clone()
+        told[0, 1, 1] = -torch.inf
+
+        def score(row, told=told):
+            asked = sum(told[0, place, word].item() for place, word in enumerate(row))
+            return asked + added([word for word in row if word != BLANK], fluency)
+
+        found = drawn_row(
+            told,
+            torch.full((1, 3), 9),
+            torch.ones(1, 3).bool(),
+            [3],
+            blank=BLANK,
+            fluency=fluency,
+            temperature=temperature,
+            uniform=[np.random.default_rng(seed).random(4)],
+        )
+        assert tuple(found[0].tolist()) == max(rows, key=score)
+
+
+def test_the_last_number_chooses_how_the_text_ends():
+    """Of two rows that are alike but for the end, by the number behind those of the places."""
+    told = torch.full((1, 1, 6), -1e4)
+    told[0, 0, [1, 2]] = 0.5**0.5  # two equally likely words
+    how = {"blank": BLANK, "fluency": Fluency(NGRAMS, 0.0), "temperature": 1.0}
+    tokens, open_ = torch.full((1, 1), 9), torch.ones(1, 1).bool()
+    ends = [drawn_row(told, tokens, open_, [1], uniform=[np.array([0.5, last])], **how).item() for last in (0.1, 0.9)]
+    assert ends == [1, 2]
+
+
 def test_chances_of_many_are_those_of_each():
     for before in ([], [1], [1, 2], [2, 3, 3], [3, 1, 2, 2]):
         last = np.array([NGRAMS.nothing])

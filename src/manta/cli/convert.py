@@ -86,6 +86,7 @@ def _refuse_others(options: ConvertOptions) -> None:
 
 def _recipe(options: ConvertOptions):
     """The recipe that the options describe."""
+    from manta.operators import KINDS
     from manta.recipes.origins import placed
     from manta.recipes.states import STATES, recipe_class, state_of
 
@@ -102,6 +103,8 @@ def _recipe(options: ConvertOptions):
         raise UsageError(
             f"no model of {STATES[state].words} is converted; give the data of a model of texts or of images"
         )
+    if options.operator not in KINDS:
+        raise UsageError(f"--operator should be one of {', '.join(sorted(KINDS))}, received {options.operator!r}")
     conversion: dict[str, Any] = {"operator": {"kind": options.operator}}
     if state == "image" and options.operator == "pyramid_conv":
         conversion["operator"]["kernel"] = GRID_KERNEL

@@ -189,8 +189,9 @@ class MantaLM(FluentWriter[MantaModel]):
             UsageError: when the split asked for does not fit the budget, or guidance has no plan to move.
         """
         budget = options.num_steps
-        fitting = [size for size in self.splits if size <= budget and options.style == "consensus"]
-        split = self.splits[max(fitting)] if fitting and max(fitting) > budget // 2 else default_split(budget)
+        known = self.splits if options.style == "consensus" else {}
+        fitting = [size for size in known if size <= budget]
+        split = known[max(fitting)] if fitting and max(fitting) > budget // 2 else default_split(budget)
         rounds = split.rounds if options.rounds is None else options.rounds
         split = replace(split, rounds=rounds, flow=split.flow if options.flow_steps is None else options.flow_steps)
         left = self._first_pass(split, options)
@@ -375,8 +376,7 @@ class MantaLM(FluentWriter[MantaModel]):
 
     def _unasked(self, options: GenerateOptions) -> bool:
         """Drawn texts of few calls, too: `benchmarks/fluency.py`."""
-        few = options.style == "diverse" and options.temperature == 0 and options.num_steps <= FEW_CALLS
-        return few or super()._unasked(options)
+        return options.temperature == 0 and (options.style == "consensus" or options.num_steps <= FEW_CALLS)
 
     def _policy(self, beginning: Beginning, page: Page, options: GenerateOptions, observer: Observer) -> ActingPolicy:
         null, cond = None, self.model.condition(beginning.memory, page.mask, code=beginning.code)

@@ -50,7 +50,7 @@ class Options:
     """What every family follows."""
 
     temperature: float = option(0.0, least=0)
-    """Temperature of the words; 0 takes the most likely one."""
+    """Temperature of the words; 0 takes the most likely one, but where `fluency` says that words are drawn."""
 
     def __post_init__(self) -> None:
         annotations = get_type_hints(type(self))
@@ -132,10 +132,10 @@ class Fluent(Options):
     fluency: float | None = option(None, least=0, most=MOST_SCALE)
     """Weight of a model of three-word runs, counted in the training texts, beside the network's own chances: words told
     in one call, each without sight of the others, are chosen so that they go together. Those of a Manta-LM's `diverse`
-    texts, and all words at a temperature, are drawn so, at temperature 1 where none is given. 0 takes each place by
-    itself. Without it, 0.5 at temperature 0 for an aligned model, for the style `consensus` of a Manta-LM and for its
-    `diverse` texts of up to 4 calls, if 100,000 tokens or more were counted, and 0 elsewhere. It takes no network
-    call."""
+    texts, and all words at a temperature, are drawn so, from the ten likeliest of each place, at temperature 1 where
+    none is given. 0 takes each place by itself. Without it, 0.5 at temperature 0 for an aligned model, for the style
+    `consensus` of a Manta-LM and for its `diverse` texts of up to 4 calls, if 100,000 tokens or more were counted, and
+    0 elsewhere. It takes no network call."""
 
 
 @dataclass(frozen=True, kw_only=True)

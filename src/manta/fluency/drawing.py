@@ -13,8 +13,8 @@ backward, drawing:
     forward    α_i(s′) = Σ_{s, w : s w → s′} α_{i−1}(s) p_i(w) (q(w | s) e^nats)^weight
     backward   s w of place i, given s′, ∝ its part of that sum
 
-Exact, but for what is left out: of each place all but the `TRIED` likeliest tokens, and all but the `STATES` likeliest
-pairs of last words. It takes no network call.
+Exact, but for what is left out: of each place all but the `TRIED` likeliest tokens, which in a first call can hold but
+half of the chances, and all but the `STATES` likeliest pairs of last words. It takes no network call.
 
 Source: forward filtering, backward sampling: Scott, "Bayesian methods for hidden Markov models" (JASA 2002); words
     told in parallel, and another model for what goes with what: Liu et al., arXiv 2410.01949.
@@ -34,7 +34,9 @@ TRIED = 10
 STATES = 64
 """Last words that are followed from place to place, the likeliest."""
 COLDEST = 1e-9
-"""Temperature below which draws are the likeliest words, and quotients no numbers any more."""
+"""Temperature at which all draws are the likeliest row; of lower ones quotients would be no numbers."""
+LOWEST = -1e300
+"""Least log-probability that is subtracted."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,12 @@ def _drawn(
         ways = sums[:, None] + sharp * (chances + np.where(skips, 0.0, gain))
         leads = np.where(skips, states[:, None], ngrams.after(states[:, None], words))
         here, numbers = np.unique(leads.ravel(), return_inverse=True)
-        largest = ways.max()
-        total = np.log(np.bincount(numbers, np.exp(ways.ravel() - largest), len(here)).clip(1e-300))
+        ways -= ways.max()
+        most = np.full(len(here), -np.inf)
+        np.maximum.at(most, numbers, ways.ravel())
+        most = most.clip(LOWEST)  # of what cannot be
+        with np.errstate(divide="ignore"):
+            total = most + np.log(np.bincount(numbers, np.exp(ways.ravel() - most[numbers]), len(here)))
         kept = np.sort(np.argsort(-total, kind="stable")[:STATES])
         reached.append(_Reached(words, ways.ravel(), numbers, here, kept))
         states, sums = here[kept], total[kept]

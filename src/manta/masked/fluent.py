@@ -22,7 +22,8 @@ class FluentSampler(WordSampler):
     """
 
     def __init__(self, fluency: Fluency, mask: Bool[Tensor, "b n"], mask_id: int, blank: int, **settings: Any) -> None:
-        super().__init__(**settings)
+        super().__init__(**{**settings, "temperature": 0.0})  # it is asked how sure the net is, not for words
+        self.drawn_at = settings.get("temperature", 0.0)
         self.fluency, self.counts, self.mask_id, self.blank = fluency, mask.sum(1).tolist(), mask_id, blank
 
     def __call__(
@@ -34,11 +35,11 @@ class FluentSampler(WordSampler):
         told = logits.log_softmax(-1)
         how: dict[str, Any] = {"blank": self.blank, "fluency": self.fluency}
         row = (told, tokens, tokens == self.mask_id, self.counts)
-        if self.temperature == 0:
+        if self.drawn_at == 0:
             words = likeliest_row(*row, **how)
         else:
             uniform = list(self.uniform((self.width + 1,)).numpy())
-            words = drawn_row(*row, **how, temperature=self.temperature, uniform=uniform)
+            words = drawn_row(*row, **how, temperature=self.drawn_at, uniform=uniform)
         if self.confidence == "probability":
             # A word that stands is not asked for, whatever stands for its place among the logits.
             asked = words.clamp_max(logits.shape[-1] - 1)

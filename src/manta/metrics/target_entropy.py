@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from manta.errors import RequestError, UsageError
+from manta.families.asked import follows
 from manta.families.events import GenerateOptions, Request, Writer, finished
 from manta.metrics.diversity import Tokenize, token_entropy
 
@@ -57,7 +58,8 @@ def meet_entropy(
         lm: a model of any family.
         prompts: held-out prompts, None for none; some dozens, as H is only as sure as its mean over them.
         target: mean entropy a text, in nats, 0 or more; compare with that of human texts under the same `tokenize`.
-        options: how to write; temperature and guidance are replaced.
+        options: how to write; temperature and guidance are replaced, and words are told without counts of the training
+            texts unless these ask for them.
         guidance_scales: those to try, the least first.
         temperatures: least and greatest, 0 or more.
         tolerance: in nats. Where H jumps over the target, the nearest temperature counts; see `Met.entropy`.
@@ -107,6 +109,8 @@ class _Measured:
     def __init__(
         self, lm: Writer, prompts: Sequence[str | None], options: GenerateOptions, seed: int, tokenize: Tokenize
     ) -> None:
+        if options.fluency is None and follows(lm.family, "fluency"):
+            options = replace(options, fluency=0.0)  # unasked they are weighed at temperature 0 alone: H would jump
         self.lm, self.options, self.tokenize = lm, options, tokenize
         self.requests = [Request(prompt=prompt, seed=seed + i) for i, prompt in enumerate(prompts)]
         self.rows: list[Tried] = []
