@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from manta.cli.options import argument, parse_options
 from manta.errors import UsageError
@@ -45,9 +46,11 @@ def run(argv: Sequence[str]) -> int:
     from manta.recipes.scheduling import learn_schedule, scheduling_card
 
     lm = load_writer(options.model, device=options.device)
-    if not isinstance(lm, MaskedLM):
+    if lm.family != "masked":
         raise UsageError(f"{options.model} is of the family {lm.family}; a schedule is for masked models of manta")
-    found = learn_schedule(lm, options.data, options.price, updates=options.updates, seed=options.seed, tell=_tell)
+    found = learn_schedule(
+        cast(MaskedLM, lm), options.data, options.price, updates=options.updates, seed=options.seed, tell=_tell
+    )
     card = scheduling_card(card_of(options.model), Path(options.data.rpartition(":")[2]).name, found)
     taught = copy(lm)
     taught.decoder = found.decoder

@@ -16,10 +16,8 @@ from torch import Tensor
 from manta.errors import RequestError, UsageError
 from manta.evaluation.likelihood import ROWS
 from manta.evaluation.writing import Contestant, Progress, silent, trained_with_prompts
-from manta.families.aligned import AlignedLM
 from manta.families.autoregressive import AutoregressiveLM, AutoregressiveModel
 from manta.families.batching import padded_prompts, padded_width, to_batch
-from manta.families.decoder import DecoderLM
 from manta.families.events import Writer
 from manta.families.trained import TrainedWriter
 from manta.hub import ForeignModel
@@ -102,7 +100,7 @@ class Questioned:
     ) -> None:
         lm = model.lm
         self.model, self.lm, self.samples, self.cut, self.progress = model, lm, samples, cut, progress
-        self.published = isinstance(lm, DecoderLM | ForeignModel)
+        self.published = lm.begins_rows
         if reading is not None and reading not in READINGS:
             raise UsageError(f"a context is read as {' or '.join(READINGS)}, received {reading!r}")
         if self.published and reading == "prompt":
@@ -115,12 +113,17 @@ class Questioned:
     @property
     def kind(self) -> Literal["exact", "bound", "none"]:
         """Of the answers."""
-        return "bound" if isinstance(self.lm, ForeignModel) else self.lm.likelihood
+        return "bound" if self._hides else self.lm.likelihood
+
+    @property
+    def _hides(self) -> bool:
+        """A published masked model, whose bound is made here."""
+        return self.published and self.lm.left_to_right is None
 
     @property
     def estimator(self) -> str:
         """How they are got."""
-        if isinstance(self.lm, ForeignModel):
+        if self._hides:
             return "hidden words of the continuation behind the context, their number uniform and stratified"
         if self.kind == "bound" and self.reading == "beginning":
             return f"{self.lm.estimator}; of a continuation, given how long the text is"
@@ -198,8 +201,8 @@ class Questioned:
     @property
     def room(self) -> tuple[int, int]:
         """Most tokens of a prompt, and of a text."""
-        if isinstance(self.lm, ForeignModel):
-            return 0, self.lm.max_length
+        if self._hides:
+            return 0, cast(ForeignModel, self.lm).max_length
         shape = cast(TrainedWriter[Any], self.lm).model.config
         return (0 if self.published else shape.max_prompt), shape.max_text
 
@@ -254,8 +257,8 @@ class Questioned:
 
     def _answers(self, rows: Sequence[_Row]) -> Iterator[tuple[int, Answer]]:
         done = 0
-        lm: Any = self.lm.causal if isinstance(self.lm, AlignedLM) else self.lm
-        find: Any = self._exact if isinstance(lm, AutoregressiveLM) else self._bounds
+        exact = self.lm.left_to_right
+        lm, find = (self.lm, self._bounds) if exact is None else (exact, self._exact)
         for begin in range(0, len(rows), CHUNK):
             for at, answer in find(lm, rows[begin : begin + CHUNK]):
                 done += 1
@@ -280,8 +283,8 @@ class Questioned:
             chosen = order[begin : begin + ROWS]
             some = [rows[i] for i in chosen]
             generators = [make_generator(row.seed % (MAX_SEED + 1)) for row in some]
-            if isinstance(lm, ForeignModel):
-                values = self._of_published(lm, some, generators)
+            if self._hides:
+                values = self._of_published(cast(ForeignModel, lm), some, generators)
             else:
                 writer = cast(TrainedWriter[Any], lm)
                 batch = to_batch([row.prompt for row in some], [row.text for row in some], writer.device)

@@ -10,11 +10,9 @@ import torch
 from manta.autoregressive import Chooser, decode
 from manta.errors import RequestError, UsageError
 from manta.evaluation.questions import Questioned
-from manta.families.aligned import AlignedLM
 from manta.families.asked import check_options, follows
 from manta.families.autoregressive import AutoregressiveLM, CachedReader
 from manta.families.batching import ROWS
-from manta.families.block import BlockCausalLM
 from manta.families.events import GenerateOptions, Request, finished
 from manta.families.options import read_options
 from manta.runtime import MAX_SEED, make_generator
@@ -135,7 +133,7 @@ class Replying:
     @property
     def _bounded(self) -> bool:
         """Whether the family has a limit of its own; aligned models have it left to right alone."""
-        return follows(self.lm.family, "max_tokens") and not isinstance(self.lm, AlignedLM)
+        return follows(self.lm.family, "max_tokens") and self.lm.bounds
 
     def _options(self, ask: Ask) -> GenerateOptions:
         """With the limit, where the family has one of its own."""
@@ -164,13 +162,13 @@ class Replying:
 
     def _continued(self, asks: Sequence[Ask]) -> Iterator[tuple[int, str]]:
         """Contexts as beginnings of texts, of models that learned texts without prompts."""
-        lm = self.lm.causal if isinstance(self.lm, AlignedLM) and self.lm.causal is not None else self.lm
-        if isinstance(lm, AutoregressiveLM):
+        lm = self.lm.left_to_right
+        if lm is not None:
             for begin in range(0, len(asks), self.batch_size):
                 texts = self._left_to_right(lm, asks[begin : begin + self.batch_size])
                 yield from ((begin + at, text) for at, text in enumerate(texts))
             return
-        if isinstance(lm, BlockCausalLM):
+        if not self.lm.fills:
             raise UsageError(
                 "a block-causal model that learned texts without prompts does not go on from a beginning; give it "
                 "tasks of another kind, or one that was trained on prompts"

@@ -58,6 +58,7 @@ class AlignedLM(FluentWriter[AlignedModel]):
 
     family = "aligned"
     fills = True
+    bounds = False
     config_class, net_class = AlignedConfig, AlignedModel
 
     def __init__(
@@ -104,11 +105,16 @@ class AlignedLM(FluentWriter[AlignedModel]):
         with self.causal.endless():
             yield self
 
+    @property
+    def left_to_right(self) -> AutoregressiveLM | None:
+        """The teacher that it has kept."""
+        return self.causal
+
     def learn_from(self, corpus: Corpus, teacher: TrainedWriter[Any] | None = None) -> None:
         """Count the texts; keep the teacher, with what drafts its words."""
         super().learn_from(corpus, teacher)
-        if isinstance(teacher, AutoregressiveLM):
-            self.causal = teacher
+        if teacher is not None and teacher.left_to_right is not None:
+            self.causal = teacher.left_to_right
             self.causal.learn_from(corpus)
 
     def with_vocabulary(

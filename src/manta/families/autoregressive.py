@@ -205,6 +205,11 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
         self.table = table
 
     @property
+    def left_to_right(self) -> "AutoregressiveLM":
+        """Itself."""
+        return self
+
+    @property
     def drafter(self) -> Drafter | None:
         """Who guesses words ahead."""
         return self.table if self.model.drafter is None else self.model.drafter

@@ -168,6 +168,7 @@ class DecoderLM(AutoregressiveLM):
 
     family = "decoder"
     observed = False
+    begins_rows = True
     config_class, net_class = DecoderConfig, DecoderModel
     codec_class = ForeignTokenizer
 

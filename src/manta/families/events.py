@@ -103,12 +103,21 @@ class Writer(ABC):
     """Whether it fills blanks of a text."""
     changes: bool = False
     """Whether it changes words of a text that stands."""
+    begins_rows: bool = False
+    """Whether a prompt is the beginning of the row that it writes, as published models have it."""
+    bounds: bool = True
+    """Whether `max_tokens` bounds its texts by whatever decoder, if its family follows it at all."""
     frame: Any = None
     """What a chat puts around a conversation, a `ChatFrame`; None: it holds none."""
     likelihood: Literal["exact", "bound", "none"] = "none"
     """Which log-likelihood of a text it has; a bound is from below."""
     estimator: str = ""
     """How that is got."""
+
+    @property
+    def left_to_right(self) -> Any:
+        """What reads and writes word by word, an `AutoregressiveLM`: itself, or a part of it; None: nothing does."""
+        return None
 
     @abstractmethod
     def generate(

@@ -9,8 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from manta.errors import ModelError, UsageError
-from manta.families.autoregressive import AutoregressiveLM
-from manta.families.decoder import DecoderConfig, DecoderLM, DecoderModel
+from manta.families.decoder import DecoderConfig, DecoderModel
 from manta.hub.foreign.causal import CAUSAL_KINDS, LAYOUTS, CausalKind, by_head, published
 from manta.operators import SelfAttention
 from manta.runtime import atomic_folder
@@ -73,13 +72,13 @@ def refuse_inexact(lm: Any, to: CausalKind) -> None:
         ModelError: as said.
     """
     words = f"it cannot be exported as {PUBLISHED_CLASS[to]}"
-    if isinstance(lm, AutoregressiveLM) and not isinstance(lm, DecoderLM):
+    if lm.family == "ar":
         raise ModelError(
             f"a model of the family ar reads its prompt by cross-attention in every block, and each head has a gain on "
             f"scores of normalised queries and keys; no decoder of transformers does, so {words}. Train one with "
             "--family decoder"
         )
-    if not isinstance(lm, DecoderLM):
+    if lm.family != "decoder":
         raise ModelError(
             f"a model of the family {lm.family} does not write left to right, word by word, so {words}; `transformers` "
             "loads it through manta.hub.auto"

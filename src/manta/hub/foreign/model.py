@@ -90,6 +90,7 @@ class ForeignModel(RequestWriter):
     frame: ChatFrame | None = None
     """What an instruct model's chat template puts around a prompt; None gives prompts as they are."""
     fills: ClassVar[bool] = True
+    begins_rows: ClassVar[bool] = True
     changes: ClassVar[bool] = True
 
     def __repr__(self) -> str:
