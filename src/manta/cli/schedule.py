@@ -48,11 +48,10 @@ def run(argv: Sequence[str]) -> int:
     lm = load_writer(options.model, device=options.device)
     if lm.family != "masked":
         raise UsageError(f"{options.model} is of the family {lm.family}; a schedule is for masked models of manta")
-    found = learn_schedule(
-        cast(MaskedLM, lm), options.data, options.price, updates=options.updates, seed=options.seed, tell=_tell
-    )
+    masked = cast(MaskedLM, lm)
+    found = learn_schedule(masked, options.data, options.price, updates=options.updates, seed=options.seed, tell=_tell)
     card = scheduling_card(card_of(options.model), Path(options.data.rpartition(":")[2]).name, found)
-    taught = copy(lm)
+    taught = copy(masked)
     taught.decoder = found.decoder
     save_model(options.out, taught, recipe=model_config(options.model).get("recipe", {}), card=card)
     print(card.rpartition("\n\n")[2], end="")

@@ -258,7 +258,8 @@ class Questioned:
     def _answers(self, rows: Sequence[_Row]) -> Iterator[tuple[int, Answer]]:
         done = 0
         exact = self.lm.left_to_right
-        lm, find = (self.lm, self._bounds) if exact is None else (exact, self._exact)
+        lm: Any = self.lm if exact is None else exact
+        find = self._bounds if exact is None else self._exact
         for begin in range(0, len(rows), CHUNK):
             for at, answer in find(lm, rows[begin : begin + CHUNK]):
                 done += 1
