@@ -48,7 +48,7 @@ def test_ray_trains_as_one_process_does_although_one_of_its_dies(cluster, tmp_pa
             killed.append(workers[-1].pid)
             os.kill(killed[0], signal.SIGKILL)
 
-    recipe = from_dict(Recipe, small(2, **{**HOW, "num_steps": 24, "checkpoint_minutes": 0.0}))
+    recipe = from_dict(Recipe, small(2, **{**HOW, "num_steps": 60, "checkpoint_minutes": 0.0}))
     ended = train_many(placed(tmp_path / "run", recipe=recipe), workers=2, show=show)
     whole = finish(TrainingRun(recipe, tmp_path / "whole"))
     assert killed and any("has died" in note for note in notes)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from manta.cli.options import argument, parse_options
-from manta.config import apply_overrides, from_dict
+from manta.config import apply_overrides, from_dict, nearest
 from manta.errors import UsageError
 
 GRID_KERNEL = 7
@@ -94,6 +94,8 @@ def _recipe(options: ConvertOptions):
         raise UsageError("say what to convert: manta convert MODEL --operator KIND --data DATA --out DIR")
     if options.operator is None:
         raise UsageError("say what attention becomes, such as --operator dijiang")
+    if options.operator not in KINDS:
+        raise UsageError(f"--operator: no kind {options.operator!r}{nearest(options.operator, KINDS)}")
     if not options.data:
         raise UsageError("say what to train on, best what the model was trained on: --data DATA")
     named = {name: getattr(options, name) for name in ("data", "time_budget", "num_steps", "seed")}
@@ -103,8 +105,6 @@ def _recipe(options: ConvertOptions):
         raise UsageError(
             f"no model of {STATES[state].words} is converted; give the data of a model of texts or of images"
         )
-    if options.operator not in KINDS:
-        raise UsageError(f"--operator should be one of {', '.join(sorted(KINDS))}, received {options.operator!r}")
     conversion: dict[str, Any] = {"operator": {"kind": options.operator}}
     if state == "image" and options.operator == "pyramid_conv":
         conversion["operator"]["kernel"] = GRID_KERNEL
