@@ -39,7 +39,7 @@ from manta.operators import KINDS, Cache
 from manta.recipes import Recipe
 from manta.text import BOS, EOS, Tokenizer
 
-from ..families.conftest import make_aligned, make_ar
+from ..families.conftest import make_aligned, make_ar, make_lm
 from ..report.test_page import check_self_contained
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -211,6 +211,7 @@ def test_every_text_has_the_length_that_is_asked_for():
 def test_both_readings_of_an_aligned_model_are_measured():
     aligned = make_aligned()
     assert settings_of(aligned) == [Setting(decoder="aligned")]
+    assert settings_of(make_lm()) == [Setting()], "a Manta-LM has no decoder to choose"
     (row,) = writing_rates(aligned, (20,), (2,), settings_of(aligned), num_steps=3, repeats=1)
     assert (row["calls"], row["length"]) == (1, 20), "a text to fill takes one call"
     teacher = make_ar()

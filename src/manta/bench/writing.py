@@ -47,7 +47,8 @@ def settings_of(lm: Writer, decoders: Sequence[str] = (), caches: Sequence[Cache
             raise UsageError(f"unknown decoder {name!r}; choose among {', '.join((*DECODERS, *DRAFTED))}")
     if not follows(lm.family, "cache"):
         drafts = getattr(lm, "drafter", None) is not None
-        follow = [name for name in DRAFTED if accepts(lm.family, "decoder", name)]
+        chosen = DRAFTED if follows(lm.family, "decoder") else ()
+        follow = [name for name in chosen if accepts(lm.family, "decoder", name)]
         known = tuple(name for name in follow if drafts or name == "aligned")
         if set(decoders) - set(known) or any(cache != "none" for cache in caches):
             raise UsageError(

@@ -10,7 +10,7 @@ import torch
 from manta.autoregressive import Chooser, decode
 from manta.errors import RequestError, UsageError
 from manta.evaluation.questions import Questioned
-from manta.families.asked import check_options, follows
+from manta.families.asked import bounds, check_options
 from manta.families.autoregressive import AutoregressiveLM, CachedReader
 from manta.families.batching import ROWS
 from manta.families.events import GenerateOptions, Request, finished
@@ -133,7 +133,7 @@ class Replying:
     @property
     def _bounded(self) -> bool:
         """Whether the family has a limit of its own; aligned models have it left to right alone."""
-        return follows(self.lm.family, "max_tokens") and self.lm.bounds
+        return bounds(self.lm.family, GenerateOptions())
 
     def _options(self, ask: Ask) -> GenerateOptions:
         """With the limit, where the family has one of its own."""

@@ -58,7 +58,6 @@ class AlignedLM(FluentWriter[AlignedModel]):
 
     family = "aligned"
     fills = True
-    bounds = False
     config_class, net_class = AlignedConfig, AlignedModel
 
     def __init__(

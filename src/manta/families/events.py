@@ -105,8 +105,6 @@ class Writer(ABC):
     """Whether it changes words of a text that stands."""
     begins_rows: bool = False
     """Whether a prompt is the beginning of the row that it writes, as published models have it."""
-    bounds: bool = True
-    """Whether `max_tokens` bounds its texts by whatever decoder, if its family follows it at all."""
     frame: Any = None
     """What a chat puts around a conversation, a `ChatFrame`; None: it holds none."""
     likelihood: Literal["exact", "bound", "none"] = "none"
