@@ -53,7 +53,7 @@ class Disturbed(MantaLM):
             own = policy.field
 
             def of_another(*state: Any, **given: Any) -> Estimate:
-                estimate = own(*state, **given)
+                estimate = Estimate.of(own(*state, **given))
                 return replace(estimate, clean=estimate.clean.roll(1, 0))
 
             policy.field = of_another
