@@ -2,8 +2,11 @@
 
     python benchmarks/diagnose.py runs/a runs/b --data builtin:weather --num-prompts 16 \
         --out benchmarks/results/diagnose.json --report /tmp/report
+    python benchmarks/diagnose.py src/manta/models/e2e masked-0 --data e2e:PATH --num-prompts 16 \
+        --out benchmarks/results/diagnose_masked.json --report /tmp/report
 
-The JSON holds every figure's mean and spread and the verdicts; values of single prompts and profiles are in the report.
+`masked-0` is what `variants.py e2e --keep` keeps; the recorded file says `builtin:e2e` and `masked` for the two. The
+JSON holds every figure's mean and spread and the verdicts; values of single prompts and profiles are in the report.
 """
 
 import argparse

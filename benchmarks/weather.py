@@ -18,8 +18,13 @@ from manta.runtime import atomic_write
 from manta.text import read
 
 NUM_RECORDS = 500
-STYLES = {"consensus": 16, "diverse": 16}
-"""Style and calls of each row."""
+CALLS = "16"
+WAYS = {
+    "consensus": ("--style", "consensus"),
+    "consensus, without counts": ("--style", "consensus", "--fluency", "0"),
+    "diverse": ("--style", "diverse"),
+}
+"""How each row is written."""
 
 
 def manta(*arguments: str) -> str:
@@ -29,7 +34,7 @@ def manta(*arguments: str) -> str:
 
 
 def judged(minutes: float, seed: int, overrides: list[str]) -> list[dict[str, Any]]:
-    """Train once and judge each style."""
+    """Train once and judge each way of writing."""
     corpus = [example.text for example in read("builtin:weather", "test", NUM_RECORDS)]
     rows = []
     with tempfile.TemporaryDirectory() as place:
@@ -38,13 +43,12 @@ def judged(minutes: float, seed: int, overrides: list[str]) -> list[dict[str, An
         manta("train", "builtin:weather", "--out", run, *budget, *overrides)
         split = ["--split", "test", "--num", str(NUM_RECORDS)]
         manta("data", "export", "builtin:weather", *split, "--out", records)
-        for style, calls in STYLES.items():
-            written = Path(place) / f"{style}.jsonl"
-            options = ["--num-steps", str(calls), "--style", style, "--json"]
-            written.write_text(manta("generate", run, "--input", records, *options))
+        for name, how in WAYS.items():
+            written = Path(place) / "written.jsonl"
+            written.write_text(manta("generate", run, "--input", records, "--num-steps", CALLS, *how, "--json"))
             verdict = json.loads(manta("data", "check", "builtin:weather", str(written)))
             lines = [json.loads(line) for line in written.read_text().splitlines()]
-            rows.append({"name": style, "seed": seed, "minutes": minutes, "num": len(lines)})
+            rows.append({"name": name, "seed": seed, "minutes": minutes, "num": len(lines)})
             rows[-1] |= {"calls": max(line["nfe"] for line in lines)}
             rows[-1] |= {key: verdict[key] for key in ("grammatical", "faithful")}
             rows[-1] |= {"distinct": distinct_share([line["text"] for line in lines])}

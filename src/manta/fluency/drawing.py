@@ -69,12 +69,7 @@ def drawn_row(
     """A token for every place of each row.
 
     Args:
-        log_chances: of every token in every place, as log-softmax gives them.
-        tokens: those that stand.
-        open_: True where none does.
-        counts: places of each row.
-        blank: the token of a place without a word.
-        fluency: what is added for words that go together.
+        log_chances, tokens, open_, counts, blank, fluency: see `likeliest_row`.
         temperature: above 0; below `COLDEST` as that.
         uniform: of each row, a number from [0, 1) for each place and one more.
     """
