@@ -21,7 +21,8 @@ from torch import Tensor
 
 from manta.autoregressive import Chooser, decode
 from manta.bench import generate, gpt2_like, has_transformers, interleaved, machine, randomised
-from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveModel, CachedReader
+from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveModel
+from manta.families.cached import CachedReader
 from manta.families.decoding import write_canvas
 from manta.families.events import GenerateOptions
 from manta.families.masked_model import CachedDenoiser, MaskedConfig, MaskedModel

@@ -9,9 +9,9 @@ from manta.families.autoregressive import (
     AutoregressiveConfig,
     AutoregressiveLM,
     AutoregressiveModel,
-    CachedReader,
     log_likelihood,
 )
+from manta.families.cached import CachedReader
 from manta.families.events import GenerateOptions, Request, finished
 from manta.families.observer import Observer
 from manta.operators import CAUSAL, KINDS, AttentionConfig, OperatorContext, WindowedConfig, line
@@ -146,7 +146,7 @@ def test_the_next_token_is_asked_for_up_to_the_end():
 @pytest.mark.parametrize(("dtype", "times"), [(torch.float32, 1), (torch.float64, 0)])
 def test_weights_are_laid_out_for_single_columns_on_a_cpu_in_float32_alone(monkeypatch, dtype, times):
     model, laid = make_ar().model.to(dtype), []
-    monkeypatch.setattr("manta.families.autoregressive.columnwise", lambda trunk: laid.append(trunk) or trunk)
+    monkeypatch.setattr("manta.families.cached.columnwise", lambda trunk: laid.append(trunk) or trunk)
     zeros = torch.zeros(1, dtype=torch.long)
     memory = model.memory(torch.zeros(1, 0, dtype=torch.long), zeros, zeros)
     CachedReader(model, memory, 8)

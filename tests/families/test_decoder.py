@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from manta.errors import ConfigError, UsageError
-from manta.families.autoregressive import CachedReader, NextToken
+from manta.families.autoregressive import NextToken
 from manta.families.batching import to_batch
+from manta.families.cached import CachedReader
 from manta.families.decoder import DecoderConfig, DecoderLM, DecoderModel, PrefixedReader
 from manta.families.events import GenerateOptions, Request
 from manta.families.observer import Observer

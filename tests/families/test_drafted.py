@@ -7,8 +7,9 @@ import torch
 
 from manta.aligned import AlignmentConfig
 from manta.autoregressive import Drafter, Told
-from manta.families.autoregressive import AutoregressiveLM, CachedReader
+from manta.families.autoregressive import AutoregressiveLM
 from manta.families.batching import padded_prompts
+from manta.families.cached import CachedReader
 from manta.families.events import GenerateOptions
 from manta.families.objectives import ObjectiveConfig
 from manta.families.observer import Observer

@@ -7,7 +7,8 @@ import torch
 
 from manta.autoregressive import Chooser, Drafting, NgramDrafter, count_ngrams
 from manta.errors import ConfigError, ModelError, UsageError
-from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel, CachedReader
+from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
+from manta.families.cached import CachedReader
 from manta.families.drafters import DraftLoss
 from manta.families.events import GenerateOptions, Request, finished
 from manta.families.observer import Observer

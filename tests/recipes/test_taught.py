@@ -21,6 +21,8 @@ from manta.families.choosing import least_risk
 from manta.families.events import GenerateOptions, Request, finished
 from manta.hub import load, save_model
 from manta.recipes import Recipe, TrainingRun
+from manta.recipes.budget import Clock, Watch
+from manta.recipes.stages import TextParts
 from manta.text import NULL, Corpus, read
 
 from .test_drafting import trained
@@ -57,6 +59,32 @@ def test_its_answers_are_the_texts_that_are_learned(aligned, teacher):
     answered = [example for example in read(str(targets))]
     prompts = [example.prompt for example in answered]
     assert load(teacher, device="cpu").write(prompts) == [example.text for example in answered]
+
+
+def test_a_model_that_reads_both_ways_begins_as_its_teacher_and_keeps_none(teacher, tmp_path):
+    shape = {"dim": 16, "heads": 2, "depth": 1, "prompt_depth": 1, "causal": True, "draft_horizon": 2}
+    run = taught(tmp_path / "run", teacher, aligned=shape, num_steps=12, absolute_places=False)
+    assert list(run.events())
+    assert run.plan == {"aligned": 2, "revealed": 8, "drafter": 2}
+    lm = load(tmp_path / "run", device="cpu")
+    assert isinstance(lm, AlignedLM) and lm.causal is not None and lm.causal.drafter is lm.model.drafter
+    assert lm.extras() == {} and not any(name.startswith("causal.") for name in lm.parts())
+    assert lm.write(PROMPTS, decoder="verified") == lm.write(PROMPTS, decoder="sequential")
+    drafts = GenerateOptions(decoder="verified", num_drafts=2)
+    (event,) = finished(lm.generate([Request(prompt=PROMPTS[0])], drafts))
+    assert event.processed > event.nfe > 1
+
+
+def test_its_first_weights_are_the_teachers(teacher, tmp_path):
+    shape = {"dim": 16, "heads": 2, "depth": 1, "prompt_depth": 1, "causal": True}
+    recipe = {"data": "builtin:weather", "num_examples": 60, "batch_tokens": 300, "num_steps": 8, "family": "aligned"}
+    recipe |= {"aligned": shape, "taught_by": str(teacher), "absolute_places": False}
+    asked = TextParts.resolved(from_dict(Recipe, recipe), print)
+    parts = TextParts.prepared(asked, tmp_path, torch.device("cpu"), Watch(Clock()))
+    parts.specs()[0].begin()
+    reading, own = parts.modules["model"].reading(), load(teacher, device="cpu").model
+    theirs = own.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in reading.state_dict().items())
 
 
 def test_it_stays_to_write_and_to_read_by(aligned, teacher):

@@ -41,7 +41,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "embedding": text(family="manta", model={**SHAPE, "bits": 2, "space": {"kind": "embedding"}}),
     "masked": text(family="masked", masked={**SHAPE, "thinking": {"carry": True, "slots": 2, "doubts": True}}),
     "block": text(family="block"),
-    "aligned": text(family="aligned"),
+    "aligned": text(family="aligned", aligned={**SHAPE, "causal": True, "draft_horizon": 2}),
     "decoder": text(family="decoder"),
     "dic": {**IMAGE, "model": {"net": {"kind": "dic", "width": 8, "depths": [1] * 5}, "bits": 2}},
     "joint": {**JOINT, "model": {"dim": 16, "depth": 2, "heads": 2}},

@@ -19,11 +19,15 @@ class AlignmentConfig:
     """Smallest canvas of a batch, as a share of `slots_per_word` slots a word; never less than the text needs."""
     most_room: float = 1.2
     """Largest canvas, as the same share."""
+    causal_weight: float = 1.0
+    """Weight of a word's nats left to right beside those through alignments, of a model that reads both ways."""
 
     def __post_init__(self) -> None:
         for name in ("reveal_share", "glance"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"alignment.{name} should lie in [0, 1], received {getattr(self, name)}")
+        if self.causal_weight < 0:
+            raise ConfigError(f"alignment.causal_weight should be at least 0, received {self.causal_weight}")
         if not 0 < self.least_room <= self.most_room:
             raise ConfigError(
                 f"alignment.least_room should be above 0 and at most most_room, received {self.least_room} and "

@@ -11,8 +11,9 @@ from manta.autoregressive import Chooser, decode
 from manta.errors import RequestError, UsageError
 from manta.evaluation.questions import Questioned
 from manta.families.asked import bounds, check_options
-from manta.families.autoregressive import AutoregressiveLM, CachedReader
+from manta.families.autoregressive import AutoregressiveLM
 from manta.families.batching import ROWS
+from manta.families.cached import CachedReader
 from manta.families.events import GenerateOptions, Request, finished
 from manta.families.options import read_options
 from manta.runtime import MAX_SEED, make_generator

@@ -26,6 +26,7 @@ from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM
 from manta.families.batching import drawn_words, padded_prompts, padded_width
 from manta.families.canvas import Prompts, Template, changes, filled, prompt_tokens, template_of
 from manta.families.decoding import batches
+from manta.families.drafters import DraftLoss
 from manta.families.events import Event, EventKind, GenerateOptions, Request
 from manta.families.fluent import NGRAMS, FluentWriter, counted
 from manta.families.observer import Beginning, Observer
@@ -35,6 +36,7 @@ from manta.families.trained import LogLikelihood, Taught, Teaching, TrainedWrite
 from manta.fluency import NgramModel
 from manta.runtime import check_logits, make_generator
 from manta.text import MASK, NULL, Batch, Corpus, Tokenizer
+from manta.types import Loss
 
 LENGTH_QUANTILE = 0.8
 """Length that a canvas is made for, as a quantile of the length's distribution."""
@@ -42,8 +44,15 @@ PLAIN_SHARE = 0.25
 """Share of the time before any label of an alignment is given."""
 ROOMS = (0.7, 1.1)
 """Smallest and largest canvas of texts to choose from, beside that of a single text."""
+DRAFTER_SHARE = 0.2
+"""Share of the time for a drafter, beside all of it for the rest."""
 CAUSAL = "causal."
 """Before the names of the teacher's weights among the parts of a folder."""
+
+
+def drafting(model: AlignedModel, batch: Batch, generator: torch.Generator) -> Loss:
+    """What the drafter of the left-to-right reading is taught, see `DraftLoss`."""
+    return DraftLoss()(model.reading(), batch, generator)
 
 
 class AlignedLM(FluentWriter[AlignedModel]):
@@ -52,7 +61,8 @@ class AlignedLM(FluentWriter[AlignedModel]):
     Args:
         model: the net.
         tokenizer: the tokens it was trained on.
-        causal: the teacher, by which it also reads and writes left to right.
+        causal: what reads and writes left to right: the teacher; of a model that does so itself, its own reading, which
+            None stands for.
         ngrams: of the training texts; says which words go together where a call tells them all at once.
     """
 
@@ -68,6 +78,8 @@ class AlignedLM(FluentWriter[AlignedModel]):
         ngrams: NgramModel | None = None,
     ) -> None:
         super().__init__(model, tokenizer)
+        if causal is None and model.config.causal:
+            causal = AutoregressiveLM(model.reading(), tokenizer)
         self.causal, self.ngrams = causal, ngrams
 
     @property
@@ -87,13 +99,17 @@ class AlignedLM(FluentWriter[AlignedModel]):
 
     @classmethod
     def stages(cls, net: AlignedModel, teaching: Teaching, measured: dict[str, Any]) -> list[Taught]:
-        """Texts through all their alignments; then some labels are given, for calls after the first."""
+        """Texts through all their alignments; then some labels are given, for calls after the first; then its drafter,
+        if it has one."""
         matching = partial(AlignmentMatching, teaching.objective, teaching.alignment)
         time = teaching.policy + teaching.own
-        return [
+        taught = [
             Taught("aligned", PLAIN_SHARE * time, matching(reveal=False)),
             Taught("revealed", (1 - PLAIN_SHARE) * time, matching(reveal=True), comparable=False),
         ]
+        if net.drafter is not None:
+            taught.append(Taught("drafter", DRAFTER_SHARE * time, drafting, part="drafter", comparable=False))
+        return taught
 
     @contextmanager
     def endless(self) -> "Iterator[AlignedLM]":
@@ -106,14 +122,15 @@ class AlignedLM(FluentWriter[AlignedModel]):
 
     @property
     def left_to_right(self) -> AutoregressiveLM | None:
-        """The teacher that it has kept."""
+        """Its own reading, or the teacher that it has kept."""
         return self.causal
 
     def learn_from(self, corpus: Corpus, teacher: TrainedWriter[Any] | None = None) -> None:
-        """Count the texts; keep the teacher, with what drafts its words."""
+        """Count the texts; keep the teacher, where one is needed, with what drafts its words."""
         super().learn_from(corpus, teacher)
-        if teacher is not None and teacher.left_to_right is not None:
+        if not self.model.config.causal and teacher is not None and teacher.left_to_right is not None:
             self.causal = teacher.left_to_right
+        if self.causal is not None:
             self.causal.learn_from(corpus)
 
     def with_vocabulary(
@@ -121,7 +138,9 @@ class AlignedLM(FluentWriter[AlignedModel]):
     ) -> "AlignedLM":
         """With its teacher, which has it too."""
         found = cast(AlignedLM, super().with_vocabulary(tokenizer, smaller, rows))
-        if self.causal is not None:
+        if self.model.config.causal and self.causal is not None:
+            found.causal = self.causal.with_vocabulary(tokenizer, lambda _: found.model.reading(), rows)
+        elif self.causal is not None:
             found.causal = self.causal.with_vocabulary(tokenizer, smaller, rows)
         return found
 
@@ -132,6 +151,9 @@ class AlignedLM(FluentWriter[AlignedModel]):
         """With the teacher and the counts that its folder holds, if it holds any."""
         size = net.config.vocab_size
         ngrams = counted(parts, size)
+        if net.config.causal:
+            rest = {name: value for name, value in parts.items() if not name.startswith(NGRAMS)}
+            return cls(net, codec, AutoregressiveLM.stored(net.reading(), codec, extras, rest), ngrams)
         if "causal" not in extras:
             return cls(net, codec, None, ngrams)
         weights = {name.removeprefix(CAUSAL): value for name, value in parts.items() if name.startswith(CAUSAL)}
@@ -151,12 +173,14 @@ class AlignedLM(FluentWriter[AlignedModel]):
 
     def extras(self) -> dict[str, Any]:
         """The teacher's shape."""
-        return {} if self.causal is None else {"causal": to_dict(self.causal.model.config)}
+        return {} if self.causal is None or self.model.config.causal else {"causal": to_dict(self.causal.model.config)}
 
     def parts(self) -> dict[str, Tensor]:
-        """The counts, the teacher's weights, and what drafts its words."""
+        """The counts, the teacher's weights where it has one, and what drafts words left to right."""
         if self.causal is None:
             return super().parts()
+        if self.model.config.causal:
+            return {**super().parts(), **self.causal.parts()}
         weights = {CAUSAL + name: value for name, value in self.causal.model.state_dict().items()}
         return {**super().parts(), **weights, **self.causal.parts()}
 

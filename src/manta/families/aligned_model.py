@@ -1,7 +1,8 @@
 """The net of an aligned model: logits of every slot of a canvas, given its prompt and the labels that stand.
 
 Its parts carry the names of the other families' (`embedding`, `memory_encoder`, a trunk that reads the memory), so that
-an autoregressive teacher's weights can serve as its first ones.
+an autoregressive teacher's weights can serve as its first ones, and so that it can be read left to right as such a
+model is.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from manta.errors import ConfigError
+from manta.families.autoregressive import AutoregressiveModel
+from manta.families.drafters import RecurrentDrafter
 from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resolved
 from manta.nets.trunk import Trunk
 from manta.operators import OperatorContext, line
@@ -32,9 +35,18 @@ class AlignedConfig(PromptedConfig):
     """Which family this is."""
     slots_per_word: int = 2
     """Slots of a canvas for each word of the length that is expected, 2 to 16."""
+    causal: bool = False
+    """The same weights also read left to right: likelihoods are exact, and the decoders `sequential` and `verified`
+    write, without a teacher beside the model."""
+    draft_horizon: int = 0
+    """Words ahead that a drafter of the left-to-right reading is taught, in a last stage; 0: no such stage."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.draft_horizon < 0:
+            raise ConfigError(f"draft_horizon should be 0 or more, received {self.draft_horizon}")
+        if self.draft_horizon and not self.causal:
+            raise ConfigError("draft_horizon is for a model that reads left to right, too; set causal=true")
         if not 2 <= self.slots_per_word <= MOST_SLOTS:
             raise ConfigError(f"slots_per_word should lie between 2 and {MOST_SLOTS}, received {self.slots_per_word}")
 
@@ -64,6 +76,20 @@ class AlignedModel(PromptedModel):
         if self.rest is not None:
             nn.init.normal_(self.rest.weight, std=0.1)
         self.trunk = Trunk(shape.dim, shape.depth, shape.mix, heads=shape.heads, cross=True, hidden=shape.hidden)
+        if shape.causal and not self.trunk.follows_blocks:
+            raise ConfigError(
+                f"a model that reads left to right as well needs an operator that compares pairs, such as attention, "
+                f"and not {shape.kinds}; leave causal out"
+            )
+        self.drafter = (
+            RecurrentDrafter(shape.dim, shape.heads, shape.draft_horizon, self.embedding)
+            if shape.draft_horizon
+            else None
+        )
+
+    def reading(self) -> AutoregressiveModel:
+        """What it is when it reads left to right: the same modules behind another mask."""
+        return AutoregressiveModel.reading(self, self.trunk, self.drafter)
 
     def forward(
         self, labels: Int64[Tensor, "b n"], mask: Bool[Tensor, "b n"], memory: tuple[ProjectedMemory, ...]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from manta.aligned import AlignmentConfig, alignment_nats, best_alignment, clamped, least_slots
 from manta.families.aligned_model import AlignedModel
+from manta.families.autoregressive import NextToken
 from manta.families.batching import padded_width
 from manta.families.objectives import ObjectiveConfig, lay_out
 from manta.operators.cross_attention import ProjectedMemory
@@ -51,6 +52,8 @@ class AlignmentMatching:
 
     ``nats = −log Σ_a Π_i p(a_i | given labels, prompt)``,  a over the alignments that say the text
 
+    A model that reads both ways is told the next word of the same texts beside it: ``−log Π_i p(w_i | w_<i, prompt)``.
+
     Args:
         layout: shares of rows with a blank to fill, and its size.
         config: what is shown of alignments.
@@ -61,7 +64,8 @@ class AlignmentMatching:
         self.layout, self.config, self.reveal = layout, config, reveal
 
     def __call__(self, model: AlignedModel, batch: Batch, generator: torch.Generator) -> Loss:
-        """Loss with parts nats (a word that is not given), given (share of slots) and length (nats)."""
+        """Loss with parts nats (a word that is not given), given (share of slots), length (nats), and causal (nats a
+        word left to right) of a model that reads both ways."""
         memory = model.prompt_memory(batch.prompt, batch.prompt_lengths)
         projected = model.trunk.project(memory.states, memory.mask)
         canvas = self.lay_out(model, batch, generator)
@@ -74,7 +78,11 @@ class AlignmentMatching:
         length = F.cross_entropy(model.length_logits(memory), batch.text_lengths)
         share = (canvas.known & canvas.mask).sum() / canvas.mask.sum()
         parts = {"nats": told.detach(), "given": share.detach(), "length": length.detach()}
-        return Loss(told + LENGTH_WEIGHT * length, parts, int(asked))
+        total = told + LENGTH_WEIGHT * length
+        if model.config.causal:
+            next_word, _ = NextToken.nats(model.reading(), batch, memory)
+            total, parts["causal"] = total + self.config.causal_weight * next_word, next_word.detach()
+        return Loss(total, parts, int(asked))
 
     def lay_out(self, model: AlignedModel, batch: Batch, generator: torch.Generator) -> SlotCanvas:
         """Open canvases of drawn sizes; in some rows a text with a blank to fill, of which all else is given.

@@ -7,20 +7,19 @@ trained one can serve as a teacher and as the policy's first weights.
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from manta.autoregressive import (
     Chooser,
     Drafter,
     NgramDrafter,
     Round,
-    Told,
     Watch,
     checked_ngrams,
     count_ngrams,
@@ -28,7 +27,8 @@ from manta.autoregressive import (
 )
 from manta.errors import ConfigError, RequestError, UsageError
 from manta.families.asked import check_options
-from manta.families.batching import ROWS, padded_prompts, padded_width, repeated_rows
+from manta.families.batching import ROWS, padded_prompts
+from manta.families.cached import CachedReader
 from manta.families.canvas import Prompts, Template, prompt_tokens
 from manta.families.drafters import DraftLoss, RecurrentDrafter
 from manta.families.events import UNFINISHED, Event, EventKind, GenerateOptions, Request
@@ -37,7 +37,6 @@ from manta.families.options import spelled
 from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resolved
 from manta.families.structured import NextHeld, automaton_for, check_room
 from manta.families.trained import LogLikelihood, Taught, Teaching, TrainedWriter
-from manta.nets.layout import columnwise
 from manta.nets.trunk import Trunk
 from manta.operators import OperatorContext, line
 from manta.runtime import check_likelihood, make_generator
@@ -95,13 +94,33 @@ class AutoregressiveModel(PromptedModel):
             else None
         )
 
+    @classmethod
+    def reading(cls, net: PromptedModel, trunk: Trunk, drafter: "RecurrentDrafter | None") -> "AutoregressiveModel":
+        """The left-to-right reading of a net of another family: its modules are the net's own, not copies.
+
+        Args:
+            net: has embedding, prompt's encoder and places.
+            trunk: its blocks, which read a memory and are not modulated.
+            drafter: of its words, if it has one.
+        """
+        found = cls.__new__(cls)
+        nn.Module.__init__(found)
+        shared = [field.name for field in fields(PromptedConfig) if field.name != "family"]
+        horizon = 0 if drafter is None else drafter.horizon
+        found.config = AutoregressiveConfig(
+            **{name: getattr(net.config, name) for name in shared}, draft_horizon=horizon
+        )
+        found.embedding, found.head, found.memory_encoder = net.embedding, net.head, net.memory_encoder
+        found.places, found.length, found.trunk, found.drafter = net.places, None, trunk, drafter
+        return found.train(net.training)
+
     def forward(self, tokens: Int64[Tensor, "b n"], memory: Memory) -> Float[Tensor, "b n v"]:
         """Logits of the token after each of `tokens`, the first of which is `begin`."""
         return self.head(self.hidden(tokens, memory))
 
     def hidden(self, tokens: Int64[Tensor, "b n"], memory: Memory) -> Float[Tensor, "b n d"]:
         """What the logits are read from, of the same arguments."""
-        context = OperatorContext(line(tokens.shape[1], tokens.device))
+        context = OperatorContext(line(tokens.shape[1], tokens.device), causal=True)
         return self.trunk(self.embed(tokens), context, memory=self.trunk.project(memory.states, memory.mask))
 
     def shifted(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,11 +139,16 @@ class NextToken:
 
     def __call__(self, model: AutoregressiveModel, batch: Batch, generator: torch.Generator) -> Loss:
         """Loss with part nats (a token)."""
-        given, target, asked = model.shifted(batch)
         memory = model.memory(batch.prompt, batch.prompt_lengths, torch.full_like(batch.tag, HUMAN))
+        nats, count = self.nats(model, batch, memory)
+        return Loss(nats, {"nats": nats.detach()}, count)
+
+    @staticmethod
+    def nats(model: AutoregressiveModel, batch: Batch, memory: Memory) -> tuple[Float[Tensor, ""], int]:
+        """Mean nats a token behind encoded prompts, and how many tokens are told."""
+        given, target, asked = model.shifted(batch)
         logits = model(given, memory)
-        nats = F.cross_entropy(logits[asked].float(), target[asked])
-        return Loss(nats, {"nats": nats.detach()}, int(asked.sum()))
+        return F.cross_entropy(logits[asked].float(), target[asked]), int(asked.sum())
 
 
 @torch.no_grad()
@@ -147,42 +171,6 @@ def log_likelihood(
     total = (nats * asked).double().cumsum(1)[:, -1].float()
     check_likelihood(total)
     return -total
-
-
-class CachedReader:
-    """A model behind its cache: reads some places of every row, see `autoregressive.Reader`.
-
-    On CPU what it tells of a place is the same to the last bit however many places and rows are read beside it, if the
-    model's operator answers alone. Other operators are read a place a call, all rows at the same place.
-
-    Args:
-        model: the model.
-        memory: encoded prompts, of a padded width.
-        room: places that are read at most, those that fill a call up included.
-    """
-
-    def __init__(self, model: AutoregressiveModel, memory: Memory, room: int) -> None:
-        trunk: Trunk = model.trunk
-        self.model, self.rows = model, len(memory.states)
-        on_cpu = memory.states.device.type == "cpu"
-        self.multiple = ROWS if on_cpu and trunk.answers_alone else 1
-        """Rows times places of a call are a multiple of it."""
-        self.trunk = columnwise(trunk) if on_cpu and memory.states.dtype is torch.float32 else trunk
-        if self.multiple == 1:
-            memory = Memory(repeated_rows(memory.states), repeated_rows(memory.mask))
-        places = line(padded_width(room), memory.states.device)
-        self.context = OperatorContext(places, alone=on_cpu and trunk.answers_alone)
-        self.memory, self.cache = self.trunk.project(memory.states, memory.mask), self.trunk.new_cache()
-
-    def __call__(self, tokens: Sequence[Sequence[int]], starts: Sequence[int]) -> Told:
-        """See `autoregressive.Reader`."""
-        rows = torch.tensor(tokens, device=self.context.coordinates.device)
-        if self.multiple == 1:
-            rows, starts = repeated_rows(rows), [*starts, *[starts[-1]] * (-len(starts) % ROWS)]
-        x = self.model.embed(rows, starts[0] if len(set(starts)) == 1 else starts)
-        span = self.context.spans(starts, rows.shape[1])
-        hidden = self.trunk(x, span, memory=self.memory, cache=self.cache)
-        return Told(self.model.head(hidden)[: self.rows], hidden[: self.rows])
 
 
 class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):

@@ -14,8 +14,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from manta.errors import ConfigError, UsageError
-from manta.families.autoregressive import AutoregressiveLM, AutoregressiveModel, CachedReader, NextToken
+from manta.families.autoregressive import AutoregressiveLM, AutoregressiveModel, NextToken
 from manta.families.batching import padded_width
+from manta.families.cached import CachedReader
 from manta.families.canvas import Prompts, Template
 from manta.families.events import GenerateOptions
 from manta.families.observer import Beginning, Observer

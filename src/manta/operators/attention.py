@@ -190,7 +190,8 @@ class SelfAttention(Operator):
 
     def _seen(self, context: OperatorContext) -> int:
         """How many of the row's first elements a span looks at."""
-        if not self.causal and context.blocks is None:
+        _, causal = self._reach(context)
+        if not causal and context.blocks is None:
             return context.length
         return min(context.length, -(-context.stop // ALIKE) * ALIKE) if context.alone else context.stop
 
@@ -204,15 +205,15 @@ class SelfAttention(Operator):
                 return mask_bias(keys if pairs is None else pairs)
             return mask_bias(keys & pairs)
 
-        return context.of_span(("bias", *self._reach()), of_span)
+        return context.of_span(("bias", *self._reach(context)), of_span)
 
-    def _reach(self) -> tuple[int | float, bool]:
+    def _reach(self, context: OperatorContext) -> tuple[int | float, bool]:
         """How far an element sees along every axis, and whether only backward in its row."""
-        return math.inf, self.causal
+        return math.inf, self.causal or context.causal
 
     def _pairs(self, context: OperatorContext) -> Bool[Tensor, "*rows k m"] | None:
         """The part of visibility that follows from where elements are, "b 1 k m" where rows differ in that."""
-        radius, causal = self._reach()
+        radius, causal = self._reach(context)
         there = slice(self._seen(context))
         pairs = None if context.blocks is None else _of_blocks(context, there)
         if causal and (context.alone or context.start + 1 < context.stop):

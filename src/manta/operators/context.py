@@ -45,6 +45,9 @@ class OperatorContext:
     """The one after its last; None: the row's end."""
     at: Int64[Tensor, "b k"] | None = None
     """Elements that the state holds where rows hold different ones; None: those from `start` on."""
+    causal: bool = False
+    """Let each element receive from itself and earlier ones only, whatever the operator was built for: of operators
+    that compare pairs (`follows_blocks`)."""
     blocks: Int64[Tensor, "n"] | None = None
     """Block of each element, ascending: an element receives from its own block and from those before; None: there are
     none. Of operators that compare pairs (`follows_blocks`)."""
@@ -209,7 +212,7 @@ class Operator(nn.Module, ABC):
         causal: True when the output at i is independent, bit for bit, of every element after i.
         cacheable: True when a span can be computed from what a `Cache` keeps of the other elements.
         answers_alone: True when it does what `OperatorContext.alone` asks, and rows may have spans of their own.
-        follows_blocks: True when it heeds `OperatorContext.blocks`.
+        follows_blocks: True when it heeds `OperatorContext.blocks` and `OperatorContext.causal`.
         entry: name of the one linear map that its input goes to and nothing else does; None where there is none.
         carries: True when a causal one keeps a state that does not grow, so that each span begins where the last ended.
     """

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from manta.operators.attention import SelfAttention, SoftmaxConfig, check_positive
-from manta.operators.context import HEADS
+from manta.operators.context import HEADS, OperatorContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,5 +43,5 @@ class WindowedAttention(SelfAttention):
         super().__init__(dim, heads, causal=causal, **projections)
         self.radius = radius
 
-    def _reach(self) -> tuple[int | float, bool]:
-        return self.radius, self.causal
+    def _reach(self, context: OperatorContext) -> tuple[int | float, bool]:
+        return self.radius, self.causal or context.causal

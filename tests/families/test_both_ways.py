@@ -1,0 +1,115 @@
+"""An aligned model whose weights are also read left to right: then it is an autoregressive model of those weights."""
+
+import pytest
+import torch
+
+from manta.aligned import AlignmentConfig
+from manta.errors import ConfigError
+from manta.families.aligned import AlignedLM
+from manta.families.aligned_model import AlignedConfig, AlignedModel
+from manta.families.aligned_objective import AlignmentMatching
+from manta.families.autoregressive import AutoregressiveLM, AutoregressiveModel, NextToken
+from manta.families.events import GenerateOptions, Request, finished
+from manta.families.objectives import ObjectiveConfig
+from manta.families.trained import Teaching
+from manta.hub import load
+from manta.hub.folder import save_model
+from manta.masked import MaskedObjectiveConfig
+from manta.operators import FourierConfig
+from manta.runtime import make_generator
+
+from .conftest import SMALL, make_aligned
+from .test_aligned import batch_of
+
+MATCHING = AlignmentMatching(ObjectiveConfig(blank_share=0.0), AlignmentConfig(), reveal=False)
+REQUESTS = [Request(prompt="the cat", seed=3), Request(prompt="some old river", seed=4)]
+
+
+@pytest.fixture(scope="module")
+def lm() -> AlignedLM:
+    return make_aligned(causal=True, depth=2, draft_horizon=3)
+
+
+@pytest.fixture(scope="module")
+def apart(lm) -> AutoregressiveLM:
+    """An autoregressive model that was given copies of the weights, behind causal operators of its own."""
+    model = AutoregressiveModel(lm.causal.model.config)
+    assert model.places is not None
+    longest = len(model.places.weight)
+    state = {name: value.clone() for name, value in lm.causal.model.state_dict().items()}
+    state["places.weight"] = state["places.weight"][:longest]  # a canvas has more slots than a text has words
+    model.load_state_dict(state)
+    return AutoregressiveLM(model, lm.tokenizer)
+
+
+def texts(lm, options: GenerateOptions) -> list[tuple[int, ...]]:
+    return [event.tokens for event in finished(lm.generate(REQUESTS, options, batch_size=2))]
+
+
+def test_its_reading_is_the_autoregressive_model_of_the_same_weights(lm, apart):
+    batch = batch_of()
+    losses = [NextToken()(model, batch, make_generator(0)).total for model in (lm.model.reading(), apart.model)]
+    assert torch.equal(*losses)
+    assert torch.equal(lm.log_likelihood(batch).value, apart.log_likelihood(batch).value)
+
+
+def test_it_has_no_weights_of_its_own(lm):
+    own = {id(part) for part in lm.model.parameters()}
+    assert all(id(part) in own for part in lm.causal.model.parameters())
+    assert not any("causal" in name for name in lm.model.state_dict())
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("decoder", ["sequential", "verified"])
+def test_it_writes_what_that_model_writes(lm, apart, decoder, temperature):
+    ours = texts(lm, GenerateOptions(decoder=decoder, temperature=temperature))
+    assert ours == texts(apart, GenerateOptions(temperature=temperature))
+    assert all(ours)
+
+
+def test_the_loss_is_the_sum_of_both(lm):
+    batch = batch_of()
+    plain = make_aligned(depth=2)
+    state = lm.model.state_dict()
+    plain.model.load_state_dict({name: state[name] for name in plain.model.state_dict()})
+    alone = MATCHING(plain.model, batch, make_generator(0)).total
+    next_word = NextToken()(lm.model.reading(), batch, make_generator(0)).total
+    assert MATCHING(lm.model, batch, make_generator(0)).total.item() == pytest.approx((alone + next_word).item())
+    for weight in (0.0, 0.5):
+        weighed = AlignmentMatching(MATCHING.layout, AlignmentConfig(causal_weight=weight), reveal=False)
+        total = weighed(lm.model, batch, make_generator(0)).total.item()
+        assert total == pytest.approx((alone + weight * next_word).item())
+
+
+def test_the_drafter_learns_last_and_alone(lm):
+    teaching = Teaching(
+        objective=ObjectiveConfig(), masking=MaskedObjectiveConfig(), alignment=AlignmentConfig(), policy=3.0, own=1.0
+    )
+    *_, drafter = AlignedLM.stages(lm.model, teaching, {})
+    assert (drafter.name, drafter.part) == ("drafter", "drafter")
+    lm.model.zero_grad()
+    drafter.objective(lm.model, batch_of(), make_generator(0)).total.backward()
+    given = {name for name, part in lm.model.named_parameters() if part.grad is not None and part.grad.abs().sum() > 0}
+    lm.model.zero_grad()
+    assert "drafter.take.weight" in given and "trunk.blocks.0.mlp.out.weight" not in given
+
+
+def test_a_folder_holds_its_weights_once_and_writes_the_same(lm, tmp_path):
+    save_model(tmp_path / "model", lm, recipe={}, card="a card", dtype=torch.float32)
+    back = load(tmp_path / "model", device="cpu")
+    assert isinstance(back, AlignedLM) and back.causal is not None
+    assert back.causal.model.embedding is back.model.embedding
+    for options in (GenerateOptions(decoder="verified"), GenerateOptions(num_steps=2)):
+        assert texts(back, options) == texts(lm, options)
+    plain = make_aligned(depth=2)
+    save_model(tmp_path / "plain", plain, recipe={}, card="a card", dtype=torch.float32)
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("model", "plain")]
+    with_heads = sum(part.numel() for part in lm.model.drafter.parameters())
+    assert sizes[0] - sizes[1] == pytest.approx(4 * with_heads, abs=4000)
+
+
+def test_what_does_not_go_together_is_refused():
+    with pytest.raises(ConfigError, match="draft_horizon"):
+        AlignedConfig(draft_horizon=4)
+    with pytest.raises(ConfigError, match="compares pairs"):
+        AlignedModel(AlignedConfig(vocab_size=50, causal=True, operator=FourierConfig(), **SMALL))
