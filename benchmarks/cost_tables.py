@@ -150,6 +150,48 @@ def _ends(interval: list[float]) -> str:
     return ", ".join(f"{end:.1f}" for end in interval)
 
 
+def one_trunk_table(result: dict[str, Any]) -> str:
+    """What one trunk with two readings loses to models with one."""
+    rows = {(row["model"], row["way"]): row for row in result["rows"]}
+    ways = list(dict.fromkeys(row["way"] for row in result["rows"]))
+    names = list(dict.fromkeys(row["model"] for row in result["rows"]))
+    sizes = {row["model"]: f"{row['parameters'] / 1e6:.1f}M" for row in result["rows"]}
+    head = [f"{name}, {sizes[name]}" for name in names]
+    lines = ["| BLEU (slot errors) | " + " | ".join(head) + " |", "|---|" + "---|" * len(names)]
+    for way in ways:
+        cells = []
+        for name in names:
+            row = rows.get((name, way))
+            if row is None:
+                cells.append("–")
+                continue
+            calls = f", {row['mean_calls']:g} calls" if way.startswith("left") else ""
+            cells.append(
+                f"{row['bleu']:.1f} [{_ends(row['bleu_interval'])}] ({100 * row['slot_error_rate']:.1f}%){calls}"
+            )
+        lines.append(f"| {way.replace(' 1 calls', ' 1 call')} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def verified_speed_table(result: dict[str, Any]) -> str:
+    """What checked drafts save, by size of the model and batch."""
+    lines = [
+        "| parameters | batch | a word a call, ms a text: float32 / bfloat16 | drafted and checked | "
+        "times quicker than the quicker of the first two |",
+        "|---|" + "---|" * 4,
+    ]
+    for row in result["rows"]:
+        spent = row["milliseconds_a_text"]
+        cells = [
+            " / ".join(f"{spent[f'{way}, {precision}'][0]:.0f}" for precision in ("float32", "bfloat16"))
+            for way in ("sequential", "verified")
+        ]
+        best = max(row[f"times_quicker_{precision}"] for precision in ("float32", "bfloat16"))
+        cells.append(f"{best[0]:.1f} ({best[1]:.1f} to {best[2]:.1f})")
+        lines.append(f"| {row['parameters'] / 1e6:.0f}M | {row['batch']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def unplanned_table(result: dict[str, Any]) -> str:
     """The plan's share with counts and without, of models that have a plan."""
     planned = {row["model"] for row in result["rows"] if row["name"] == "weight 0, no plan"}

@@ -35,6 +35,7 @@ from cost_tables import (
     infill_table,
     loading_table,
     many_texts_table,
+    one_trunk_table,
     rate_table,
     serving_table,
     speed_table,
@@ -42,6 +43,7 @@ from cost_tables import (
     together_speed_table,
     together_table,
     unplanned_table,
+    verified_speed_table,
 )
 from diagnosis_tables import diagnose_table, feedback_table, prediction_table, steering_table, verdicts_table
 from image_tables import (
@@ -512,6 +514,8 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "together_kills": (("together.json", together_kills_table),),
     "drafts": (("drafts.json", drafts_table),),
     "few_calls": (("few_calls.json", few_calls_table),),
+    "one_trunk": (("one_trunk.json", one_trunk_table),),
+    "verified_speed": (("verified_speed.json", verified_speed_table),),
     "fluency": (("fluency.json", fluency_table),),
     "unplanned": (("fluency.json", unplanned_table),),
     "drawn": (("fluency.json", drawn_table),),

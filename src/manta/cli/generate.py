@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from manta.cli.options import argument
+from manta.cli.screen import WIPE, in_place
 from manta.cli.steering import check_steering, steer
 from manta.cli.writing import parse_writing, run_elsewhere
 from manta.errors import DataError, MantaError, UsageError
@@ -207,10 +208,8 @@ def _emerging(lm: Any, requests: Sequence[Request], settings: Any) -> Iterator[t
 
 def emerge(text: str, nfe: int, done: bool) -> None:
     """Redraw the line of a text that is being written."""
-    import shutil
-
-    width = max(20, shutil.get_terminal_size().columns - 12)
-    shown = text if done or len(text) <= width else text[: width - 1] + "…"
-    print(f"\r\x1b[K{shown}  \x1b[2m{nfe} calls\x1b[0m", end="\n" if done else "", flush=True)
+    calls = f"  {nfe} calls"
+    shown = WIPE + text if done else in_place(text, sys.stdout, beside=len(calls))
+    print(f"{shown}\x1b[2m{calls}\x1b[0m", end="\n" if done else "", flush=True)
     if not done:
         time.sleep(0.06)  # long enough for an eye

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from manta.cli.screen import WIPE, in_place
 from manta.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,12 +63,17 @@ class Line:
         if now - self.last > (0.1 if self.live else 10):
             self.last = now
             line = f"{self.subject}{what} {done}/{total}"
-            print(f"\r\x1b[K{line}" if self.live else line, end="" if self.live else "\n", file=sys.stderr, flush=True)
+            print(
+                in_place(line, sys.stderr) if self.live else line,
+                end="" if self.live else "\n",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def clear(self) -> None:
         """Leave nothing on the terminal's line."""
         if self.live:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            print(WIPE, end="", file=sys.stderr, flush=True)
 
 
 def chosen_split(options: MeasureOptions, models: Sequence[Mapping[str, Any]]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from manta.cli.options import argument, parse_options
+from manta.cli.screen import WIPE, in_place
 from manta.config import apply_overrides, from_dict, load_toml, read_toml, to_dict
 from manta.errors import MantaError, TrainingError, UsageError
 from manta.families import TrainedName
@@ -326,7 +327,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Show something that is told once."""
-        print(("\r\x1b[K" if self.live else "") + text, file=sys.stderr, flush=True)
+        print((WIPE if self.live else "") + text, file=sys.stderr, flush=True)
 
     def show(self, event, unit: str) -> None:
         """Show an event of the run, whose batches have elements of a unit."""
@@ -339,7 +340,7 @@ class Progress:
         if time.perf_counter() - self.last > (0.2 if self.live else 10) or event.step == event.num_steps:
             self.last = time.perf_counter()
             print(
-                f"\r\x1b[K{line}" if self.live else line,
+                in_place(line, sys.stderr) if self.live else line,
                 end="" if self.live else "\n",
                 file=sys.stderr,
                 flush=True,
