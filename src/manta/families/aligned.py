@@ -89,7 +89,7 @@ class AlignedLM(FluentWriter[AlignedModel]):
     def stages(cls, net: AlignedModel, teaching: Teaching, measured: dict[str, Any]) -> list[Taught]:
         """Texts through all their alignments; then some labels are given, for calls after the first."""
         matching = partial(AlignmentMatching, teaching.objective, teaching.alignment)
-        time = teaching.policy + teaching.own
+        time = teaching.shares.model
         return [
             Taught("aligned", PLAIN_SHARE * time, matching(reveal=False)),
             Taught("revealed", (1 - PLAIN_SHARE) * time, matching(reveal=True), comparable=False),
