@@ -22,7 +22,8 @@ from manta.hub.adapters import (
     targets_of,
 )
 from manta.hub.foreign import load_decoder
-from manta.hub.foreign.published import Replaced, is_written, places_of, write_published
+from manta.hub.foreign.published import Replaced, is_written, write_published
+from manta.hub.foreign.tunable import tunable
 
 from .published import write
 from .test_causal import KINDS_OF, published
@@ -139,7 +140,7 @@ def test_adapters_that_peft_trained_are_read(name, bases, tmp_path):
 def test_weights_go_back_to_where_they_came_from(name, bases, tmp_path):
     """What a whole model is written as is its base, to the last bit, as long as nothing has changed."""
     model = loaded(bases[name], name)
-    change = Replaced(model.model if isinstance(model, DecoderLM) else model.net, places_of(model))
+    change = Replaced(tunable(model).net, tunable(model).places())
     write_published(bases[name], tmp_path / "again", change, "")
     assert is_written(bases[name], tmp_path / "again", change)
     for file in bases[name].glob("*.safetensors"):
@@ -153,7 +154,7 @@ def test_weights_go_back_to_where_they_came_from(name, bases, tmp_path):
 
 def test_attention_and_pointwise_maps_are_all_of_a_block(bases):
     for name, number in {"llada": (4, 3), "Dream": (4, 3), CAUSAL[0]: (4, 3), "neox": (2, 2)}.items():
-        places = places_of(loaded(bases[name], name))
+        places = tunable(loaded(bases[name], name)).places()
         attention, mlp, both = (targets_of(places, which) for which in ("attention", "mlp", "all"))
         assert (len(attention), len(mlp)) == tuple(2 * count for count in number)  # of two blocks
         assert attention.keys() | mlp.keys() == both.keys() and not attention.keys() & mlp.keys()

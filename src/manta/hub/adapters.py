@@ -26,7 +26,8 @@ from manta.errors import ConfigError, ModelError
 from manta.families.decoder import DecoderLM
 from manta.hub.foreign import CAUSAL_KINDS, ForeignModel, find_foreign, load_decoder, load_foreign
 from manta.hub.foreign.checkpoint import INDEX, check_weight, claims_of, headers
-from manta.hub.foreign.published import Place, places_of
+from manta.hub.foreign.published import Place
+from manta.hub.foreign.tunable import tunable
 from manta.runtime import atomic_folder, read_json
 
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "base.json"
@@ -216,9 +217,9 @@ def check_rank(model: ForeignModel | DecoderLM, config: LowRankConfig) -> None:
     Raises:
         ConfigError: the rank is larger than the smaller side of a map.
     """
-    net = model.model if isinstance(model, DecoderLM) else model.net
-    for name, place in targets_of(places_of(model), config.targets).items():
-        rows, columns = net.get_parameter(place.ours).shape
+    told = tunable(model)
+    for name, place in targets_of(told.places(), config.targets).items():
+        rows, columns = told.net.get_parameter(place.ours).shape
         least = min(rows if place.rows is None else place.rows[1] - place.rows[0], columns)
         if config.rank is not None and config.rank > least:
             raise ConfigError(
@@ -241,9 +242,9 @@ def add_adapters(model: ForeignModel | DecoderLM, config: LowRankConfig) -> Adap
     """
     peft = require_peft()
     check_rank(model, config)
-    net: nn.Module = model.model if isinstance(model, DecoderLM) else model.net
+    net = tunable(model).net
     net.requires_grad_(False)
-    chosen = targets_of(places_of(model), config.targets)
+    chosen = targets_of(tunable(model).places(), config.targets)
     modules = {}
     for name, place in chosen.items():
         module = place.ours.removesuffix(".weight")
