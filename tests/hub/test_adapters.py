@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -22,8 +23,8 @@ from manta.hub.adapters import (
     targets_of,
 )
 from manta.hub.foreign import load_decoder
-from manta.hub.foreign.published import Replaced, is_written, write_published
-from manta.hub.foreign.tunable import tunable
+from manta.hub.foreign.published import Place, Replaced, is_written, write_published
+from manta.hub.foreign.tunable import TUNABLE, TunableMasked, tunable
 
 from .published import write
 from .test_causal import KINDS_OF, published
@@ -248,6 +249,26 @@ def test_damaged_adapters_are_refused(bases, tmp_path):
     file.write_bytes(b"no")
     with pytest.raises(ModelError, match="missing or damaged"):
         load(folder, device="cpu")
+
+
+def test_a_third_kind_is_a_class_and_a_row(bases, monkeypatch):
+    """What adapts a model asks its row alone."""
+    net = torch.nn.Sequential()
+    net.blocks = torch.nn.ModuleList([torch.nn.ModuleDict({"out": torch.nn.Linear(6, 4, bias=False)})])
+    lm = SimpleNamespace(family="third")
+    with pytest.raises(ModelError, match="layout third are not trained on here; give one of llada"):
+        add_adapters(cast(Any, lm), LowRankConfig(rank=2))
+
+    class Third(TunableMasked):
+        net = property(lambda self: net)
+
+        def places(self) -> dict[str, Place]:
+            return {"layer.0.out.weight": Place(ours="blocks.0.out.weight")}
+
+    monkeypatch.setattr("manta.hub.foreign.tunable.TUNABLE", {**TUNABLE, "third": Third})
+    with pytest.raises(ConfigError, match="is 4×6, whose rank is 4 at most"):
+        add_adapters(cast(Any, lm), LowRankConfig(rank=5))
+    assert list(add_adapters(cast(Any, lm), LowRankConfig(rank=2)).pairs()) == ["layer.0.out"]
 
 
 def test_ranks_that_make_no_sense_are_refused(bases):

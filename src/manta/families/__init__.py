@@ -34,6 +34,8 @@ class Family:
     """The family in a sentence."""
     options: type[Options]
     """How it can be asked to write."""
+    task: str = "text-generation"
+    """What a hub of models calls what it does."""
     writer: str | None = None
     """What writes, a `TrainedWriter`, as `module:class`; None for a family that others train, see `hub.foreign`."""
     shape: str = ""
@@ -62,6 +64,8 @@ class Drawing:
     """What it draws."""
     model: str
     """What draws, a `KeptModel`, as `module:class`."""
+    task: str
+    """What a hub of models calls what it does."""
 
     def load(self) -> "type[KeptModel]":
         """Import what draws."""
@@ -144,9 +148,13 @@ def is_in(field: str, group: str) -> bool:
 
 
 DRAWING: Final[Mapping[str, Drawing]] = {
-    "image": Drawing(words="images", model="manta.families.image_flow:ImageFlow"),
-    "joint": Drawing(words="images and captions", model="manta.families.joint_flow:JointFlow"),
-    "restorer": Drawing(words="photographs to restore", model="manta.families.restorer:Restorer"),
+    "image": Drawing(
+        words="images", model="manta.families.image_flow:ImageFlow", task="unconditional-image-generation"
+    ),
+    "joint": Drawing(words="images and captions", model="manta.families.joint_flow:JointFlow", task="text-to-image"),
+    "restorer": Drawing(
+        words="photographs to restore", model="manta.families.restorer:Restorer", task="image-to-image"
+    ),
 }
 """The same of families whose models make or mend images."""
 

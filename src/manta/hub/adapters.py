@@ -207,11 +207,11 @@ def targets_of(places: Mapping[str, Place], targets: Targets) -> dict[str, Place
     return found
 
 
-def check_rank(model: ForeignModel | DecoderLM, config: LowRankConfig) -> None:
+def check_rank(model: Any, config: LowRankConfig) -> None:
     """Refuse adapters that would be no smaller than what they stand beside.
 
     Args:
-        model: whose net may be on the meta device.
+        model: a published one, see `Tunable`; its net may be on the meta device.
         config: of the adapters.
 
     Raises:
@@ -227,13 +227,13 @@ def check_rank(model: ForeignModel | DecoderLM, config: LowRankConfig) -> None:
             )
 
 
-def add_adapters(model: ForeignModel | DecoderLM, config: LowRankConfig) -> Adapters:
+def add_adapters(model: Any, config: LowRankConfig) -> Adapters:
     """Put adapters into a model's net, which then computes with them; all of its own weights are frozen.
 
     They begin by adding nothing: B is 0, and A is drawn from torch's own generator.
 
     Args:
-        model: its net is changed.
+        model: a published one, see `Tunable`; its net is changed.
         config: what they are like.
 
     Raises:

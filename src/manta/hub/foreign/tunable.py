@@ -192,11 +192,11 @@ TUNABLE: Final[Mapping[str, type[Tunable]]] = {
 """By the layout of a published model: the kinds that are trained on."""
 
 
-def tunable(lm: ForeignModel | DecoderLM) -> Tunable:
+def tunable(lm: Any) -> Tunable:
     """A published model as one that is trained on.
 
     Args:
-        lm: as `load_foreign` or `load_decoder` made it.
+        lm: ready to write, such as `load_foreign` or `load_decoder` make; its family says its kind.
 
     Raises:
         ModelError: of a layout that is not trained on.
