@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from manta.config import from_dict
+from manta.families import users
 from manta.families.trained import TrainedWriter
 from manta.hub import load
 from manta.recipes import Recipe, TrainingRun
@@ -67,7 +68,8 @@ def nats(lm: TrainedWriter[Any], recipe: Recipe) -> float:
 def recipe_of(family: str, seed: int, row: dict[str, Any], source: Path, args: argparse.Namespace) -> Recipe:
     """What a row is trained by."""
     common = {"data": args.data, "seed": seed, "batch_tokens": args.batch_tokens, "num_steps": args.num_steps}
-    common |= {"shares": {"policy": 1.0, "own": 0.0}, "num_examples": args.num_examples}
+    common |= {"num_examples": args.num_examples}
+    common |= {"shares": {"policy": 1.0, "own": 0.0}} if family in users("shares") else {}
     if row["how"] == "source":
         return from_dict(Recipe, {**RUN, **common, "family": family})
     common["num_steps"] = max(4, round(row["share"] * args.num_steps))

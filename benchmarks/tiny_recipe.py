@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from manta.config import from_dict
+from manta.families import users
 from manta.hub import load
 from manta.recipes import Recipe, TrainingRun
 from manta.recipes.conversion import mean_parts
@@ -70,7 +71,8 @@ def recipe_of(family: str, seed: int, row: dict[str, Any], args: argparse.Namesp
     shape = {**row["shape"], "heads": 4, "prompt_depth": 2}
     recipe: dict[str, Any] = {"data": args.data, "seed": seed, "num_steps": args.num_steps, "consensus": "none"}
     recipe |= {"batch_tokens": args.batch_tokens, "train": row.get("train", {})}
-    recipe |= {"shares": {"policy": 1.0, "own": 0.0}, "warm_start": False, "size": "nano", "family": family}
+    recipe |= {"warm_start": False, "size": "nano", "family": family}
+    recipe |= {"shares": {"policy": 1.0, "own": 0.0}} if family in users("shares") else {}
     if "larger" in row:
         inherited = str(args.keep / f"{family}-{row['larger'].replace(' ', '-')}-{seed}")
         del recipe["size"]

@@ -31,7 +31,12 @@ GOLDEN = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "golden.p
 DEVICES = ("cuda", "cpu")
 SHAPE: dict[str, Any] = {"dim": 32, "heads": 2, "prompt_depth": 1, "depth": 1}
 FAMILIES: dict[str, dict[str, Any]] = {
-    "manta": {"consensus": "teacher", "warm_start": True, "model": {**SHAPE, "space": {"channels": 4}}},
+    "manta": {
+        "consensus": "teacher",
+        "warm_start": True,
+        "model": {**SHAPE, "space": {"channels": 4}},
+        "teacher": SHAPE,
+    },
     "masked": {"masked": SHAPE},
     "ar": {"teacher": SHAPE},
 }
@@ -39,7 +44,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 def recipe(family: str, **changes: Any) -> Recipe:
     given = {"data": "builtin:weather", "num_examples": 120, "vocab_size": 512, "batch_tokens": 512, "size": "nano"}
-    given |= {"family": family, "num_steps": 16, "checkpoint_minutes": 0.0, "teacher": SHAPE, **FAMILIES[family]}
+    given |= {"family": family, "num_steps": 16, "checkpoint_minutes": 0.0, **FAMILIES[family]}
     return from_dict(Recipe, {**given, **changes})
 
 

@@ -15,7 +15,7 @@ import reprlib
 import sys
 import tomllib
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from textwrap import dedent
@@ -37,6 +37,21 @@ def to_dict(cfg: Any) -> dict[str, Any]:
         A dictionary in the order of the fields, which `from_dict` turns back into an equal instance.
     """
     return {field.name: _plain(getattr(cfg, field.name)) for field in dataclasses.fields(cfg) if field.init}
+
+
+def leaves(mapping: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names of the values of nested dictionaries, with the values.
+
+    Args:
+        mapping: of a recipe, as `to_dict` or TOML has it.
+        where: dotted place of `mapping` in the whole recipe; empty at the top.
+    """
+    for key, value in mapping.items():
+        place = _join(where, key)
+        if isinstance(value, Mapping):
+            yield from leaves(value, place)
+        else:
+            yield place, value
 
 
 def from_dict(cls: type[T], mapping: Any, where: str = "") -> T:

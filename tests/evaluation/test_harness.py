@@ -19,16 +19,15 @@ from manta.evaluation.questions import Question, Questioned
 from manta.evaluation.replies import read_ask
 from manta.families.autoregressive import AutoregressiveLM, log_likelihood
 from manta.families.batching import to_batch
-from manta.families.block import BlockCausalConfig, BlockCausalLM, BlockCausalModel
 from manta.families.events import GenerateOptions, Request
 from manta.families.masked import MaskedLM
 from manta.hub import load, save_model
 from manta.hub.digest import digest_of
 from manta.masked import DECODERS
 from manta.runtime import make_generator
-from manta.text import MASK, NULL, Tokenizer
+from manta.text import MASK, NULL
 
-from ..families.conftest import SMALL, WORDS, make_aligned, make_ar, make_lm, make_masked, random_weights
+from ..families.conftest import WORDS, make_aligned, make_ar, make_block, make_lm, make_masked
 from ..hub.test_foreign_writing import make as make_published
 from .test_dataset import write
 
@@ -40,15 +39,6 @@ from manta.evaluation.harness import HarnessModel  # noqa: E402
 
 PROMPTS = ["rain fell", "the cat", "some old river", "quiet hills and", "nobody", "it again"]
 TEXTS = ["the cat sat", "rain fell over quiet hills", "a mat near", "river", "and nobody spoke of it", "hills"]
-
-
-def make_block(**config: Any) -> BlockCausalLM:
-    tokenizer = Tokenizer.train(list(WORDS) * 3, 512)
-    torch.manual_seed(0)
-    shape = {**SMALL, "block_length": 4, **config}
-    model = BlockCausalModel(BlockCausalConfig(vocab_size=tokenizer.vocab_size, **shape))
-    random_weights(model)
-    return BlockCausalLM(model, tokenizer)
 
 
 def make_taught() -> Any:

@@ -8,6 +8,7 @@ import torch
 from manta.families.aligned import AlignedLM
 from manta.families.aligned_model import AlignedConfig, AlignedModel
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
+from manta.families.block import BlockCausalConfig, BlockCausalLM, BlockCausalModel
 from manta.families.manta_lm import MantaLM
 from manta.families.masked import MaskedLM
 from manta.families.masked_model import MaskedConfig, MaskedModel
@@ -72,6 +73,25 @@ def make_ar(**config: Any) -> AutoregressiveLM:
     model = AutoregressiveModel(AutoregressiveConfig(vocab_size=tokenizer.vocab_size, **SMALL, **config))
     random_weights(model)
     return AutoregressiveLM(model, tokenizer)
+
+
+def make_block(**config: Any) -> BlockCausalLM:
+    tokenizer = Tokenizer.train(list(WORDS) * 3, 512)
+    torch.manual_seed(0)
+    shape = {"block_length": 4, **SMALL, **config}
+    model = BlockCausalModel(BlockCausalConfig(vocab_size=tokenizer.vocab_size, **shape))
+    random_weights(model)
+    return BlockCausalLM(model, tokenizer)
+
+
+MAKERS: dict[str, Any] = {
+    "manta": make_lm,
+    "aligned": make_aligned,
+    "masked": make_masked,
+    "block": make_block,
+    "ar": make_ar,
+}
+"""What makes a small model with random weights, by its family."""
 
 
 @pytest.fixture(scope="module", params=["latent", "embedding"])

@@ -12,8 +12,7 @@ from manta.families.canvas import parse_template
 from manta.families.events import GenerateOptions, Request, finished
 from manta.families.objectives import ObjectiveConfig, lay_out
 from manta.families.observer import Observer
-from manta.families.trained import Teaching
-from manta.masked import MaskedObjectiveConfig
+from manta.families.trained import StageShares, Teaching
 from manta.runtime import make_generator
 from manta.text import BOS, EOS, MASK, NULL
 
@@ -182,9 +181,7 @@ def test_all_of_an_alignment_revealed_leaves_nothing_to_tell(lm):
 
 def test_two_stages_of_the_policys_time(lm):
     objective = ObjectiveConfig()
-    teaching = Teaching(
-        objective=objective, masking=MaskedObjectiveConfig(), alignment=AlignmentConfig(), policy=3.0, own=1.0
-    )
+    teaching = Teaching(objective=objective, shares=StageShares(policy=3.0, own=1.0))
     plain, revealed = AlignedLM.stages(lm.model, teaching, {})
     assert (plain.name, plain.share, revealed.name, revealed.share) == ("aligned", 1.0, "revealed", 3.0)
     assert isinstance(plain.objective, AlignmentMatching) and not plain.objective.reveal

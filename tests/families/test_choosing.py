@@ -14,9 +14,8 @@ from manta.families.observer import Observer
 from manta.runtime import check_seed
 from manta.text import MASK, NULL
 
-from .conftest import make_aligned, make_ar, make_lm, make_masked
+from .conftest import MAKERS, make_aligned, make_ar, make_lm, make_masked
 
-MAKERS: dict[str, Any] = {"manta": make_lm, "aligned": make_aligned, "masked": make_masked, "ar": make_ar}
 OPTIONS: dict[str, dict[str, Any]] = {
     "manta": {"num_steps": 3},
     "aligned": {"num_steps": 3, "temperature": 1.0},
@@ -25,7 +24,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", params=MAKERS)
+@pytest.fixture(scope="module", params=OPTIONS)
 def lm(request):
     return MAKERS[request.param]()
 

@@ -5,16 +5,13 @@ from typing import Any
 import pytest
 import torch
 
-from manta.aligned import AlignmentConfig
 from manta.autoregressive import Drafter, Told
 from manta.families.autoregressive import AutoregressiveLM
 from manta.families.batching import padded_prompts
 from manta.families.cached import CachedReader
 from manta.families.events import GenerateOptions
-from manta.families.objectives import ObjectiveConfig
 from manta.families.observer import Observer
-from manta.families.trained import Teaching
-from manta.masked import MaskedObjectiveConfig
+from manta.families.trained import StageShares, Teaching
 from manta.operators import AttentionConfig, LinearConfig
 from manta.runtime import make_generator
 
@@ -129,9 +126,7 @@ def test_what_is_watched_is_written_word_by_word_though_a_drafter_is_there(draft
 
 
 def test_a_drafter_has_a_quarter_of_the_models_time():
-    teaching = Teaching(
-        objective=ObjectiveConfig(), masking=MaskedObjectiveConfig(), alignment=AlignmentConfig(), policy=3.0, own=1.0
-    )
+    teaching = Teaching(shares=StageShares(policy=3.0, own=1.0))
     stages = AutoregressiveLM.stages(make_ar(draft_horizon=3).model, teaching, {})
     assert [(stage.name, stage.share, stage.part) for stage in stages] == [
         ("teacher", 1.0, ""),

@@ -4,12 +4,10 @@ from dataclasses import fields
 from typing import Any, get_args
 
 import pytest
-import torch
 
 from manta.errors import RequestError, UsageError
 from manta.families import DRAWING, FAMILIES, FamilyName, TrainedName
 from manta.families.batching import to_batch
-from manta.families.block import BlockCausalConfig, BlockCausalLM, BlockCausalModel
 from manta.families.events import GenerateOptions, Request, finished
 from manta.families.masked_model import MaskedConfig
 from manta.families.observer import Observer
@@ -20,24 +18,7 @@ from manta.recipes import Recipe
 from manta.recipes.recipe import resolve
 from manta.runtime import make_generator
 
-from .conftest import SMALL, make_aligned, make_ar, make_lm, make_masked, random_weights
-
-
-def make_block() -> BlockCausalLM:
-    tokenizer = make_masked().tokenizer
-    torch.manual_seed(0)
-    net = BlockCausalModel(BlockCausalConfig(vocab_size=tokenizer.vocab_size, block_length=4, **SMALL))
-    random_weights(net)
-    return BlockCausalLM(net, tokenizer)
-
-
-MAKERS: dict[str, Any] = {
-    "manta": make_lm,
-    "aligned": make_aligned,
-    "masked": make_masked,
-    "block": make_block,
-    "ar": make_ar,
-}
+from .conftest import MAKERS
 
 
 @pytest.fixture(scope="module", params=MAKERS)

@@ -7,21 +7,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from manta.aligned import AlignmentConfig
 from manta.families import FAMILIES
 from manta.families.batching import to_batch
 from manta.families.imitation import WordImitation, watched
-from manta.families.objectives import ObjectiveConfig
-from manta.families.trained import Teaching
-from manta.masked import MaskedObjectiveConfig
+from manta.families.trained import StageShares, Teaching
 from manta.operators import LinearConfig
 from manta.runtime import make_generator
 
 SHAPE: dict[str, Any] = {"vocab_size": 64, "dim": 16, "heads": 2, "depth": 3, "prompt_depth": 1}
 SHAPE |= {"max_prompt": 8, "max_text": 16}
-TEACHING = Teaching(
-    objective=ObjectiveConfig(), masking=MaskedObjectiveConfig(), alignment=AlignmentConfig(), policy=1.0, own=0.0
-)
+TEACHING = Teaching(shares=StageShares(policy=1.0, own=0.0))
 BATCH = to_batch([[10, 11], [], [12]], [[20, 21, 22, 23], [24, 25], [30] * 9])
 BLOCKS = (0, 2)
 

@@ -5,25 +5,21 @@ from typing import Any, cast
 import pytest
 import torch
 
-from manta.aligned import AlignmentConfig
 from manta.autoregressive import NgramDrafter, count_ngrams
 from manta.errors import ConfigError, UsageError
 from manta.families.aligned import AlignedLM
 from manta.families.block import BlockCausalConfig, BlockCausalLM, BlockCausalModel
 from manta.families.decoding import chosen_decoder
 from manta.families.masked import MaskedLM
-from manta.families.objectives import ObjectiveConfig
 from manta.families.options import read_options
-from manta.families.trained import Teaching
-from manta.masked import LearnedConfig, MaskedObjectiveConfig, ThresholdConfig
+from manta.families.trained import StageShares, Teaching
+from manta.masked import LearnedConfig, ThresholdConfig
 from manta.text import BOS, EOS, NULL, Corpus
 from manta.text.classes import word_classes
 
 from .conftest import SMALL, make_aligned, make_ar, make_lm, make_masked
 
-TEACHING = Teaching(
-    objective=ObjectiveConfig(), masking=MaskedObjectiveConfig(), alignment=AlignmentConfig(), policy=0.5, own=0.3
-)
+TEACHING = Teaching(shares=StageShares(policy=0.5, own=0.3))
 TEXTS = [[5, 6, 7, 8], [5, 6, 9], [10, 5, 6]]
 
 

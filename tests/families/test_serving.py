@@ -12,9 +12,8 @@ from manta.families.events import GenerateOptions, Request, finished
 from manta.families.observer import Observer
 from manta.text import MASK, NULL
 
-from .conftest import make_aligned, make_ar, make_lm, make_masked
+from .conftest import MAKERS, make_ar, make_lm, make_masked
 
-MAKERS = {"manta": make_lm, "aligned": make_aligned, "masked": make_masked, "ar": make_ar}
 OWN: dict[str, list[dict[str, Any]]] = {
     "manta": [{"num_steps": 3}, {"num_steps": 3}, {"temperature": 1.0}, {"style": "consensus", "solver": "heun"}],
     "aligned": [{"num_steps": 3}, {"num_steps": 3}, {"temperature": 1.0}, {"num_steps": 1}],
@@ -27,7 +26,7 @@ def done(lm: Any, requests: list[Request], **more: Any) -> dict[int, Any]:
     return {e.index: (e.text, e.tokens, e.nfe) for e in finished(lm.generate(requests, **more))}
 
 
-@pytest.fixture(scope="module", params=MAKERS)
+@pytest.fixture(scope="module", params=OWN)
 def lm(request):
     return MAKERS[request.param]()
 

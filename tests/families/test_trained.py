@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 
-from manta.aligned import AlignmentConfig
 from manta.errors import ConfigError, UsageError
 from manta.families.autoregressive import AutoregressiveLM, NextToken
 from manta.families.events import GenerateOptions, Request, finished
@@ -13,7 +12,7 @@ from manta.families.manta_lm import MantaLM, Split
 from manta.families.masked import MaskedLM
 from manta.families.masked_objective import MaskedMatching, bound
 from manta.families.objectives import EmbeddingMatching, ObjectiveConfig, OwnStates, PolicyMatching
-from manta.families.trained import Teaching
+from manta.families.trained import StageShares, Teaching
 from manta.masked import DECODERS, MaskedObjectiveConfig
 from manta.runtime import make_generator
 from manta.spaces import RateController
@@ -26,7 +25,7 @@ from .test_objectives import make_batch
 def teaching(policy: float = 3.0, own: float = 1.0) -> Teaching:
     objective = ObjectiveConfig(levels=2)
     masking = MaskedObjectiveConfig(complementary=True)
-    return Teaching(objective=objective, masking=masking, alignment=AlignmentConfig(), policy=policy, own=own)
+    return Teaching(objective=objective, masking=masking, shares=StageShares(policy=policy, own=own))
 
 
 def test_a_latent_policy_is_taught_in_data_and_then_slower_in_its_own_states():

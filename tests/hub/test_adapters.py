@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -22,7 +23,8 @@ from manta.hub.adapters import (
     targets_of,
 )
 from manta.hub.foreign import load_decoder
-from manta.hub.foreign.published import Replaced, is_written, places_of, write_published
+from manta.hub.foreign.published import Place, Replaced, is_written, write_published
+from manta.hub.foreign.tunable import TUNABLE, TunableMasked, tunable
 
 from .published import write
 from .test_causal import KINDS_OF, published
@@ -139,7 +141,7 @@ def test_adapters_that_peft_trained_are_read(name, bases, tmp_path):
 def test_weights_go_back_to_where_they_came_from(name, bases, tmp_path):
     """What a whole model is written as is its base, to the last bit, as long as nothing has changed."""
     model = loaded(bases[name], name)
-    change = Replaced(model.model if isinstance(model, DecoderLM) else model.net, places_of(model))
+    change = Replaced(tunable(model).net, tunable(model).places())
     write_published(bases[name], tmp_path / "again", change, "")
     assert is_written(bases[name], tmp_path / "again", change)
     for file in bases[name].glob("*.safetensors"):
@@ -153,7 +155,7 @@ def test_weights_go_back_to_where_they_came_from(name, bases, tmp_path):
 
 def test_attention_and_pointwise_maps_are_all_of_a_block(bases):
     for name, number in {"llada": (4, 3), "Dream": (4, 3), CAUSAL[0]: (4, 3), "neox": (2, 2)}.items():
-        places = places_of(loaded(bases[name], name))
+        places = tunable(loaded(bases[name], name)).places()
         attention, mlp, both = (targets_of(places, which) for which in ("attention", "mlp", "all"))
         assert (len(attention), len(mlp)) == tuple(2 * count for count in number)  # of two blocks
         assert attention.keys() | mlp.keys() == both.keys() and not attention.keys() & mlp.keys()
@@ -247,6 +249,26 @@ def test_damaged_adapters_are_refused(bases, tmp_path):
     file.write_bytes(b"no")
     with pytest.raises(ModelError, match="missing or damaged"):
         load(folder, device="cpu")
+
+
+def test_a_third_kind_is_a_class_and_a_row(bases, monkeypatch):
+    """What adapts a model asks its row alone."""
+    net = torch.nn.Sequential()
+    net.blocks = torch.nn.ModuleList([torch.nn.ModuleDict({"out": torch.nn.Linear(6, 4, bias=False)})])
+    lm = SimpleNamespace(family="third")
+    with pytest.raises(ModelError, match="layout third are not trained on here; give one of llada"):
+        add_adapters(cast(Any, lm), LowRankConfig(rank=2))
+
+    class Third(TunableMasked):
+        net = property(lambda self: net)
+
+        def places(self) -> dict[str, Place]:
+            return {"layer.0.out.weight": Place(ours="blocks.0.out.weight")}
+
+    monkeypatch.setattr("manta.hub.foreign.tunable.TUNABLE", {**TUNABLE, "third": Third})
+    with pytest.raises(ConfigError, match="is 4×6, whose rank is 4 at most"):
+        add_adapters(cast(Any, lm), LowRankConfig(rank=5))
+    assert list(add_adapters(cast(Any, lm), LowRankConfig(rank=2)).pairs()) == ["layer.0.out"]
 
 
 def test_ranks_that_make_no_sense_are_refused(bases):

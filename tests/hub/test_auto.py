@@ -17,12 +17,12 @@ from torch import Tensor
 import manta
 from manta.errors import ModelError, UsageError
 from manta.families import FAMILIES
-from manta.families.block import BlockCausalConfig, BlockCausalLM, BlockCausalModel
 from manta.families.manta_lm import MantaLM
 from manta.hub import load, save_model, shipped
-from manta.text import BOS, MASK, Tokenizer
+from manta.text import BOS, MASK
 
-from ..families.conftest import SMALL, WORDS, make_aligned, make_ar, make_lm, make_masked, random_weights
+from ..families import conftest as families
+from ..families.conftest import make_block
 from .test_export import make_decoder
 from .test_saving import Hub, hub
 
@@ -32,22 +32,10 @@ auto = pytest.importorskip("manta.hub.auto")
 __all__ = ["hub"]
 
 
-def make_block() -> BlockCausalLM:
-    tokenizer = Tokenizer.train(list(WORDS) * 3, 512)
-    torch.manual_seed(0)
-    shape = {**SMALL, "max_text": 12}
-    model = BlockCausalModel(BlockCausalConfig(vocab_size=tokenizer.vocab_size, block_length=4, **shape))
-    random_weights(model)
-    return BlockCausalLM(model, tokenizer)
-
-
 MAKERS = {
-    "ar": make_ar,
+    **families.MAKERS,
     "decoder": lambda: make_decoder(depth=1, max_prompt=14, max_text=20),
-    "masked": make_masked,
-    "aligned": make_aligned,
-    "block": make_block,
-    "manta": make_lm,
+    "block": lambda: make_block(max_text=12),
 }
 every_family = pytest.mark.parametrize("family", MAKERS)
 

@@ -9,7 +9,10 @@ import torch
 
 import manta
 from manta.errors import ModelError, UsageError
+from manta.families.instructions import FEATURES
+from manta.families.restorer import Restorer, RestorerConfig, RestorerModel
 from manta.hub import load, model_config, save_model
+from manta.nets.grid import DicConfig
 
 from ..families.conftest import make_ar, make_lm
 
@@ -72,6 +75,12 @@ def hub(monkeypatch) -> Hub:
     found = Hub()
     monkeypatch.setattr(huggingface_hub, "HfApi", found)
     return found
+
+
+def test_a_card_tells_a_hub_what_a_model_of_photographs_does(hub):
+    net = RestorerModel(RestorerConfig(tile=16, net=DicConfig(width=8, depths=(1, 1, 1, 1, 1))))
+    manta.push_to_hub(Restorer(net, torch.zeros(5, FEATURES + 1)), "me/mended")
+    assert "pipeline_tag: image-to-image\n" in hub.files["README.md"].decode()
 
 
 def test_what_is_published_is_a_model_folder(hub, tmp_path):

@@ -5,19 +5,22 @@ from typing import Any, cast
 
 import torch
 
+from manta.families import FAMILIES
 from manta.hub import load
 from manta.recipes import TrainingRun
 from manta.training import Progress
 
 
-def small(depth: int, **changes: Any) -> dict[str, Any]:
+def small(depth: int, family: str = "manta", **changes: Any) -> dict[str, Any]:
     """The recipe of a run of any family on a few forecasts, without a teacher.
 
     Args:
         depth: blocks that write the text.
+        family: that is trained.
         changes: other fields.
     """
-    shape = {"dim": 16, "heads": 2, "depth": depth, "prompt_depth": 1}
+    shape: dict[str, Any] = {"dim": 16, "heads": 2, "depth": depth, "prompt_depth": 1}
+    space = {"space": {"encoder_depth": 1}} if family == "manta" else {}
     return {
         "data": "builtin:weather",
         "num_examples": 60,
@@ -29,8 +32,8 @@ def small(depth: int, **changes: Any) -> dict[str, Any]:
         "num_steps": 8,
         "consensus": "none",
         "warm_start": False,
-        "model": {**shape, "space": {"encoder_depth": 1}},
-        **{name: shape for name in ("masked", "aligned", "teacher")},
+        "family": family,
+        FAMILIES[family].shape: {**shape, **space},
         **changes,
     }
 

@@ -16,10 +16,8 @@ from manta.recipes import Recipe, TrainingRun
 
 from .small import card, finish, same_weights, small, stop
 
-SMALL = small(1)
 SLOW = ("ar", "masked", "aligned", "block")
 FAMILIES = ("manta", *(pytest.param(family, marks=pytest.mark.slow) for family in SLOW))
-BLOCK = {"block": {"dim": 16, "heads": 2, "depth": 1, "prompt_depth": 1}}
 
 
 class Models:
@@ -31,7 +29,7 @@ class Models:
     def __getitem__(self, family: str) -> Path:
         out = self.folder / family
         if not out.exists():
-            recipe = {**SMALL, **BLOCK, "family": family, "num_steps": 4, "train": {"precision": "float32"}}
+            recipe = small(1, family, num_steps=4, train={"precision": "float32"})
             finish(TrainingRun(from_dict(Recipe, recipe), out, device="cpu"))
         return out
 
@@ -60,7 +58,7 @@ def test_a_model_of_any_family_goes_on_from_its_weights(family, models, tmp_path
     for name, value in own.items():  # steps of 1e-9 leave the weights where they began
         torch.testing.assert_close(value, was[name], rtol=1e-2, atol=1e-4)
     assert {spec.name.split("-")[0] for spec in run.specs} == {
-        stage.name for stage in run.parts.writer.stages(after.model, run.recipe.teaching, {})
+        stage.name for stage in run.parts.writer.stages(after.model, run.recipe, {})
     }
     assert f"Trained on from `{family}`." in (tmp_path / "run" / "model" / "README.md").read_text()
     assert len(after.write(["Monday: sunny"])) == 1

@@ -20,7 +20,6 @@ from manta.recipes.recipe import ConversionConfig, resolve
 
 from .small import card, finish, same_weights, small, stop
 
-SMALL = small(2)
 FAMILIES = ("ar", "masked", "aligned", "manta")
 
 
@@ -29,7 +28,7 @@ def models(tmp_path_factory) -> dict[str, Path]:
     found = {}
     for family in FAMILIES:
         found[family] = tmp_path_factory.mktemp("models") / family
-        finish(TrainingRun(from_dict(Recipe, {**SMALL, "family": family}), found[family], device="cpu"))
+        finish(TrainingRun(from_dict(Recipe, small(2, family)), found[family], device="cpu"))
     return found
 
 
@@ -205,9 +204,9 @@ def test_slips_of_the_command_line(given, said, models, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_conversion_asks_for_a_model():
-    with pytest.raises(ConfigError, match=r"conversion\.\* is for manta convert"):
-        TrainingRun(Recipe(conversion=ConversionConfig(new_share=0.5)), "nowhere")
+def test_a_conversion_asks_for_a_model(tmp_path):
+    with pytest.raises(ConfigError, match=r"conversion\.new_share is for manta convert"):
+        TrainingRun(Recipe(conversion=ConversionConfig(new_share=0.5)), tmp_path / "run")
 
 
 def test_operators_block_by_block():

@@ -118,6 +118,8 @@ def test_what_cannot_draft_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(UsageError, match="leave --family masked out"):
         run(["builtin:weather", "--drafter", str(tmp_path / "ar"), "--family", "masked", "--out", str(tmp_path / "d")])
     assert not (tmp_path / "d").exists()
-    recipe = from_dict(Recipe, {**SMALL, "family": "masked", "num_steps": 8, "teacher": {"draft_horizon": 2}})
+    recipe = from_dict(
+        Recipe, {**SMALL, "family": "masked", "num_steps": 8, "warm_start": True, "teacher": {"draft_horizon": 2}}
+    )
     with pytest.raises(ConfigError, match="a teacher does not draft"):
         list(TrainingRun(recipe, tmp_path / "c", device="cpu").events())

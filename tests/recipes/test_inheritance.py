@@ -14,7 +14,6 @@ from manta.recipes import Recipe, TrainingRun
 
 from .small import card, finish, same_weights, small, stop
 
-SMALL = small(3)
 FAMILIES = {"ar": "teacher", "masked": "masked", "aligned": "aligned", "manta": "model"}
 INHERITANCE = {"batches": 2, "mask_steps": 3}
 
@@ -24,7 +23,7 @@ def models(tmp_path_factory) -> dict[str, Path]:
     found = {}
     for family in FAMILIES:
         found[family] = tmp_path_factory.mktemp("models") / family
-        finish(TrainingRun(from_dict(Recipe, {**SMALL, "family": family}), found[family], device="cpu"))
+        finish(TrainingRun(from_dict(Recipe, small(3, family)), found[family], device="cpu"))
     return found
 
 
@@ -112,9 +111,9 @@ def test_the_larger_model_answers_and_lends_what_it_has_measured(models, tmp_pat
     assert str(before) == str(after)
 
 
-def test_settings_without_a_model_are_refused():
-    with pytest.raises(ConfigError, match=r"inheritance\.\* is for a model that inherits"):
-        TrainingRun(from_dict(Recipe, {"inheritance": {"batches": 3}}), "nowhere")
+def test_settings_without_a_model_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"inheritance\.batches is for a model that inherits"):
+        TrainingRun(from_dict(Recipe, {"inheritance": {"batches": 3}}), tmp_path / "run")
 
 
 def test_the_command_line(models, tmp_path, capsys):

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 
 from manta.cli import main
 from manta.errors import ConfigError, MantaError, ModelError, UsageError
-from manta.families.block import BlockCausalConfig, BlockCausalLM, BlockCausalModel
 from manta.families.events import GenerateOptions, Request
 from manta.families.image_flow import DrawRequest
 from manta.hub import load, save_model
@@ -20,23 +19,16 @@ from manta.nets.integer_nets import Fold
 from manta.nets.integers import count_parameters, integer_maps
 from manta.recipes import quantising
 from manta.recipes.quantising import QuantisationPlan, merged_maps, quantise
-from manta.text import Tokenizer
 
-from ..families.conftest import SMALL, WORDS, make_aligned, make_ar, make_lm, make_masked, random_weights
+from ..families.conftest import (
+    MAKERS,
+    WORDS,
+)
 from .test_image_conversion import trained
 
 VOCABULARY = WORDS[0].split(" ")
 
 
-def make_block(**config: Any) -> BlockCausalLM:
-    tokenizer = Tokenizer.train(list(WORDS) * 3, 512)
-    torch.manual_seed(0)
-    model = BlockCausalModel(BlockCausalConfig(vocab_size=tokenizer.vocab_size, block_length=4, **SMALL, **config))
-    random_weights(model)
-    return BlockCausalLM(model, tokenizer)
-
-
-MAKE = {"manta": make_lm, "masked": make_masked, "aligned": make_aligned, "ar": make_ar, "block": make_block}
 WIDE: dict[str, Any] = {"dim": 64}
 
 
@@ -57,7 +49,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     found = {}
-    for family, make in MAKE.items():
+    for family, make in MAKERS.items():
         found[family] = tmp_path_factory.mktemp(family) / "model"
         save_model(found[family], make(), recipe={}, card="# A model\n")
     return found
@@ -70,7 +62,7 @@ def written(lm, num=6, **options):
 
 
 @pytest.mark.parametrize("bits", ["w8a8", "w4a8", "w8"])
-@pytest.mark.parametrize("family", MAKE)
+@pytest.mark.parametrize("family", MAKERS)
 def test_a_quantised_model_is_smaller_and_writes_what_its_folder_writes(family, bits, folders, data, tmp_path):
     found = quantise(folders[family], data, QuantisationPlan(bits=bits, num=12, calls=(4,)))
     assert found.compared.task and found.compared.before > 0

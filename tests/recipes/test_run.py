@@ -50,7 +50,8 @@ TINY = {
 
 
 def recipe(**changes) -> Recipe:
-    return from_dict(Recipe, {**TINY, **changes})
+    own = {name: value for name, value in TINY.items() if name != "model" or changes.get("family", "manta") == "manta"}
+    return from_dict(Recipe, {**own, **changes})
 
 
 def finish(run: TrainingRun, stop_after: int | None = None) -> list[Progress]:

@@ -16,13 +16,13 @@ from manta.text import read
 
 from .small import finish, small
 
-SMALL = small(1, num_examples=200, vocab_size=640, num_steps=4)
+SMALL: dict[str, Any] = {"num_examples": 200, "vocab_size": 640, "num_steps": 4}
 FAMILIES: dict[str, dict[str, Any]] = {
     "ar": {"family": "ar"},
     "masked": {"family": "masked"},
     "aligned": {"family": "aligned", "warm_start": True},
     "manta": {"family": "manta"},
-    "embeddings": {"model": {**SMALL["model"], "space": {"kind": "embedding"}}},
+    "embeddings": {"model": {**small(1)["model"], "space": {"kind": "embedding"}}},
 }
 
 
@@ -31,7 +31,7 @@ def models(tmp_path_factory) -> dict[str, Path]:
     found = {}
     for name, changes in FAMILIES.items():
         found[name] = tmp_path_factory.mktemp("models") / name
-        finish(TrainingRun(from_dict(Recipe, {**SMALL, **changes}), found[name], device="cpu"))
+        finish(TrainingRun(from_dict(Recipe, small(1, **SMALL, **changes)), found[name], device="cpu"))
     return found
 
 

@@ -1,5 +1,6 @@
 """Which kind of state data are, and what is refused of one that has no such thing."""
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -44,9 +45,14 @@ def test_a_state_that_no_plan_knows_is_named(monkeypatch):
     class Resolving:
         resolved = staticmethod(lambda recipe, tell: recipe)
 
+    @dataclass(frozen=True)
+    class Tune:
+        state: str = "tune"
+
     row = SimpleNamespace(words="tunes", load=lambda: Resolving)
-    monkeypatch.setattr("manta.bench.planning.unread.STATES", {"tune": row})
-    recipe: Any = SimpleNamespace(state="tune")
+    for module in ("bench.planning.unread", "recipes.states"):
+        monkeypatch.setattr(f"manta.{module}.STATES", {"tune": row})
+    recipe: Any = Tune()
     with pytest.raises(UsageError, match="what models of tunes need is not planned"):
         unread(recipe, torch.device("meta"))
 

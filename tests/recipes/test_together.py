@@ -32,7 +32,7 @@ JOINT = {"state": "joint", "data": "builtin:shapes", "num_examples": 64, "batch_
 
 
 def text(**changes: Any) -> dict[str, Any]:
-    return small(2, **{"num_steps": 6, **HOW, "block": SHAPE, **changes})
+    return small(2, **{"num_steps": 6, **HOW, **changes})
 
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -82,16 +82,18 @@ def run(argv: Sequence[str]) -> int:
 
 def _of_images(target: str, folder: Path) -> tuple[dict[str, Any], list[Finding]] | None:
     """What is found of images, a run on images or a model of them; None for all else."""
-    from manta.cli.doctor_images import examine_image_model, examine_image_run, examine_images, examine_other
+    from manta.cli.doctor_images import STAGE, examine_image_model, examine_image_run, examine_images, examine_other
     from manta.cli.writing import family_of
     from manta.config import read_toml
+    from manta.families import DRAWING
     from manta.image.photos import is_photos, photos_of
     from manta.image.sources import is_images
+    from manta.recipes.states import recipe_class
     from manta.runtime import read_json
 
     if target.endswith(".toml") and folder.is_file():
         told = read_toml(folder)
-        target = str(told.get("data", "builtin:shapes" if told.get("state") == "image" else ""))
+        target = str(told.get("data", recipe_class(told.get("state", "text"))().data))
     if is_photos(target):
         target = photos_of(target)
     if is_images(target):
@@ -99,12 +101,12 @@ def _of_images(target: str, folder: Path) -> tuple[dict[str, Any], list[Finding]
         figures, found = examine_images(target)
     elif folder.is_dir() and (folder / "recipe.json").exists():
         recipe: Any = read_json(folder / "recipe.json")
-        if not isinstance(recipe, dict) or recipe.get("state") not in ("image", "photo", "joint"):
+        if not isinstance(recipe, dict) or recipe.get("state") not in STAGE:
             return None
         figures, found = examine_image_run(folder, recipe["state"])
     elif folder.is_dir() and family_of([target]) == "image":
         figures, found = examine_image_model(folder)
-    elif folder.is_dir() and family_of([target]) in ("restorer", "joint"):
+    elif folder.is_dir() and family_of([target]) in DRAWING:
         figures, found = examine_other(folder)
     else:
         return None

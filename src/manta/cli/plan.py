@@ -91,9 +91,10 @@ def run(argv: Sequence[str]) -> int:
 def recipe_of(options: PlanOptions) -> Any:
     """The recipe that the options describe."""
     from manta.recipes.states import recipe_class, state_of
+    from manta.recipes.unused import refuse_written
 
+    told = read_toml(Path(options.data)) if options.data.endswith(".toml") else {}
     if options.data.endswith(".toml"):
-        told = read_toml(Path(options.data))
         begun = options.from_ or told.get("begin_from")
         state = told.get("state", state_of(str(told.get("data", "")), options.family, begun))
         recipe = load_toml(recipe_class(state), Path(options.data))
@@ -105,4 +106,6 @@ def recipe_of(options: PlanOptions) -> Any:
         given["time_budget"] = None
     if options.from_ is not None:
         given["begin_from"] = options.from_
-    return apply_overrides(from_dict(type(recipe), {**to_dict(recipe), **given}), options.overrides)
+    recipe = apply_overrides(from_dict(type(recipe), {**to_dict(recipe), **given}), options.overrides)
+    refuse_written(recipe, told, options.overrides)
+    return recipe

@@ -237,13 +237,14 @@ def _recipe(options: TrainOptions, own=None):
     """The recipe that the options describe, or with `own` that one with what they change."""
     from manta.recipes.origins import placed
     from manta.recipes.states import recipe_class, state_of
+    from manta.recipes.unused import refuse_written
 
+    told = read_toml(Path(options.data)) if options.data.endswith(".toml") else {}
     if own is not None and not options.data:
         recipe = own
     elif own is not None and not options.data.endswith(".toml"):
         recipe = replace(own, data=options.data)
     elif options.data.endswith(".toml"):
-        told = read_toml(Path(options.data))
         begun = options.from_ or told.get("begin_from")
         state = told.get("state", state_of(str(told.get("data", "")), begin_from=begun))
         recipe = load_toml(recipe_class(state), Path(options.data))
@@ -272,7 +273,10 @@ def _recipe(options: TrainOptions, own=None):
     given |= _low_rank(recipe, options)
     recipe = from_dict(type(recipe), {**to_dict(recipe), **given})
     overrides = ("train.tensorboard=true", *options.overrides) if options.tensorboard else options.overrides
-    return apply_overrides(recipe, overrides)
+    recipe = apply_overrides(recipe, overrides)
+    if own is None:
+        refuse_written(recipe, told, overrides)
+    return recipe
 
 
 def _low_rank(recipe, options: TrainOptions) -> dict[str, Any]:

@@ -34,10 +34,17 @@ class Family:
     """The family in a sentence."""
     options: type[Options]
     """How it can be asked to write."""
+    task: str = "text-generation"
+    """What a hub of models calls what it does."""
     writer: str | None = None
     """What writes, a `TrainedWriter`, as `module:class`; None for a family that others train, see `hub.foreign`."""
     shape: str = ""
     """Field of a recipe that holds the shape of its net."""
+    uses: tuple[str, ...] = ()
+    """Fields of a recipe that its training reads, beside `shape`, of those that not every family's does; a group is all
+    of its fields. What no row names is read of every family."""
+    guided: bool = False
+    """A teacher is trained to answer for it, unless a recipe says otherwise or a rule tells the one right text."""
     absolute_places: bool = False
     """Prompt and text are told the absolute place of each token unless a recipe says otherwise: where many words of a
     text are unwritten at once, their places are all alike without."""
@@ -57,6 +64,8 @@ class Drawing:
     """What it draws."""
     model: str
     """What draws, a `KeptModel`, as `module:class`."""
+    task: str
+    """What a hub of models calls what it does."""
 
     def load(self) -> "type[KeptModel]":
         """Import what draws."""
@@ -64,13 +73,27 @@ class Drawing:
         return getattr(import_module(module), name)
 
 
+LAID_OUT = ("objective.blank_share", "objective.max_blank", "objective.extra_cell")
+"""How texts are laid out on canvases, see `families.objectives.lay_out`."""
+READ = ("objective.prompt_drop", "objective.bare_share")
+"""How prompts are read, see `families.objectives.read_prompt`."""
+
 FAMILIES: Final[Mapping[str, Family]] = {
-    "manta": Family(words="Manta-LM", options=MantaOptions, writer="manta.families.manta_lm:MantaLM", shape="model"),
+    "manta": Family(
+        words="Manta-LM",
+        options=MantaOptions,
+        writer="manta.families.manta_lm:MantaLM",
+        shape="model",
+        uses=("objective", "shares", "teacher"),
+        guided=True,
+    ),
     "aligned": Family(
         words="aligned models",
         options=AlignedOptions,
         writer="manta.families.aligned:AlignedLM",
         shape="aligned",
+        uses=(*LAID_OUT, "alignment", "shares", "teacher"),
+        guided=True,
         absolute_places=True,
     ),
     "masked": Family(
@@ -78,10 +101,15 @@ FAMILIES: Final[Mapping[str, Family]] = {
         options=MaskedOptions,
         writer="manta.families.masked:MaskedLM",
         shape="masked",
+        uses=(*LAID_OUT, *READ, "masking", "shares", "teacher"),
         absolute_places=True,
     ),
     "block": Family(
-        words="block-causal models", options=BlockOptions, writer="manta.families.block:BlockCausalLM", shape="block"
+        words="block-causal models",
+        options=BlockOptions,
+        writer="manta.families.block:BlockCausalLM",
+        shape="block",
+        uses=("masking", "shares", "teacher"),
     ),
     "ar": Family(
         words="autoregressive models",
@@ -102,10 +130,31 @@ FAMILIES: Final[Mapping[str, Family]] = {
 """From the name of a family of texts to its row; a table, so that neither the command line nor a message loads a
 net."""
 
+
+def users(field: str) -> tuple[str, ...]:
+    """Families whose training reads a field of a recipe; none for a field that every family's does.
+
+    Args:
+        field: its dotted name, such as `masking.masker`.
+    """
+    return tuple(
+        name for name, row in FAMILIES.items() if any(is_in(field, read) for read in (row.shape, *row.uses) if read)
+    )
+
+
+def is_in(field: str, group: str) -> bool:
+    """Whether a field is a group, or one of it, by their dotted names."""
+    return f"{field}.".startswith(f"{group}.")
+
+
 DRAWING: Final[Mapping[str, Drawing]] = {
-    "image": Drawing(words="images", model="manta.families.image_flow:ImageFlow"),
-    "joint": Drawing(words="images and captions", model="manta.families.joint_flow:JointFlow"),
-    "restorer": Drawing(words="photographs to restore", model="manta.families.restorer:Restorer"),
+    "image": Drawing(
+        words="images", model="manta.families.image_flow:ImageFlow", task="unconditional-image-generation"
+    ),
+    "joint": Drawing(words="images and captions", model="manta.families.joint_flow:JointFlow", task="text-to-image"),
+    "restorer": Drawing(
+        words="photographs to restore", model="manta.families.restorer:Restorer", task="image-to-image"
+    ),
 }
 """The same of families whose models make or mend images."""
 

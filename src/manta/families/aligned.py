@@ -102,7 +102,7 @@ class AlignedLM(FluentWriter[AlignedModel]):
         """Texts through all their alignments; then some labels are given, for calls after the first; then its drafter,
         if it has one."""
         matching = partial(AlignmentMatching, teaching.objective, teaching.alignment)
-        time = teaching.policy + teaching.own
+        time = teaching.shares.model
         taught = [
             Taught("aligned", PLAIN_SHARE * time, matching(reveal=False)),
             Taught("revealed", (1 - PLAIN_SHARE) * time, matching(reveal=True), comparable=False),

@@ -254,7 +254,7 @@ class BlockCausalLM(TrainedWriter[BlockCausalModel]):
     @classmethod
     def stages(cls, net: BlockCausalModel, teaching: Teaching, measured: dict[str, Any]) -> list[Taught]:
         """One stage, which has the time of the policy's two."""
-        return [Taught("block", teaching.policy + teaching.own, BlockMatching(teaching.masking))]
+        return [Taught("block", teaching.shares.model, BlockMatching(teaching.masking))]
 
     def log_likelihood(
         self,

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from manta.errors import ConfigError, UsageError
-from manta.families.autoregressive import AutoregressiveLM, AutoregressiveModel, NextToken
+from manta.families.autoregressive import AutoregressiveLM, AutoregressiveModel
 from manta.families.batching import padded_width
 from manta.families.cached import CachedReader
 from manta.families.canvas import Prompts, Template
@@ -176,7 +176,7 @@ class DecoderLM(AutoregressiveLM):
     @classmethod
     def stages(cls, net: Any, teaching: Teaching, measured: dict[str, Any]) -> list[Taught]:
         """One stage, of the next token."""
-        return [Taught("words", 1.0, NextToken())]
+        return [replace(super().stages(net, teaching, measured)[0], name="words")]
 
     @classmethod
     def stored(cls, net: Any, codec: Tokenizer, extras: Mapping[str, Any], parts: Mapping[str, Tensor]) -> "DecoderLM":

@@ -137,11 +137,11 @@ class MantaLM(FluentWriter[MantaModel]):
         density = measured["density"] = net.config.time.build()
         information = getattr(net.config.space, "information", None)
         if information is None:  # a space without an encoder has no rate to control
-            return [Taught("policy", teaching.policy + teaching.own, EmbeddingMatching(teaching.objective, density))]
+            return [Taught("policy", teaching.shares.model, EmbeddingMatching(teaching.objective, density))]
         controller = measured["controller"] = RateController(information)
         matching = PolicyMatching(teaching.objective, density, controller)
-        own = Taught("own", teaching.own, OwnStates(teaching.objective, matching), pace=0.5, comparable=False)
-        return [Taught("policy", teaching.policy, matching), *([own] if teaching.own else [])]
+        own = Taught("own", teaching.shares.own, OwnStates(teaching.objective, matching), pace=0.5, comparable=False)
+        return [Taught("policy", teaching.shares.policy, matching), *([own] if teaching.shares.own else [])]
 
     def measured(self) -> dict[str, Any]:
         """The density of times."""

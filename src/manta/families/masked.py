@@ -71,7 +71,7 @@ class MaskedLM(FluentWriter[MaskedModel]):
     def stages(cls, net: MaskedModel, teaching: Teaching, measured: dict[str, Any]) -> list[Taught]:
         """One stage, which has the time of the policy's two."""
         objective = MaskedMatching(teaching.objective, teaching.masking)
-        return [Taught("masked", teaching.policy + teaching.own, objective)]
+        return [Taught("masked", teaching.shares.model, objective)]
 
     @staticmethod
     def begin_with(net: MaskedModel, corpus: Corpus) -> None:

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
@@ -42,19 +42,38 @@ class LogLikelihood:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Teaching:
-    """What a recipe says of the objectives."""
+class StageShares:
+    """How the time, or the steps, of a run are divided among its stages; only ratios count."""
 
-    objective: ObjectiveConfig
-    """Shares and weights."""
-    masking: MaskedObjectiveConfig
-    """How a masked model's words are hidden."""
-    alignment: AlignmentConfig
+    teacher: float = 0.2
+    """The autoregressive teacher, where consensus targets or a warm start come from one."""
+    policy: float = 0.65
+    """Space and policy together."""
+    own: float = 0.15
+    """The policy in states that it has reached by itself."""
+
+    def __post_init__(self) -> None:
+        if min(self.teacher, self.own) < 0 or self.policy <= 0:
+            raise ConfigError("shares.teacher and shares.own should be at least 0, and shares.policy above 0")
+
+    @property
+    def model(self) -> float:
+        """The model itself, a family's that has no stage of states it has reached by itself."""
+        return self.policy + self.own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teaching:
+    """What a recipe says of the objectives; its fields are the recipe's own."""
+
+    shares: StageShares = field(default_factory=StageShares)
+    """Division among the stages."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """What the stages are taught."""
+    masking: MaskedObjectiveConfig = field(default_factory=MaskedObjectiveConfig)
+    """How a masked model's words are hidden and weighed."""
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     """What an aligned model is shown of its alignments."""
-    policy: float
-    """Share of the time for a model in states that the data make."""
-    own: float
-    """Share of the time for a model in states that it has reached by itself."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ from manta.errors import ConfigError, ModelError
 from manta.families.decoder import DecoderLM
 from manta.hub.foreign import CAUSAL_KINDS, ForeignModel, find_foreign, load_decoder, load_foreign
 from manta.hub.foreign.checkpoint import INDEX, check_weight, claims_of, headers
-from manta.hub.foreign.published import Place, places_of
+from manta.hub.foreign.published import Place
+from manta.hub.foreign.tunable import tunable
 from manta.runtime import atomic_folder, read_json
 
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "base.json"
@@ -206,19 +207,19 @@ def targets_of(places: Mapping[str, Place], targets: Targets) -> dict[str, Place
     return found
 
 
-def check_rank(model: ForeignModel | DecoderLM, config: LowRankConfig) -> None:
+def check_rank(model: Any, config: LowRankConfig) -> None:
     """Refuse adapters that would be no smaller than what they stand beside.
 
     Args:
-        model: whose net may be on the meta device.
+        model: a published one, see `Tunable`; its net may be on the meta device.
         config: of the adapters.
 
     Raises:
         ConfigError: the rank is larger than the smaller side of a map.
     """
-    net = model.model if isinstance(model, DecoderLM) else model.net
-    for name, place in targets_of(places_of(model), config.targets).items():
-        rows, columns = net.get_parameter(place.ours).shape
+    told = tunable(model)
+    for name, place in targets_of(told.places(), config.targets).items():
+        rows, columns = told.net.get_parameter(place.ours).shape
         least = min(rows if place.rows is None else place.rows[1] - place.rows[0], columns)
         if config.rank is not None and config.rank > least:
             raise ConfigError(
@@ -226,13 +227,13 @@ def check_rank(model: ForeignModel | DecoderLM, config: LowRankConfig) -> None:
             )
 
 
-def add_adapters(model: ForeignModel | DecoderLM, config: LowRankConfig) -> Adapters:
+def add_adapters(model: Any, config: LowRankConfig) -> Adapters:
     """Put adapters into a model's net, which then computes with them; all of its own weights are frozen.
 
     They begin by adding nothing: B is 0, and A is drawn from torch's own generator.
 
     Args:
-        model: its net is changed.
+        model: a published one, see `Tunable`; its net is changed.
         config: what they are like.
 
     Raises:
@@ -241,9 +242,9 @@ def add_adapters(model: ForeignModel | DecoderLM, config: LowRankConfig) -> Adap
     """
     peft = require_peft()
     check_rank(model, config)
-    net: nn.Module = model.model if isinstance(model, DecoderLM) else model.net
+    net = tunable(model).net
     net.requires_grad_(False)
-    chosen = targets_of(places_of(model), config.targets)
+    chosen = targets_of(tunable(model).places(), config.targets)
     modules = {}
     for name, place in chosen.items():
         module = place.ours.removesuffix(".weight")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from manta.errors import ModelError, UsageError
-from manta.families import FAMILIES
+from manta.families import DRAWING, FAMILIES
 from manta.families.kept import KeptModel
 from manta.hub.folder import save_model
 
@@ -78,7 +78,7 @@ def push_to_hub(
         card = folder / "README.md"
         text = card.read_text(encoding="utf-8")
         if not text.startswith("---\n"):
-            task = "text-generation" if lm.family in FAMILIES else "unconditional-image-generation"
+            task = {**FAMILIES, **DRAWING}[lm.family].task
             card.write_text(FRONT_MATTER.format(task=task) + text, encoding="utf-8")
         try:
             api = HfApi(token=token)

@@ -1,7 +1,8 @@
 """Every operator again as explicit sums over elements: slow, plain, and what the fast forms are tested against."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Final
 
 import torch
 from jaxtyping import Bool, Float
@@ -33,18 +34,9 @@ def reference(operator: Operator, x: Float[Tensor, "b n d"], context: OperatorCo
     """
     if isinstance(operator, AttentionFourier):
         return reference(operator.attention, x, context) + reference(operator.fourier, x, context)
-    if isinstance(operator, SelfAttention):
-        row_of = _attention_row
-    elif isinstance(operator, SpectralConvolution):
-        row_of = _fourier_row
-    elif isinstance(operator, KernelAttention):
-        row_of = _kernel_row
-    elif isinstance(operator, PyramidConvolution):
-        row_of = _pyramid_row
-    elif isinstance(operator, DownsampledAttention):
-        row_of = _downsampled_row
-    else:
-        raise TypeError(f"no reference is written for {type(operator).__name__}; add one beside the others")
+    row_of = next((ROWS[kind] for kind in type(operator).__mro__ if kind in ROWS), None)
+    if row_of is None:
+        raise TypeError(f"no reference is written for {type(operator).__name__}; add one to ROWS")
     return torch.stack([_scattered(row_of, operator, x, context, row) for row in range(x.shape[0])])
 
 
@@ -239,3 +231,13 @@ def _softmax_sum(scores: list[Tensor], values: list[Tensor], like: Tensor) -> Te
     weights = [score.exp() for score in scores]
     total = torch.stack(weights).sum()
     return torch.stack([weight / total * value for weight, value in zip(weights, values, strict=True)]).sum(0)
+
+
+ROWS: Final[Mapping[type, Callable[..., Tensor]]] = {
+    SelfAttention: _attention_row,
+    SpectralConvolution: _fourier_row,
+    KernelAttention: _kernel_row,
+    PyramidConvolution: _pyramid_row,
+    DownsampledAttention: _downsampled_row,
+}
+"""What computes a row of an operator, by its class or the nearest that it is derived from."""

@@ -5,11 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from manta.errors import ConfigError
-from manta.families.decoder import DecoderConfig
 from manta.recipes.continuing import for_continued
 from manta.recipes.inheritance import for_inherited
 from manta.recipes.origins import for_drafter, for_taught
-from manta.recipes.recipe import ConversionConfig, InheritanceConfig, Recipe
+from manta.recipes.recipe import Recipe
 from manta.recipes.text_conversion import for_converted
 
 
@@ -28,18 +27,12 @@ def begun_from(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) 
         recipe = replace(recipe, targets=str(Path(recipe.targets).absolute()))
     if recipe.drafter_of is not None and recipe.taught_by is not None:
         raise ConfigError("a drafter has no teacher beside its own model; leave taught_by or drafter_of out")
-    if recipe.converted_from is None and recipe.conversion != ConversionConfig():
-        raise ConfigError("conversion.* is for manta convert, or a recipe with converted_from; leave it out")
     if recipe.converted_from is not None:
         return for_converted(recipe, tell)
     if recipe.begin_from is not None:
         return for_continued(recipe)
-    if recipe.family != "decoder" and recipe.decoder != DecoderConfig():
-        raise ConfigError("decoder.* is the shape of a model of the family decoder; leave it out, or train that one")
     if recipe.family == "decoder" and recipe.taught_by is not None:
         raise ConfigError("a decoder reads prompt and text as one row, and has no teacher; leave --teacher out")
-    if recipe.inherit is None and recipe.inheritance != InheritanceConfig():
-        raise ConfigError("inheritance.* is for a model that inherits; name the larger one with --inherit")
     if recipe.inherit is not None:
         return for_inherited(recipe)
     if recipe.drafter_of is not None:

@@ -39,6 +39,8 @@ def for_drafter(recipe: Recipe) -> Recipe:
     shape = lm.model.config
     if replace(recipe.teacher, draft_horizon=0) != AutoregressiveConfig():
         raise ConfigError("the model keeps its shape; of teacher.* only draft_horizon is for its drafter to say")
+    if recipe.family not in (Recipe().family, "ar"):
+        raise ConfigError(f"a drafter is for a model that writes left to right; leave family={recipe.family} out")
     if recipe.train.rounds > 1:
         raise ConfigError("a drafter is taught in one round; leave train.rounds out")
     horizon = recipe.teacher.draft_horizon or shape.draft_horizon or HORIZON

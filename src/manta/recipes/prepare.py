@@ -158,7 +158,7 @@ def guided_by(recipe: Recipe) -> Recipe:
             f"{recipe.data} has no prompts, and an aligned model tells all words of a text at once, which only a "
             "prompt can decide; train another family"
         )
-    free = (recipe.family in ("manta", "aligned") and task_of(recipe.data) is None) or recipe.taught_by is not None
+    free = (FAMILIES[recipe.family].guided and task_of(recipe.data) is None) or recipe.taught_by is not None
     if recipe.consensus != "auto":
         if recipe.consensus != "none" and not any(e.prompt for e in examples(recipe)):
             raise DataError(f"{recipe.data} has no prompts, so it has no consensus targets; set consensus = 'none'")
@@ -202,7 +202,7 @@ def _guided_by_source(recipe: Recipe) -> Recipe:
         consensus = "given"
     elif consensus == "auto":
         prompted = any(example.prompt for example in read(recipe.data, recipe.split, 1))
-        learns = recipe.family in ("manta", "aligned") and task_of(recipe.data) is None and recipe.begin_from is None
+        learns = FAMILIES[recipe.family].guided and task_of(recipe.data) is None and recipe.begin_from is None
         consensus = "teacher" if learns and prompted else "none"
     if recipe.recombined and consensus != "teacher":
         raise ConfigError("recombined is for what that model answers, and it does not here; leave recombined out")

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from manta.aligned import AlignmentConfig
 from manta.config import filled
 from manta.errors import ConfigError
 from manta.families import FAMILIES, FamilyName
@@ -17,10 +16,8 @@ from manta.families.decoder import DecoderConfig
 from manta.families.inheritance import Layers, Neurons
 from manta.families.masked_model import MaskedConfig
 from manta.families.model import MantaConfig
-from manta.families.objectives import ObjectiveConfig
 from manta.families.prompted import PromptedConfig, resolved
 from manta.families.trained import Teaching
-from manta.masked import MaskedObjectiveConfig
 from manta.operators import DijiangConfig, OperatorChoice
 from manta.text import part_of, task_of
 from manta.training import TrainConfig
@@ -47,22 +44,6 @@ MAX_RUN_SEED = 10**15
 Size = Literal["nano", "tiny", "small"]
 AUTO_SIZE: tuple[tuple[float, Size], ...] = ((6.0, "nano"), (20.0, "tiny"), (math.inf, "small"))
 """Minutes of the budget up to which a size is trained well on two CPU cores."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageShares:
-    """How the time, or the steps, of a run are divided among its stages; only ratios count."""
-
-    teacher: float = 0.2
-    """The autoregressive teacher, where consensus targets or a warm start come from one."""
-    policy: float = 0.65
-    """Space and policy together."""
-    own: float = 0.15
-    """The policy in states that it has reached by itself."""
-
-    def __post_init__(self) -> None:
-        if min(self.teacher, self.own) < 0 or self.policy <= 0:
-            raise ConfigError("shares.teacher and shares.own should be at least 0, and shares.policy above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +103,7 @@ class InheritanceConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Teaching):
     """A training run of a model of texts."""
 
     state: Literal["text"] = "text"
@@ -197,8 +178,6 @@ class Recipe:
     """All randomness of the run."""
     checkpoint_minutes: float = 2.0
     """Time between checkpoints."""
-    shares: StageShares = field(default_factory=StageShares)
-    """Division among the stages."""
     model: MantaConfig = field(default_factory=MantaConfig)
     """Shape of the Manta-LM."""
     aligned: AlignedConfig = field(default_factory=AlignedConfig)
@@ -211,12 +190,6 @@ class Recipe:
     """Shape of the teacher, or of the model if `family = "ar"`."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     """Shape of the model if `family = "decoder"`, or of a published one that is converted."""
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    """What the stages are taught."""
-    masking: MaskedObjectiveConfig = field(default_factory=MaskedObjectiveConfig)
-    """How a masked model's words are hidden and weighed."""
-    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
-    """What an aligned model is shown of its alignments."""
     conversion: ConversionConfig = field(default_factory=ConversionConfig)
     """What changes in the model of `converted_from`, and how it is taught."""
     inheritance: InheritanceConfig = field(default_factory=InheritanceConfig)
@@ -238,17 +211,6 @@ class Recipe:
             raise ConfigError(f"retries should lie between 0 and 64, received {self.retries}")
         if self.batch_tokens is not None and self.batch_tokens < 64:
             raise ConfigError(f"batch_tokens should be at least 64, received {self.batch_tokens}")
-
-    @property
-    def teaching(self) -> Teaching:
-        """What the recipe says of the objectives."""
-        return Teaching(
-            objective=self.objective,
-            masking=self.masking,
-            alignment=self.alignment,
-            policy=self.shares.policy,
-            own=self.shares.own,
-        )
 
     @property
     def lengths(self) -> tuple[int, int]:

@@ -62,6 +62,8 @@ class RestoreRecipe:
             raise ConfigError(f"batch_size should lie between 1 and 65536, received {self.batch_size}")
         if self.num_examples is not None and self.num_examples < 1:
             raise ConfigError(f"num_examples should be at least 1, received {self.num_examples}")
+        if self.model.only not in (None, self.only):
+            raise ConfigError(f"model.only={self.model.only} follows from the recipe's own field; set only instead")
         if self.model.modulation.frozen and self.begin_from is None:
             raise ConfigError("frozen shared weights come from a model; name it with begin_from")
         if self.train.rounds > 1:

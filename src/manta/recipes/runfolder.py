@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from manta.config import from_dict, to_dict
 from manta.errors import CheckpointError, ConfigError, DataError, UsageError
+from manta.families.trained import Teaching
 from manta.image.photos import RESTORE
 from manta.image.sources import IMAGES
 from manta.recipes.recipe import seconds
@@ -24,7 +25,9 @@ RECIPE = "recipe.json"
 PLAN = "plan.json"
 DATA = "data.json"
 LOCK = ".lock"
-EDITABLE = ("train", "checkpoint_minutes", "time_budget", "objective", "masking", "alignment")
+TAUGHT = tuple(field.name for field in fields(Teaching) if field.name != "shares")
+"""Those of the objectives."""
+EDITABLE = ("train", "checkpoint_minutes", "time_budget", *TAUGHT)
 """Fields of a run's recipe that may be changed while it is interrupted; the others are in its weights, its data and the
 steps that its stages were given."""
 

@@ -315,7 +315,6 @@ def stage_specs(parts: TextParts) -> list[StageSpec]:
     """The stages of the recipe's family, in order, a teacher's before them; builds the modules they train."""
     recipe = parts.recipe
     torch.manual_seed(recipe.seed)  # initial weights only: all other randomness has generators of its own
-    teaching = recipe.teaching
     specs: list[StageSpec] = []
     taught = recipe.consensus == "teacher" or recipe.warm_start
     if recipe.family != "ar" and taught and not parts.begins_with_another:
@@ -323,12 +322,12 @@ def stage_specs(parts: TextParts) -> list[StageSpec]:
         if recipe.taught_by is not None:
             parts.teacher.load_state_dict(teaching_model(recipe).model.state_dict())
         else:
-            [taught] = AutoregressiveLM.stages(parts.teacher, teaching, parts.measured)
+            [taught] = AutoregressiveLM.stages(parts.teacher, recipe, parts.measured)
             specs.append(_spec(replace(taught, share=recipe.shares.teacher), parts.teacher, lambda: parts.corpus))
     writer, shape = parts.writer, FAMILIES[recipe.family].shape
     net = writer.net_class(getattr(recipe, shape)).to(parts.device)
     parts.modules["teacher" if shape == "teacher" else "model"] = net
-    taught_stages = writer.stages(net, teaching, parts.measured)
+    taught_stages = writer.stages(net, recipe, parts.measured)
     if parts.begins_with_another:
         for name, part in parts.source.measured().items():
             parts.measured[name].load_state_dict(part.state_dict())

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from manta.errors import ConfigError
 from manta.recipes.parts import Parts
+from manta.recipes.unused import refuse_unread, set_by_hand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,9 +118,11 @@ def resolved(recipe: Any, tell: Callable[[str], None] = lambda line: None) -> An
         tell: takes what is measured on the way.
 
     Raises:
-        ConfigError: what is asked for does not fit together.
+        ConfigError: what is asked for does not fit together, or the run would not read it.
     """
-    return STATES[recipe.state].load().resolved(recipe, tell)
+    found = STATES[recipe.state].load().resolved(recipe, tell)
+    refuse_unread(found, set_by_hand(recipe, found))
+    return found
 
 
 def _named(place: str) -> Any:

@@ -14,10 +14,8 @@ from torch import nn
 
 from manta.config import to_dict
 from manta.errors import DataError
-from manta.families.autoregressive import NextToken
 from manta.families.batching import to_batch
-from manta.families.decoder import DecoderLM
-from manta.hub import card_of, load, merge
+from manta.hub import card_of, merge
 from manta.hub.adapters import (
     CONFIG,
     FORMAT,
@@ -28,9 +26,8 @@ from manta.hub.adapters import (
     save_adapters,
 )
 from manta.hub.folder import find_folder
-from manta.hub.foreign import load_foreign
-from manta.hub.foreign.published import Replaced, is_written, places_of, write_published
-from manta.hub.foreign.teaching import MaskedAnswers, frame_of
+from manta.hub.foreign.published import Replaced, is_written, write_published
+from manta.hub.foreign.tunable import Tunable
 from manta.recipes.budget import Watch
 from manta.recipes.card import written_card
 from manta.recipes.logged import NUM_SAMPLES
@@ -47,8 +44,8 @@ ROWS = 8
 """Of them, those of a batch."""
 MEASURED = 8
 """Times that it is measured in a run."""
-SAMPLE_TOKENS, SAMPLE_CALLS = 64, 16
-"""Of a sample: most tokens, and network calls where they can be chosen."""
+SAMPLE_TOKENS = 64
+"""Most tokens of a sample."""
 
 
 class TuneParts(Parts):
@@ -57,26 +54,25 @@ class TuneParts(Parts):
     Args:
         recipe: as resolved.
         corpus: the texts as encoded.
-        model: a `ForeignModel` or a `DecoderLM`, its net on the meta device.
+        model: to go on with, its net on the meta device.
         device: where the net goes.
     """
 
     unit = "tokens"
     files = tuple(f"corpus/{file}" for file in FILES)
 
-    def __init__(self, recipe: TuneRecipe, corpus: Corpus, model: Any, device: torch.device) -> None:
+    def __init__(self, recipe: TuneRecipe, corpus: Corpus, model: Tunable, device: torch.device) -> None:
         self.recipe, self.corpus, self.device = recipe, corpus, device
-        self.lm: Any = model
+        self.model = model
         self.base = find_folder(recipe.begin_from)
         self.modules, self.measured = nn.ModuleDict(), {}
-        self.frame = (0, 0) if isinstance(model, DecoderLM) else tuple(map(len, frame_of(model)))
         self.rows = self._fitting()
         left_out = len(corpus) - len(self.rows)
         self.report = f"{corpus.report}" + (
             f"; left out: {left_out:,} pairs that take more than {recipe.longest} tokens together" if left_out else ""
         )
         source = fingerprint(recipe.data, recipe.split, recipe.num_examples)
-        self.data = {"source": source, "tokenizer": model.tokenizer.fingerprint(), "corpus": corpus.digest}
+        self.data = {"source": source, "tokenizer": self.lm.tokenizer.fingerprint(), "corpus": corpus.digest}
         self.data["begun from"] = digest_of_weights(self.base)
         self.adapters: Adapters | None = None
         self.losses: dict[str, float] = {}
@@ -95,15 +91,16 @@ class TuneParts(Parts):
     def prepared(cls, recipe: TuneRecipe, folder: Path, device: torch.device, watch: Watch) -> "TuneParts":
         """The corpus, kept in the folder and reused."""
         model = described(recipe)
+        tokenizer = model.lm.tokenizer
         build(
-            watch.over(_examples(model, recipe.data, recipe.split, recipe.num_examples), "corpus"),
-            model.tokenizer,
+            watch.over(_examples(model.lm, recipe.data, recipe.split, recipe.num_examples), "corpus"),
+            tokenizer,
             folder / "corpus",
             max_prompt=recipe.longest - 2,
             max_text=recipe.longest,
             source=fingerprint(recipe.data, recipe.split, recipe.num_examples),
         )
-        return cls(recipe, Corpus.open(folder / "corpus", tokenizer=model.tokenizer), model, device)
+        return cls(recipe, Corpus.open(folder / "corpus", tokenizer=tokenizer), model, device)
 
     def _fitting(self) -> Any:
         """Rows of the corpus that fit the model, prompt, frame and end included.
@@ -112,7 +109,7 @@ class TuneParts(Parts):
             DataError: there are none.
         """
         texts, prompts = self.corpus.lengths(np.arange(len(self.corpus)))
-        whole = np.where(prompts > 0, texts + prompts + sum(self.frame) + 1, texts)
+        whole = np.where(prompts > 0, texts + prompts + self.model.frame + 1, texts)
         found = np.flatnonzero(whole <= self.recipe.longest)
         if not len(found):
             raise DataError(
@@ -125,13 +122,9 @@ class TuneParts(Parts):
         """One stage: the whole model, or its adapters."""
         recipe, device = self.recipe, str(self.device)
         whole = recipe.lora.rank is None
-        if isinstance(self.lm, DecoderLM):
-            self.lm = load(self.base, device=device)
-            shape = self.lm.model.config
-            self.lm.model.config = replace(shape, max_text=recipe.longest, max_prompt=recipe.longest - 1)
-        else:
-            half = not whole and recipe.train.precision == "bfloat16"
-            self.lm = load_foreign(self.base, device, dtype=torch.bfloat16 if half else torch.float32)
+        half = not whole and recipe.train.precision == "bfloat16"
+        self.model = type(self.model).load(self.base, recipe.family, device, half=half)
+        self.model.bounded(recipe.longest)
         torch.manual_seed(recipe.seed)  # initial adapters only: all other randomness has generators of its own
         if whole:
             own = dict(self.net.named_parameters())
@@ -143,31 +136,31 @@ class TuneParts(Parts):
         return [StageSpec("tune", 1.0, self.net, (trained,), self.objective, lambda: self.corpus)]
 
     @property
+    def lm(self) -> Any:
+        """The model, ready to write."""
+        return self.model.lm
+
+    @property
     def net(self) -> Any:
         """What is trained, or beside what."""
-        return self.lm.model if isinstance(self.lm, DecoderLM) else self.lm.net
+        return self.model.net
 
     @cached_property
     def places(self) -> Any:
         """Of the published weights in the net."""
-        return places_of(self.lm)
+        return self.model.places()
 
     @cached_property
     def objective(self) -> Any:
-        """What is taught: the next token of the answer, or its hidden words."""
-        if isinstance(self.lm, DecoderLM):
-            return NextToken()
-        return MaskedAnswers(self.lm, self.recipe.longest, full=self.recipe.full_rows)
+        """What is taught."""
+        return self.model.objective(self.recipe.longest, full=self.recipe.full_rows)
 
     def batches(self, spec: StageSpec, seed: int, rows: Any = None) -> Loader:
-        """Endless batches of the texts that fit: of a causal model those of like lengths, else of any.
-
-        What is padded with ends teaches where texts end, so that lengths have to be mixed.
-        """
+        """Endless batches of the texts that fit, of like lengths unless they have to be mixed."""
         tokens, how = self.recipe.batch_tokens or 0, {}
-        if not isinstance(self.lm, DecoderLM):
+        if self.model.mixed:
             texts, prompts = self.corpus.lengths(self.rows)
-            longest = self.recipe.longest if self.recipe.full_rows else int((texts + prompts).max()) + sum(self.frame)
+            longest = self.recipe.longest if self.recipe.full_rows else int((texts + prompts).max()) + self.model.frame
             how = {"pool": max(1, tokens // longest)}
         return Loader(self.corpus, batch_tokens=tokens, seed=seed, rows=self.rows, **how)
 
@@ -190,7 +183,7 @@ class TuneParts(Parts):
             prompt = self.lm.tokenizer.encode(example.prompt) if example.prompt else []
             text = self.lm.tokenizer.encode(example.text)
             text = text if prompt else text[: self.recipe.longest]
-            frame = sum(self.frame) + 1 if prompt else 0
+            frame = self.model.frame + 1 if prompt else 0
             if text and len(prompt) + len(text) + frame <= self.recipe.longest:
                 pairs.append((prompt, text))
         groups = [tuple(zip(*pairs[first : first + ROWS], strict=True)) for first in range(0, len(pairs), ROWS)]
@@ -221,11 +214,10 @@ class TuneParts(Parts):
         """A few texts, into a file of lines."""
         found = dict.fromkeys(example.prompt for example in read(self.recipe.data, "dev", HELD_OUT))
         most = self.recipe.longest // 2
-        prompts = [p for p in found if not p or len(model.tokenizer.encode(p)) + sum(self.frame) <= most][:NUM_SAMPLES]
+        prompts = [p for p in found if not p or len(model.tokenizer.encode(p)) + self.model.frame <= most][:NUM_SAMPLES]
         if not prompts:
             return []
-        calls: dict[str, Any] = {} if isinstance(model, DecoderLM) else {"num_steps": SAMPLE_CALLS}
-        texts = model.write(prompts, max_tokens=min(SAMPLE_TOKENS, most), **calls)
+        texts = model.write(prompts, max_tokens=min(SAMPLE_TOKENS, most), **self.model.calls)
         lines = [f"{prompt or ''} -> {text}" for prompt, text in zip(prompts, texts, strict=True)]
         file.parent.mkdir(exist_ok=True)
         atomic_write(file.with_suffix(".txt"), ("\n".join(lines) + "\n").encode())
@@ -287,8 +279,7 @@ class TuneParts(Parts):
             f"{licence[1] if licence else 'see its own card'}. Made by: `{_command(recipe)}`\n\n"
         )
         if "after" in self.losses:
-            kind = "nats a token of the answer" if isinstance(self.lm, DecoderLM) else "the training objective"
-            told += f"| held-out texts: {kind} | loss |\n|---|---|\n"
+            told += f"| held-out texts: {self.model.loss} | loss |\n|---|---|\n"
             told += "".join(f"| {when} | {loss:.4f} |\n" for when, loss in self.losses.items()) + "\n"
         what = (
             f"A {recipe.family} model" if self.adapters is None else f"Adapters of rank {recipe.lora.rank} for {base},"

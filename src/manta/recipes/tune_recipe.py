@@ -8,15 +8,12 @@ from manta.config import filled
 from manta.errors import ConfigError, ModelError
 from manta.hub.adapters import LowRankConfig, check_rank, require_peft
 from manta.hub.folder import find_folder, published_kind
-from manta.hub.foreign import CAUSAL_KINDS, describe_decoder, describe_foreign
-from manta.hub.foreign.teaching import MaskedAnswers, frame_of
+from manta.hub.foreign.tunable import TUNABLE, Tunable
 from manta.recipes.origins import placed
 from manta.recipes.recipe import check_length
 from manta.text import part_of
 from manta.training import TrainConfig
 
-TUNED = ("llada", "Dream", *CAUSAL_KINDS)
-"""Layouts that are trained on."""
 MOST = 1024
 """Tokens of a row, where the model reads more and the recipe does not say it."""
 BATCH = 4096
@@ -102,22 +99,17 @@ class TuneRecipe:
         return self.max_length
 
 
-def described(recipe: TuneRecipe) -> Any:
-    """The model to go on with, a `ForeignModel` or a `DecoderLM`, with its net on the meta device.
+def described(recipe: TuneRecipe) -> Tunable:
+    """The model to go on with, its net on the meta device.
 
     Raises:
         ModelError: the folder holds no published model that is trained on here, or it lacks its tokenizer.
     """
     folder, kind = find_folder(recipe.begin_from), published_kind(recipe.begin_from)
-    if kind not in TUNED:
+    if kind not in TUNABLE:
         what = "a model that manta trained" if kind is None else f"of the layout {kind}"
-        raise ModelError(f"{recipe.begin_from} is {what}; of published models {', '.join(TUNED)} are trained on")
-    if kind in CAUSAL_KINDS:
-        return describe_decoder(folder, kind)  # pyright: ignore[reportArgumentType]
-    model = describe_foreign(folder)
-    if model.tokenizer is None:
-        raise ModelError(f"{recipe.begin_from} has no tokenizer.json; save the model's fast tokenizer there")
-    return model
+        raise ModelError(f"{recipe.begin_from} is {what}; of published models {', '.join(TUNABLE)} are trained on")
+    return TUNABLE[str(kind)].describe(folder, kind)
 
 
 def resolve_tuned(recipe: TuneRecipe) -> TuneRecipe:
@@ -132,26 +124,19 @@ def resolve_tuned(recipe: TuneRecipe) -> TuneRecipe:
     if not recipe.data:
         raise ConfigError("say what to train on: data is empty")
     recipe = replace(recipe, begin_from=placed(recipe.begin_from))
-    model: Any = described(recipe)
-    reads = model.capacity
+    model = described(recipe)
+    reads = model.lm.capacity
     if recipe.max_length is not None and recipe.max_length > reads:
         raise ConfigError(f"max_length is {recipe.max_length}, and {recipe.begin_from} reads {reads} tokens; give less")
     if recipe.lora.rank is not None:
         require_peft()
-        check_rank(model, recipe.lora)
+        check_rank(model.lm, recipe.lora)
         recipe = replace(recipe, lora=filled(recipe.lora, {"alpha": 2.0 * recipe.lora.rank}))
     if recipe.time_budget is None and recipe.num_steps is None:
         recipe = replace(recipe, time_budget="30m")
     kind: Any = published_kind(recipe.begin_from)
     recipe = replace(filled(recipe, {"max_length": min(MOST, reads)}), family=kind)
-    if kind in CAUSAL_KINDS and recipe.full_rows:
-        raise ConfigError("full_rows is for a LLaDA or a Dream; a causal model ends by one token: leave it out")
-    if kind not in CAUSAL_KINDS:
-        MaskedAnswers(model, recipe.longest)  # which refuses a model whose texts have no end
-        if (frame := sum(map(len, frame_of(model)))) + 3 > recipe.longest:
-            raise ConfigError(
-                f"max_length is {recipe.longest}, and the frame of a prompt alone takes {frame}; raise it"
-            )
+    model.check(recipe.longest, full=recipe.full_rows)
     recipe = filled(recipe, {"batch_tokens": max(BATCH, recipe.longest)})
     rate = WHOLE_RATE if recipe.lora.rank is None else LOW_RANK_RATE
     return replace(recipe, train=filled(recipe.train, {"learning_rate": rate}))

@@ -1,14 +1,11 @@
 """A published model's one stage, by its configuration alone."""
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 
 from manta.bench.planning.unread import Unread, bare, text_batch
 from manta.errors import UsageError
-from manta.families.decoder import DecoderLM
-from manta.hub.foreign.teaching import frame_of
 from manta.recipes.parts import StageSpec
 from manta.recipes.tune_parts import TuneParts
 from manta.recipes.tune_recipe import described
@@ -27,13 +24,9 @@ def published(recipe: Any, device: torch.device) -> Unread:
     if recipe.lora.rank is not None:
         raise UsageError("adapters are not planned; leave --lora out for what the whole model would need")
     parts: Any = bare(TuneParts, recipe, device)
-    parts.lm, parts.adapters = described(recipe), None
-    net = parts.net.float()
-    frame = 0
-    if isinstance(parts.lm, DecoderLM):
-        net.config = replace(net.config, max_text=recipe.longest, max_prompt=recipe.longest - 1)
-    else:
-        frame = sum(map(len, frame_of(parts.lm)))
+    parts.model, parts.adapters = described(recipe), None
+    net, frame = parts.net.float(), parts.model.frame
+    parts.model.bounded(recipe.longest)
     parts.modules["model"] = net
     spec = StageSpec("tune", 1.0, net, (net,), parts.objective, lambda: None)
     prompt = (recipe.longest - frame - 1) // 2

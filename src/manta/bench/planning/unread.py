@@ -23,7 +23,7 @@ from manta.recipes.parts import Parts, StageSpec
 from manta.recipes.prepare import guided_by
 from manta.recipes.restore_parts import RestoreParts
 from manta.recipes.stages import TextParts
-from manta.recipes.states import STATES
+from manta.recipes.states import STATES, resolved
 from manta.runtime import make_generator
 from manta.text import Batch, Tokenizer, read, task_of
 
@@ -64,7 +64,7 @@ def unread(recipe: Any, device: torch.device) -> Unread:
     """
     if found := [name for name in LENT if getattr(recipe, name, None)]:
         raise UsageError(f"a recipe with {found[0]} begins with another model, which is not planned; leave it out")
-    recipe = STATES[recipe.state].load().resolved(recipe, lambda line: None)
+    recipe = resolved(recipe)
     make = {"text": _texts, "image": _images, "joint": _pairs, "photo": _photos}.get(recipe.state)
     if recipe.state == "tuned":
         from manta.bench.planning.published import published
@@ -96,7 +96,7 @@ def _texts(recipe: Any, device: torch.device) -> Unread:
         recipe = guided_by(recipe)
     except DataError:
         notes.append(f"{recipe.data} was not read: texts with prompts, and a teacher where the family has one")
-        helped = recipe.family in ("manta", "aligned") and task is None and recipe.shares.teacher > 0
+        helped = FAMILIES[recipe.family].guided and task is None and recipe.shares.teacher > 0
         consensus = ("teacher" if helped else "none") if recipe.consensus == "auto" else recipe.consensus
         warm = helped if recipe.warm_start is None else recipe.warm_start
         recipe = replace(recipe, consensus=consensus, warm_start=warm)

@@ -53,26 +53,19 @@ class Place:
         return value if self.order is None else value[self.order.to(value.device)]
 
 
-def places_of(model: ForeignModel | DecoderLM) -> dict[str, Place]:
-    """Where each published weight of a model is in its net.
+def masked_places(model: ForeignModel) -> dict[str, Place]:
+    """Where each published weight of a LLaDA or a Dream is in its net.
 
     Args:
-        model: as `load_foreign` or `load_decoder` made it.
-
-    Raises:
-        ModelError: of a layout whose weights nobody writes.
+        model: as `load_foreign` made it.
     """
-    if isinstance(model, DecoderLM):
-        return _causal_places(model)
-    if model.family not in ("llada", "Dream"):
-        raise ModelError(f"models of the layout {model.family} are not trained on here; give one of LLaDA or Dream")
-    layout = llada if model.family == "llada" else dream
+    layout = {"llada": llada, "Dream": dream}[model.family]
     names = published_names(model.net, layout.BLOCK, layout.PARTS)
     return {theirs: Place(ours=ours) for theirs, ours in names.items()}
 
 
-def _causal_places(lm: DecoderLM) -> dict[str, Place]:
-    """Of a causal model, whose queries, keys and values are one weight of ours."""
+def causal_places(lm: DecoderLM) -> dict[str, Place]:
+    """The same of a causal model, whose queries, keys and values are one weight of ours."""
     found: dict[str, Place] = {}
     names, sizes, headwise = published_weights(lm.model)
     for ours, theirs in names.items():
