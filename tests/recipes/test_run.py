@@ -46,7 +46,6 @@ TINY = {
     "consensus": "none",
     "warm_start": False,
     "model": {"dim": 32, "heads": 2, "prompt_depth": 1, "depth": 1, "space": {"channels": 4}},
-    "teacher": {"dim": 16, "heads": 2, "prompt_depth": 1, "depth": 1},
 }
 
 
