@@ -157,8 +157,8 @@ def test_two_processes_train_as_one(sharding, alone, kinds, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_any_number_of_processes(alone, tmp_path):
-    """Stopped by two in shares, it goes on with one and with three, and no batch is read twice or left out."""
-    begun, three, one = (tmp_path / name for name in ("begun", "three", "one"))
+    """Stopped by two in shares, it goes on with one and with four, and no batch is read twice or left out."""
+    begun, four, one = (tmp_path / name for name in ("begun", "four", "one"))
     together(2, {begun: {"recipe": KINDS["manta"], "stop": 3}}, "grad", tmp_path / "jobs.json")
     done = len(figures(begun))
     assert 4 <= done < len(figures(alone["manta"])) and not (begun / "model").exists()
@@ -166,13 +166,13 @@ def test_a_run_goes_on_with_any_number_of_processes(alone, tmp_path):
     assert kept is not None
     tensors, state = load_checkpoint(kept)
     assert state["step"] == done and {"model", "optimizer", "average"} == set(tensors)
-    for copy in (three, one):
+    for copy in (four, one):
         shutil.copytree(begun, copy)
-    together(3, {three: {}}, "full", tmp_path / "jobs.json")
+    together(4, {four: {}}, "full", tmp_path / "jobs.json")
     run_job(one, {}, "none")
     whole = figures(alone["manta"])
-    assert figures(three) == pytest.approx(whole, abs=1e-5) and figures(one) == pytest.approx(whole, abs=1e-5)
-    assert figures(three, "tokens") == figures(alone["manta"], "tokens")
+    assert figures(four) == pytest.approx(whole, abs=1e-5) and figures(one) == pytest.approx(whole, abs=1e-5)
+    assert figures(four, "tokens") == figures(alone["manta"], "tokens")
 
 
 @pytest.mark.slow
