@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from jaxtyping import install_import_hook
 
-install_import_hook("manta", "beartype.beartype")
+from .checking import check_annotations
+
+check_annotations("manta")
 
 
 @pytest.fixture(scope="session")

@@ -224,7 +224,7 @@ class Boundary:
 @pytest.mark.parametrize(("m", "reached"), [(1, 0.999), (2, 0.99)])
 def test_deferring_mends_the_words_that_a_block_cuts_from_their_context(m, reached):
     scores = {"block": [], "deferred": []}
-    for seed in range(200):
+    for seed in range(60):
         denoiser = Boundary(64, seed, m)
         tokens = torch.full((1, 64), MASK)
         for config in (
@@ -234,7 +234,7 @@ def test_deferring_mends_the_words_that_a_block_cuts_from_their_context(m, reach
             words, _, calls, _ = run(config, tokens, denoiser=denoiser)[-1]
             scores[config.kind].append((float((words[0] == denoiser.truth).float().mean()), calls))
     (block, block_calls), (deferred, deferred_calls) = (
-        [sum(column) / 200 for column in zip(*scores[kind], strict=True)] for kind in ("block", "deferred")
+        [sum(column) / 60 for column in zip(*scores[kind], strict=True)] for kind in ("block", "deferred")
     )
     assert deferred >= reached
     assert block <= 0.96

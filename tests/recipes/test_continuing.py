@@ -123,7 +123,23 @@ def test_images_are_refused(models, tmp_path, capsys):
 def test_a_quantised_model_is_refused(models, tmp_path, capsys):
     out = ["--out", str(tmp_path / "run"), "--num-steps", "4"]
     small_model = tmp_path / "integers"
-    assert main(["quantize", str(models["manta"]), "--data", "builtin:weather", "--out", str(small_model)]) == 0
+    assert (
+        main(
+            [
+                "quantize",
+                str(models["manta"]),
+                "--data",
+                "builtin:weather",
+                "--num",
+                "16",
+                "--calls",
+                "4",
+                "--out",
+                str(small_model),
+            ]
+        )
+        == 0
+    )
     capsys.readouterr()
     assert main(["train", "builtin:weather", "--from", str(small_model), *out]) == 1
     assert "is quantised, and integers are not trained" in capsys.readouterr().err

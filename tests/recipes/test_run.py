@@ -606,11 +606,11 @@ def test_a_stage_that_turns_out_slower_is_cut_to_its_time(tmp_path, monkeypatch)
 @pytest.mark.slow
 def test_kill_at_random_moments_ends_on_the_same_weights(tmp_path):
     """`kill -9` while anything may be under way, also a checkpoint being written; then resume until it is done."""
-    finish(TrainingRun(recipe(num_steps=60), tmp_path / "whole"))
+    finish(TrainingRun(recipe(num_steps=44), tmp_path / "whole"))
     rng, out, first = random.Random(0), tmp_path / "run", tmp_path / "recipe.toml"
-    first.write_text(_toml({**TINY, "num_steps": 60}))
+    first.write_text(_toml({**TINY, "num_steps": 44}))
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    for target in (2, 15, 33, 51):
+    for target in (2, 17, 32):
         source = ["--resume"] if (out / "recipe.json").exists() else [str(first)]
         command = [sys.executable, "-m", "manta", "train", *source, "--out", str(out)]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)

@@ -14,11 +14,19 @@ from manta.families.thinking import ThinkingConfig
 from manta.hub import card_of, load, save_model
 from manta.masked import LearnedConfig
 from manta.masked.learned import Learned, Schedule
+from manta.recipes import scheduling
 from manta.recipes.scheduling import _surrogate, learn_schedule
 from manta.text import Tokenizer
 from manta.text.tasks import SUDOKU4
 
 SHAPE = {"dim": 32, "heads": 2, "prompt_depth": 1, "depth": 1, "max_prompt": 16, "max_text": 16}
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    """Puzzles enough for the few updates of these tests."""
+    monkeypatch.setattr(scheduling, "READ", 600)
+    monkeypatch.setattr(scheduling, "MEASURED", 24)
 
 
 def puzzler(**config) -> MaskedLM:

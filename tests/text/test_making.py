@@ -67,7 +67,11 @@ def test_the_verb_writes_a_file_that_can_be_trained_on(tmp_path, capsys):
     assert main(["data", "make", "infill", "builtin:weather", "--num", "2"]) == 0
     first = capsys.readouterr().out.splitlines()
     assert len(first) == 2 and json.loads(first[0])["text"]
-    unreadable = (["shuffle", "builtin:weather"], ["infill", "no-such-file.txt"], ["infill", "builtin:paths"])
+    unreadable = (
+        ["shuffle", "builtin:weather"],
+        ["infill", "no-such-file.txt"],
+        ["infill", "builtin:paths", "--num", "90"],
+    )
     for wrong in (*unreadable, ["infill", "builtin:weather", "--longest", "0"]):
         assert main(["data", "make", *wrong]) in (1, 2)
         assert len(capsys.readouterr().err.splitlines()) <= 2

@@ -23,6 +23,8 @@ OPTIONS = GenerateOptions(style="consensus")
 PROMPTS, TRIES = 16, 8
 """Prompts of an update, and texts of each, which are compared with each other."""
 LEARNING_RATE = 0.02
+READ = 20_000
+"""Most examples that are read to learn on."""
 MEASURED = 64
 """Prompts on which a schedule is measured, held-out ones if there are any."""
 
@@ -165,7 +167,7 @@ def learn_schedule(
             "a schedule is for masked models that neither think nor doubt, without classes, on a canvas that stays"
         )
     task, reads = task_of(data), lm.model.config.max_prompt
-    examples = [e for e in read(data, "train", 20_000, seed=seed) if _fits(lm, e, reads)]
+    examples = [e for e in read(data, "train", READ, seed=seed) if _fits(lm, e, reads)]
     held = [e for e in read(data, "dev", 4 * MEASURED) if _fits(lm, e, reads)][:MEASURED]
     if not examples:
         raise DataError(f"{data} has no prompts that the model reads")
