@@ -14,7 +14,6 @@ from manta.families.objectives import ObjectiveConfig
 from manta.families.trained import Teaching
 from manta.hub import load
 from manta.hub.folder import save_model
-from manta.masked import MaskedObjectiveConfig
 from manta.operators import FourierConfig
 from manta.runtime import make_generator
 
@@ -82,10 +81,7 @@ def test_the_loss_is_the_sum_of_both(lm):
 
 
 def test_the_drafter_learns_last_and_alone(lm):
-    teaching = Teaching(
-        objective=ObjectiveConfig(), masking=MaskedObjectiveConfig(), alignment=AlignmentConfig(), policy=3.0, own=1.0
-    )
-    *_, drafter = AlignedLM.stages(lm.model, teaching, {})
+    *_, drafter = AlignedLM.stages(lm.model, Teaching(), {})
     assert (drafter.name, drafter.part) == ("drafter", "drafter")
     lm.model.zero_grad()
     drafter.objective(lm.model, batch_of(), make_generator(0)).total.backward()

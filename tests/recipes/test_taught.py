@@ -32,8 +32,9 @@ PROMPTS = ["place: Saltmouth, day: Sunday, sky: cloudy, low: 5, high: 12", "plac
 
 def taught(folder: Path, model: Path, **changes: Any) -> TrainingRun:
     recipe = {"data": "builtin:weather", "num_examples": 60, "batch_tokens": 300, "num_steps": 8, "family": "aligned"}
-    shape = {"aligned": {"dim": 16, "heads": 2, "depth": 1, "prompt_depth": 1}}
-    recipe |= shape | {"taught_by": str(model)} | changes
+    if changes.get("family", "aligned") == "aligned":
+        recipe |= {"aligned": {"dim": 16, "heads": 2, "depth": 1, "prompt_depth": 1}}
+    recipe |= {"taught_by": str(model)} | changes
     return TrainingRun(from_dict(Recipe, recipe), folder, device="cpu")
 
 

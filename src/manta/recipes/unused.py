@@ -116,6 +116,11 @@ CONDITIONS: Final[Mapping[str, tuple[Condition, ...]]] = {
             read=lambda recipe: recipe.model.bits > 0,
             by="an adaptive condition, model.bits above 0",
         ),
+        Condition(
+            fields=("alignment.causal_weight",),
+            read=lambda recipe: recipe.aligned.causal,
+            by="an aligned model that reads left to right, too, aligned.causal = true",
+        ),
     ),
     "image": (
         *EVERY,
