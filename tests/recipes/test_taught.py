@@ -14,6 +14,7 @@ from manta.cli.train import run
 from manta.config import from_dict
 from manta.errors import CheckpointError, ConfigError, DataError, ModelError, RequestError, UsageError
 from manta.families.aligned import ROOMS, AlignedLM
+from manta.families.aligned_model import AlignedModel
 from manta.families.autoregressive import AutoregressiveLM
 from manta.families.batching import padded_prompts, to_batch
 from manta.families.canvas import Prompts
@@ -83,8 +84,9 @@ def test_its_first_weights_are_the_teachers(teacher, tmp_path):
     asked = TextParts.resolved(from_dict(Recipe, recipe), print)
     parts = TextParts.prepared(asked, tmp_path, torch.device("cpu"), Watch(Clock()))
     parts.specs()[0].begin()
-    reading, own = parts.modules["model"].reading(), load(teacher, device="cpu").model
-    theirs = own.state_dict()
+    net, own = parts.modules["model"], load(teacher, device="cpu").model
+    assert isinstance(net, AlignedModel)
+    reading, theirs = net.reading(), own.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in reading.state_dict().items())
 
 
