@@ -5,7 +5,7 @@
 
 The models are named; PATH is e2e-dataset.zip or its folder. Of each, every reading that it has: slots at 1, 2, 4 and 8
 calls as the network says and with counts of the training texts, and left to right, greedy. E2E test, a text a prompt.
-An aligned model beside which a teacher is kept is measured by its slots alone. Rows of models that are not named stay.
+An aligned model beside which a teacher is kept is measured by its slots alone. Rows that are in --out already stay.
 """
 
 import argparse
@@ -49,15 +49,18 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     data = references(f"e2e:{args.data}", args.split)
-    kept = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
-    names = [named.split("=", 1)[0] for named in args.models]
-    rows = [row for row in kept if row["model"] not in names]
-    for name, named in zip(names, args.models, strict=True):
-        lm: Any = load(named.split("=", 1)[1], device="cpu")
+    rows = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
+    done = {(row["model"], row["way"]) for row in rows}
+    for named in args.models:
+        name, place = named.split("=", 1)
+        lm: Any = load(place, device="cpu")
         parameters = sum(part.numel() for part in lm.model.parameters())
         for way, options in ways(lm).items():
+            if (name, way) in done:
+                continue
             found = scores(lm, data, options)
-            row = {"model": name, "parameters": parameters, "way": way, **{key: found[key] for key in KEPT}}
+            row = {"model": name, "parameters": parameters, "way": way}
+            row |= {key: found[key] for key in KEPT if key in found}
             rows.append(row)
             print(json.dumps(row), file=sys.stderr, flush=True)
             result = {"split": args.split, "prompts": len(data.prompts), "rows": rows}

@@ -16,6 +16,7 @@ from manta.hub import load
 from manta.hub.folder import save_model
 from manta.operators import FourierConfig
 from manta.runtime import make_generator
+from manta.text import MASK
 
 from .conftest import SMALL, make_aligned
 from .test_aligned import batch_of
@@ -33,11 +34,7 @@ def lm() -> AlignedLM:
 def apart(lm) -> AutoregressiveLM:
     """An autoregressive model that was given copies of the weights, behind causal operators of its own."""
     model = AutoregressiveModel(lm.causal.model.config)
-    assert model.places is not None
-    longest = len(model.places.weight)
-    state = {name: value.clone() for name, value in lm.causal.model.state_dict().items()}
-    state["places.weight"] = state["places.weight"][:longest]  # a canvas has more slots than a text has words
-    model.load_state_dict(state)
+    model.load_state_dict({name: value.clone() for name, value in lm.causal.model.state_dict().items()})
     return AutoregressiveLM(model, lm.tokenizer)
 
 
@@ -68,16 +65,25 @@ def test_it_writes_what_that_model_writes(lm, apart, decoder, temperature):
 
 def test_the_loss_is_the_sum_of_both(lm):
     batch = batch_of()
-    plain = make_aligned(depth=2)
-    state = lm.model.state_dict()
-    plain.model.load_state_dict({name: state[name] for name in plain.model.state_dict()})
-    alone = MATCHING(plain.model, batch, make_generator(0)).total
+    without = AlignmentMatching(MATCHING.layout, AlignmentConfig(causal_weight=0.0), reveal=False)
+    alone = without(lm.model, batch, make_generator(0)).total
     next_word = NextToken()(lm.model.reading(), batch, make_generator(0)).total
     assert MATCHING(lm.model, batch, make_generator(0)).total.item() == pytest.approx((alone + next_word).item())
-    for weight in (0.0, 0.5):
-        weighed = AlignmentMatching(MATCHING.layout, AlignmentConfig(causal_weight=weight), reveal=False)
-        total = weighed(lm.model, batch, make_generator(0)).total.item()
-        assert total == pytest.approx((alone + weight * next_word).item())
+    half = AlignmentMatching(MATCHING.layout, AlignmentConfig(causal_weight=0.5), reveal=False)
+    assert half(lm.model, batch, make_generator(0)).total.item() == pytest.approx((alone + 0.5 * next_word).item())
+
+
+def test_places_are_those_of_slots_alone(lm):
+    assert lm.model.places is None and not lm.causal.model.config.absolute_places
+    batch = batch_of()
+    memory = lm.model.prompt_memory(batch.prompt, batch.prompt_lengths)
+    labels, projected = torch.full((len(batch), 16), MASK), lm.model.trunk.project(memory.states, memory.mask)
+    with torch.no_grad():
+        before = lm.model(labels, torch.ones_like(labels, dtype=torch.bool), projected)
+        lm.model.slots.weight[3] += 1.0
+        after = lm.model(labels, torch.ones_like(labels, dtype=torch.bool), projected)
+        lm.model.slots.weight[3] -= 1.0
+    assert not torch.equal(before, after)
 
 
 def test_the_drafter_learns_last_and_alone(lm):

@@ -65,7 +65,7 @@ def test_its_answers_are_the_texts_that_are_learned(aligned, teacher):
 
 def test_a_model_that_reads_both_ways_begins_as_its_teacher_and_keeps_none(teacher, tmp_path):
     shape = {"dim": 16, "heads": 2, "depth": 1, "prompt_depth": 1, "causal": True, "draft_horizon": 2}
-    run = taught(tmp_path / "run", teacher, aligned=shape, num_steps=12, absolute_places=False)
+    run = taught(tmp_path / "run", teacher, aligned=shape, num_steps=12)
     assert list(run.events())
     assert run.plan == {"aligned": 2, "revealed": 8, "drafter": 2}
     lm = load(tmp_path / "run", device="cpu")
@@ -80,7 +80,7 @@ def test_a_model_that_reads_both_ways_begins_as_its_teacher_and_keeps_none(teach
 def test_its_first_weights_are_the_teachers(teacher, tmp_path):
     shape = {"dim": 16, "heads": 2, "depth": 1, "prompt_depth": 1, "causal": True}
     recipe = {"data": "builtin:weather", "num_examples": 60, "batch_tokens": 300, "num_steps": 8, "family": "aligned"}
-    recipe |= {"aligned": shape, "taught_by": str(teacher), "absolute_places": False}
+    recipe |= {"aligned": shape, "taught_by": str(teacher)}
     asked = TextParts.resolved(from_dict(Recipe, recipe), print)
     parts = TextParts.prepared(asked, tmp_path, torch.device("cpu"), Watch(Clock()))
     parts.specs()[0].begin()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from manta.errors import ConfigError
 from manta.families.autoregressive import AutoregressiveModel
 from manta.families.drafters import RecurrentDrafter
-from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resolved
+from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resolved, rows_of
 from manta.nets.trunk import Trunk
 from manta.operators import OperatorContext, line
 from manta.operators.cross_attention import ProjectedMemory
@@ -37,7 +37,8 @@ class AlignedConfig(PromptedConfig):
     """Slots of a canvas for each word of the length that is expected, 2 to 16."""
     causal: bool = False
     """The same weights also read left to right: likelihoods are exact, and the decoders `sequential` and `verified`
-    write, without a teacher beside the model."""
+    write, without a teacher beside the model. Of absolute places only slots are told theirs then: a reading from left
+    to right that was told them lost four points of BLEU on texts longer than those it had learned from."""
     draft_horizon: int = 0
     """Words ahead that a drafter of the left-to-right reading is taught, in a last stage; 0: no such stage."""
 
@@ -69,12 +70,15 @@ class AlignedModel(PromptedModel):
         super().__init__(
             shape,
             num_lengths=shape.max_text + 1,
-            num_places=max(shape.max_prompt, self.max_slots) if shape.absolute_places else 0,
+            num_places=max(shape.max_prompt, self.max_slots) if shape.absolute_places and not shape.causal else 0,
         )
+        self.slots = nn.Embedding(self.max_slots, shape.dim) if shape.absolute_places and shape.causal else None
+        """Places of slots alone."""
         self.rest = nn.Embedding(self.max_slots, shape.dim) if shape.absolute_places else None
         """Tells how many slots of its row are left after each: without it a text is cut off where they end."""
-        if self.rest is not None:
-            nn.init.normal_(self.rest.weight, std=0.1)
+        for table in (self.slots, self.rest):
+            if table is not None:
+                nn.init.normal_(table.weight, std=0.1)
         self.trunk = Trunk(shape.dim, shape.depth, shape.mix, heads=shape.heads, cross=True, hidden=shape.hidden)
         if shape.causal and not self.trunk.follows_blocks:
             raise ConfigError(
@@ -103,6 +107,8 @@ class AlignedModel(PromptedModel):
         """
         context = OperatorContext(line(labels.shape[1], labels.device), mask)
         x = self.embed(labels)
+        if self.slots is not None:
+            x = x + rows_of(self.slots, 0, labels.shape[1])
         if self.rest is not None:
             x = x + self.rest((mask.flip(1).cumsum(1).flip(1) - 1).clamp(0, self.max_slots - 1))
         logits = self.head(self.trunk(x, context, memory=memory))

@@ -105,11 +105,10 @@ class AutoregressiveModel(PromptedModel):
         """
         found = cls.__new__(cls)
         nn.Module.__init__(found)
-        shared = [field.name for field in fields(PromptedConfig) if field.name != "family"]
+        own = {"family": "ar", "absolute_places": net.places is not None}
+        shared = {field.name: getattr(net.config, field.name) for field in fields(PromptedConfig)}
         horizon = 0 if drafter is None else drafter.horizon
-        found.config = AutoregressiveConfig(
-            **{name: getattr(net.config, name) for name in shared}, draft_horizon=horizon
-        )
+        found.config = AutoregressiveConfig(**{**shared, **own}, draft_horizon=horizon)
         found.embedding, found.head, found.memory_encoder = net.embedding, net.head, net.memory_encoder
         found.places, found.length, found.trunk, found.drafter = net.places, None, trunk, drafter
         return found.train(net.training)

@@ -167,10 +167,9 @@ class PromptedModel(nn.Module):
         return x if self.places is None else x + self._places(0, weights.shape[1])
 
     def _places(self, start: int, count: int) -> Float[Tensor, "{count} d"]:
-        """Embeddings of places; zeros beyond the last one, where there is padding alone."""
+        """Embeddings of places."""
         assert self.places is not None, "built without places"
-        known = self.places.weight[start : start + count]
-        return known if len(known) == count else F.pad(known, (0, 0, 0, count - len(known)))
+        return rows_of(self.places, start, count)
 
     def memory(
         self,
@@ -198,6 +197,18 @@ class PromptedModel(nn.Module):
         """Logits of the length of a text, 1 … k, in the family's own unit."""
         assert self.length is not None, "built without a length head"
         return rowwise(self.length, pooled(memory)).float()
+
+
+def rows_of(table: nn.Embedding, start: int, count: int) -> Float[Tensor, "{count} d"]:
+    """Some rows of a table of places; zeros beyond the last one, where there is padding alone.
+
+    Args:
+        table: a row a place.
+        start: the first.
+        count: how many.
+    """
+    known = table.weight[start : start + count]
+    return known if len(known) == count else F.pad(known, (0, 0, 0, count - len(known)))
 
 
 def pooled(memory: Memory) -> Float[Tensor, "b d"]:

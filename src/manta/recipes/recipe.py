@@ -297,6 +297,8 @@ def resolve(recipe: Recipe) -> Recipe:
     # A teacher gives its weights to the model it teaches, so it takes the model's shape.
     taught = shapes.get(FAMILIES[recipe.family].shape, shapes["masked"])
     derived |= {name: getattr(taught, name) for name in ("dim", "heads", "depth", "prompt_depth")}
+    if recipe.family == "aligned" and recipe.aligned.causal:  # whose left-to-right reading has relative places alone
+        derived["absolute_places"] = False
     shapes["teacher"] = _shaped("teacher", recipe.teacher, derived)
     shapes["decoder"] = _shaped("decoder", recipe.decoder, {**derived, "max_text": max_prompt + max_text})
     width = shapes[FAMILIES[recipe.family].shape].dim
