@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -56,11 +56,30 @@ def test_ray_trains_as_one_process_does_although_one_of_its_dies(cluster, tmp_pa
     assert (tmp_path / "run" / "model" / "config.json").exists() and not (tmp_path / ".run-ray").exists()
 
 
+class Inside:
+    """In the place of Ray's trainer: one process of a run, in a thread of this one."""
+
+    def __init__(
+        self, process: Callable[[dict[str, Any]], None], train_loop_config: dict[str, Any], **rest: Any
+    ) -> None:
+        self.fit = lambda: process(train_loop_config)
+
+
+@pytest.fixture
+def one_process(monkeypatch) -> None:
+    """Ray's words to a process, told to whoever asks."""
+    pytest.importorskip("ray")
+    monkeypatch.setattr("ray.train.torch.TorchTrainer", Inside)
+    monkeypatch.setattr("ray.train.torch.get_device", lambda: "cpu")
+    monkeypatch.setattr("ray.train.get_context", lambda: SimpleNamespace(get_world_rank=lambda: 0))
+
+
 @pytest.mark.slow
-def test_what_a_process_refuses_is_said_once_and_a_signal_stops_all(cluster, tmp_path):
+def test_what_a_process_refuses_is_raised_here_and_a_signal_stops_it(cluster, one_process, tmp_path):
+    """By way of the board, which is another process; that all of a team refuse and stop is tested with `torchrun`."""
     told = placed(tmp_path / "none", recipe=from_dict(Recipe, small(2, **{**HOW, "data": "nowhere.txt"})))
     with pytest.raises(DataError, match=r"nowhere\.txt"):
-        train_many(told, workers=2)
+        train_many(told, workers=1)
 
     def show(event: Note | Progress, unit: str) -> None:
         if isinstance(event, Progress):
@@ -68,8 +87,23 @@ def test_what_a_process_refuses_is_said_once_and_a_signal_stops_all(cluster, tmp
 
     longer = from_dict(Recipe, small(2, **{**HOW, "num_steps": 400}))
     with pytest.raises(Interrupted):
-        train_many(placed(tmp_path / "run", recipe=longer), workers=2, show=show)
+        train_many(placed(tmp_path / "run", recipe=longer), workers=1, show=show)
     assert latest_checkpoint(tmp_path / "run") is not None and not (tmp_path / "run" / "model").exists()
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_refusal_that_another_process_has_told_is_not_said_again(before, one_process, monkeypatch, tmp_path):
+    def refuse(*given: Any, **named: Any) -> None:
+        error = DataError("nowhere.txt does not exist")
+        error.told = before
+        raise error
+
+    said: list[Any] = []
+    board = SimpleNamespace(tell=SimpleNamespace(remote=said.append))
+    monkeypatch.setattr(training, "TrainingRun", refuse)
+    monkeypatch.setattr("ray.get", lambda value: value)
+    training._process({"placed": placed(tmp_path), "board": board})
+    assert [str(error) for error in said] == ([] if before else ["nowhere.txt does not exist"])
 
 
 def test_a_run_that_died_before_its_first_checkpoint_is_taken_up_and_not_begun_again(tmp_path, monkeypatch):

@@ -49,6 +49,11 @@ TINY = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def sampled_once() -> None:
+    """Here samples are written as often as they are, so that a resumed run has met them too."""
+
+
 def recipe(**changes) -> Recipe:
     own = {name: value for name, value in TINY.items() if name != "model" or changes.get("family", "manta") == "manta"}
     return from_dict(Recipe, {**own, **changes})

@@ -48,14 +48,14 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def together(processes: int, jobs: dict[Path, dict[str, Any]], sharding: str, file: Path) -> str:
+def together(processes: int, jobs: dict[Path, dict[str, Any]], file: Path) -> str:
     """Have several processes do jobs, by their folders; returns what was said."""
     file.write_text(json.dumps({str(folder): job for folder, job in jobs.items()}))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     path = os.pathsep.join([str(Path(__file__).parents[2] / "src"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR", "PYTHONPATH": path}
-    command = [*torchrun, str(WORKER), str(file), sharding]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    command = [*torchrun, str(WORKER), str(file)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=800)
     said = done.stdout + done.stderr
     assert done.returncode == 0 or any("die" in job for job in jobs.values()), said
     return said
@@ -83,8 +83,22 @@ def alone(tmp_path_factory, kinds) -> dict[str, Path]:
     """Every kind of model, trained by one process with two batches a step."""
     found = {kind: tmp_path_factory.mktemp("alone") / kind for kind in kinds}
     for kind, folder in found.items():
-        run_job(folder, {"recipe": kinds[kind]}, "none")
+        run_job(folder, {"recipe": kinds[kind]})
     return found
+
+
+@pytest.fixture(scope="module")
+def paired(tmp_path_factory, kinds) -> Path:
+    """The same by two processes, in folders of each way to share; and a run that they stop after some steps."""
+    place = tmp_path_factory.mktemp("paired")
+    jobs = {
+        place / sharding / kind: {"recipe": recipe, "sharding": sharding}
+        for sharding in ("none", "full")
+        for kind, recipe in kinds.items()
+    }
+    stopped = {"recipe": KINDS["manta"], "sharding": "grad", "stop": 3}
+    together(2, {**jobs, place / "begun": stopped}, place / "jobs.json")
+    return place
 
 
 @pytest.mark.parametrize("family", ["manta", "masked", "ar"])
@@ -139,27 +153,25 @@ def test_a_run_says_how_many_share_it():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sharding", ["none", "full"])
-def test_two_processes_train_as_one(sharding, alone, kinds, tmp_path):
-    jobs = {tmp_path / kind: {"recipe": recipe} for kind, recipe in kinds.items()}
-    together(2, jobs, sharding, tmp_path / "jobs.json")
+def test_two_processes_train_as_one(sharding, alone, paired):
+    place = paired / sharding
     for kind, one in alone.items():
-        ours, theirs = figures(one), figures(tmp_path / kind)
+        ours, theirs = figures(one), figures(place / kind)
         assert len(ours) >= 4 and theirs == pytest.approx(ours, abs=1e-5), kind
         norms = figures(one, "gradient_norm")
-        assert figures(tmp_path / kind, "gradient_norm") == pytest.approx(norms, rel=1e-4), kind
-        assert json.loads((tmp_path / kind / "plan.json").read_text()) == json.loads((one / "plan.json").read_text())
-        assert kind == "tuned" or type(load(tmp_path / kind)) is type(load(one))
+        assert figures(place / kind, "gradient_norm") == pytest.approx(norms, rel=1e-4), kind
+        assert json.loads((place / kind / "plan.json").read_text()) == json.loads((one / "plan.json").read_text())
+        assert kind == "tuned" or type(load(place / kind)) is type(load(one))
     if sharding == "none":  # two gradients have one sum, whoever adds them up
         assert all(
-            same_weights(one, tmp_path / kind) for kind, one in alone.items() if kind not in ("dic", "joint", "tuned")
+            same_weights(one, place / kind) for kind, one in alone.items() if kind not in ("dic", "joint", "tuned")
         )
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_any_number_of_processes(alone, tmp_path):
+def test_a_run_goes_on_with_any_number_of_processes(alone, paired, tmp_path):
     """Stopped by two in shares, it goes on with one and with four, and no batch is read twice or left out."""
-    begun, four, one = (tmp_path / name for name in ("begun", "four", "one"))
-    together(2, {begun: {"recipe": KINDS["manta"], "stop": 3}}, "grad", tmp_path / "jobs.json")
+    begun, four, one = paired / "begun", tmp_path / "four", tmp_path / "one"
     done = len(figures(begun))
     assert 4 <= done < len(figures(alone["manta"])) and not (begun / "model").exists()
     kept = latest_checkpoint(begun)
@@ -168,8 +180,8 @@ def test_a_run_goes_on_with_any_number_of_processes(alone, tmp_path):
     assert state["step"] == done and {"model", "optimizer", "average"} == set(tensors)
     for copy in (four, one):
         shutil.copytree(begun, copy)
-    together(4, {four: {}}, "full", tmp_path / "jobs.json")
-    run_job(one, {}, "none")
+    together(4, {four: {"sharding": "full"}}, tmp_path / "jobs.json")
+    run_job(one, {})
     whole = figures(alone["manta"])
     assert figures(four) == pytest.approx(whole, abs=1e-5) and figures(one) == pytest.approx(whole, abs=1e-5)
     assert figures(four, "tokens") == figures(alone["manta"], "tokens")
@@ -177,12 +189,12 @@ def test_a_run_goes_on_with_any_number_of_processes(alone, tmp_path):
 
 @pytest.mark.slow
 def test_a_process_that_dies_ends_the_run_and_loses_no_checkpoint(alone, tmp_path):
-    job = {"recipe": {**KINDS["ar"], "checkpoint_minutes": 0.0}, "die": 3}
-    said = together(2, {tmp_path / "run": job}, "full", tmp_path / "jobs.json")
+    job = {"recipe": {**KINDS["ar"], "checkpoint_minutes": 0.0}, "sharding": "full", "die": 3}
+    said = together(2, {tmp_path / "run": job}, tmp_path / "jobs.json")
     assert "has lost another one" in said
     kept = latest_checkpoint(tmp_path / "run")
     assert kept is not None and load_checkpoint(kept)[1]["step"] <= 3  # which reads every byte
-    run_job(tmp_path / "run", {}, "none")
+    run_job(tmp_path / "run", {})
     assert figures(tmp_path / "run") == pytest.approx(figures(alone["ar"]), abs=1e-5)
 
 

@@ -1,6 +1,6 @@
 """What each of several processes does in the tests of `test_together`: some runs, one after the other.
 
-torchrun --nproc-per-node N together.py JOBS.json SHARDING
+torchrun --nproc-per-node N together.py JOBS.json
 """
 
 import json
@@ -18,10 +18,11 @@ from manta.recipes.states import recipe_class
 from manta.training import Progress, Sharding
 
 
-def run_job(out: Path, job: dict[str, Any], sharding: Sharding) -> TrainingRun:
-    """Train as one job says: a `recipe`, or the run that is there; `stop` or `die` after some steps."""
+def run_job(out: Path, job: dict[str, Any]) -> TrainingRun:
+    """Train as one job says: a `recipe`, or the run that is there; its `sharding`; `stop` or `die` after some steps."""
     told = job.get("recipe")
     recipe = None if told is None else from_dict(recipe_class(told.get("state", "text")), told)
+    sharding: Sharding = job.get("sharding", "none")
     run = TrainingRun(recipe, out, resume=recipe is None, device="cpu", sharding=sharding)
     last = run.team.rank == run.team.size - 1
     try:
@@ -38,9 +39,8 @@ def run_job(out: Path, job: dict[str, Any], sharding: Sharding) -> TrainingRun:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    jobs, sharding = json.loads(Path(sys.argv[1]).read_text()), sys.argv[2]
     team = None
-    for folder, job in jobs.items():
-        team = run_job(Path(folder), job, sharding).team  # pyright: ignore[reportArgumentType]
+    for folder, job in json.loads(Path(sys.argv[1]).read_text()).items():
+        team = run_job(Path(folder), job).team
     if team is not None:
         team.close()

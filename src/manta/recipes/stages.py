@@ -108,8 +108,13 @@ class TextParts(Parts):
         corpus, report = corpus_of(recipe, folder, tokenizer, None, watch)
         found = (example.prompt for example in read(recipe.data, "dev", 50 * NUM_SAMPLES))
         limit = getattr(recipe, FAMILIES[recipe.family].shape).max_prompt
-        prompts = list(dict.fromkeys(p for p in found if not p or fitting([p], tokenizer, limit)))[:NUM_SAMPLES]
-        return cls(recipe, folder, tokenizer, corpus, report, prompts, device, watch)
+        prompts: dict[str | None, None] = {}
+        for prompt in found:  # no more are drawn and read than are shown
+            if not prompt or fitting([prompt], tokenizer, limit):
+                prompts[prompt] = None
+            if len(prompts) == NUM_SAMPLES:
+                break
+        return cls(recipe, folder, tokenizer, corpus, report, list(prompts), device, watch)
 
     def specs(self) -> list[StageSpec]:
         """The stages of the family, a teacher's before them."""
