@@ -62,6 +62,10 @@ class FluentWriter(TrainedWriter[Net], Generic[Net]):
         """Whether they are weighed where no weight is asked for."""
         return options.temperature == 0 and options.style == "consensus"
 
+    def without_fluency(self) -> str | None:
+        """Why this model weighs no counts, whatever else is asked; None where it may."""
+        return "the model holds no counts of its training texts" if self.ngrams is None else None
+
     def check_fluency(self, options: GenerateOptions) -> None:
         """Refuse a weight that nothing would come of.
 
