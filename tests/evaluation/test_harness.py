@@ -439,22 +439,48 @@ def test_what_a_task_asks_of_writing_is_followed_or_refused_by_name():
     ask = read_ask(
         "x",
         {"until": "\n", "max_gen_toks": 5, "do_sample": False, "temperature": 0.7, "top_p": 0.5},
-        GenerateOptions(),
+        {},
         3,
     )
     assert (ask.until, ask.limit, ask.options, ask.seed) == (("\n",), 5, GenerateOptions(), 3)
-    drawn = read_ask("x", {"do_sample": True, "top_k": 4}, GenerateOptions(temperature=0.5), 0)
+    drawn = read_ask("x", {"do_sample": True, "top_k": 4}, {"temperature": 0.5}, 0)
     assert (drawn.options.temperature, drawn.options.top_k) == (0.5, 4)
-    assert read_ask("x", {"temperature": 0.8, "num_beams": 1}, GenerateOptions(), 0).options.temperature == 0.8
+    assert read_ask("x", {"temperature": 0.8, "num_beams": 1}, {}, 0).options.temperature == 0.8
     for how, name in (
         ({"num_beams": 4}, "num_beams=4"),
         ({"penalty_alpha": 0.6}, "penalty_alpha"),
         ({"max_gen_toks": 0}, "at most 0"),
     ):
         with pytest.raises(UsageError, match=name):
-            read_ask("x", how, GenerateOptions(), 0)
+            read_ask("x", how, {}, 0)
     with pytest.raises(UsageError, match="`top_k`"):
         asked(make_masked()).generate_until(instances("x", [("rain", {"do_sample": True, "top_k": 3})]))
+
+
+def test_what_is_asked_for_overrules_a_task_even_where_it_is_the_default(tasks, tmp_path, capsys):
+    """A temperature of 0 that somebody asks for draws nothing, and what the task loses is said."""
+    drawn = {"do_sample": True, "temperature": 0.8, "top_p": 0.5}
+    ask = read_ask("x", drawn, {"temperature": 0.0}, 0)
+    assert ask.options == GenerateOptions()
+    assert ask.overruled == ("temperature=0.0 instead of 0.8", "top_p=0.5 left out")
+    assert read_ask("x", {"do_sample": True}, {"temperature": 0}, 0).overruled == ("temperature=0.0 instead of 1.0",)
+    assert read_ask("x", drawn, {}, 0).overruled == read_ask("x", {}, {"temperature": 0.0}, 0).overruled == ()
+    forced = read_ask("x", {"do_sample": False}, {"temperature": 0.5}, 0)
+    assert (forced.options.temperature, len(forced.overruled)) == (0.5, 1)
+    greedy = (tasks / "written.yaml").read_text()
+    draws = "generation_kwargs:\n  do_sample: true\n  temperature: 0.8\n"
+    folder = tmp_path / "drawn"
+    folder.mkdir()
+    (folder / "drawn.yaml").write_text(
+        greedy.replace("task: written", "task: drawn").replace("generation_kwargs:\n", draws)
+    )
+    save_model(tmp_path / "ar", make_ar(), recipe={"data": "x.jsonl"}, card="", dtype=torch.float32)
+    command = ["evaluate", str(tmp_path / "ar"), "--lm-eval", "drawn", "--lm-eval-include", str(folder), "--json"]
+    assert main([*command, "--num", "2", "--temperature", "0"]) == 0
+    told = capsys.readouterr()
+    report = json.loads(told.out)
+    assert (report["options"], report["overruled"]) == ({"temperature": 0.0}, ["temperature=0.0 instead of 0.8"])
+    assert "what was asked for overruled what tasks ask for: temperature=0.0 instead of 0.8" in told.err
 
 
 def test_replies_end_before_a_stop_and_within_their_limit():

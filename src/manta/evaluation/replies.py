@@ -48,9 +48,11 @@ class Ask:
     """How to write."""
     seed: int
     """Of all its draws."""
+    overruled: tuple[str, ...] = ()
+    """What a task asked for and whoever evaluates did not let it have."""
 
 
-def read_ask(context: str, asked: Mapping[str, Any], options: GenerateOptions, seed: int) -> Ask:
+def read_ask(context: str, asked: Mapping[str, Any], options: Mapping[str, Any], seed: int) -> Ask:
     """A context with the arguments of a task, which say how to write where `options` leave it open.
 
     Without `do_sample` a temperature above 0 draws; with it off, none does.
@@ -58,7 +60,7 @@ def read_ask(context: str, asked: Mapping[str, Any], options: GenerateOptions, s
     Args:
         context: what stands before.
         asked: `until`, `max_gen_toks`, `do_sample`, `temperature`, `top_k`, `top_p`, and any option of manta's.
-        options: those that whoever evaluates has given.
+        options: those that whoever evaluates has given, by name, their defaults among them.
         seed: of the draws.
 
     Raises:
@@ -79,14 +81,19 @@ def read_ask(context: str, asked: Mapping[str, Any], options: GenerateOptions, s
     elif not left.get("temperature"):
         left["temperature"] = 1.0
     known = [each.name for each in fields(GenerateOptions)]
+    cuts = () if options.get("temperature") != 0 else ("top_k", "top_p")  # of what is drawn, and nothing is
+    moot = [f"{name}={left.pop(name)} left out" for name in cuts if name in left and name not in options]
     if unknown := sorted(left.keys() - set(known)):
         raise UsageError(f"a task asks for {unknown[0]}={asked[unknown[0]]}, which no model of manta follows")
-    task, defaults = read_options(left), GenerateOptions()
-    mine = {name: getattr(options, name) for name in known if getattr(options, name) != getattr(defaults, name)}
+    task, how = read_options(left), read_options({**left, **options})
+    told = [(name, getattr(how, name), getattr(task, name)) for name in options if name in left]
+    lost = [f"{name}={mine} instead of {theirs}" for name, mine, theirs in told if mine != theirs]
+    if drawn is False and how.temperature > 0:
+        lost.append(f"temperature={how.temperature} instead of do_sample=False")
     limit = None if not limits or limits[0] is None else int(limits[0])
     if limit is not None and limit < 1:
         raise UsageError(f"a task asks for at most {limit} tokens; a reply has at least 1")
-    return Ask(context, tuple(stop for stop in stops if stop), limit, replace(task, **mine), seed)
+    return Ask(context, tuple(stop for stop in stops if stop), limit, how, seed, (*lost, *moot))
 
 
 class Replying:
