@@ -548,6 +548,40 @@ def test_a_chat_of_one_turn_stands_in_the_frame_once(tmp_path):
         HarnessModel(Contestant("it", lm, {})).apply_chat_template([{"role": "user", "content": "x"}])
 
 
+def test_a_cut_context_keeps_its_chats_frame_whole(tmp_path):
+    """Both marks of the turn stay, and of what is said its end; the reply has its room, beside the frame's own."""
+    from manta.hub.foreign.chat import ChatFrame
+
+    lm: Any = make_published(tmp_path, "llada")
+    frame = ChatFrame(opening="<|begin|>{}<|end_header_id|>\n\n", closing="<|end|>", end="<|end|>", trimmed=True)
+    framed = HarnessModel(Contestant("it", replace(lm, frame=frame), {}), cut=True)
+    names = [f"w{number % 45}" for number in range(200)]
+    context = framed.apply_chat_template([{"role": "user", "content": " ".join(names)}])
+    row = framed.asked._row(Question(context, "w3 w4"))
+    encode = lm.tokenizer.encode
+    head, tail = encode(frame.before, special_names=True), encode(frame.after, special_names=True)
+    kept = lm.max_length - len(head) - len(tail) - 2
+    assert kept > 20
+    assert row.text == (*head, *encode(" ".join(names[-kept:])), *tail, *encode("w3 w4"))
+    begun = framed.asked._row(Question(context + "w7 w8", " w3"))
+    assert begun.text[: len(head)] == tuple(head) and begun.text[-len(tail) - 3 :] == (*tail, *encode("w7 w8 w3"))
+    assert len(begun.text) == lm.max_length
+    prompt = framed.replying._prompt(read_ask(context, {"max_gen_toks": 9}, {}, 0))
+    assert prompt == " ".join(names[-(lm.max_length - len(head) - len(tail) - 9) :])
+    with pytest.raises(RequestError, match="a chat's frame takes"):
+        framed.asked._row(Question(context + " ".join(names), " w3"))
+
+
+def test_a_context_before_a_blank_is_cut_like_any_other():
+    lm = make_masked()
+    context = f"{WORDS[0]} {PROMPTS[0]}"
+    with pytest.raises(RequestError, match="--lm-eval-cut"):
+        asked(lm, prompted=False).generate_until(instances("x", [(context, {"max_gen_toks": 5})]))
+    [filled] = asked(lm, prompted=False, cut=True).generate_until(instances("x", [(context, {"max_gen_toks": 5})]))
+    end = lm.tokenizer.decode(lm.tokenizer.encode(context)[-18:])
+    assert context.endswith(end) and f"{end} {filled}" == lm.write(infill=f"{end} ___{{5}}")
+
+
 def test_the_entry_point_is_a_model_of_the_harness():
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
     [(name, where)] = project["project"]["entry-points"]["lm_eval.models"].items()

@@ -152,7 +152,8 @@ class Replying:
         return replace(ask.options, max_tokens=max(1, min(ask.limit, most, capacity)))
 
     def _prompt(self, ask: Ask) -> str:
-        """The context; where it is to be cut and does not fit, its end; of a chat's frame what stands in it."""
+        """The context; where it is to be cut and does not fit beside its chat's frame, its end; of a framed one what
+        stands in the frame, which whoever writes puts around it again."""
         context, frame = ask.context, getattr(self.lm, "frame", None)
         if frame is not None and context.startswith(frame.before) and context.endswith(frame.after):
             context = context[len(frame.before) : len(context) - len(frame.after)]
@@ -160,13 +161,10 @@ class Replying:
             raise UsageError("a chat whose answer has begun cannot be gone on with; leave the answer's beginning out")
         if not self.asked.cut:
             return context
-        tokenizer, (prompt, text) = self.asked.tokenizer, self.asked.room
-        most = max(1, text - (ask.limit or 1)) if self.asked.published else prompt
-        tokens = tokenizer.encode(context)
-        while len(tokenizer.encode(context)) > most:
-            tokens = tokens[-most:] if len(tokens) > most else tokens[1:]
-            context = tokenizer.decode(tokens)
-        return context
+        prompt, text = self.asked.room
+        around = 0 if frame is None else len(frame.encode("", self.asked.tokenizer))
+        most = max(1, text - around - (ask.limit or 1)) if self.asked.published else prompt
+        return self.asked.end_of(context, most)
 
     def _continued(self, asks: Sequence[Ask]) -> Iterator[tuple[int, str]]:
         """Contexts as beginnings of texts, of models that learned texts without prompts."""
@@ -181,21 +179,31 @@ class Replying:
                 "a block-causal model that learned texts without prompts does not go on from a beginning; give it "
                 "tasks of another kind, or one that was trained on prompts"
             )
-        requests = [Request(infill=self._blank(ask), seed=ask.seed, options=ask.options) for ask in asks]
+        begun = [self._blank(ask) for ask in asks]
+        requests = [
+            Request(infill=f"{context} ___{{{blank}}}", seed=ask.seed, options=ask.options)
+            for ask, (context, blank) in zip(asks, begun, strict=True)
+        ]
         for event in finished(self.lm.generate(requests, batch_size=self.batch_size)):
-            context = asks[event.index].context.rstrip()
+            context, _ = begun[event.index]
             text = event.text[len(context) :] if event.text.startswith(context) else event.text
             yield event.index, text.lstrip()
 
-    def _blank(self, ask: Ask) -> str:
-        """The context with a blank behind it."""
+    def _blank(self, ask: Ask) -> tuple[str, int]:
+        """The context, its end where it is to be cut and does not fit, and the tokens of the blank behind it."""
         context, room = ask.context.rstrip(), self.asked.room[1]
+        left = room - len(self.asked.tokenizer.encode(context)) - 1
+        if left < 1 and self.asked.cut:
+            context = self.asked.end_of(context, max(1, room - 1 - (ask.limit or room // 2)))
+            left = room - len(self.asked.tokenizer.encode(context)) - 1
         if re.search(r"_{3,}|\[\[", context):
             raise RequestError(f"a context holds a blank ___ or brackets [[, which mean more here: {context[:60]!r}")
-        left = room - len(self.asked.tokenizer.encode(context)) - 1
         if left < 1:
-            raise RequestError(f"a context leaves no room for a reply in the model's {room} tokens: {context[:60]!r}")
-        return f"{context} ___{{{min(left, ask.limit or BLANK)}}}"
+            raise RequestError(
+                f"a context leaves no room for a reply in the model's {room} tokens; cut contexts at their beginning "
+                f"(cut=true, --lm-eval-cut): {context[:60]!r}"
+            )
+        return context, min(left, ask.limit or BLANK)
 
     @torch.no_grad()
     def _left_to_right(self, lm: AutoregressiveLM, asks: Sequence[Ask]) -> list[str]:
