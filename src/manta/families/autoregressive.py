@@ -37,6 +37,7 @@ from manta.families.options import spelled
 from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resolved
 from manta.families.structured import NextHeld, automaton_for, check_room
 from manta.families.trained import LogLikelihood, Taught, Teaching, TrainedWriter
+from manta.fluency import Edges
 from manta.nets.trunk import Trunk
 from manta.operators import OperatorContext, line
 from manta.runtime import check_likelihood, make_generator
@@ -213,12 +214,13 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
     def learn_from(self, corpus: Corpus, teacher: TrainedWriter[Any] | None = None) -> None:
         """Keep a table of the training texts, to draft from."""
         if self.model.drafter is None:
-            self._count(corpus.text(row).tolist() for row in range(len(corpus)))
+            rows = range(len(corpus))
+            self._count((corpus.text(row).tolist() for row in rows), map(corpus.edges, rows))
 
-    def _count(self, texts: Iterable[Sequence[int]]) -> None:
+    def _count(self, texts: Iterable[Sequence[int]], edges: Edges | None = None) -> None:
         """Make the table of some texts."""
         size = self.model.config.vocab_size
-        self.table = NgramDrafter(count_ngrams(texts, vocab_size=size, begin=BOS, end=EOS), size, BOS)
+        self.table = NgramDrafter(count_ngrams(texts, vocab_size=size, begin=BOS, end=EOS, edges=edges), size, BOS)
 
     def with_vocabulary(
         self, tokenizer: Tokenizer, smaller: Callable[[Any], Any], rows: Sequence[Sequence[int]]
