@@ -113,7 +113,7 @@ class RequestWriter(Writer):
             except (RequestError, UsageError) as error:
                 yield failed(index, error)
             else:
-                alike.setdefault(how, []).append(index)
+                alike.setdefault(self.together(how), []).append(index)
         for how, chosen in alike.items():
             some = [rows[index] for index in chosen]
             if how.choose == 1:
