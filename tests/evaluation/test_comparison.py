@@ -2,16 +2,20 @@
 
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from manta.errors import RequestError, UsageError
-from manta.evaluation import Evaluation, EvaluationSet, Evaluator, EvaluatorConfig, Figure, JudgeModel
+from manta.evaluation import Contestant, Evaluation, EvaluationSet, Evaluator, EvaluatorConfig, Figure, JudgeModel
 from manta.evaluation.comparison import Row, Sweep, _nearest, best, compare, frontier, shown
 from manta.evaluation.comparison_page import comparison_page
-from manta.families.events import GenerateOptions
+from manta.families.events import Event, GenerateOptions
+from manta.fluency import NgramModel
+from manta.text import BOS, EOS
 
+from ..families.conftest import make_aligned
 from ..report.test_page import check_self_contained
 from .conftest import Scripted, scripted
 
@@ -114,6 +118,30 @@ def test_a_setting_that_a_model_refuses_is_left_out_and_said(data):
         compare(evaluator, [picky], Sweep(num_steps=(2, 3)), GenerateOptions())
     with pytest.raises(UsageError, match="each once"):
         compare(evaluator, [model, model], Sweep(num_steps=(2,)), GenerateOptions())
+
+
+def test_a_model_without_counts_is_compared_without_them_and_that_is_said(data):
+    """One model cannot fail the others of a comparison: what it cannot follow is left out of its rows."""
+    evaluator = Evaluator(data, EvaluatorConfig(metrics=("diversity",), num_seeds=1))
+    asked: dict[str, list[float | None]] = {"counted": [], "plain": []}
+    models = []
+    for name, of in asked.items():
+        lm: Any = make_aligned()
+        if name == "counted":
+            size = lm.model.config.vocab_size
+            lm.ngrams = NgramModel.count([[5, 6]], vocab_size=size, begin=BOS, end=EOS)
+
+        def generate(requests, options, *, batch_size=64, of=of, lm=lm):
+            lm.check(options)
+            of.append(options.fluency)
+            return (Event("done", i, "none <b>", (), 1.0, 1.0, 2) for i in range(len(requests)))
+
+        lm.generate = generate
+        models.append(Contestant(name, lm, {}))
+    found = compare(evaluator, models, Sweep(num_steps=(2, 4)), GenerateOptions(fluency=0.3))
+    assert [row.name for row in found.rows] == ["counted", "counted", "plain", "plain"]
+    assert asked == {"counted": [0.3, 0.3], "plain": [None, None]}
+    assert found.left_out == ("plain: fluency, since the model holds no counts of its training texts",)
 
 
 def test_json_holds_rows_frontier_texts_and_intervals(comparison, data):

@@ -439,22 +439,48 @@ def test_what_a_task_asks_of_writing_is_followed_or_refused_by_name():
     ask = read_ask(
         "x",
         {"until": "\n", "max_gen_toks": 5, "do_sample": False, "temperature": 0.7, "top_p": 0.5},
-        GenerateOptions(),
+        {},
         3,
     )
     assert (ask.until, ask.limit, ask.options, ask.seed) == (("\n",), 5, GenerateOptions(), 3)
-    drawn = read_ask("x", {"do_sample": True, "top_k": 4}, GenerateOptions(temperature=0.5), 0)
+    drawn = read_ask("x", {"do_sample": True, "top_k": 4}, {"temperature": 0.5}, 0)
     assert (drawn.options.temperature, drawn.options.top_k) == (0.5, 4)
-    assert read_ask("x", {"temperature": 0.8, "num_beams": 1}, GenerateOptions(), 0).options.temperature == 0.8
+    assert read_ask("x", {"temperature": 0.8, "num_beams": 1}, {}, 0).options.temperature == 0.8
     for how, name in (
         ({"num_beams": 4}, "num_beams=4"),
         ({"penalty_alpha": 0.6}, "penalty_alpha"),
         ({"max_gen_toks": 0}, "at most 0"),
     ):
         with pytest.raises(UsageError, match=name):
-            read_ask("x", how, GenerateOptions(), 0)
+            read_ask("x", how, {}, 0)
     with pytest.raises(UsageError, match="`top_k`"):
         asked(make_masked()).generate_until(instances("x", [("rain", {"do_sample": True, "top_k": 3})]))
+
+
+def test_what_is_asked_for_overrules_a_task_even_where_it_is_the_default(tasks, tmp_path, capsys):
+    """A temperature of 0 that somebody asks for draws nothing, and what the task loses is said."""
+    drawn = {"do_sample": True, "temperature": 0.8, "top_p": 0.5}
+    ask = read_ask("x", drawn, {"temperature": 0.0}, 0)
+    assert ask.options == GenerateOptions()
+    assert ask.overruled == ("temperature=0.0 instead of 0.8", "top_p=0.5 left out")
+    assert read_ask("x", {"do_sample": True}, {"temperature": 0}, 0).overruled == ("temperature=0.0 instead of 1.0",)
+    assert read_ask("x", drawn, {}, 0).overruled == read_ask("x", {}, {"temperature": 0.0}, 0).overruled == ()
+    forced = read_ask("x", {"do_sample": False}, {"temperature": 0.5}, 0)
+    assert (forced.options.temperature, len(forced.overruled)) == (0.5, 1)
+    greedy = (tasks / "written.yaml").read_text()
+    draws = "generation_kwargs:\n  do_sample: true\n  temperature: 0.8\n"
+    folder = tmp_path / "drawn"
+    folder.mkdir()
+    (folder / "drawn.yaml").write_text(
+        greedy.replace("task: written", "task: drawn").replace("generation_kwargs:\n", draws)
+    )
+    save_model(tmp_path / "ar", make_ar(), recipe={"data": "x.jsonl"}, card="", dtype=torch.float32)
+    command = ["evaluate", str(tmp_path / "ar"), "--lm-eval", "drawn", "--lm-eval-include", str(folder), "--json"]
+    assert main([*command, "--num", "2", "--temperature", "0"]) == 0
+    told = capsys.readouterr()
+    report = json.loads(told.out)
+    assert (report["options"], report["overruled"]) == ({"temperature": 0.0}, ["temperature=0.0 instead of 0.8"])
+    assert "what was asked for overruled what tasks ask for: temperature=0.0 instead of 0.8" in told.err
 
 
 def test_replies_end_before_a_stop_and_within_their_limit():
@@ -520,6 +546,40 @@ def test_a_chat_of_one_turn_stands_in_the_frame_once(tmp_path):
         framed.apply_chat_template([{"role": "system", "content": "x"}, {"role": "user", "content": "y"}])
     with pytest.raises(UsageError, match="no chat frame"):
         HarnessModel(Contestant("it", lm, {})).apply_chat_template([{"role": "user", "content": "x"}])
+
+
+def test_a_cut_context_keeps_its_chats_frame_whole(tmp_path):
+    """Both marks of the turn stay, and of what is said its end; the reply has its room, beside the frame's own."""
+    from manta.hub.foreign.chat import ChatFrame
+
+    lm: Any = make_published(tmp_path, "llada")
+    frame = ChatFrame(opening="<|begin|>{}<|end_header_id|>\n\n", closing="<|end|>", end="<|end|>", trimmed=True)
+    framed = HarnessModel(Contestant("it", replace(lm, frame=frame), {}), cut=True)
+    names = [f"w{number % 45}" for number in range(200)]
+    context = framed.apply_chat_template([{"role": "user", "content": " ".join(names)}])
+    row = framed.asked._row(Question(context, "w3 w4"))
+    encode = lm.tokenizer.encode
+    head, tail = encode(frame.before, special_names=True), encode(frame.after, special_names=True)
+    kept = lm.max_length - len(head) - len(tail) - 2
+    assert kept > 20
+    assert row.text == (*head, *encode(" ".join(names[-kept:])), *tail, *encode("w3 w4"))
+    begun = framed.asked._row(Question(context + "w7 w8", " w3"))
+    assert begun.text[: len(head)] == tuple(head) and begun.text[-len(tail) - 3 :] == (*tail, *encode("w7 w8 w3"))
+    assert len(begun.text) == lm.max_length
+    prompt = framed.replying._prompt(read_ask(context, {"max_gen_toks": 9}, {}, 0))
+    assert prompt == " ".join(names[-(lm.max_length - len(head) - len(tail) - 9) :])
+    with pytest.raises(RequestError, match="a chat's frame takes"):
+        framed.asked._row(Question(context + " ".join(names), " w3"))
+
+
+def test_a_context_before_a_blank_is_cut_like_any_other():
+    lm = make_masked()
+    context = f"{WORDS[0]} {PROMPTS[0]}"
+    with pytest.raises(RequestError, match="--lm-eval-cut"):
+        asked(lm, prompted=False).generate_until(instances("x", [(context, {"max_gen_toks": 5})]))
+    [filled] = asked(lm, prompted=False, cut=True).generate_until(instances("x", [(context, {"max_gen_toks": 5})]))
+    end = lm.tokenizer.decode(lm.tokenizer.encode(context)[-18:])
+    assert context.endswith(end) and f"{end} {filled}" == lm.write(infill=f"{end} ___{{5}}")
 
 
 def test_the_entry_point_is_a_model_of_the_harness():

@@ -1,5 +1,7 @@
 """The autoregressive family: cached decoding is the model itself, likelihood is exact, truncation keeps its promise."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -212,3 +214,30 @@ def test_as_many_words_are_drafted_as_save_time(rows, drafts):
     assert (
         lm._num_drafts(GenerateOptions(decoder="sequential"), rows) == make_ar()._num_drafts(GenerateOptions(), 1) == 0
     )
+
+
+@pytest.mark.parametrize("drafting", [False, True])
+def test_texts_drawn_in_different_ways_share_their_calls_and_are_those_of_each_alone(drafting, monkeypatch):
+    lm = make_ar()
+    if drafting:
+        lm._count([lm.tokenizer.encode(WORDS[0])] * 3)
+    ways: list[dict[str, Any]] = [
+        {},
+        {"temperature": 0.7},
+        {"temperature": 1.3, "top_k": 5},
+        {"temperature": 1.0, "top_p": 0.4},
+        {"temperature": 0.7},
+    ]
+    requests = [
+        Request(prompt=" ".join(WORDS[0].split()[k : k + 2]), seed=k, options=GenerateOptions(**how))
+        for k, how in enumerate(ways)
+    ]
+    alone = [event for request in requests for event in finished(lm.generate([request]))]
+    assert len({event.text for event in alone}) == len(ways)
+    sizes: list[int] = []
+    steps = lm._steps
+    monkeypatch.setattr(lm, "_steps", lambda rows, *rest: sizes.append(len(rows)) or steps(rows, *rest))
+    together = sorted(finished(lm.generate(requests)), key=lambda event: event.index)
+    assert sizes == [len(ways)], "one batch"
+    for one, other in zip(alone, together, strict=True):
+        assert (one.tokens, one.text, one.chances) == (other.tokens, other.text, other.chances)

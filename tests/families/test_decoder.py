@@ -12,6 +12,7 @@ from manta.families.batching import to_batch
 from manta.families.cached import CachedReader
 from manta.families.decoder import DecoderConfig, DecoderLM, DecoderModel, PrefixedReader
 from manta.families.events import GenerateOptions, Request
+from manta.families.next_words import Line
 from manta.families.observer import Observer
 from manta.operators import AttentionConfig, LinearConfig, WindowedConfig
 from manta.runtime import make_generator
@@ -55,13 +56,13 @@ KINDS: dict[str, Any] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_texts_are_those_of_whole_rows_however_long_and_in_any_company(kind):
     lm = make(operator=KINDS[kind])
-    rows = [(list(prompt), 0) for prompt in PROMPTS]
+    rows = [Line(list(prompt), 0) for prompt in PROMPTS]
     with lm.endless():
         for most in (3, 20) if kind == "attention" else (14,):
             options = GenerateOptions(max_tokens=most)
             done = {e.index: e for e in lm.write_rows(rows, options, 2, Observer()) if e.kind == "done"}
-            for index, (prompt, _) in enumerate(rows):
-                assert done[index].tokens == likeliest(lm.model, prompt, done[index].tokens), (most, prompt)
+            for index, row in enumerate(rows):
+                assert done[index].tokens == likeliest(lm.model, row.prompt, done[index].tokens), (most, row)
                 assert len(done[index].tokens) == most
             [alone] = [e for e in lm.write_rows(rows[1:2], options, 1, Observer()) if e.kind == "done"]
             assert alone.tokens == done[1].tokens
@@ -73,7 +74,7 @@ def test_a_text_has_what_its_prompt_leaves_of_the_row_and_is_bounded_where_nothi
     for prompt, room in (([20, 31, 40], 48), ([], 200)):
         lm = make(max_text=room)
         with lm.endless():
-            [done] = [e for e in lm.write_rows([(prompt, 0)], GenerateOptions(), 1, Observer()) if e.kind == "done"]
+            [done] = [e for e in lm.write_rows([Line(prompt, 0)], GenerateOptions(), 1, Observer()) if e.kind == "done"]
         assert len(done.tokens) == min(room - len(prompt), 128)
 
 

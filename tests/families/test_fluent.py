@@ -14,9 +14,9 @@ from manta.families.page import Page
 from manta.fluency import Fluency, NgramModel, drawn_row
 from manta.hub import load, save_model
 from manta.masked import FluentSampler
-from manta.text import BOS, EOS, MASK, NULL
+from manta.text import BOS, EOS, MASK, NULL, Corpus, Example, build
 
-from .conftest import WORDS, make_aligned, make_lm, make_masked
+from .conftest import WORDS, make_aligned, make_ar, make_lm, make_masked
 
 MAKERS = {
     "aligned": make_aligned,
@@ -48,6 +48,25 @@ def texts(lm, how, requests=REQUESTS, batch_size=64):
 def nats(lm, tokens):
     words = [t for t in tokens if t != NULL]
     return -sum(lm.ngrams.log_chance(words[:k], word) for k, word in enumerate([*words, EOS])) / (len(words) + 1)
+
+
+@pytest.mark.parametrize("make", [make_masked, make_ar])
+def test_tables_do_not_learn_the_edges_of_windows(make, tmp_path):
+    """Prose that is cut into windows begins and ends once; its table says so."""
+    lm = make()
+    prose = " ".join(WORDS[0] for _ in range(6))
+    build([Example(prose)], lm.tokenizer, tmp_path / "corpus", max_prompt=0, max_text=16)
+    corpus = Corpus.open(tmp_path / "corpus")
+    assert len(corpus) > 3
+    lm.learn_from(corpus)
+    size = lm.model.config.vocab_size
+    if lm.family == "ar":
+        contexts, words = (lm.table.table[f"{name}.1"].tolist() for name in ("contexts", "words"))
+        ended = [context for context, after in zip(contexts, words, strict=True) if EOS in after]
+        assert contexts and BOS not in contexts and set(ended) <= {corpus.text(len(corpus) - 1)[-1]}
+    else:
+        pairs = lm.ngrams.table["grams.2"].tolist()
+        assert pairs and not [pair for pair in pairs if pair // size == BOS or pair % size == EOS]
 
 
 def test_the_counts_make_texts_likelier_to_themselves(lm):

@@ -35,6 +35,9 @@ class Texts(Corpus):
     def text(self, row: int) -> Any:
         return torch.tensor(self.texts[row]).numpy()
 
+    def edges(self, index: int) -> tuple[bool, bool]:
+        return True, True
+
     @property
     def text_tokens(self) -> int:
         return sum(map(len, self.texts))

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from manta.autoregressive import count_ngrams
 from manta.errors import ConfigError
 from manta.fluency import NgramModel, checked_words
 from manta.fluency.ngrams import UNIT, count_words, lengths
@@ -44,6 +45,30 @@ def test_what_was_not_kept_backs_off():
     single = told.table["chances.1"][5].item() / UNIT
     backoffs = told._backoffs[2][2 * 7 + 3] + told._backoffs[1][3]
     assert told.log_chance([2, 3], 5) == pytest.approx(backoffs + single, abs=1e-12)
+
+
+def test_the_edges_of_windows_are_no_beginnings_and_ends():
+    """Windows tell of all n-grams of their text but those across a cut, and of none that the text does not hold."""
+    text, cut = [2, 3, 4, 5, 6, 2, 5, 3, 6, 4], 4
+    whole = count_words([text] * 2, vocab_size=7, begin=BEGIN, end=END)
+    windows = count_words(
+        [text[:cut], text[cut:]] * 2,
+        vocab_size=7,
+        begin=BEGIN,
+        end=END,
+        edges=[(True, False), (False, True)] * 2,
+    )
+    assert windows["tokens"] == whole["tokens"], "every word counts once, the first of a window too"
+    assert torch.equal(windows["chances.1"], whole["chances.1"])
+    for n in (2, 3):
+        row = [BEGIN, *text, END]
+        across = {
+            sum(word * 7 ** (n - 1 - place) for place, word in enumerate(row[at : at + n]))
+            for at in range(cut + 2 - n, cut + 1)
+        }
+        assert set(windows[f"grams.{n}"].tolist()) == set(whole[f"grams.{n}"].tolist()) - across
+    drafts = count_ngrams([[2, 3]] * 2, vocab_size=7, begin=BEGIN, end=END, edges=[(False, False)] * 2)
+    assert drafts["contexts.1"].tolist() == [2] and drafts["words.1"][0].tolist() == [3, -1, -1]
 
 
 @pytest.mark.parametrize("most", [1, 3, 2_500])

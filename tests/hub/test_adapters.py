@@ -278,3 +278,13 @@ def test_ranks_that_make_no_sense_are_refused(bases):
         LowRankConfig(alpha=2.0)
     with pytest.raises(ConfigError, match="whose rank is 16 at most"):  # two heads of eight channels for keys
         add_adapters(loaded(bases["Dream"], "Dream"), LowRankConfig(rank=17))
+
+
+def test_a_rank_too_large_names_the_published_map_with_its_own_rows(bases):
+    """Queries, keys and values are one weight of ours: nobody knows its rows."""
+    keys = r"published map model\.layers\.0\.self_attn\.k_proj is 16×32, whose rank is 16 at most"
+    with pytest.raises(ConfigError, match=keys):
+        add_adapters(
+            loaded(bases["llama with grouped queries, tied"], "llama with grouped queries, tied"),
+            LowRankConfig(rank=17),
+        )

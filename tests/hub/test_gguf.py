@@ -211,6 +211,38 @@ def test_what_it_does_not_compute_is_refused_by_name(held, tmp_path, changes, me
         load_gguf(file)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"llama.vocab_size": 2**20}, "embed_tokens.* is of shape"),
+        ({"llama.feed_forward_length": 2**20}, "_proj.* is of shape"),
+        ({"llama.embedding_length": 2**16, "llama.rope.dimension_count": 2**14}, "is of shape"),
+        ({"llama.block_count": 1000}, "tells of 1000 blocks and holds 2"),
+    ],
+)
+def test_a_small_file_that_claims_a_large_net_is_refused_before_memory_is_taken(
+    held, tmp_path, changes, message, monkeypatch
+):
+    def taken(*_: Any, **__: Any) -> Any:
+        raise AssertionError("memory was taken")
+
+    file = tmp_path / "x.gguf"
+    write(file, {**keys_of(), **changes}, parts(held[1]))
+    monkeypatch.setattr(torch.nn.Module, "to_empty", taken)
+    with pytest.raises(ModelError, match=message):
+        load_gguf(file, device="cpu")
+
+
+def test_weights_that_lie_in_one_another_are_refused(tmp_path):
+    """Otherwise a few bytes would stand for any number of weights."""
+    file = tmp_path / "x.gguf"
+    listed = b"".join(text_of(f"w{number}") + struct.pack("<IQQIQ", 2, 32, 32, 0, 0) for number in range(3))
+    head = b"GGUF" + struct.pack("<IQQ", 3, 3, 0) + listed
+    file.write_bytes(head + b"\0" * (-len(head) % 32) + b"\0" * 4096)
+    with pytest.raises(ModelError, match=r"is damaged: its .* bytes hold no"):
+        read_gguf(file)
+
+
 def test_damaged_files_are_refused(held, tmp_path):
     whole, file = held[0].read_bytes(), tmp_path / "x.gguf"
     with pytest.raises(ModelError, match="cannot be read"):

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,9 @@ class Slow:
     def __init__(self, calls: int = 1, error: Exception | None = None, seconds: float = 0.0) -> None:
         self.calls, self.error, self.seconds = calls, error, seconds
         self.gate, self.batches, self.closed = threading.Event(), [], threading.Event()
+
+    def together(self, options: GenerateOptions) -> GenerateOptions:
+        return replace(options, temperature=0.0)
 
     def generate(self, requests: Sequence[Request], **how: Any) -> Iterator[Event]:
         self.batches.append([request.seed for request in requests])
@@ -70,6 +74,20 @@ def test_those_who_ask_alike_are_written_together_the_oldest_first():
         texts = await asyncio.gather(*(told(writing) for writing in [first, *others]))
         assert lm.batches == [[0], [1, 2, 4], [3]]
         assert [text for writing in texts for _, _, text in writing] == [f"{k} after 1" for k in range(5)]
+        engine.close()
+
+    asyncio.run(play())
+
+
+def test_what_each_text_has_for_itself_keeps_nobody_apart():
+    async def play() -> None:
+        lm = Slow()
+        engine = engine_of(lm, patience=0.3)
+        lm.gate.set()
+        kinds = ({}, {"temperature": 0.7}, {"temperature": 1.2}, {"num_steps": 4})
+        writings = [engine.enter(asked(k, **how), drafts=False) for k, how in enumerate(kinds)]
+        await asyncio.gather(*map(told, writings))
+        assert lm.batches == [[0, 1, 2], [3]]
         engine.close()
 
     asyncio.run(play())

@@ -91,6 +91,36 @@ def test_long_prose_becomes_windows(tokenizer, tmp_path):
     assert tokenizer.decode(joined) == prose
 
 
+def test_windows_know_which_of_their_sides_lie_within_a_text(tokenizer, tmp_path):
+    folder = tmp_path / "c"
+    examples = [Example("the cat sat on the mat. " * 8), Example("a cat"), Example("a dog", "who?")]
+    build(examples, tokenizer, folder, **LIMITS, source="s")
+    corpus = Corpus.open(folder)
+    windows = len(corpus) - 2
+    assert windows > 2
+    edges = [(True, False), *[(False, False)] * (windows - 2), (False, True), (True, True), (True, True)]
+    assert [corpus.edges(row) for row in range(len(corpus))] == edges
+    whole = folder.joinpath("edges.bin").read_bytes()
+    folder.joinpath("edges.bin").write_bytes(bytes(len(whole)))
+    build(examples, tokenizer, folder, **LIMITS, source="s")
+    assert folder.joinpath("edges.bin").read_bytes() == whole, "one that was damaged is built again"
+
+
+def test_a_corpus_of_before_windows_were_told_apart_is_read_and_kept(tokenizer, tmp_path):
+    folder = tmp_path / "c"
+    examples = [Example("the cat sat on the mat. " * 8)]
+    build(examples, tokenizer, folder, **LIMITS, source="s")
+    digest = Corpus.open(folder).digest
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["edges"], manifest["bytes"]["edges.bin"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "edges.bin").unlink()
+    build(iter(()), tokenizer, folder, **LIMITS, source="s")  # kept as it is: the examples are not read
+    corpus = Corpus.open(folder)
+    assert {corpus.edges(row) for row in range(len(corpus))} == {(True, True)}
+    assert corpus.digest == digest, "so that a run that was begun with it goes on"
+
+
 def test_pairs_that_do_not_fit_are_dropped_and_counted(tokenizer, tmp_path):
     examples = [
         Example("fits", "p"),

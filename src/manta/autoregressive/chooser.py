@@ -111,3 +111,38 @@ class Chooser:
         if self.temperature > 0:
             del self._noise[row][: place - self._first[row]]
             self._first[row] = place
+
+
+class ChooserOfEach(Chooser):
+    """Rows that are each chosen from in a way of their own: the words are, to the last bit, those of each row alone.
+
+    Args:
+        rows: of each row, one that chooses of a single row.
+    """
+
+    def __init__(self, rows: Sequence[Chooser]) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def check(self, rows: int) -> None:
+        """See `Chooser`."""
+        assert len(self.rows) == rows, "there is one a row"
+        for one in self.rows:
+            one.check(1)
+
+    def words(self, logits: Float[Tensor, "b k v"], starts: Sequence[int]) -> Int64[Tensor, "b k"]:
+        """See `Chooser`."""
+        alone = zip(self.rows, logits.split(1), starts, strict=True)
+        return torch.cat([one.words(row, [start]) for one, row, start in alone])
+
+    def among(self, row: int, place: int, words: Sequence[int], chances: Sequence[float], v: int) -> int:
+        """See `Chooser`."""
+        return self.rows[row].among(0, place, words, chances, v)
+
+    def noise(self, row: int, place: int, v: int) -> Float[Tensor, " v"]:
+        """See `Chooser`."""
+        return self.rows[row].noise(0, place, v)
+
+    def forget(self, row: int, place: int) -> None:
+        """See `Chooser`."""
+        self.rows[row].forget(0, place)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from manta.autoregressive.decode import Drafter, Drafting
 from manta.errors import ConfigError
-from manta.fluency.ngrams import gram_numbers
+from manta.fluency.ngrams import Edges, delimited, gram_numbers
 
 ORDER = 4
 """Longest context, in words."""
@@ -22,7 +22,14 @@ MOST = 10_000
 
 
 def count_ngrams(
-    texts: Iterable[Sequence[int]], *, vocab_size: int, begin: int, end: int, order: int = ORDER, most: int = MOST
+    texts: Iterable[Sequence[int]],
+    *,
+    vocab_size: int,
+    begin: int,
+    end: int,
+    order: int = ORDER,
+    most: int = MOST,
+    edges: Edges | None = None,
 ) -> dict[str, Tensor]:
     """The table of an `NgramDrafter`: contexts of 1 … `order` words and their most frequent continuations.
 
@@ -32,12 +39,13 @@ def count_ngrams(
         begin, end: tokens that begin and end a text.
         order: longest context.
         most: contexts kept of each length.
+        edges: see `manta.fluency.ngrams.delimited`.
 
     Returns:
         For each length n: `contexts.n`, sorted numbers of contexts, int64 "c"; `words.n`, their continuations, the
         most frequent first, int32 "c WIDTH", −1 for none; `chances.n`, the share of each, float32.
     """
-    rows = [np.array([begin, *text, end], dtype=np.int64) for text in texts]
+    rows = delimited(texts, begin, end, edges)
     table: dict[str, Tensor] = {}
     for n in range(1, order + 1):
         if vocab_size ** (n + 1) >= 2**63:

@@ -86,7 +86,7 @@ def run(argv: Sequence[str]) -> int:
     if options.lm_eval:
         from manta.cli.evaluate_tasks import run_tasks_of
 
-        return run_tasks_of(options, how, argv)
+        return run_tasks_of(options, argv)
     if moot := [name for name in OF_TASKS if getattr(options, name) != getattr(EvaluateOptions(), name)]:
         raise UsageError(f"--{moot[0].replace('_', '-')} is for tasks; name some with --lm-eval, or leave it out")
     check_engine(options)

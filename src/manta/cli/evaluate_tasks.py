@@ -4,14 +4,13 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from manta.cli.measuring import Line
 from manta.cli.outputs import MARK
+from manta.cli.writing import parse_asked
 from manta.errors import UsageError
 from manta.families.asked import follows
-from manta.families.options import GenerateOptions, given
 
 if TYPE_CHECKING:
     from manta.cli.evaluate import EvaluateOptions
@@ -20,13 +19,12 @@ OF_TEXTS = ("data", "split", "texts", "metrics", "judge", "words", "num_seeds", 
 """Options of evaluations on data, which mean nothing to tasks."""
 
 
-def run_tasks_of(options: "EvaluateOptions", how: GenerateOptions, argv: Sequence[str]) -> int:
+def run_tasks_of(options: "EvaluateOptions", argv: Sequence[str]) -> int:
     """Ask a model the questions of tasks, and tell what came of it.
 
     Args:
         options: of the verb.
-        how: to write.
-        argv: what follows the verb, for the record.
+        argv: what follows the verb, which says how to write, too.
 
     Returns:
         0.
@@ -42,8 +40,9 @@ def run_tasks_of(options: "EvaluateOptions", how: GenerateOptions, argv: Sequenc
 
     progress, said = Line(), []
     model = contestant(options.model, device=options.device)
-    if "num_steps" in given(how) and not follows(model.lm.family, "num_steps"):
-        how = replace(how, num_steps=GenerateOptions().num_steps)
+    _, asked = parse_asked(type(options), argv, "evaluate")
+    if "num_steps" in asked and not follows(model.lm.family, "num_steps"):
+        del asked["num_steps"]
         said.append(f"{model.name} takes a call a token, so --num-steps is left out")
     found = run_tasks(
         model,
@@ -51,7 +50,7 @@ def run_tasks_of(options: "EvaluateOptions", how: GenerateOptions, argv: Sequenc
         num=options.num,
         include=options.lm_eval_include,
         shots=options.lm_eval_shots,
-        options=how,
+        options=asked,
         progress=progress,
         samples=options.likelihood_samples,
         seed=options.seed,
@@ -67,7 +66,7 @@ def run_tasks_of(options: "EvaluateOptions", how: GenerateOptions, argv: Sequenc
         "model": model.name,
         "seed": options.seed,
         "num": options.num,
-        "options": given(how),
+        "options": asked,
         **found.row(),
         "warnings": [*said, *found.warnings],
     }

@@ -38,13 +38,21 @@ def parse_writing(
     Raises:
         UsageError: see `parse_sections`; or a value that an option cannot have.
     """
+    options, asked = parse_asked(cls, argv, verb, leave_out=leave_out)
+    return options, read_options(asked)
+
+
+def parse_asked(
+    cls: type[T], argv: Sequence[str], verb: str, *, leave_out: Sequence[str] = ()
+) -> tuple[T, dict[str, Any]]:
+    """The same, with the options of how to write by name: those that were given, their defaults among them."""
     family = family_of(argv) if {"-h", "--help"} & set(argv) else None
     family = None if family in DRAWING else family
     names = [known.name for known in fields(GenerateOptions) if known.name not in leave_out]
     options, given = parse_sections(cls, argv, verb, _sections(names, family))
     if given.get("schema") and not given["schema"].lstrip().startswith(("{", "[")):
         given = {**given, "schema": _read_schema(Path(given["schema"]))}
-    return options, read_options(given)
+    return options, given
 
 
 def _read_schema(file: Path) -> str:

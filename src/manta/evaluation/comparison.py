@@ -17,6 +17,7 @@ from manta.evaluation.texts import RecordedTexts
 from manta.evaluation.writing import Contestant
 from manta.families.asked import applicable, follows
 from manta.families.events import GenerateOptions
+from manta.families.fluent import FluentWriter
 from manta.metrics import Interval, bootstrap_difference, bootstrap_mean, difference_of
 from manta.runtime import make_generator
 
@@ -337,6 +338,9 @@ def _swept(
         moot = (*moot, "guidance_scale")
     if moot:
         left_out.append(f"{model.name}: {', '.join(moot)}, which its family ({family}) does not follow")
+    if followed.fluency and isinstance(model.lm, FluentWriter) and (why := model.lm.without_fluency()) is not None:
+        left_out.append(f"{model.name}: fluency, since {why}")
+        followed = replace(followed, fluency=None)
     for setting in sweep.settings(family):
         try:
             evaluation = evaluator.measure(model, replace(followed, **setting), with_likelihood=False)

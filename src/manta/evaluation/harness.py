@@ -5,7 +5,7 @@ manta evaluate FOLDER --lm-eval TASK                                       # eve
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,8 @@ class HarnessModel(LM):
         if draws < 2:
             raise UsageError(f"a bound needs 2 draws or more, received {draws}")
         self.asked = Questioned(model, reading=context, samples=draws, cut=cut, progress=progress or _Bar())
-        self.writing = read_options(options)
+        read_options(options)  # which refuses what none can have
+        self.writing, self.overruled = options, dict[str, None]()
         size = int(str(batch_size)) if str(batch_size).isdecimal() else BATCH
         self.replying, self.seed = Replying(self.asked, size), seed
         path = None if cache is None else Path(cache)
@@ -106,7 +107,8 @@ class HarnessModel(LM):
                 again = before.setdefault(repr((context, how, seed)), 0)
                 before[repr((context, how, seed))] += 1
                 seed = self.seed + (seed - self.seed) * (request.repeats or 1) + again
-            asks.append(read_ask(context, how or {}, self.writing, seed))
+            asks.append(replace(ask, seed=seed))
+            self.overruled |= dict.fromkeys(ask.overruled)
         found = self.kept.ask(
             {"ask": "reply", "reading": self.asked.reading, "cut": self.asked.cut},
             asks,
@@ -161,6 +163,7 @@ class HarnessModel(LM):
             "samples": asked.samples if asked.kind == "bound" else None,
             "context": asked.reading,
             "contexts_cut": asked.cut,
+            "overruled": list(self.overruled),
             "greedy_known": asked.kind == "exact",
             "closing_token": not asked.published,
         }

@@ -1,7 +1,7 @@
 """Tasks of lm-evaluation-harness, run on a model of any family, and marked by the kind of its likelihoods."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +9,6 @@ from typing import Any
 
 from manta.errors import DataError, MantaError, UsageError
 from manta.evaluation.writing import Contestant, Progress, silent
-from manta.families.options import GenerateOptions, given
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,8 @@ class TaskResults:
             )
         if self.about["contexts_cut"]:
             found.append("contexts that the model has no room for were cut at their beginning")
+        if overruled := self.about["overruled"]:
+            found.append(f"what was asked for overruled what tasks ask for: {'; '.join(overruled)}")
         return tuple(found)
 
     def row(self) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def run_tasks(
     num: int | None = None,
     include: Path | None = None,
     shots: int | None = None,
-    options: GenerateOptions | None = None,
+    options: Mapping[str, Any] | None = None,
     progress: Progress = silent,
     **how: Any,
 ) -> TaskResults:
@@ -93,7 +94,7 @@ def run_tasks(
         num: documents of each task, from its first on; None: all.
         include: a folder of tasks as YAML.
         shots: examples before each question; None: as the task says.
-        options: how texts are written; they overrule a task's.
+        options: how texts are written, by name; those that are named overrule a task's.
         progress: told what is done.
         how: see `evaluation.harness.HarnessModel`: samples, seed, context, cut, cache, batch_size.
 
@@ -112,7 +113,7 @@ def run_tasks(
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = _manager(tasks, include)
-    asked = HarnessModel(model, progress=progress, **how, **given(options or GenerateOptions()))
+    asked = HarnessModel(model, progress=progress, **how, **(options or {}))
     evaluate: Any = lm_eval.simple_evaluate
     try:
         found: Any = evaluate(

@@ -214,19 +214,20 @@ class Questioned:
         most_prompt, most_text = self.room
         if self.reading == "prompt":
             context, continuation = question.context, question.continuation.lstrip()
-            prompt = self._encode(context) if context.strip() else []
             text = self._encode(continuation)
-            prompt = self._fitting(prompt, most_prompt, context)
+            prompt = self._fitting(context, most_prompt) if context.strip() else []
             self._check_room(text, most_text, question.continuation)
             return _Row(tuple(prompt), tuple(text), 0, True, question.seed)
         context = question.context.rstrip()
         given = self._encode(context) if context else []
         text = self._encode(question.context + question.continuation)[len(given) :]
         self._check_room(text, most_text, question.continuation)
-        given = self._fitting(given, most_text - len(text), question.context)
+        given = self._fitting(context, most_text - len(text)) if context else []
         return _Row((), (*given, *text), len(given), False, question.seed)
 
-    def _fitting(self, tokens: list[int], most: int, context: str) -> list[int]:
+    def _fitting(self, context: str, most: int) -> list[int]:
+        """The tokens of a context, the end of them where it is to be cut; a chat's frame stays whole around it."""
+        tokens = self._encode(context)
         if len(tokens) <= most:
             return tokens
         if not self.cut:
@@ -234,7 +235,30 @@ class Questioned:
                 f"a context takes {len(tokens)} tokens, the model has room for {most}; ask with fewer examples before "
                 f"it, or cut contexts at their beginning (cut=true, --lm-eval-cut): {context[:60]!r}"
             )
-        return tokens[len(tokens) - most :]
+        if not self.framed:
+            return tokens[len(tokens) - most :]
+        frame: Any = getattr(self.lm, "frame", None)
+        end = frame.after.rstrip()  # the white space behind it is the continuation's, see `_row`
+        said, end, begun = context.removeprefix(frame.before).rpartition(end)
+        before, after = self._encode(frame.before), self._encode(end + begun)
+        if (left := most - len(before) - len(after)) < 1:
+            raise RequestError(
+                f"a chat's frame takes {len(before) + len(after)} tokens, the model has room for {most}, which leaves "
+                "none for what is said in it; ask for less behind it"
+            )
+        return [*before, *self._encode(self.end_of(said, left)), *after]
+
+    def end_of(self, text: str, most: int) -> str:
+        """As much of the end of a text as takes at most so many tokens; it begins with a whole character, and with no
+        white space where a chat's frame leaves that out."""
+        tokenizer, frame = self.tokenizer, getattr(self.lm, "frame", None)
+        names = {"special_names": True} if self.framed else {}
+        tokens, end = self._encode(text), text
+        while len(self._encode(end)) > most or (end is not text and end.startswith("\ufffd")):
+            tokens = tokens[max(1, len(tokens) - most) :]
+            end = tokenizer.decode(tokens, **names)
+            end = end.lstrip() if frame is not None and frame.trimmed else end
+        return end
 
     def _check_room(self, tokens: Sequence[int], most: int, text: str) -> None:
         if not 0 < len(tokens) <= most:

@@ -48,9 +48,11 @@ class Ask:
     """How to write."""
     seed: int
     """Of all its draws."""
+    overruled: tuple[str, ...] = ()
+    """What a task asked for and whoever evaluates did not let it have."""
 
 
-def read_ask(context: str, asked: Mapping[str, Any], options: GenerateOptions, seed: int) -> Ask:
+def read_ask(context: str, asked: Mapping[str, Any], options: Mapping[str, Any], seed: int) -> Ask:
     """A context with the arguments of a task, which say how to write where `options` leave it open.
 
     Without `do_sample` a temperature above 0 draws; with it off, none does.
@@ -58,7 +60,7 @@ def read_ask(context: str, asked: Mapping[str, Any], options: GenerateOptions, s
     Args:
         context: what stands before.
         asked: `until`, `max_gen_toks`, `do_sample`, `temperature`, `top_k`, `top_p`, and any option of manta's.
-        options: those that whoever evaluates has given.
+        options: those that whoever evaluates has given, by name, their defaults among them.
         seed: of the draws.
 
     Raises:
@@ -79,14 +81,19 @@ def read_ask(context: str, asked: Mapping[str, Any], options: GenerateOptions, s
     elif not left.get("temperature"):
         left["temperature"] = 1.0
     known = [each.name for each in fields(GenerateOptions)]
+    cuts = () if options.get("temperature") != 0 else ("top_k", "top_p")  # of what is drawn, and nothing is
+    moot = [f"{name}={left.pop(name)} left out" for name in cuts if name in left and name not in options]
     if unknown := sorted(left.keys() - set(known)):
         raise UsageError(f"a task asks for {unknown[0]}={asked[unknown[0]]}, which no model of manta follows")
-    task, defaults = read_options(left), GenerateOptions()
-    mine = {name: getattr(options, name) for name in known if getattr(options, name) != getattr(defaults, name)}
+    task, how = read_options(left), read_options({**left, **options})
+    told = [(name, getattr(how, name), getattr(task, name)) for name in options if name in left]
+    lost = [f"{name}={mine} instead of {theirs}" for name, mine, theirs in told if mine != theirs]
+    if drawn is False and how.temperature > 0:
+        lost.append(f"temperature={how.temperature} instead of do_sample=False")
     limit = None if not limits or limits[0] is None else int(limits[0])
     if limit is not None and limit < 1:
         raise UsageError(f"a task asks for at most {limit} tokens; a reply has at least 1")
-    return Ask(context, tuple(stop for stop in stops if stop), limit, replace(task, **mine), seed)
+    return Ask(context, tuple(stop for stop in stops if stop), limit, how, seed, (*lost, *moot))
 
 
 class Replying:
@@ -145,7 +152,8 @@ class Replying:
         return replace(ask.options, max_tokens=max(1, min(ask.limit, most, capacity)))
 
     def _prompt(self, ask: Ask) -> str:
-        """The context; where it is to be cut and does not fit, its end; of a chat's frame what stands in it."""
+        """The context; where it is to be cut and does not fit beside its chat's frame, its end; of a framed one what
+        stands in the frame, which whoever writes puts around it again."""
         context, frame = ask.context, getattr(self.lm, "frame", None)
         if frame is not None and context.startswith(frame.before) and context.endswith(frame.after):
             context = context[len(frame.before) : len(context) - len(frame.after)]
@@ -153,13 +161,10 @@ class Replying:
             raise UsageError("a chat whose answer has begun cannot be gone on with; leave the answer's beginning out")
         if not self.asked.cut:
             return context
-        tokenizer, (prompt, text) = self.asked.tokenizer, self.asked.room
-        most = max(1, text - (ask.limit or 1)) if self.asked.published else prompt
-        tokens = tokenizer.encode(context)
-        while len(tokenizer.encode(context)) > most:
-            tokens = tokens[-most:] if len(tokens) > most else tokens[1:]
-            context = tokenizer.decode(tokens)
-        return context
+        prompt, text = self.asked.room
+        around = 0 if frame is None else len(frame.encode("", self.asked.tokenizer))
+        most = max(1, text - around - (ask.limit or 1)) if self.asked.published else prompt
+        return self.asked.end_of(context, most)
 
     def _continued(self, asks: Sequence[Ask]) -> Iterator[tuple[int, str]]:
         """Contexts as beginnings of texts, of models that learned texts without prompts."""
@@ -174,21 +179,31 @@ class Replying:
                 "a block-causal model that learned texts without prompts does not go on from a beginning; give it "
                 "tasks of another kind, or one that was trained on prompts"
             )
-        requests = [Request(infill=self._blank(ask), seed=ask.seed, options=ask.options) for ask in asks]
+        begun = [self._blank(ask) for ask in asks]
+        requests = [
+            Request(infill=f"{context} ___{{{blank}}}", seed=ask.seed, options=ask.options)
+            for ask, (context, blank) in zip(asks, begun, strict=True)
+        ]
         for event in finished(self.lm.generate(requests, batch_size=self.batch_size)):
-            context = asks[event.index].context.rstrip()
+            context, _ = begun[event.index]
             text = event.text[len(context) :] if event.text.startswith(context) else event.text
             yield event.index, text.lstrip()
 
-    def _blank(self, ask: Ask) -> str:
-        """The context with a blank behind it."""
+    def _blank(self, ask: Ask) -> tuple[str, int]:
+        """The context, its end where it is to be cut and does not fit, and the tokens of the blank behind it."""
         context, room = ask.context.rstrip(), self.asked.room[1]
+        left = room - len(self.asked.tokenizer.encode(context)) - 1
+        if left < 1 and self.asked.cut:
+            context = self.asked.end_of(context, max(1, room - 1 - (ask.limit or room // 2)))
+            left = room - len(self.asked.tokenizer.encode(context)) - 1
         if re.search(r"_{3,}|\[\[", context):
             raise RequestError(f"a context holds a blank ___ or brackets [[, which mean more here: {context[:60]!r}")
-        left = room - len(self.asked.tokenizer.encode(context)) - 1
         if left < 1:
-            raise RequestError(f"a context leaves no room for a reply in the model's {room} tokens: {context[:60]!r}")
-        return f"{context} ___{{{min(left, ask.limit or BLANK)}}}"
+            raise RequestError(
+                f"a context leaves no room for a reply in the model's {room} tokens; cut contexts at their beginning "
+                f"(cut=true, --lm-eval-cut): {context[:60]!r}"
+            )
+        return context, min(left, ask.limit or BLANK)
 
     @torch.no_grad()
     def _left_to_right(self, lm: AutoregressiveLM, asks: Sequence[Ask]) -> list[str]:

@@ -220,6 +220,11 @@ class AlignedLM(FluentWriter[AlignedModel]):
                     "choose one of them, or leave it out"
                 )
 
+    def together(self, options: GenerateOptions) -> GenerateOptions:
+        """Left to right as its teacher has it; see `Writer`."""
+        left_to_right = self.causal is not None and self._left_to_right(options)
+        return self.causal.together(options) if left_to_right and self.causal is not None else options
+
     @staticmethod
     def _left_to_right(options: GenerateOptions) -> bool:
         return options.decoder in ("sequential", "verified")

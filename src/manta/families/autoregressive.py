@@ -7,7 +7,7 @@ trained one can serve as a teacher and as the policy's first weights.
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from manta.autoregressive import (
     Chooser,
+    ChooserOfEach,
     Drafter,
     NgramDrafter,
     Round,
@@ -32,14 +33,16 @@ from manta.families.cached import CachedReader
 from manta.families.canvas import Prompts, Template, prompt_tokens
 from manta.families.drafters import DraftLoss, RecurrentDrafter
 from manta.families.events import UNFINISHED, Event, EventKind, GenerateOptions, Request
+from manta.families.next_words import Line
 from manta.families.observer import Beginning, Observer
 from manta.families.options import spelled
 from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resolved
 from manta.families.structured import NextHeld, automaton_for, check_room
 from manta.families.trained import LogLikelihood, Taught, Teaching, TrainedWriter
+from manta.fluency import Edges
 from manta.nets.trunk import Trunk
 from manta.operators import OperatorContext, line
-from manta.runtime import check_likelihood, make_generator
+from manta.runtime import check_likelihood
 from manta.text import BOS, EOS, HUMAN, MASK, Batch, Corpus, Tokenizer
 from manta.types import Loss
 
@@ -212,12 +215,13 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
     def learn_from(self, corpus: Corpus, teacher: TrainedWriter[Any] | None = None) -> None:
         """Keep a table of the training texts, to draft from."""
         if self.model.drafter is None:
-            self._count(corpus.text(row).tolist() for row in range(len(corpus)))
+            rows = range(len(corpus))
+            self._count((corpus.text(row).tolist() for row in rows), map(corpus.edges, rows))
 
-    def _count(self, texts: Iterable[Sequence[int]]) -> None:
+    def _count(self, texts: Iterable[Sequence[int]], edges: Edges | None = None) -> None:
         """Make the table of some texts."""
         size = self.model.config.vocab_size
-        self.table = NgramDrafter(count_ngrams(texts, vocab_size=size, begin=BOS, end=EOS), size, BOS)
+        self.table = NgramDrafter(count_ngrams(texts, vocab_size=size, begin=BOS, end=EOS, edges=edges), size, BOS)
 
     def with_vocabulary(
         self, tokenizer: Tokenizer, smaller: Callable[[Any], Any], rows: Sequence[Sequence[int]]
@@ -297,20 +301,25 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
         # On a GPU products depend on their shape, so a text could differ by rounding; nobody gets that unasked.
         return min(NUM_DRAFTS, max(0, PLACES // rows - 1)) if self.device.type == "cpu" else 0
 
-    def read(self, request: Request, options: GenerateOptions) -> tuple[list[int], int]:
-        """Tokens of the prompt, and the seed; a text to fill cannot be served left to right. See `RequestWriter`."""
+    def together(self, options: GenerateOptions) -> GenerateOptions:
+        """All but how a word is chosen from what the model tells, which `read` keeps for each; see `Writer`."""
+        return options if options.choose > 1 else replace(options, temperature=0.0, top_k=None, top_p=1.0)
+
+    def read(self, request: Request, options: GenerateOptions) -> Line:
+        """A request in tokens; a text to fill cannot be served left to right. See `RequestWriter`."""
         if request.infill is not None:
             raise RequestError("an autoregressive model writes left to right and cannot fill blanks")
-        return prompt_tokens(request, self.tokenizer, self.model.config.max_prompt), request.seed
+        prompt = prompt_tokens(request, self.tokenizer, self.model.config.max_prompt)
+        return Line(prompt, request.seed, options.temperature, options.top_k, options.top_p)
 
     def write_rows(
-        self, rows: Sequence[tuple[list[int], int]], options: GenerateOptions, batch_size: int, observer: Observer
+        self, rows: Sequence[Line], options: GenerateOptions, batch_size: int, observer: Observer
     ) -> Iterator[Event]:
         """Left to right, prompts of like lengths side by side; see `RequestWriter`.
 
         A network call tells one word, or those of a draft that it bears out. Who watches is told word by word.
         """
-        for chosen in self._groups([prompt for prompt, _ in rows], batch_size):
+        for chosen in self._groups([row.prompt for row in rows], batch_size):
             texts = [_Text(exactly=options.pattern is not None or options.schema is not None) for _ in chosen]
             every = -(-len(chosen) // SHOWN)
             for call, step in enumerate(self._steps([rows[i] for i in chosen], options, observer)):
@@ -344,17 +353,13 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
             self.drafter.begin(memory)
         return CachedReader(self.model, memory, room)
 
-    def _steps(
-        self, rows: Sequence[tuple[list[int], int]], options: GenerateOptions, observer: Observer
-    ) -> Iterator[Round]:
+    def _steps(self, rows: Sequence[Line], options: GenerateOptions, observer: Observer) -> Iterator[Round]:
         """What each call commits of texts written side by side."""
-        prompts = [prompt for prompt, _ in rows]
-        choose = Chooser(
-            temperature=options.temperature,
-            top_k=options.top_k,
-            top_p=options.top_p,
-            generators=[make_generator(seed) for _, seed in rows] if options.temperature > 0 else (),
-        )
+        prompts = [row.prompt for row in rows]
+        if len({row.drawn for row in rows}) == 1:
+            choose = rows[0].chooser([row.seed for row in rows])
+        else:
+            choose = ChooserOfEach([row.chooser([row.seed]) for row in rows])
         watch = _watched_by(observer)
         num_drafts = 0 if watch is not None else self._num_drafts(options, len(rows))
         max_tokens = min(self._room(prompts), options.max_tokens or sys.maxsize)

@@ -19,6 +19,7 @@ from manta.families.batching import padded_width
 from manta.families.cached import CachedReader
 from manta.families.canvas import Prompts, Template
 from manta.families.events import GenerateOptions
+from manta.families.next_words import Line
 from manta.families.observer import Beginning, Observer
 from manta.families.prompted import Memory, PromptedConfig, resolved
 from manta.families.trained import Taught, Teaching, TrainedWriter
@@ -197,7 +198,7 @@ class DecoderLM(AutoregressiveLM):
         """What the prompts leave."""
         return self.capacity - len(prompts[0])
 
-    def _steps(self, rows: Sequence[tuple[list[int], int]], options: GenerateOptions, observer: Observer) -> Any:
+    def _steps(self, rows: Sequence[Line], options: GenerateOptions, observer: Observer) -> Any:
         """Up to `UNBOUNDED` tokens where nothing else is asked for."""
         return super()._steps(rows, replace(options, max_tokens=options.max_tokens or UNBOUNDED), observer)
 

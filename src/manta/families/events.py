@@ -112,6 +112,14 @@ class Writer(ABC):
     estimator: str = ""
     """How that is got."""
 
+    def together(self, options: GenerateOptions) -> GenerateOptions:
+        """What of its options a request shares with those that are written beside it; the rest is each one's own.
+
+        Args:
+            options: of a request that writes one text or chooses from several.
+        """
+        return options
+
     @property
     def left_to_right(self) -> Any:
         """What reads and writes word by word, an `AutoregressiveLM`: itself, or a part of it; None: nothing does."""

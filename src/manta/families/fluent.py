@@ -9,7 +9,7 @@ from manta.errors import UsageError
 from manta.families.events import GenerateOptions
 from manta.families.options import spelled
 from manta.families.trained import Net, TrainedWriter
-from manta.fluency import Fluency, NgramModel, checked_words
+from manta.fluency import Edges, Fluency, NgramModel, checked_words
 from manta.text import BOS, EOS, Corpus, Tokenizer
 
 FLUENCY = 0.5
@@ -30,11 +30,12 @@ class FluentWriter(TrainedWriter[Net], Generic[Net]):
 
     def learn_from(self, corpus: Corpus, teacher: TrainedWriter[Any] | None = None) -> None:
         """Count the texts."""
-        every = -(-corpus.text_tokens // MOST_COUNTED)
-        self._count(corpus.text(row).tolist() for row in range(0, len(corpus), max(1, every)))
+        rows = range(0, len(corpus), max(1, -(-corpus.text_tokens // MOST_COUNTED)))
+        self._count((corpus.text(row).tolist() for row in rows), map(corpus.edges, rows))
 
-    def _count(self, texts: Iterable[Sequence[int]]) -> None:
-        self.ngrams = NgramModel.count(texts, vocab_size=self.model.config.vocab_size, begin=BOS, end=EOS)
+    def _count(self, texts: Iterable[Sequence[int]], edges: Edges | None = None) -> None:
+        size = self.model.config.vocab_size
+        self.ngrams = NgramModel.count(texts, vocab_size=size, begin=BOS, end=EOS, edges=edges)
 
     def with_vocabulary(
         self, tokenizer: Tokenizer, smaller: Callable[[Any], Any], rows: Sequence[Sequence[int]]
@@ -61,6 +62,10 @@ class FluentWriter(TrainedWriter[Net], Generic[Net]):
     def _unasked(self, options: GenerateOptions) -> bool:
         """Whether they are weighed where no weight is asked for."""
         return options.temperature == 0 and options.style == "consensus"
+
+    def without_fluency(self) -> str | None:
+        """Why this model weighs no counts, whatever else is asked; None where it may."""
+        return "the model holds no counts of its training texts" if self.ngrams is None else None
 
     def check_fluency(self, options: GenerateOptions) -> None:
         """Refuse a weight that nothing would come of.

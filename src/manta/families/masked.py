@@ -205,6 +205,10 @@ class MaskedLM(FluentWriter[MaskedModel]):
         """What it adds to masked models was not measured, so it is only weighed where somebody asks for it."""
         return False
 
+    def without_fluency(self) -> str | None:
+        """See `FluentWriter`."""
+        return super().without_fluency() or self._moving()
+
     def check_fluency(self, options: GenerateOptions) -> None:
         """Refuse a weight that nothing would come of; see `FluentWriter`."""
         super().check_fluency(options)
@@ -217,6 +221,10 @@ class MaskedLM(FluentWriter[MaskedModel]):
             return "a cache shows a part of it"
         if options.pattern is not None or options.schema is not None:
             return "a pattern chooses the words already"
+        return self._moving()
+
+    def _moving(self) -> str | None:
+        """Why no canvas of this model is one of words that stay where they are."""
         if self.model.config.elastic:
             return "the places of this model move"
         return "this model settles classes before words" if self.model.config.classes else None

@@ -1,4 +1,4 @@
-"""From requests to events: each is read by itself, and those of equal options are written together."""
+"""From requests to events: each is read by itself, and those are written together whose options allow it."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -43,7 +43,7 @@ class RequestWriter(Writer):
     def write_rows(
         self, rows: Sequence[Any], options: GenerateOptions, batch_size: int, observer: Observer
     ) -> Iterator[Event]:
-        """Write what was read, by one set of options; an event's index counts the rows."""
+        """Write what was read, by what its options share, see `together`; an event's index counts the rows."""
 
     def samples(self, request: Request, options: GenerateOptions) -> list[Any]:
         """A request in tokens, once for each text that is to be chosen from, with seeds of their own."""
@@ -113,7 +113,7 @@ class RequestWriter(Writer):
             except (RequestError, UsageError) as error:
                 yield failed(index, error)
             else:
-                alike.setdefault(how, []).append(index)
+                alike.setdefault(self.together(how), []).append(index)
         for how, chosen in alike.items():
             some = [rows[index] for index in chosen]
             if how.choose == 1:

@@ -6,10 +6,12 @@ without sight of the others, it says which of them go together.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from manta.errors import ConfigError
@@ -27,6 +29,9 @@ LOWEST = -30.0
 ROOM = 0.01
 """Least probability of the words without an n-gram behind a context for what is left to be shared out among them: less
 is of the size of what rounding loses."""
+
+Edges = Iterable[tuple[bool, bool]]
+"""Of each text whether it begins, and ends, where its tokens do: a window of a longer text may not."""
 
 
 class NgramModel:
@@ -67,9 +72,12 @@ class NgramModel:
             self.nothing = self.nothing * vocab_size + begin
 
     @classmethod
-    def count(cls, texts: Iterable[Sequence[int]], *, vocab_size: int, begin: int, end: int) -> "NgramModel":
+    def count(
+        cls, texts: Iterable[Sequence[int]], *, vocab_size: int, begin: int, end: int, edges: Edges | None = None
+    ) -> "NgramModel":
         """A model of some texts; see `count_words`."""
-        return cls(count_words(texts, vocab_size=vocab_size, begin=begin, end=end), vocab_size, begin, end)
+        table = count_words(texts, vocab_size=vocab_size, begin=begin, end=end, edges=edges)
+        return cls(table, vocab_size, begin, end)
 
     def after(self, last: np.ndarray, words: np.ndarray) -> np.ndarray:
         """Numbers of the last words of texts that a word is added to, int64.
@@ -116,7 +124,13 @@ def _nats(kept: Tensor) -> list[float]:
 
 
 def count_words(
-    texts: Iterable[Sequence[int]], *, vocab_size: int, begin: int, end: int, most: int = MOST
+    texts: Iterable[Sequence[int]],
+    *,
+    vocab_size: int,
+    begin: int,
+    end: int,
+    most: int = MOST,
+    edges: Edges | None = None,
 ) -> dict[str, Tensor]:
     """The table of an `NgramModel`.
 
@@ -128,14 +142,16 @@ def count_words(
         vocab_size: tokens of the vocabulary; n-grams whose number would not fit 63 bits are left out.
         begin, end: tokens that begin and end a text.
         most: n-grams kept of each length above one.
+        edges: see `delimited`.
 
     Returns:
         For each length n: `grams.n`, sorted numbers of n-grams, the last word the last digit (not of single words, of
         which there are all); `chances.n`, log-probabilities of their last words; `backoffs.n`, of n-grams as contexts.
         Both in 1/`UNIT` nats, int16. And `nats`, of a word in the mean, float32, and `tokens`, that were counted.
     """
-    rows = [np.array([begin, *text, end], dtype=np.int64) for text in texts]
-    times = np.bincount(np.concatenate([row[1:] for row in rows] or [np.zeros(0, np.int64)]), minlength=vocab_size)
+    rows = delimited(texts, begin, end, edges)
+    words = [row[int(row[:1].tolist() == [begin]) :] for row in rows]  # all but the token that begins a text
+    times = np.bincount(np.concatenate(words or [np.zeros(0, np.int64)]), minlength=vocab_size)
     different = max(1, int((times > 0).sum()))
     alone = (times + different / vocab_size) / (times.sum() + different)
     table: dict[str, Any] = {"chances.1": _rounded(np.log(alone))}
@@ -149,6 +165,23 @@ def count_words(
     table["nats"] = np.array(-(told * counted).sum() / max(1, counted.sum()), np.float32)
     table["tokens"] = np.array(times.sum(), np.int64)
     return {name: torch.from_numpy(np.array(value)) for name, value in table.items()}
+
+
+def delimited(
+    texts: Iterable[Sequence[int]], begin: int, end: int, edges: Edges | None = None
+) -> list[Int64[np.ndarray, " _"]]:
+    """Texts with the tokens that begin and end them, int64.
+
+    Args:
+        texts: tokens of each, without them.
+        begin, end: those tokens.
+        edges: of each text whether it begins and ends there; None: all do.
+    """
+    known = repeat((True, True)) if edges is None else edges
+    return [
+        np.array([*[begin] * begins, *text, *[end] * ends], dtype=np.int64)
+        for text, (begins, ends) in zip(texts, known, strict=False)
+    ]
 
 
 def lengths(vocab_size: int) -> list[int]:

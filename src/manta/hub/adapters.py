@@ -220,10 +220,13 @@ def check_rank(model: Any, config: LowRankConfig) -> None:
     told = tunable(model)
     for name, place in targets_of(told.places(), config.targets).items():
         rows, columns = told.net.get_parameter(place.ours).shape
-        least = min(rows if place.rows is None else place.rows[1] - place.rows[0], columns)
+        if place.rows is not None:  # one of several published maps that are one weight of ours
+            rows = place.rows[1] - place.rows[0]
+        least = min(rows, columns)
         if config.rank is not None and config.rank > least:
             raise ConfigError(
-                f"lora.rank is {config.rank}, and {name} is {rows}×{columns}, whose rank is {least} at most; give less"
+                f"lora.rank is {config.rank}, and the published map {name} is {rows}×{columns}, whose rank is {least} "
+                "at most; give less"
             )
 
 

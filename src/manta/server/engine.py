@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from manta.errors import MantaError, ModelError, UsageError
-from manta.families.events import Event, Request
+from manta.families.events import Event, GenerateOptions, Request
 
 LOG: Final = logging.getLogger("manta.server")
 
@@ -195,12 +195,16 @@ class Engine:
                 self._changed.wait(None if not self._waiting else max(0.0, self._due()))
             if not self._waiting:
                 return []
-            how = self._waiting[0].request.options
-            alike = [ticket for ticket in self._waiting if ticket.request.options == how][: self.batch_size]
+            how = self._shared(self._waiting[0])
+            alike = [ticket for ticket in self._waiting if self._shared(ticket) == how][: self.batch_size]
             chosen = set(map(id, alike))
             self._waiting = deque(ticket for ticket in self._waiting if id(ticket) not in chosen)
             self._running = alike
             return alike
+
+    def _shared(self, ticket: Ticket) -> GenerateOptions:
+        """What those share that are written side by side."""
+        return self.lm.together(ticket.request.options or GenerateOptions())
 
     def _ready(self) -> bool:
         """Whether there is something to write, and nothing to wait for."""

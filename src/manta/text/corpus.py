@@ -21,8 +21,11 @@ from manta.text.tokenizers import Tokenizer
 VERSION = 1
 _CHUNK_EXAMPLES, _CHUNK_CHARS = 2048, 4_000_000
 _FILES = ("text.bin", "text_ends.bin", "prompt.bin", "prompt_ends.bin", "groups.bin", "tags.bin")
+_EDGES = "edges.bin"
+"""Of each row which sides of it lie within a longer text; no part of the digest, since it changes no row."""
+_GOES_BACK, _GOES_ON = 1, 2
 _MANIFEST = "manifest.json"
-FILES = (*_FILES, _MANIFEST)
+FILES = (*_FILES, _EDGES, _MANIFEST)
 """Names of all files of a corpus."""
 
 
@@ -159,6 +162,7 @@ class Corpus:
         self._prompt_ends = _map(folder / "prompt_ends.bin", np.dtype(np.int64))
         self._groups = _map(folder / "groups.bin", np.dtype(np.int64))
         self._tags = _map(folder / "tags.bin", np.dtype(np.uint8))
+        self._edges = _map(folder / _EDGES, np.dtype(np.uint8)) if _EDGES in manifest["bytes"] else None
 
     @classmethod
     def open(cls, folder: str | Path, *, tokenizer: Tokenizer | None = None) -> "Corpus":
@@ -189,6 +193,14 @@ class Corpus:
     def text(self, index: int) -> Integer[np.ndarray, " n"]:
         """The tokens of row `index`'s text, n ≥ 1, without padding."""
         return _slice(self._text, self._text_ends, index)
+
+    def edges(self, index: int) -> tuple[bool, bool]:
+        """Whether the text of row `index` begins, and ends, where the row does: a window of a longer text may not.
+
+        A corpus that was built before windows were told apart takes every row for a whole text.
+        """
+        within = 0 if self._edges is None else int(self._edges[index])
+        return not within & _GOES_BACK, not within & _GOES_ON
 
     def prompt(self, index: int) -> Integer[np.ndarray, " p"]:
         """The tokens of row `index`'s prompt; p = 0 where it has none."""
@@ -241,7 +253,7 @@ class _Writer:
         self._counts = {field.name: 0 for field in fields(CorpusReport)}
 
     def __enter__(self) -> "_Writer":
-        for name in _FILES:
+        for name in (*_FILES, _EDGES):
             self._files[name] = self._stack.enter_context((self._folder / name).open("wb"))
         return self
 
@@ -265,6 +277,7 @@ class _Writer:
         rows: list[list[int]] = []
         row_groups: list[int] = []
         row_tags: list[int] = []
+        row_edges: list[int] = []
         for example, tokens in zip(kept, self._tokenizer.encode_batch([e.text for e in kept]), strict=True):
             group = -1 if example.prompt is None else groups[example.prompt]
             if group is None:
@@ -278,9 +291,12 @@ class _Writer:
                 rows.append(tokens[start : start + self._max_text])
                 row_groups.append(group)
                 row_tags.append(example.tag)
+                goes_on = start + self._max_text < len(tokens)
+                row_edges.append(_GOES_BACK * (start > 0) + _GOES_ON * goes_on)
         self._append("text", rows)
         self._files["groups.bin"].write(np.array(row_groups, dtype=np.int64).tobytes())
         self._files["tags.bin"].write(np.array(row_tags, dtype=np.uint8).tobytes())
+        self._files[_EDGES].write(np.array(row_edges, dtype=np.uint8).tobytes())
         counts["rows"] += len(rows)
         counts["consensus"] += row_tags.count(CONSENSUS)
 
@@ -338,9 +354,10 @@ def _lengths(ends: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def _write_manifest(folder: Path, settings: Mapping[str, Any], report: CorpusReport) -> None:
-    sizes = {name: (folder / name).stat().st_size for name in _FILES}
+    sizes = {name: (folder / name).stat().st_size for name in (*_FILES, _EDGES)}
     manifest = {**settings, "report": asdict(report), "truncation_share": report.truncation_share, "bytes": sizes}
     manifest["digests"] = {name: digest_of_file(folder / name) for name in _FILES}
+    manifest["edges"] = digest_of_file(folder / _EDGES)
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -375,7 +392,9 @@ def _reusable(folder: Path, settings: Mapping[str, Any]) -> CorpusReport | None:
         manifest = _read_manifest(folder)
         if any(manifest.get(k) != v for k, v in settings.items()):
             return None
-        whole = all(manifest["digests"][name] == digest_of_file(folder / name) for name in _FILES)
+        kept = {name: manifest["digests"][name] for name in _FILES}
+        kept |= {_EDGES: manifest["edges"]} if _EDGES in manifest["bytes"] else {}
+        whole = all(value == digest_of_file(folder / name) for name, value in kept.items())
     except (DataError, OSError, KeyError, TypeError):
         return None
     return CorpusReport(**manifest["report"]) if whole else None

@@ -295,14 +295,21 @@ def describe_decoder(folder: str | Path, kind: CausalKind) -> DecoderLM:
 
 
 def llama_of(
-    config: LlamaConfig, tokenizer: ForeignTokenizer, take: Callable[[str], Tensor], device: str | None = None
+    config: LlamaConfig,
+    tokenizer: ForeignTokenizer,
+    shape_of: Callable[[str], tuple[int, ...]],
+    take: Callable[[str], Tensor],
+    device: str | None = None,
 ) -> DecoderLM:
     """A model of Llama's layout from weights that lie elsewhere than in safetensors.
+
+    The shapes of all weights are compared with what the layout asks for before any memory is taken.
 
     Args:
         config: what its `config.json` would say.
         tokenizer: its own.
-        take: a weight by its published name, of the size that the layout asks for.
+        shape_of: the shape of a weight as it is stored, by its published name.
+        take: the weight itself.
         device: where to put it; None: the first CUDA device, else the CPU.
 
     Raises:
@@ -312,14 +319,10 @@ def llama_of(
     with torch.device("meta"):
         net = DecoderModel(config.shape)
         names, sizes = published(net, _llama_names(config.shape))
-
-    def checked(name: str) -> Tensor:
-        value = take(name)
-        if tuple(value.shape) != sizes[name]:
-            raise ModelError(f"{name} is of shape {tuple(value.shape)}, and the layout asks for {sizes[name]}")
-        return value
-
-    _fill(net.to_empty(device=resolve_device(device)), names, checked, headwise=False)
+    for name, size in sizes.items():
+        if (stored := shape_of(name)) != size:
+            raise ModelError(f"{name} is of shape {stored}, and the layout asks for {size}")
+    _fill(net.to_empty(device=resolve_device(device)), names, take, headwise=False)
     return DecoderLM(net, tokenizer)
 
 

@@ -120,16 +120,20 @@ def load_gguf(file: Path, *, begin: str | None = None, device: str | None = None
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads or config.num_attention_heads}
 
     def take(name: str) -> Tensor:
-        *before, part, kind = name.split(".")
-        block = f"blk.{before[2]}." if "layers" in before else ""
-        value = held.weight(f"{block}{NAMES[part]}.{kind}")
+        value, part = held.weight(_name_of(name)), name.split(".")[-2]
         check_weight(name, value, file)
         return value if part not in heads else _halved(value, heads[part])
 
     try:
-        return llama_of(config, tokenizer, take, device)
+        return llama_of(config, tokenizer, lambda name: held.place(_name_of(name))[1], take, device)
     except (ConfigError, RuntimeError, ArithmeticError) as error:
         raise ModelError(f"{file}: {error}; manta cannot compute this model") from None
+
+
+def _name_of(name: str) -> str:
+    """What this format calls a weight, from its published name."""
+    *before, part, kind = name.split(".")
+    return f"{f'blk.{before[2]}.' if 'layers' in before else ''}{NAMES[part]}.{kind}"
 
 
 def _halved(weight: Float32[Tensor, "n d"], heads: int) -> Float32[Tensor, "n d"]:
@@ -150,15 +154,23 @@ class Gguf:
     content: UInt8[Tensor, "n"] = field(repr=False)
     """Of the file."""
 
-    def weight(self, name: str) -> Float32[Tensor, "*shape"]:
-        """A weight as numbers.
+    def place(self, name: str) -> tuple[str, tuple[int, ...], int]:
+        """How a weight is quantised, its shape, and its first byte.
 
         Raises:
             ModelError: there is none of that name.
         """
         if name not in self.places:
             raise ModelError(f"{self.file} has no {name}; install or copy it again")
-        kind, shape, start = self.places[name]
+        return self.places[name]
+
+    def weight(self, name: str) -> Float32[Tensor, "*shape"]:
+        """A weight as numbers.
+
+        Raises:
+            ModelError: there is none of that name.
+        """
+        kind, shape, start = self.place(name)
         size = _bytes_of(kind, shape)
         return dequantised(self.content[start : start + size].view(-1, BLOCK_BYTES[kind]), kind).view(shape)
 
@@ -212,6 +224,7 @@ def read_gguf(file: Path) -> Gguf:
         raise ModelError(f"{file} is damaged ({error!r}); install or copy it again") from error
     begin = -(-reader.at // ALIGNMENT) * ALIGNMENT
     places: dict[str, tuple[str, tuple[int, ...], int]] = {}
+    taken = begin
     for name, shape, kind, start in listed:
         if kind not in QUANTISED:
             known = ", ".join(QUANTISED.values())
@@ -219,6 +232,9 @@ def read_gguf(file: Path) -> Gguf:
         if not shape or shape[-1] % BLOCK or begin + start + _bytes_of(QUANTISED[kind], shape) > len(content):
             raise ModelError(f"{file} is damaged: {name} of shape {shape} does not lie in it; install or copy it again")
         places[name] = QUANTISED[kind], shape, begin + start
+        taken += _bytes_of(QUANTISED[kind], shape)
+    if taken > len(content):  # weights that lie in one another
+        raise ModelError(f"{file} is damaged: its {len(content)} bytes hold no {taken}; install or copy it again")
     if said.get("general.alignment", ALIGNMENT) != ALIGNMENT:
         raise ModelError(f"{file} is aligned to {said['general.alignment']} bytes; manta reads files aligned to 32")
     return Gguf(file, said, places, torch.frombuffer(content, dtype=torch.uint8))
@@ -268,7 +284,11 @@ class _Reader:
 
 
 def _config(held: Gguf, mark: int | None) -> LlamaConfig:
-    """What the file says of its shape, in the words of Llama's `config.json`."""
+    """What the file says of its shape, in the words of Llama's `config.json`.
+
+    Raises:
+        ModelError: it is of another layout, does not tell its shape, or tells of blocks that it does not hold.
+    """
     if held.keys.get("general.architecture") != "llama":
         raise ModelError(f"{held.file} is of the layout {held.keys.get('general.architecture')}; manta reads llama")
     said = {key.removeprefix("llama."): value for key, value in held.keys.items() if key.startswith("llama.")}
@@ -278,7 +298,16 @@ def _config(held: Gguf, mark: int | None) -> LlamaConfig:
         values = {KEYS[key]: value for key, value in said.items()}
         begin, end = (held.keys[f"tokenizer.ggml.{name}_token_id"] if mark is None else mark for name in ("bos", "eos"))
         tied = "output.weight" not in held.places
-        return LlamaConfig(model_type="llama", bos_token_id=begin, eos_token_id=end, tie_word_embeddings=tied, **values)
+        config = LlamaConfig(
+            model_type="llama", bos_token_id=begin, eos_token_id=end, tie_word_embeddings=tied, **values
+        )
+        # A net of as many blocks as the file claims takes memory even where its weights take none.
+        blocks = len({name.split(".")[1] for name in held.places if name.startswith("blk.")})
+        if config.num_hidden_layers > blocks:
+            raise ModelError(
+                f"{held.file} tells of {config.num_hidden_layers} blocks and holds {blocks}; install or copy it again"
+            )
+        return config
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ModelError(f"{held.file} does not tell its whole shape ({error}); install or copy it again") from error
 
