@@ -77,9 +77,7 @@ def _roads(prompt: str, seed: int) -> None:
     from manta.hub import load_writer
 
     lm = load_writer("builtin:e2e-aligned")
-    print(
-        "A second model tells all words at once, through alignments, and has kept its left-to-right teacher:\n" + prompt
-    )
+    print("A second model tells all words at once, through alignments, and writes left to right as well:\n" + prompt)
     for name, options in ROADS:
         settings = GenerateOptions(**options)
         list(lm.generate([Request(prompt=prompt, seed=seed)], settings))  # the first text pays for what is set up once
