@@ -12,10 +12,11 @@ from types import FunctionType
 from typing import Any, get_args
 
 import jaxtyping
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 from jaxtyping import AbstractArray, install_import_hook
 
 _thorough = jaxtyping.jaxtyped
+_checker: Any = beartype(conf=BeartypeConf(violation_type=jaxtyping.TypeCheckError))
 _INNER = "__beartype_func"
 """Keyword by which what `beartype` makes of a function holds that function."""
 _kept: dict[Any, FunctionType] = {}
@@ -76,14 +77,14 @@ def _in_own_scope(function: Callable[..., Any]) -> Callable[..., Any]:
 def _checking(function: Any) -> Any:
     """What `beartype` makes of a function, made once of one that is defined again and again within another one."""
     if "<locals>" not in function.__qualname__:
-        return beartype(function)
+        return _checker(function)
     key = (function.__code__, tuple(function.__annotations__.items()))
     try:
         made = _kept.get(key)
     except TypeError:  # a part of a hint has no hash
-        return beartype(function)
+        return _checker(function)
     if made is None:
-        found = beartype(function)
+        found = _checker(function)
         if _INNER in (getattr(found, "__kwdefaults__", None) or {}):
             _kept[key] = _copy(found, None)
         return found

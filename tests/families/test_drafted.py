@@ -10,6 +10,7 @@ from manta.families.autoregressive import AutoregressiveLM
 from manta.families.batching import padded_prompts
 from manta.families.cached import CachedReader
 from manta.families.events import GenerateOptions
+from manta.families.next_words import Line
 from manta.families.observer import Observer
 from manta.families.trained import StageShares, Teaching
 from manta.operators import AttentionConfig, LinearConfig
@@ -37,7 +38,7 @@ class Knowing(Drafter):
 
 
 def texts(lm: AutoregressiveLM, rows: int = 1, **options: Any) -> list[Any]:
-    asked = [(PROMPT, 0)] * rows
+    asked = [Line(PROMPT, 0)] * rows
     events = lm.write_rows(asked, GenerateOptions(max_tokens=12, **options), rows, Observer())
     return [event for event in events if event.kind == "done"]
 
@@ -121,7 +122,7 @@ def test_what_is_watched_is_written_word_by_word_though_a_drafter_is_there(draft
 
     watching = Watching()
     with lm.endless():
-        *_, done = lm.write_rows([(PROMPT, 0)], GenerateOptions(max_tokens=12), 1, watching)
+        *_, done = lm.write_rows([Line(PROMPT, 0)], GenerateOptions(max_tokens=12), 1, watching)
     assert (done.tokens, done.nfe, watching.seen) == (text, 13, 12) and not drafter.counts
 
 
@@ -147,7 +148,7 @@ def test_a_drafter_that_guesses_more_than_it_may_makes_no_text_longer(drafted):
         [found] = texts(lm, decoder="verified", num_drafts=11)
         [whole] = [
             event
-            for event in lm.write_rows([(PROMPT, 0)], GenerateOptions(max_tokens=7, num_drafts=6), 1, Observer())
+            for event in lm.write_rows([Line(PROMPT, 0)], GenerateOptions(max_tokens=7, num_drafts=6), 1, Observer())
             if event.kind == "done"
         ]
     assert found.tokens == text and whole.tokens == text[:7]

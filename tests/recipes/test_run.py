@@ -270,8 +270,8 @@ def test_a_teacher_answers_prompts_and_lends_its_weights_unless_a_rule_does(tmp_
     if data == "prose":
         (tmp_path / "prose.txt").write_text("".join(f"It is {i} degrees in the north.\n" for i in range(40)))
         data = str(tmp_path / "prose.txt")
-    given = {**TINY, "data": data, "consensus": "auto", "warm_start": None, "num_steps": 10, "num_examples": 20}
-    run = TrainingRun(from_dict(Recipe, {**given, **changes}), tmp_path / "run")
+    given = {"data": data, "consensus": "auto", "warm_start": None, "num_steps": 10, "num_examples": 20}
+    run = TrainingRun(recipe(**{**given, **changes}), tmp_path / "run")
     stages = [progress.stage for progress in finish(run)]
     assert ("teacher" in stages[:-1] and run.recipe.family != "ar") == (starts or answers)
     assert run.recipe.warm_start == starts
@@ -280,8 +280,8 @@ def test_a_teacher_answers_prompts_and_lends_its_weights_unless_a_rule_does(tmp_
 
 @pytest.mark.parametrize("family", ["manta", "masked"])
 def test_a_puzzle_s_pupil_starts_with_its_teacher_s_places(tmp_path, family):
-    given = {**TINY, "data": "builtin:sudoku4", "family": family, "warm_start": True, "num_examples": 20}
-    run = TrainingRun(from_dict(Recipe, given), tmp_path / "run")
+    given = recipe(data="builtin:sudoku4", family=family, warm_start=True, num_examples=20)
+    run = TrainingRun(given, tmp_path / "run")
     run._prepare()
     policy = stage_specs(run.parts)[1]
     pupil, teacher = run.parts.modules["model"], run.parts.teacher

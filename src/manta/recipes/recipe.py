@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from manta.config import filled
 from manta.errors import ConfigError
-from manta.families import FAMILIES, FamilyName
+from manta.families import FAMILIES, FamilyName, users
 from manta.families.aligned_model import AlignedConfig
 from manta.families.autoregressive import AutoregressiveConfig
 from manta.families.block import BlockCausalConfig
@@ -304,6 +304,8 @@ def resolve(recipe: Recipe) -> Recipe:
     width = shapes[FAMILIES[recipe.family].shape].dim
     train = filled(recipe.train, {"learning_rate": LEARNING_RATE / width})
     for name, shape in shapes.items():
+        if recipe.family not in users(name):
+            continue  # nobody builds it
         if shape.max_text < max_text or shape.max_prompt < max_prompt:
             raise ConfigError(
                 f"{name}.max_text={shape.max_text} and {name}.max_prompt={shape.max_prompt} are less than the data "
