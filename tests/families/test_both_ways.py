@@ -110,6 +110,15 @@ def test_a_folder_holds_its_weights_once_and_writes_the_same(lm, tmp_path):
     assert sizes[0] - sizes[1] == pytest.approx(4 * with_heads, abs=4000)
 
 
+def test_another_net_is_read_both_ways(lm):
+    other = make_aligned(causal=True, depth=2, draft_horizon=3).model
+    with torch.no_grad():
+        other.embedding.weight.mul_(0.5)
+    found, batch = lm.with_net(other), batch_of()
+    assert torch.equal(found.log_likelihood(batch).value, AlignedLM(other, lm.tokenizer).log_likelihood(batch).value)
+    assert not torch.equal(found.log_likelihood(batch).value, lm.log_likelihood(batch).value)
+
+
 def test_what_does_not_go_together_is_refused():
     with pytest.raises(ConfigError, match="draft_horizon"):
         AlignedConfig(draft_horizon=4)

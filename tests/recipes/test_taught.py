@@ -75,6 +75,14 @@ def test_a_model_that_reads_both_ways_begins_as_its_teacher_and_keeps_none(teach
     drafts = GenerateOptions(decoder="verified", num_drafts=2)
     (event,) = finished(lm.generate([Request(prompt=PROMPTS[0])], drafts))
     assert event.processed > event.nfe > 1
+    given = {"data": "builtin:weather", "num_examples": 60, "batch_tokens": 300, "num_steps": 8, "consensus": "none"}
+    for name in ("inherit", "converted_from"):
+        more = {"conversion": {"operator": {"kind": "windowed"}}} if name == "converted_from" else {}
+        part = TrainingRun(from_dict(Recipe, {**given, **more, name: str(tmp_path / "run")}), tmp_path / name)
+        assert list(part.events())
+        half = load(tmp_path / name, device="cpu")
+        assert isinstance(half, AlignedLM) and half.model.config.causal and half.model.drafter is None
+        assert half.write(PROMPTS, decoder="verified") == half.write(PROMPTS, decoder="sequential")
 
 
 def test_its_first_weights_are_the_teachers(teacher, tmp_path):

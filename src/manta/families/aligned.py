@@ -133,6 +133,13 @@ class AlignedLM(FluentWriter[AlignedModel]):
         if self.causal is not None:
             self.causal.learn_from(corpus)
 
+    def with_net(self, net: Any) -> "AlignedLM":
+        """Read left to right by the other net, too, where it reads both ways."""
+        found = super().with_net(net)
+        if self.causal is not None and net.config.causal:
+            found.causal = AutoregressiveLM(net.reading(), self.tokenizer, self.causal.table)
+        return found
+
     def with_vocabulary(
         self, tokenizer: Tokenizer, smaller: Callable[[Any], Any], rows: Sequence[Sequence[int]]
     ) -> "AlignedLM":

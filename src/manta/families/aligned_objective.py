@@ -67,7 +67,9 @@ class AlignmentMatching:
         """Loss with parts nats (a word that is not given), given (share of slots), length (nats), and causal (nats a
         word left to right) of a model that reads both ways."""
         memory = model.prompt_memory(batch.prompt, batch.prompt_lengths)
-        projected = model.trunk.project(memory.states, memory.mask)
+        projected, next_word = model.trunk.project(memory.states, memory.mask), None
+        if model.config.causal:  # before the slots, whose call is the last: the one that an imitation compares
+            next_word, _ = NextToken.nats(model.reading(), batch, memory)
         canvas = self.lay_out(model, batch, generator)
         if self.reveal and float(torch.rand((), generator=deciding(generator))) < self.config.reveal_share:
             canvas = self.revealed(model, batch, canvas, projected, generator)
@@ -79,8 +81,7 @@ class AlignmentMatching:
         share = (canvas.known & canvas.mask).sum() / canvas.mask.sum()
         parts = {"nats": told.detach(), "given": share.detach(), "length": length.detach()}
         total = told + LENGTH_WEIGHT * length
-        if model.config.causal:
-            next_word, _ = NextToken.nats(model.reading(), batch, memory)
+        if next_word is not None:
             total, parts["causal"] = total + self.config.causal_weight * next_word, next_word.detach()
         return Loss(total, parts, int(asked))
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -64,6 +65,16 @@ class KeptModel(ABC):
     @abstractmethod
     def codec(self) -> Codec:
         """Between its data and its net."""
+
+    def with_net(self, net: Any) -> Any:
+        """The same model with another net.
+
+        Args:
+            net: of the same shape.
+        """
+        found = copy(self)
+        found.model = net
+        return found
 
     @property
     def device(self) -> torch.device:

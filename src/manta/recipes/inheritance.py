@@ -50,7 +50,7 @@ def for_inherited(recipe: Recipe) -> Recipe:
         )
     hidden = asked.hidden or own.hidden
     shape = replace(own, depth=depth, hidden=hidden, operator=own.mix[0], operators=())
-    if lm.family == "ar":
+    if getattr(shape, "draft_horizon", 0):  # its words will be others
         shape = replace(shape, draft_horizon=0)
     return of_shape(recipe, shape, inherit=placed(str(recipe.inherit)))
 

@@ -128,14 +128,12 @@ def quantise(
     begun, model = time.perf_counter(), load(source, device="cpu")
     work = work_of(model, source, data, plan)
     net = merged_maps(model.model)
-    before = copy(model)
-    before.model = net
+    before = model.with_net(net)
     tell(f"watching {plan.num} {work.made} at {', '.join(map(str, plan.calls))} calls")
     seen = observed(net, lambda: work.run(before, plan))
     tell(f"fitting {len(seen)} maps")
     found = fitted(net, seen, plan.how)
-    after = copy(model)
-    after.model = quantised(net, found)
+    after = model.with_net(quantised(net, found))
     after.quantised = {name: each.spec for name, each in found.items()}
     tell("comparing it with the model before")
     compared = work.compared(before, after)

@@ -59,7 +59,7 @@ def for_converted(recipe: Recipe, tell: Callable[[str], None] = lambda line: Non
         tell(told_near(near, reach))
     operators, chosen = new_operators(config, lm.trunk_of(lm.model), shape.mix, shape.heads, near)
     shape = replace(shape, operators=operators)
-    if lm.family == "ar":  # drafts are verified for attention
+    if getattr(shape, "draft_horizon", 0):  # drafts are verified for attention
         shape = replace(shape, draft_horizon=0)
     if lm.family == "decoder":  # rows of others may be longer than what one would train on
         longest = min(shape.max_text, recipe.max_text or shape.max_text)

@@ -209,6 +209,8 @@ def set_by_hand(asked: Any, found: Any) -> Iterator[str]:
         alone = to_dict(resolve(replace(found, **filled)))
         derived = dict(leaves({name: alone[name] for name in filled}))
     for name, value in leaves(to_dict(asked)):
+        if name.endswith(".vocab_size"):  # of every net it is the tokenizer's, once there is one
+            continue
         if all(name not in known or known[name] != value for known in (default, derived)):
             yield name
 
