@@ -228,9 +228,10 @@ class AlignedLM(FluentWriter[AlignedModel]):
                 )
 
     def together(self, options: GenerateOptions) -> GenerateOptions:
-        """Left to right as its teacher has it; see `Writer`."""
-        left_to_right = self.causal is not None and self._left_to_right(options)
-        return self.causal.together(options) if left_to_right and self.causal is not None else options
+        """Left to right as its reading has it; see `Writer`."""
+        if self.causal is None or not self._left_to_right(options):
+            return options
+        return self.causal.together(options)
 
     @staticmethod
     def _left_to_right(options: GenerateOptions) -> bool:
