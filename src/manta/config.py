@@ -26,6 +26,12 @@ from manta.errors import ConfigError
 T = TypeVar("T")
 
 
+@cache
+def annotations_of(cls: type) -> dict[str, Any]:
+    """The types of a dataclass's fields, by name; looked up once, since options are checked at every request."""
+    return get_type_hints(cls)
+
+
 def to_dict(cfg: Any) -> dict[str, Any]:
     """Turn a dataclass into plain dictionaries, lists and scalars, ready for JSON.
 
@@ -74,7 +80,7 @@ def from_dict(cls: type[T], mapping: Any, where: str = "") -> T:
     for key in mapping:
         if key not in fields:
             raise ConfigError(f"unknown key {_join(where, str(key)[:80])!r}{nearest(str(key)[:80], fields)}")
-    annotations = get_type_hints(cls)
+    annotations = annotations_of(cls)
     missing = [name for name, field in fields.items() if name not in mapping and not _has_default(field)]
     if missing:
         name = missing[0]
@@ -334,14 +340,14 @@ def _convert_union(annotation: Any, value: Any, where: str) -> Any:
 
 def _by_kind(groups: Sequence[Any]) -> dict[str, Any]:
     """The dataclasses of a union by their `kind`, in its order."""
-    return {kind: group for group in groups for kind in get_args(get_type_hints(group).get("kind"))}
+    return {kind: group for group in groups for kind in get_args(annotations_of(group).get("kind"))}
 
 
 def _override(mapping: dict[str, Any], cfg: Any, path: Sequence[str], text: str, where: str) -> None:
     """Put the value that `text` stands for at `path` into `mapping`, guided by the types of `cfg`."""
     key, rest = path[0], path[1:]
     cls = cfg if isinstance(cfg, type) else type(cfg)
-    annotations = get_type_hints(cls)
+    annotations = annotations_of(cls)
     names = [field.name for field in dataclasses.fields(cls) if field.init]
     place = _join(where, key)
     if key not in names:

@@ -12,6 +12,7 @@ Source: connectionist temporal classification (CTC): Graves et al. 2006; for tex
 from collections.abc import Sequence
 from itertools import groupby
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
@@ -107,25 +108,40 @@ def best_alignment(
     states = 2 * words.shape[1] + 1
     extended = words.new_full((b, states), blank)
     extended[:, 1::2] = words
-    place = torch.arange(states, device=words.device)
     skips = torch.zeros_like(extended, dtype=torch.bool)
     skips[:, 2:] = (extended[:, 2:] != blank) & (extended[:, 2:] != extended[:, :-2])
     spoken = log_chances.float().gather(2, extended[:, None].expand(-1, n, -1))
-    best = torch.where(place < 2, spoken[:, 0], NEVER)
-    came: list[Tensor] = []
-    for slot in range(1, n):
-        before = F.pad(best, (2, 0), value=NEVER)
-        ways = torch.stack([best, before[:, 1:-1], torch.where(skips, before[:, :-2], NEVER)])
-        reached, way = ways.max(0)
-        inside = (slot < counts)[:, None]
-        best = torch.where(inside, reached + spoken[:, slot], best)
-        came.append(torch.where(inside, way, 0))
-    last = (2 * lengths)[:, None]
-    ends = best.gather(1, torch.cat([last, (last - 1).clamp_min(0)], 1))
-    state = last[:, 0] - ends.argmax(1) * (lengths > 0)
-    path = [state]
-    for way in reversed(came):
-        state = state - way.gather(1, state[:, None])[:, 0]
-        path.append(state)
-    labels = extended.gather(1, torch.stack(path[::-1], 1))
+    state = torch.from_numpy(
+        _best_path(spoken.cpu().numpy(), skips.cpu().numpy(), counts.cpu().numpy(), lengths.cpu().numpy())
+    )
+    labels = extended.gather(1, state.to(words.device))
     return labels.masked_fill(torch.arange(n, device=words.device) >= counts[:, None], blank)
+
+
+def _best_path(spoken: np.ndarray, skips: np.ndarray, counts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The state of every slot `[b, n]`; a few values a step, which numpy begins on sooner than a tensor library.
+
+    Args:
+        spoken: log-probability of each state in each slot, `[b, n, s]`.
+        skips: True where a state may follow that before the last, `[b, s]`.
+        counts, lengths: slots and words of each row, `[b]`.
+    """
+    b, n, states = spoken.shape
+    row = np.arange(b)
+    best = np.where(np.arange(states) < 2, spoken[:, 0], np.float32(NEVER))
+    came = np.zeros((n, b, states), dtype=np.int64)
+    before = np.full((b, states + 2), np.float32(NEVER))
+    for slot in range(1, n):
+        before[:, 2:] = best
+        one, two = before[:, 1:-1], np.where(skips, before[:, :-2], np.float32(NEVER))
+        nearer = np.maximum(best, one)
+        inside = (slot < counts)[:, None]
+        came[slot] = np.where(inside, np.where(two > nearer, 2, one > best), 0)
+        best = np.where(inside, np.maximum(nearer, two) + spoken[:, slot], best)
+    last = 2 * lengths
+    state = last - ((lengths > 0) & (best[row, np.maximum(last - 1, 0)] > best[row, last]))
+    path = np.empty((b, n), dtype=np.int64)
+    for slot in range(n - 1, -1, -1):
+        path[:, slot] = state
+        state = state - came[slot, row, state]
+    return path

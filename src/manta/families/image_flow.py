@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from manta.config import convert
+from manta.config import annotations_of, convert
 from manta.errors import ConfigError, ModelError, UsageError
 from manta.families.image_model import ImageConfig, ImageModel, without_class
 from manta.families.image_objective import ImageMatching, ImageObjectiveConfig, Reconstruction
@@ -48,7 +48,7 @@ class DrawOptions:
     """Of a change of an image: how far back towards noise it is taken, above 0 and at most 1, where nothing is kept."""
 
     def __post_init__(self) -> None:
-        annotations = get_type_hints(type(self))
+        annotations = annotations_of(type(self))
         for known in fields(self):
             object.__setattr__(
                 self, known.name, convert(annotations[known.name], getattr(self, known.name), known.name)

@@ -6,9 +6,9 @@ metadata the least value that it takes. To add an option is to add a field to th
 
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
-from typing import Any, Final, Literal, get_args, get_type_hints
+from typing import Any, Final, Literal, get_args
 
-from manta.config import convert, from_dict, nearest
+from manta.config import annotations_of, convert, from_dict, nearest
 from manta.errors import UsageError
 
 Style = Literal["consensus", "diverse"]
@@ -53,7 +53,7 @@ class Options:
     """Temperature of the words; 0 takes the most likely one, but where `fluency` says that words are drawn."""
 
     def __post_init__(self) -> None:
-        annotations = get_type_hints(type(self))
+        annotations = annotations_of(type(self))
         for known in fields(self):
             checked = convert(annotations[known.name], getattr(self, known.name), spelled(known.name))
             object.__setattr__(self, known.name, checked)  # an integer is a number, too
