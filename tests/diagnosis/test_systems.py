@@ -1,19 +1,28 @@
 """The adapters: what is measured is the model's own way, and every family answers the same questions."""
 
+from itertools import groupby
+
 import pytest
 import torch
 
 from manta.control import chain_adjoint, hard_commit, straight_through_commit
+from manta.diagnosis.canvas_systems import AlignedSystem, CanvasSystem
 from manta.diagnosis.chain_figures import decisions
-from manta.diagnosis.systems import AutoregressiveSystem, FlowSystem, MaskedSystem, system_of
+from manta.diagnosis.systems import AutoregressiveSystem, FlowSystem, system_of
 from manta.errors import ModelError
 from manta.families.events import GenerateOptions, Request
-from manta.text import MASK
+from manta.text import MASK, NULL
 
-from ..families.conftest import make_ar, make_lm, make_masked
+from ..families.conftest import make_aligned, make_ar, make_lm, make_masked
 
 REQUESTS = [Request(prompt="the cat", seed=3), Request(prompt="some old river", seed=4)]
-MAKERS = {"latent": make_lm, "embedding": lambda: make_lm("embedding"), "masked": make_masked, "ar": make_ar}
+MAKERS = {
+    "latent": make_lm,
+    "embedding": lambda: make_lm("embedding"),
+    "masked": make_masked,
+    "aligned": make_aligned,
+    "ar": make_ar,
+}
 
 
 def build(kind, **options):
@@ -48,7 +57,7 @@ def test_nothing_disturbed_nothing_changes(kind, t):
     assert torch.equal(system.continued(t, system.standing(t)), system.tokens)
 
 
-@pytest.mark.parametrize("kind", list(MAKERS))
+@pytest.mark.parametrize("kind", [kind for kind in MAKERS if kind != "aligned"])
 def test_a_disturbance_exchanges_standing_words_alone(kind):
     system = build(kind)
     standing = system.standing(0.8)
@@ -59,7 +68,7 @@ def test_a_disturbance_exchanges_standing_words_alone(kind):
     assert changed.sum(1).tolist() == [max(1, round(0.2 * n)) if n else 0 for n in where.sum(1).tolist()]
 
 
-@pytest.mark.parametrize("kind", ["masked", "ar"])
+@pytest.mark.parametrize("kind", ["masked", "aligned", "ar"])
 def test_a_word_that_is_never_taken_back_stays_exchanged(kind):
     system = build(kind)
     standing = system.standing(0.8)
@@ -70,10 +79,10 @@ def test_a_word_that_is_never_taken_back_stays_exchanged(kind):
     assert torch.equal(end[changed], disturbed[changed])
 
 
-@pytest.mark.parametrize("kind", ["masked", "ar"])
+@pytest.mark.parametrize("kind", ["masked", "aligned", "ar"])
 def test_the_hard_chain_writes_the_text_and_passes_no_gradient(kind):
     system = build(kind)
-    assert isinstance(system, MaskedSystem | AutoregressiveSystem)
+    assert isinstance(system, CanvasSystem | AutoregressiveSystem)
     steps, state = system.chain(hard_commit)
     weights = state
     for step in steps:
@@ -104,3 +113,42 @@ def test_put_back_to_the_end_a_text_stays(kind):
 def test_a_model_without_gradients_is_refused_in_plain_words():
     with pytest.raises(ModelError, match="follows gradients"):
         system_of(object(), REQUESTS, 4, GenerateOptions())
+
+
+def test_of_slots_a_disturbance_exchanges_words_and_runs_as_one():
+    system = build("aligned")
+    assert isinstance(system, AlignedSystem)
+    mask = torch.zeros_like(system.mask)
+    mask[:, :8] = True
+    slots = torch.full_like(system.tokens, NULL)
+    slots[:, :8] = torch.tensor([300, 300, NULL, 301, 301, 301, 302, MASK])
+    seen = set()
+    for purpose in range(8):
+        changed = system.corrupted(slots, 0.3, mask & (slots != MASK), purpose)
+        assert torch.equal(changed[:, 8:], slots[:, 8:]) and torch.equal(changed[:, [2, 7]], slots[:, [2, 7]])
+        for row in changed.tolist():
+            runs = (row[:2], row[3:6], row[6:7])
+            assert all(len(set(run)) == 1 for run in runs), "a run stays one word"
+            moved = [run[0] != was for run, was in zip(runs, (300, 301, 302), strict=True)]
+            assert sum(moved) == 1, "three words, a third of them"
+            seen.add(moved.index(True))
+    assert seen == {0, 1, 2}
+
+
+def test_of_slots_texts_are_what_they_say():
+    system = build("aligned")
+    (text, _) = system.texts(system.tokens)
+    slots = system.tokens[0][system.mask[0]].tolist()
+    words = [word for word, _ in groupby(slots) if word != NULL]
+    assert text == system.lm.tokenizer.decode(words).strip()
+
+
+def test_a_call_of_slots_settles_one_of_each_neighbourhood():
+    system = build("aligned")
+    standing = [(points != MASK).sum(1) for points in system.trace.settled]
+    slots = system.mask.sum(1)
+    assert torch.equal(standing[0], (~system.mask).sum(1))
+    for k, count in enumerate(standing[1:], start=1):
+        told = count - standing[0]
+        assert bool((told >= k * (slots // 4)).all()) and bool((told <= k * -(-slots // 4)).all())
+    assert torch.equal(standing[-1] - standing[0], slots)

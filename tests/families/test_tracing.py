@@ -5,14 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from manta.aligned import collapse
 from manta.errors import RequestError
 from manta.families.events import GenerateOptions, Request
 from manta.families.observer import Beginning
 from manta.families.prompted import Memory
-from manta.families.tracing import Trace, trace_autoregressive, trace_flow, trace_masked
-from manta.text import MASK
+from manta.families.tracing import Trace, trace_aligned, trace_autoregressive, trace_flow, trace_masked
+from manta.text import MASK, NULL
 
-from .conftest import make_ar, make_lm, make_masked
+from .conftest import make_aligned, make_ar, make_lm, make_masked
 
 REQUESTS = [Request(prompt="the cat", seed=3), Request(prompt="some old river", seed=4), Request(prompt=None, seed=5)]
 
@@ -41,6 +42,30 @@ def test_a_masked_model_is_traced_as_it_writes():
         options = GenerateOptions(num_steps=6, decoder=decoder)
         start = lm.begin(REQUESTS, options)
         assert tokens_of(trace_masked(lm, start, 5, options)) == generated(lm, options), decoder
+
+
+def test_an_aligned_model_is_traced_as_it_writes():
+    lm = make_aligned()
+    for num_steps in (1, 3):
+        options = GenerateOptions(num_steps=num_steps)
+        trace = trace_aligned(lm, lm.begin(REQUESTS, options), num_steps)
+        said = [tuple(collapse(labels, NULL)[: lm.capacity]) for labels in tokens_of(trace)]
+        assert said == generated(lm, options)
+        assert len(trace.settled) == num_steps + 1 and bool((trace.settled[0][trace.mask] == MASK).all())
+
+
+def test_labels_that_are_changed_between_calls_are_what_later_calls_see():
+    lm = make_aligned()
+    start = lm.begin(REQUESTS, GenerateOptions())
+
+    def after(call, slots):
+        if call == 1:
+            slots.labels = torch.where(slots.open, slots.labels, 300)
+
+    plain, changed = trace_aligned(lm, start, 4), trace_aligned(lm, start, 4, after=after)
+    first = (plain.settled[1] != MASK) & plain.mask
+    assert bool((changed.tokens[first] == 300).all())
+    assert not torch.equal(plain.logits[1], changed.logits[1])
 
 
 def test_an_autoregressive_model_is_traced_as_it_writes():

@@ -14,12 +14,12 @@ Reader = Callable[[Float[Tensor, "b n v"], Int64[Tensor, "b n"], Bool[Tensor, "b
 """A label for every slot, from its logits, the labels that stand, and where none does yet."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Slots:
     """The slots of a batch after a network call."""
 
     labels: Int64[Tensor, "b n"]
-    """What every slot says by now, settled or not."""
+    """What every slot says by now, settled or not; those that stand may be changed before the next call."""
     open: Bool[Tensor, "b n"]
     """Slots that are asked for again."""
     confidence: Float[Tensor, "b n"]
@@ -28,6 +28,10 @@ class Slots:
     """Network calls so far."""
     calls_of: Int64[Tensor, "b"]
     """Network calls of each row until its last slot was settled."""
+
+    def standing(self, open_id: int) -> Int64[Tensor, "b n"]:
+        """The labels that are settled, `open_id` elsewhere."""
+        return self.labels.masked_fill(self.open, open_id)
 
 
 @torch.no_grad()
@@ -76,7 +80,9 @@ def settle(
         last = torch.full_like(place, labels.shape[1])
         first = last.scatter_reduce(1, group, torch.where(rival, place, last), "amin").gather(1, group)
         open_ = open_ & (place != first)
-        yield Slots(labels, open_, confidence, call, calls_of.clamp_max(call))
+        slots = Slots(labels, open_, confidence, call, calls_of.clamp_max(call))
+        yield slots
+        labels = slots.labels
 
 
 def agreed(

@@ -1,13 +1,16 @@
 """Real models before the diagnostics of `manta.control`: adapters, figures with their spread, verdicts, the report."""
 
+from manta.diagnosis.canvas_systems import AlignedSystem, MaskedSystem
 from manta.diagnosis.page import render
 from manta.diagnosis.results import Figure, Measured, Profile, Settings
 from manta.diagnosis.run import Diagnosis, ModelDiagnosis, diagnose
-from manta.diagnosis.systems import AutoregressiveSystem, FlowSystem, MaskedSystem, System, system_of
+from manta.diagnosis.system import System
+from manta.diagnosis.systems import AutoregressiveSystem, FlowSystem, system_of
 from manta.diagnosis.tuning import TuningConfig, tune
 from manta.diagnosis.verdicts import Verdict, verdicts
 
 __all__ = [
+    "AlignedSystem",
     "AutoregressiveSystem",
     "Diagnosis",
     "Figure",

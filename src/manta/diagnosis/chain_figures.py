@@ -6,8 +6,9 @@ from torch import Tensor
 
 from manta.control import chain_adjoint, hard_commit, relaxed_commit, straight_through_commit
 from manta.control.adjoint import Adjoint
+from manta.diagnosis.canvas_systems import CanvasSystem
 from manta.diagnosis.results import TIMES, Measured, Settings, on_common_times, thirds
-from manta.diagnosis.systems import AutoregressiveSystem, MaskedSystem
+from manta.diagnosis.systems import AutoregressiveSystem
 from manta.families.batching import padded_width
 from manta.text import MASK
 
@@ -15,7 +16,7 @@ COMMITS = {"hard": hard_commit, "straight_through": straight_through_commit, "re
 """How a step commits: as it is run, and two surrogates that let a gradient pass."""
 
 
-def adjoint_figures(system: MaskedSystem | AutoregressiveSystem, settings: Settings) -> Measured:
+def adjoint_figures(system: CanvasSystem | AutoregressiveSystem, settings: Settings) -> Measured:
     """How much of the end's gradient reaches the logits that the words were chosen by.
 
         |dC / d logits_k| / |lambda_N| at the positions that step k settled, root mean square over the probes
@@ -29,7 +30,7 @@ def adjoint_figures(system: MaskedSystem | AutoregressiveSystem, settings: Setti
     found, lengths = Measured(), system.lengths()
     width = max(lengths) if isinstance(system, AutoregressiveSystem) else system.mask.shape[1]
     mask = system.mask[:, :width]
-    canvas = (padded_width(system.lm.model.config.max_text + 2), system.vocab_size)
+    canvas = (padded_width(system.places), system.vocab_size)
     draws = [system.draws(60 + i, canvas, width) * mask[..., None] for i in range(settings.probes)]
     probes = torch.stack(draws)
     probes = probes / probes.flatten(2).norm(dim=2)[..., None, None]

@@ -10,7 +10,7 @@ from torch import Tensor
 from manta.control import chain_response, correction, jump_concentration, path_length, simplex_jumps, symbol_flips
 from manta.diagnosis.judging import Judgement
 from manta.diagnosis.results import TIMES, Measured, Settings, on_common_times
-from manta.diagnosis.systems import System
+from manta.diagnosis.system import System
 from manta.text import MASK
 
 NUM_WAYS = 4

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from manta.diagnosis.systems import System
+from manta.diagnosis.system import System
 from manta.errors import DataError
 from manta.families.autoregressive import AutoregressiveLM, log_likelihood
 from manta.metrics import slot_errors

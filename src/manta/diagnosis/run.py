@@ -10,7 +10,8 @@ from manta.diagnosis.common import correction_figures, disturbance_figures, qual
 from manta.diagnosis.judging import Judgement, oracle_of
 from manta.diagnosis.results import Measured, Settings
 from manta.diagnosis.steering import Steered, choose_keyword, steer, steer_tuned
-from manta.diagnosis.systems import System, system_of
+from manta.diagnosis.system import System
+from manta.diagnosis.systems import system_of
 from manta.diagnosis.tuning import TuningConfig, tune
 from manta.errors import UsageError
 from manta.families.autoregressive import AutoregressiveLM
@@ -86,7 +87,7 @@ def diagnose(
     """Measure every figure of `docs/diagnostics.md` on each model.
 
     Args:
-        models: name → model of the family manta, masked or ar.
+        models: name → model of the family manta, masked, aligned or ar.
         prompts: the same for all models, at least two for a spread.
         settings: how.
         judge: name and model of the judge of fluency; None takes the first autoregressive one among the models, which
@@ -123,10 +124,10 @@ def _check_settings(settings: Settings, models: Sequence[Any]) -> None:
     """Refuse a setting that was given and that none of the models follows; one that some follow serves those."""
     flows = [lm for lm in models if lm.family == "manta"]
     latent = [lm for lm in flows if lm.model.space.estimates]
-    left_to_right = all(lm.family == "ar" for lm in models)
+    one_style = all(lm.family in ("ar", "aligned") for lm in models)
     usual = Settings()
     moot = {
-        "style": (left_to_right, "Manta-LM and masked models"),
+        "style": (one_style, "Manta-LM and masked models"),
         "words": (not flows, "Manta-LM"),
         "tune": (not latent, "a Manta-LM over latents"),
     }
@@ -199,6 +200,7 @@ OF_FAMILY: dict[str, Callable[[Settings], dict[str, Callable[[Any], Measured]]]]
         "pushes": lambda s: flow_figures.push_figures(s, settings),
     },
     "masked": lambda settings: {"the adjoint": lambda s: chain_figures.adjoint_figures(s, settings)},
+    "aligned": lambda settings: {"the adjoint": lambda s: chain_figures.adjoint_figures(s, settings)},
     "ar": lambda settings: {"the adjoint": lambda s: chain_figures.adjoint_figures(s, settings)},
 }
 """What is measured of one family alone."""

@@ -14,7 +14,8 @@ from manta.control.goals import TokenGoal, goal_guided, guide_logits, keyword_go
 from manta.diagnosis.common import presence
 from manta.diagnosis.judging import Judgement
 from manta.diagnosis.results import Figure, Settings
-from manta.diagnosis.systems import FlowSystem, System
+from manta.diagnosis.system import System
+from manta.diagnosis.systems import FlowSystem
 from manta.families.manta_lm import MantaLM
 from manta.families.page import Page
 from manta.families.tracing import trace_flow

@@ -67,7 +67,7 @@ class AlignedLM(FluentWriter[AlignedModel]):
     """
 
     family = "aligned"
-    fills = True
+    observed = fills = True
     config_class, net_class = AlignedConfig, AlignedModel
 
     def __init__(
@@ -277,12 +277,24 @@ class AlignedLM(FluentWriter[AlignedModel]):
             beginning = self._beginning(batch, templates, options, encode=True, rooms=rooms)
             # Blanks are filled in one call: with more of them they came out worse.
             calls = options.num_steps if templates[0] is None else 1
-            for slots in self._settled(beginning, replace(options, num_steps=calls)):
+            for slots in self._settled(beginning, replace(options, num_steps=calls), observer):
                 kind = "draft" if bool(slots.open.any()) else "done"
                 for row, template in enumerate(templates):
                     yield self._event(kind, chosen[row], slots, beginning, row, template)
 
-    def _settled(self, beginning: Beginning, options: GenerateOptions) -> Iterator[Slots]:
+    @torch.no_grad()
+    def follow(self, beginning: Beginning, num_steps: int, observer: Observer) -> None:
+        """Write from a beginning, the likeliest label in every slot by the network alone; the observer sees it.
+
+        Args:
+            beginning: from `begin`, or a canvas partly given.
+            num_steps: calls.
+            observer: who watches.
+        """
+        for _ in self._settled(beginning, GenerateOptions(num_steps=num_steps, fluency=0.0), observer):
+            pass
+
+    def _settled(self, beginning: Beginning, options: GenerateOptions, observer: Observer) -> Iterator[Slots]:
         """The slots after each call."""
         memory = self.model.trunk.project(beginning.memory.states, beginning.memory.mask)
 
@@ -291,21 +303,23 @@ class AlignedLM(FluentWriter[AlignedModel]):
         def denoiser(labels: Tensor) -> Tensor:
             logits = self.model(labels, beginning.mask, memory).float()
             check_logits(logits.masked_fill(~beginning.mask[..., None], 0.0), next(calls))
-            return logits
+            return observer.logits(logits, labels)
 
         def reader(logits: Tensor, labels: Tensor, open_: Tensor) -> Tensor:
             if (fluency := self.fluency(options)) is None:
                 return drawn_words(logits, options.temperature, beginning.generators, self.model.max_slots)
             return agreed(logits, labels, open_, counts, blank=NULL, fluency=fluency)
 
-        return settle(
+        for slots in settle(
             denoiser,
             beginning.tokens.masked_fill(beginning.tokens == MASK, NULL),
             beginning.tokens == MASK,
             options.num_steps,
             open_id=MASK,
             reader=reader,
-        )
+        ):
+            observer.settled(slots)
+            yield slots
 
     def _unasked(self, options: GenerateOptions) -> bool:
         """Its texts always are the most agreed-on ones."""

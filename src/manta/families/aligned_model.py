@@ -105,10 +105,15 @@ class AlignedModel(PromptedModel):
             mask: True on each row's canvas.
             memory: the prompt, from `trunk.project`.
         """
-        context = OperatorContext(line(labels.shape[1], labels.device), mask)
-        x = self.embed(labels)
+        return self.told(self.embed(labels), mask, memory)
+
+    def told(
+        self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"], memory: tuple[ProjectedMemory, ...]
+    ) -> Float[Tensor, "b n v"]:
+        """The same of labels that are embedded already, by `embed` or, as weights of all labels, by `embed_weights`."""
+        context = OperatorContext(line(x.shape[1], x.device), mask)
         if self.slots is not None:
-            x = x + rows_of(self.slots, 0, labels.shape[1])
+            x = x + rows_of(self.slots, 0, x.shape[1])
         if self.rest is not None:
             x = x + self.rest((mask.flip(1).cumsum(1).flip(1) - 1).clamp(0, self.max_slots - 1))
         logits = self.head(self.trunk(x, context, memory=memory))

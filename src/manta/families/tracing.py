@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from manta.aligned import Slots
+from manta.families.aligned import AlignedLM
 from manta.families.autoregressive import AutoregressiveLM
 from manta.families.events import GenerateOptions
 from manta.families.manta_lm import MantaLM
@@ -29,8 +31,8 @@ Guide = Callable[[Tensor, Tensor], Tensor]
 """`guide(logits "b n v", settled "b n") -> logits`: changes what the words are chosen from."""
 Before = Callable[[int, Page, Tensor], Tensor]
 """`before(k, page, state) -> state`: may change the page in place, and the state, before step k of a flow."""
-After = Callable[[int, Canvas], None]
-"""`after(k, canvas)`: may change the canvas of a masked model in place after call k, counted from 1."""
+After = Callable[[int, Canvas | Slots], None]
+"""`after(k, canvas)`: may change the canvas of a masked or aligned model in place after call k, counted from 1."""
 Around = Callable[[Field, Page, Condition], Field]
 """`around(field, page, condition) -> field`: wraps the policy, for guidance of the plan."""
 
@@ -147,12 +149,13 @@ class Recorder(Guided):
         """Kept."""
         self.reached.append(reached)
 
-    def settled(self, page: Page | Canvas) -> None:
+    def settled(self, page: Page | Canvas | Slots) -> None:
         """The words that stand after the call are kept, and may be changed before the next."""
-        if isinstance(page, Canvas):
-            self.standing.append(page.tokens)
-            if self.after is not None:
-                self.after(page.calls, page)
+        if isinstance(page, Page):
+            return
+        self.standing.append(page.tokens if isinstance(page, Canvas) else page.standing(MASK))
+        if self.after is not None:
+            self.after(page.calls, page)
 
 
 def trace_flow(
@@ -205,6 +208,23 @@ def trace_masked(
     """
     recorder = Recorder(guide=guide, after=after)
     lm.follow(beginning, num_steps, options, recorder)
+    settled = torch.stack([beginning.tokens, *recorder.standing])
+    return Trace(beginning, beginning.mask, settled, tuple(recorder.spoken))
+
+
+def trace_aligned(
+    lm: AlignedLM, beginning: Beginning, num_steps: int, *, after: After | None = None, guide: Guide | None = None
+) -> Trace:
+    """Write with an aligned model, see `AlignedLM.follow`; what stands is the label of every slot, blanks among them.
+
+    Args:
+        lm: the model.
+        beginning: from `lm.begin`, or a canvas partly given.
+        num_steps: calls.
+        after, guide: hooks, see their types.
+    """
+    recorder = Recorder(guide=guide, after=after)
+    lm.follow(beginning, num_steps, recorder)
     settled = torch.stack([beginning.tokens, *recorder.standing])
     return Trace(beginning, beginning.mask, settled, tuple(recorder.spoken))
 

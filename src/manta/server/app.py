@@ -293,7 +293,7 @@ def _add_diagnoses(app: FastAPI, served: Mapping[str, Served], diagnoses: Diagno
     @app.post("/v1/diagnoses", summary="Diagnose a model: manta diagnose in a process of its own", status_code=202)
     async def diagnose(asked: Diagnosing) -> dict[str, Any]:
         found = named(served, asked.model)
-        if found.lm.family not in ("manta", "masked", "ar"):
+        if found.lm.family not in ("manta", "masked", "aligned", "ar"):
             raise RequestError(f"a model of the family {found.lm.family} cannot be diagnosed; see docs/diagnostics.md")
         if len(asked.prompts) == 1:
             raise RequestError("a diagnosis takes two prompts at least, for a spread")
