@@ -136,6 +136,8 @@ READ: list[tuple[str, dict[str, Any], bool]] = [
     ("objective.own_share", {}, True),
     ("objective.code_dropout", {"model": {"bits": 2}}, True),
     ("alignment.causal_weight", {"family": "aligned"}, False),
+    ("alignment.glance", {"family": "aligned"}, True),
+    ("alignment.glance", {"family": "aligned", "alignment": {"reveal_share": 0.0}}, False),
     ("alignment.causal_weight", {"family": "aligned", "aligned": {"causal": True}}, True),
     ("train.round_share", {"train": {"rounds": 2}}, True),
     ("train.round_share", {}, False),

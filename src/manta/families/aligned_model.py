@@ -82,8 +82,8 @@ class AlignedModel(PromptedModel):
         self.trunk = Trunk(shape.dim, shape.depth, shape.mix, heads=shape.heads, cross=True, hidden=shape.hidden)
         if shape.causal and not self.trunk.follows_blocks:
             raise ConfigError(
-                f"a model that reads left to right as well needs an operator that compares pairs, such as attention, "
-                f"and not {shape.kinds}; leave causal out"
+                f"a model that reads left to right as well (aligned.causal) needs an operator that compares pairs, "
+                f"such as attention, and not {shape.kinds}; choose such a one"
             )
         self.drafter = (
             RecurrentDrafter(shape.dim, shape.heads, shape.draft_horizon, self.embedding)

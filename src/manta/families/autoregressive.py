@@ -273,8 +273,9 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
             )
         if options.decoder == "verified" and self.drafter is None:
             raise UsageError(
-                "the verified decoder needs a drafter, and this model has none; make one with manta train --drafter, "
-                "or leave `decoder` out: the text is the same"
+                "the verified decoder needs a drafter, and this model has none; make one with manta train --drafter "
+                "(of an aligned model: train it with aligned.draft_horizon=8), or choose the sequential one: the text "
+                "is the same"
             )
         if options.decoder == "verified" and not self.model.trunk.answers_alone:
             raise UsageError(

@@ -121,6 +121,11 @@ CONDITIONS: Final[Mapping[str, tuple[Condition, ...]]] = {
             read=lambda recipe: recipe.aligned.causal,
             by="an aligned model that reads left to right, too, aligned.causal = true",
         ),
+        Condition(
+            fields=("alignment.glance",),
+            read=lambda recipe: recipe.alignment.reveal_share > 0,
+            by="runs that give parts of alignments, alignment.reveal_share above 0",
+        ),
     ),
     "image": (
         *EVERY,
