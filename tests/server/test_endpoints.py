@@ -23,6 +23,7 @@ from manta.hub import load_foreign
 from manta.server import ServeSettings
 from manta.text import automaton
 
+from ..families.conftest import make_block
 from ..hub.published import write
 from ..hub.test_foreign_writing import CHATML, framed
 from .conftest import PROMPTS, running
@@ -396,4 +397,10 @@ def test_a_diagnosis_is_made_beside_the_server(served):
     assert page.text.startswith("<!doctype html>") and "builtin:e2e" in page.text
     assert served.client.get("/v1/diagnoses/none").status_code == 404
     assert served.post("/v1/diagnoses", prompts=["one"]).status_code == 400
-    assert served.post("/v1/diagnoses", model="builtin:e2e-aligned").status_code == 400
+
+
+def test_a_family_that_cannot_be_diagnosed_is_refused():
+    with running({"blocks": ("", make_block())}) as found:
+        refused = found.post("/v1/diagnoses", prompts=["the cat", "some old river"])
+    assert refused.status_code == 400
+    assert "family block cannot be diagnosed" in refused.json()["error"]["message"]
