@@ -277,6 +277,27 @@ def serving_table(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *told])
 
 
+def schema_table(result: dict[str, Any]) -> str:
+    """Requests made from a server's schema: how many are served, by endpoint and kind."""
+    kinds = ("positive", "few", "negative")
+    by: dict[str, dict[str, dict[str, int]]] = {}
+    for name, counts in result["by_operation"].items():
+        endpoint, _, kind = name.rpartition(", ")
+        by.setdefault(endpoint, {})[kind] = counts
+    lines = ["| served, of cases | allowed | allowed, few fields | not allowed |", "|---|---|---|---|"]
+    for endpoint, found in by.items():
+        if sum(sum(counts.values()) for counts in found.values()) == 1:  # there is one such request
+            continue
+        cells = [f"{found[k].get('200', 0)} of {sum(found[k].values())}" if k in found else "–" for k in kinds]
+        lines.append(f"| `{endpoint}` | " + " | ".join(cells) + " |")
+    refused = sum(count for status, count in result["by_status"].items() if status.startswith("4"))
+    told = (
+        f"{result['cases']:,} cases in {result['seconds']:.0f} s, {result['streams']} of them answered by a stream: "
+        f"{refused:,} refused, {result['server_faults']} answered with 500 or above, by half a stream, or not at all."
+    )
+    return "\n".join([*lines, "", told])
+
+
 def many_texts_table(result: dict[str, Any]) -> str:
     """Thousands of texts by several processes."""
     lines = ["| who writes | texts | from the command to its end, s | texts a second, once they write |"]

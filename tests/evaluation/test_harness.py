@@ -594,6 +594,28 @@ def test_the_entry_point_is_a_model_of_the_harness():
     assert HarnessModel(Contestant("it", make_masked(), {}), mc_num=16).asked.samples == 16
 
 
+def test_the_harness_own_command_has_manta_among_its_models_and_an_error_is_one_line(tmp_path, monkeypatch, capsys):
+    from lm_eval.api.registry import get_model, model_registry
+
+    from manta.evaluation.lm_eval import main as command
+
+    asked = []
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", lambda: asked.append(get_model("manta")))
+    assert command() == command() == 0
+    assert asked == [HarnessModel, HarnessModel] and "hf" in model_registry
+
+    def wrong() -> None:
+        raise UsageError("no option\n'num_stepz'")
+
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", wrong)
+    assert command() == UsageError.exit_code
+    assert capsys.readouterr().err == "lm_eval: error: no option 'num_stepz'\n"
+    # What the command asks for where nobody says a device.
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    save_model(tmp_path / "ar", make_ar(), recipe={}, card="", dtype=torch.float32)
+    assert HarnessModel(str(tmp_path / "ar"), device="cuda:0").asked.lm.device.type == "cpu"
+
+
 def test_the_task_of_the_page_on_the_harness_runs(tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "lm-eval.md").read_text(encoding="utf-8")
     (tmp_path / "tasks").mkdir()

@@ -57,6 +57,8 @@ def test_texts_are_those_of_their_seeds(served):
     usage, encode = answer["usage"], served.models["builtin:e2e"].tokenizer.encode
     assert usage["prompt_tokens"] == sum(len(encode(prompt)) for prompt in PROMPTS)
     assert usage["completion_tokens"] == sum(len(served.models["builtin:e2e"].tokenizer.encode(t)) for t in expected)
+    blank = served.post("/v1/completions", prompt="  ", num_steps=1).json()["usage"]
+    assert blank["prompt_tokens"] == 0, "white space alone is no prompt"
     assert usage["network_calls"] == 4 and usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
 
 
@@ -169,7 +171,8 @@ def test_blanks_are_filled_and_texts_changed_as_offline(served):
         ("completions", {"prompt": "x", "model": "builtin:e2e-aligned", "decoder": "sequential",
                          "temperature": 1.0, "pattern": "("}, 400, "pattern"),
         ("completions", {"prompt": "x", "max_tokens": 99999, "model": "builtin:e2e-aligned"}, 400, "at most 4096"),
-        ("completions", {"prompt": "x", "stop": "x" * 201}, 400, "stop"),
+        ("completions", {"prompt": "x", "stop": "x" * 201}, 400, "stop: String should have at most 200"),
+        ("completions", {"prompt": "x", "stop": ["x"] * 17}, 400, "stop: List should have at most 16"),
         ("infill", {"text": "no blank"}, 400, "no blank"),
         ("infill", {"text": "a ___{5000}"}, 400, "at most 4096 tokens"),
         ("infill", {"text": "a [[word]]"}, 400, "/v1/edit"),
@@ -198,9 +201,16 @@ def test_a_pattern_that_takes_too_long_is_refused(served, monkeypatch):
 
 
 def test_what_is_no_json_is_refused(served):
-    for content in (b"{", b"[]", b"\xff", b"3", b""):
+    for content in (b"{", b"[]", b"3", b""):
         answer = served.client.post("/v1/completions", content=content, headers={"content-type": "application/json"})
-        assert answer.status_code == 400 and answer.json()["error"]["message"]
+        error = answer.json()["error"]
+        assert answer.status_code == 400 and "one JSON object" in error["message"] and error["param"] is None
+    broken = served.client.post("/v1/completions", content=b"\xff", headers={"content-type": "application/json"})
+    assert broken.status_code == 400 and broken.json()["error"]["message"]
+    # As curl sends it where nobody says what it is.
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    answer = served.client.post("/v1/completions", content=b'{"prompt": "x"}', headers=form)
+    assert answer.status_code == 400 and "content-type: application/json" in answer.json()["error"]["message"]
     assert served.client.get("/v1/nothing").json()["error"]["message"] == "Not Found"
     assert served.client.get("/v1/completions").status_code == 405
 
@@ -339,6 +349,8 @@ def test_only_those_are_let_in_who_may_be(served):
             foreign = ask.post("/v1/completions", json=body, headers={**bearer, "origin": stranger})
             assert foreign.status_code == 403 and "access-control-allow-origin" not in foreign.headers
         assert ask.post("/v1/completions", json=body, headers={**bearer, "host": "evil.example"}).status_code == 403
+        assert ask.post("/v1/completions", json=body, headers={**bearer, "host": "LocalHost:9"}).status_code == 200
+        assert allowed.headers["access-control-expose-headers"] == "retry-after"
         asks = {
             "origin": origin,
             "access-control-request-method": "POST",
@@ -381,11 +393,24 @@ def test_the_python_of_the_docs_runs(served, capsys):
     assert "Blue Spice" in capsys.readouterr().out
 
 
+def test_a_diagnosis_can_be_stopped_and_makes_way_for_another(served):
+    for _ in range(2):
+        begun = served.post("/v1/diagnoses", num_steps=64)
+        assert begun.status_code == 202
+        path = f"/v1/diagnoses/{begun.json()['id']}"
+        assert served.client.get(path).json()["state"] == "running"
+        stopped = served.client.delete(path).json()
+        assert stopped["state"] == "failed" and stopped["lines"][-1] == "stopped"
+    assert served.client.delete(path).json() == stopped
+    assert served.client.delete("/v1/diagnoses/none").status_code == 404
+
+
 @pytest.mark.slow
 def test_a_diagnosis_is_made_beside_the_server(served):
     begun = served.post("/v1/diagnoses", prompts=list(PROMPTS[:2]), num_steps=2)
     assert begun.status_code == 202
-    assert served.post("/v1/diagnoses", num_steps=2).status_code == 429
+    busy = served.post("/v1/diagnoses", num_steps=2)
+    assert busy.status_code == 429 and "a diagnosis is under way" in busy.json()["error"]["message"]
     name = begun.json()["id"]
     for _ in range(600):
         found = served.client.get(f"/v1/diagnoses/{name}").json()

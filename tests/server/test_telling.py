@@ -1,15 +1,18 @@
 """Streams only ever add: what was sent stands, whatever drafts, stops and bounds come."""
 
+import asyncio
+import json
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from manta.errors import ModelError, RequestError
 from manta.families.events import Event as E
 from manta.families.events import GenerateOptions, Request
 from manta.server.asking import Asked
-from manta.server.telling import Choice
+from manta.server.telling import FORMS, Choice, Telling
 
 LETTERS = SimpleNamespace(
     encode=lambda text, start=True: [ord(letter) for letter in text],
@@ -123,3 +126,26 @@ def test_a_frame_makes_no_number_up():
     lm = SimpleNamespace(tokenizer=LETTERS, family="aligned", frame=None)
     frame = Choice(lm, Asked((request,), (), None, None, ("",)), 0).frame(E("draft", 0, "a", (97,), 1.0, 0.5, 3))
     assert (frame["words"], frame["t"], frame["total"], frame["step"]) == ([["a", None]], None, None, 3)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(ModelError("writing failed"), "server_error"), (RequestError("too long"), "invalid_request_error")],
+)
+def test_a_stream_that_breaks_off_says_whose_fault_it_was(error, kind):
+    """No `[DONE]`, and no word of a wrong request where the model is what failed."""
+
+    class Breaking:
+        async def events(self):
+            yield 0, draft("ab", 2)
+            yield 0, E("failed", 0, "", (), 0.0, 0.0, 0, error=error)
+
+    async def told() -> list[bytes]:
+        asked = Asked((Request(options=GenerateOptions(num_steps=5)),), (), None, None, ("",))
+        telling = Telling(FORMS["completion"], "one", LM, asked, 0.0, lambda event, tokens: None)
+        stream = telling.stream(Breaking(), drafts=False, usage=True)  # pyright: ignore[reportArgumentType]
+        return [chunk async for chunk in stream]
+
+    first, last = (json.loads(chunk.removeprefix(b"data: ")) for chunk in asyncio.run(told()))
+    assert first["choices"][0]["text"] == "ab"
+    assert last["error"]["type"] == kind and last["error"]["message"] == str(error)

@@ -9,6 +9,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from manta.errors import DataError, UsageError
 from manta.evaluation.kept_answers import KeptAnswers
 from manta.evaluation.questions import Answer, Question, Questioned, Reading
@@ -31,7 +33,8 @@ class HarnessModel(LM):
 
     Args:
         pretrained: a model folder, a run folder, a hub name, `builtin:NAME`, or a loaded model.
-        device: cpu, cuda or cuda:N.
+        device: cpu, cuda or cuda:N; the harness's command asks for cuda:0 unless told otherwise, which is the CPU where
+            there is no CUDA.
         batch_size: texts written at once; it changes no answer.
         max_batch_size: changes nothing.
         samples: draws a question, where only a bound can be had.
@@ -67,6 +70,8 @@ class HarnessModel(LM):
         super().__init__()
         if samples is not None and mc_num is not None:
             raise UsageError("samples and mc_num are two names of one number; give one")
+        if device == "cuda:0" and not torch.cuda.is_available():
+            device = None
         model = pretrained if isinstance(pretrained, Contestant) else contestant(pretrained, device=device)
         draws = next((number for number in (samples, mc_num) if number is not None), 8)
         if draws < 2:

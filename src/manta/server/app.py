@@ -25,7 +25,7 @@ from manta.nets.integers import count_parameters
 from manta.server.asking import read_asked
 from manta.server.diagnoses import Diagnoses
 from manta.server.engine import Busy, Closing, Engine
-from manta.server.guard import Guard, refusal
+from manta.server.guard import Guard, refusal, status_of
 from manta.server.measures import Measures
 from manta.server.schemas import Asking, Chat, Completion, Diagnosing, Edit, Infill, described
 from manta.server.settings import ServeSettings, check_settings
@@ -256,8 +256,9 @@ def create_app(models: Mapping[str, tuple[str, Any]], settings: ServeSettings | 
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.origin),
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["authorization", "content-type"],
+            expose_headers=["retry-after"],
         )
     return app
 
@@ -298,15 +299,23 @@ def _add_diagnoses(app: FastAPI, served: Mapping[str, Served], diagnoses: Diagno
         if len(asked.prompts) == 1:
             raise RequestError("a diagnosis takes two prompts at least, for a spread")
         if diagnoses.busy:
-            raise Busy(30)
+            raise Busy(30, "a diagnosis is under way, and there is one at a time")
         device = str(found.lm.device)
         begun = diagnoses.begin(found.name, found.source, asked.prompts, asked.num_steps, device)
         return {"id": begun.id, "model": begun.model, "state": begun.state}
 
+    def told(found: Any) -> dict[str, Any]:
+        return {"id": found.id, "model": found.model, "state": found.state, "lines": found.lines[-20:]}
+
     @app.get("/v1/diagnoses/{name}", summary="How a diagnosis goes on")
     async def progress(name: str) -> dict[str, Any]:
+        return told(known(name))
+
+    @app.delete("/v1/diagnoses/{name}", summary="Stop a diagnosis")
+    async def stop(name: str) -> dict[str, Any]:
         found = known(name)
-        return {"id": found.id, "model": found.model, "state": found.state, "lines": found.lines[-20:]}
+        await diagnoses.stop(found)
+        return told(found)
 
     @app.get("/v1/diagnoses/{name}/page", summary="The page of a diagnosis")
     async def page(name: str) -> Response:
@@ -362,16 +371,21 @@ def _add_refusals(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        where = next((str(part) for part in first["loc"] if part != "body"), "")[:80]
+        if len(first["loc"]) < 2 or first["type"] == "json_invalid":
+            say = "a request holds one JSON object, and says so: `content-type: application/json`"
+            return answer(400, say, "malformed")
+        where = str(first["loc"][1])[:80]
+        # Of a field of several kinds, what is wrong with a value of one of them says more than that it is none.
+        mine = [each for each in error.errors() if each["loc"][1:2] == first["loc"][1:2]]
+        first = next((each for each in mine if not each["type"].endswith("_type")), first)
         if first["type"] == "extra_forbidden" and request.url.path in TAKEN:
             known = [field.alias or name for name, field in TAKEN[request.url.path].model_fields.items()]
             return answer(400, f"no field {where!r}{nearest(where, known)}", "unknown_field", where)
-        return answer(400, f"{where or 'the request'}: {first['msg']}"[:500], "malformed", where or None)
+        return answer(400, f"{where}: {first['msg']}"[:500], "malformed", where)
 
     @app.exception_handler(MantaError)
     async def wrong(request: Request, error: MantaError) -> Response:
-        status = 400 if isinstance(error, UsageError | RequestError) else 500
-        return answer(status, str(error), "not_served")
+        return answer(status_of(error), str(error), "not_served")
 
     @app.exception_handler(Busy)
     async def busy(request: Request, error: Busy) -> Response:

@@ -68,6 +68,12 @@ class Diagnoses:
         )
         return found
 
+    async def stop(self, found: Diagnosis) -> None:
+        """End one that is under way; nothing becomes of one that is over."""
+        if found.state == "running":
+            found.lines.append("stopped")
+            await self.close()
+
     async def close(self) -> None:
         """End what is under way."""
         if self._task is not None:

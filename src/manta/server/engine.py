@@ -24,14 +24,15 @@ MOST_WAIT: Final = 600
 
 
 class Busy(Exception):
-    """No place is left in the queue.
+    """No place is left in the queue, or for what there can be one of.
 
     Args:
         seconds: after which one may be.
+        why: what takes it.
     """
 
-    def __init__(self, seconds: int) -> None:
-        super().__init__(f"the queue is full; come again in {seconds} s")
+    def __init__(self, seconds: int, why: str = "the queue is full") -> None:
+        super().__init__(f"{why}; come again in {seconds} s")
         self.seconds = seconds
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from manta.errors import MantaError, RequestError, UsageError
 from manta.server.measures import Measures
 from manta.server.settings import ServeSettings
 
@@ -28,6 +29,11 @@ class Refused(Exception):
     def __init__(self, status: int, message: str, code: str) -> None:
         super().__init__(message)
         self.status, self.message, self.code = status, message, code
+
+
+def status_of(error: MantaError) -> int:
+    """The status of an error: 400 where the request is wrong, 500 where the server or its model is."""
+    return 400 if isinstance(error, UsageError | RequestError) else 500
 
 
 def refusal(status: int, message: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:
@@ -76,7 +82,7 @@ class Guard:
     def _check(self, scope: Any) -> None:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get(b"host", "")
-        if self.settings.loopback and _name(host) not in (*LOOPBACK, self.settings.host):
+        if self.settings.loopback and _name(host) not in (*LOOPBACK, self.settings.host.lower()):
             raise Refused(
                 403, f"this server is spoken to as localhost, and the request names {host[:80]!r}", "unknown_host"
             )
@@ -127,7 +133,7 @@ def _place(origin: str) -> str | None:
 
 def _name(host: str) -> str:
     """A host's name without its port."""
-    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    return (host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]).lower()
 
 
 async def _answer(send: Any, no: Refused) -> None:

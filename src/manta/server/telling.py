@@ -13,7 +13,7 @@ from manta.families.asked import follows
 from manta.families.events import UNFINISHED, Event, Request
 from manta.server.asking import Asked
 from manta.server.engine import Writing
-from manta.server.guard import refusal
+from manta.server.guard import refusal, status_of
 from manta.text import MASK, NULL, Tokenizer
 
 DONE: Final = b"data: [DONE]\n\n"
@@ -206,7 +206,7 @@ class Telling:
                 if event.error is not None and not begun:
                     raise event.error
                 if event.error is not None:
-                    yield _event(refusal(400, str(event.error), "not_served"))
+                    yield _event(refusal(status_of(event.error), str(event.error), "not_served"))
                     return
                 for chunk in self._told(index, event, drafts):
                     begun = True
@@ -241,7 +241,9 @@ class Telling:
     def _read(self, request: Request) -> int:
         """Tokens that a model is given: its prompt, in a chat's frame, and a text to fill or change."""
         encode, prompt = self.lm.tokenizer.encode, request.prompt or ""
-        if self.lm.frame is not None and prompt.strip():
+        if not prompt.strip():  # white space alone is no prompt
+            given = []
+        elif self.lm.frame is not None:
             given = self.lm.frame.encode(prompt, self.lm.tokenizer, request.history)
         else:
             given = encode(prompt)

@@ -35,14 +35,12 @@ const TASKS = {
 let models = [], task = "write", leaving = null, written = [];
 
 /** Ask the server; asks for a key where it wants one. */
-async function ask(path, body, signal) {
+async function ask(path, body, signal, method = body === undefined ? "GET" : "POST") {
   for (;;) {
     const headers = { "content-type": "application/json" };
     const key = sessionStorage.getItem("manta-key");
     if (key) headers.authorization = `Bearer ${key}`;
-    const how = { headers, signal };
-    if (body !== undefined) Object.assign(how, { method: "POST", body: JSON.stringify(body) });
-    const answer = await fetch(path, how);
+    const answer = await fetch(path, { method, headers, signal, body: JSON.stringify(body) });
     if (answer.ok) return answer;
     if (answer.status !== 401) throw new Error(await wrong(answer));
     await askKey();
@@ -185,8 +183,8 @@ async function write(voice, replay, signal) {
     if (choice && choice.manta) [seed, why] = [choice.manta.seed, choice.finish_reason];
     if (event.usage) {
       const words = text.split(/\s+/).filter(Boolean).length, { network_calls: calls, seconds } = event.usage;
-      const sure = `${Math.round(100 * (replay.frames.at(-1)?.confidence ?? 0))}% sure`;
-      const facts = [sure, count(calls, "call"), `${seconds.toFixed(3)} s`, `${(words / seconds).toFixed(0)} words a second`, `seed ${seed}`];
+      const sure = replay.frames.at(-1)?.confidence ?? -1; // below 0 it is no chance, but an entropy or nothing
+      const facts = [...(sure < 0 ? [] : [`${Math.round(100 * sure)}% sure`]), count(calls, "call"), `${seconds.toFixed(3)} s`, `${(words / seconds).toFixed(0)} words a second`, `seed ${seed}`];
       if (why === "length") facts.push("cut at its greatest length");
       replay.facts.textContent = facts.join(" · ");
     }
@@ -276,6 +274,7 @@ function download(blob, name) {
 async function diagnose(voice, signal) {
   const prompts = $("prompt").value.split("\n").map((line) => line.trim()).filter(Boolean);
   const begun = await (await ask("/v1/diagnoses", { model: voice.model.id, prompts }, signal)).json();
+  signal.addEventListener("abort", () => ask(`/v1/diagnoses/${begun.id}`, undefined, undefined, "DELETE").catch(() => {}));
   $("results").replaceChildren();
   $("diagnosis").hidden = false;
   $("diagnosis-page").hidden = $("diagnosis-save").hidden = true;
