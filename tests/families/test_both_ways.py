@@ -1,11 +1,13 @@
 """An aligned model whose weights are also read left to right: then it is an autoregressive model of those weights."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from manta.aligned import AlignmentConfig
 from manta.errors import ConfigError
-from manta.families.aligned import AlignedLM
+from manta.families.aligned import AlignedLM, drafting
 from manta.families.aligned_model import AlignedConfig, AlignedModel
 from manta.families.aligned_objective import AlignmentMatching
 from manta.families.autoregressive import AutoregressiveLM, AutoregressiveModel, NextToken
@@ -16,7 +18,7 @@ from manta.hub import load
 from manta.hub.folder import save_model
 from manta.operators import FourierConfig
 from manta.runtime import make_generator
-from manta.text import MASK
+from manta.text import CONSENSUS, MASK
 
 from .conftest import SMALL, make_aligned
 from .test_aligned import batch_of
@@ -124,3 +126,44 @@ def test_what_does_not_go_together_is_refused():
         AlignedConfig(draft_horizon=4)
     with pytest.raises(ConfigError, match="compares pairs"):
         AlignedModel(AlignedConfig(vocab_size=50, causal=True, operator=FourierConfig(), **SMALL))
+
+
+def mixed(num: int = 6):
+    """A batch in which every other text is an answer."""
+    batch = batch_of(num)
+    return replace(batch, tag=torch.arange(num) % 2)
+
+
+@pytest.mark.parametrize("reveal", [False, True])
+def test_human_texts_are_for_the_left_to_right_reading_alone(lm, reveal):
+    apart = AlignmentMatching(MATCHING.layout, AlignmentConfig(slots_learn="answers"), reveal=reveal)
+    both, answers = mixed(), mixed().rows(torch.tensor([1, 3, 5]))
+    assert bool((answers.tag == CONSENSUS).all())
+    found, alone = (apart(lm.model, batch, make_generator(2)) for batch in (both, answers))
+    for part in ("nats", "given", "length"):
+        torch.testing.assert_close(found.parts[part], alone.parts[part])
+    assert found.parts["causal"] == NextToken()(lm.model.reading(), both, make_generator(0)).total
+    assert found.parts["causal"] != alone.parts["causal"]
+    changed = replace(both, text=both.text.clone())
+    changed.text[0, 0] = 300 + int(both.text[0, 0] == 300)
+    other = apart(lm.model, changed, make_generator(2))
+    assert other.parts["nats"] == found.parts["nats"] and other.parts["causal"] != found.parts["causal"]
+
+
+def test_without_answers_slots_learn_nothing(lm):
+    apart = AlignmentMatching(MATCHING.layout, AlignmentConfig(slots_learn="answers"), reveal=False)
+    batch = replace(batch_of(), tag=torch.zeros(6, dtype=torch.long))
+    lm.model.zero_grad()
+    loss = apart(lm.model, batch, make_generator(0))
+    assert loss.total == loss.parts["causal"]
+    loss.total.backward()
+    assert lm.model.rest.weight.grad is not None and not bool(lm.model.rest.weight.grad.any())
+    lm.model.zero_grad()
+
+
+def test_a_drafter_learns_answers_where_there_are_some(lm):
+    both, answers = mixed(), mixed().rows(torch.tensor([1, 3, 5]))
+    told = [drafting(lm.model, batch, make_generator(0)).total.item() for batch in (both, answers)]
+    assert told[0] == told[1]
+    human = replace(both, tag=torch.zeros(6, dtype=torch.long))
+    assert drafting(lm.model, human, make_generator(0)).total.item() != told[0]

@@ -20,6 +20,7 @@ from manta.families.batching import padded_prompts, to_batch
 from manta.families.canvas import Prompts
 from manta.families.choosing import least_risk
 from manta.families.events import GenerateOptions, Request, finished
+from manta.families.observer import Observer
 from manta.hub import load, save_model
 from manta.recipes import Recipe, TrainingRun
 from manta.recipes.budget import Clock, Watch
@@ -231,7 +232,7 @@ def test_the_text_that_is_told_is_the_likeliest_of_those_of_all_canvases(aligned
     rooms = torch.linspace(*ROOMS, 4).tolist()
     beginning = lm._beginning(batch, [None] * 4, GenerateOptions(), encode=True, rooms=rooms)
     assert len(set(beginning.mask.sum(1).tolist())) > 1
-    *_, last = lm._settled(beginning, GenerateOptions(num_steps=2))
+    *_, last = lm._settled(beginning, GenerateOptions(num_steps=2), Observer())
     told = [collapse(labels[mask].tolist(), NULL) for labels, mask in zip(last.labels, beginning.mask, strict=True)]
     prompts = [lm.tokenizer.encode(PROMPTS[0])] * 4
     likely = [

@@ -1,6 +1,7 @@
 """What is shown of alignments while they are learned."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from manta.errors import ConfigError
 
@@ -19,6 +20,10 @@ class AlignmentConfig:
     """Smallest canvas of a batch, as a share of `slots_per_word` slots a word; never less than the text needs."""
     most_room: float = 1.2
     """Largest canvas, as the same share."""
+    slots_learn: Literal["all", "answers"] | None = None
+    """Which texts slots learn: `all`, or of a model that reads both ways a teacher's `answers` alone, while its
+    left-to-right reading learns human texts, too. None: the answers, where such a model has any. Slots need one text
+    for a prompt; a reading that had seen answers alone gave human texts 4.6 nats a token where its teacher gave 1.2."""
     causal_weight: float = 1.0
     """Weight of a word's nats left to right beside those through alignments, of a model that reads both ways."""
 

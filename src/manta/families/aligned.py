@@ -20,7 +20,7 @@ from manta.autoregressive import Drafter
 from manta.config import from_dict, to_dict
 from manta.errors import ConfigError, RequestError, UsageError
 from manta.families.aligned_model import AlignedConfig, AlignedModel
-from manta.families.aligned_objective import AlignmentMatching, spread
+from manta.families.aligned_objective import AlignmentMatching, answered, spread
 from manta.families.asked import check_options
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
 from manta.families.batching import drawn_words, padded_prompts, padded_width
@@ -51,8 +51,9 @@ CAUSAL = "causal."
 
 
 def drafting(model: AlignedModel, batch: Batch, generator: torch.Generator) -> Loss:
-    """What the drafter of the left-to-right reading is taught, see `DraftLoss`."""
-    return DraftLoss()(model.reading(), batch, generator)
+    """What the drafter of the left-to-right reading is taught, see `DraftLoss`: answers, where there are some."""
+    rows, share = answered(batch)
+    return DraftLoss()(model.reading(), batch.rows(rows) if share else batch, generator)
 
 
 class AlignedLM(FluentWriter[AlignedModel]):

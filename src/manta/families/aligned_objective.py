@@ -14,7 +14,7 @@ from manta.families.batching import padded_width
 from manta.families.objectives import ObjectiveConfig, lay_out
 from manta.operators.cross_attention import ProjectedMemory
 from manta.step import deciding
-from manta.text import MASK, NULL, Batch
+from manta.text import CONSENSUS, MASK, NULL, Batch
 from manta.types import Loss
 
 LENGTH_WEIGHT = 0.1
@@ -52,7 +52,8 @@ class AlignmentMatching:
 
     ``nats = −log Σ_a Π_i p(a_i | given labels, prompt)``,  a over the alignments that say the text
 
-    A model that reads both ways is told the next word of the same texts beside it: ``−log Π_i p(w_i | w_<i, prompt)``.
+    A model that reads both ways is told the next word beside it, ``−log Π_i p(w_i | w_<i, prompt)``, of the same texts,
+    and of those that slots do not learn.
 
     Args:
         layout: shares of rows with a blank to fill, and its size.
@@ -66,10 +67,13 @@ class AlignmentMatching:
     def __call__(self, model: AlignedModel, batch: Batch, generator: torch.Generator) -> Loss:
         """Loss with parts nats (a word that is not given), given (share of slots), length (nats), and causal (nats a
         word left to right) of a model that reads both ways."""
-        memory = model.prompt_memory(batch.prompt, batch.prompt_lengths)
-        projected, next_word = model.trunk.project(memory.states, memory.mask), None
+        memory, next_word, share = model.prompt_memory(batch.prompt, batch.prompt_lengths), None, 1.0
         if model.config.causal:  # before the slots, whose call is the last: the one that an imitation compares
             next_word, _ = NextToken.nats(model.reading(), batch, memory)
+        if self.config.slots_learn == "answers":
+            rows, share = answered(batch)
+            batch, memory = batch.rows(rows), memory.rows(rows)
+        projected = model.trunk.project(memory.states, memory.mask)
         canvas = self.lay_out(model, batch, generator)
         if self.reveal and float(torch.rand((), generator=deciding(generator))) < self.config.reveal_share:
             canvas = self.revealed(model, batch, canvas, projected, generator)
@@ -78,9 +82,9 @@ class AlignmentMatching:
         asked = (batch.text_lengths - canvas.words_given).clamp_min(0).sum().clamp_min(1)
         told = nats.sum() / asked
         length = F.cross_entropy(model.length_logits(memory), batch.text_lengths)
-        share = (canvas.known & canvas.mask).sum() / canvas.mask.sum()
-        parts = {"nats": told.detach(), "given": share.detach(), "length": length.detach()}
-        total = told + LENGTH_WEIGHT * length
+        given = (canvas.known & canvas.mask).sum() / canvas.mask.sum()
+        parts = {"nats": told.detach(), "given": given.detach(), "length": length.detach()}
+        total = share * (told + LENGTH_WEIGHT * length)
         if next_word is not None:
             total, parts["causal"] = total + self.config.causal_weight * next_word, next_word.detach()
         return Loss(total, parts, int(asked))
@@ -130,6 +134,14 @@ class AlignmentMatching:
         seen = torch.where(canvas.known, canvas.labels, MASK).masked_fill(~canvas.mask, NULL)
         log_chances = model(seen, canvas.mask, projected).float().log_softmax(-1)
         return clamped(log_chances, canvas.labels, canvas.known)
+
+
+def answered(batch: Batch) -> tuple[Int64[Tensor, "k"], float]:
+    """Rows of a batch that are a teacher's answers, and what they count for: of none the first row, for nothing, since
+    every process of a run calls its nets as often as the others.
+    """
+    rows = (batch.tag == CONSENSUS).nonzero()[:, 0]
+    return (rows, 1.0) if len(rows) else (torch.zeros_like(batch.tag[:1]), 0.0)
 
 
 def spread(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+from manta.config import filled
 from manta.errors import CheckpointError, ConfigError, DataError
 from manta.families import FAMILIES
 from manta.recipes.budget import Watch
@@ -142,8 +143,18 @@ def guided_by(recipe: Recipe) -> Recipe:
             has no share of the time.
         DataError: consensus targets are asked for, and there are no prompts to have them.
     """
-    if any((recipe.converted_from, recipe.inherit, recipe.begin_from)):
-        return _guided_by_source(recipe)
+    beginning = any((recipe.converted_from, recipe.inherit, recipe.begin_from))
+    recipe = _guided_by_source(recipe) if beginning else _guided_by_teacher(recipe)
+    learned = "answers" if recipe.aligned.causal and recipe.consensus != "none" else "all"
+    return replace(recipe, alignment=filled(recipe.alignment, {"slots_learn": learned}))
+
+
+def _guided_by_teacher(recipe: Recipe) -> Recipe:
+    """Consensus targets are what a teacher answers, or somebody gives.
+
+    Raises:
+        ConfigError, DataError: see `guided_by`.
+    """
     if recipe.family in ("ar", "decoder") and not recipe.taught_by and recipe.consensus in ("medoid", "teacher"):
         raise ConfigError(
             f"an autoregressive model without a teacher learns from the texts, and from targets that are given; set "

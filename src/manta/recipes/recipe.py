@@ -139,7 +139,8 @@ class Recipe(Teaching):
     answers in another run's folder. All of it is learned, so it should hold no prompts that are measured later."""
     consensus_share: float | None = None
     """Share of the examples that are consensus targets, where there are some. None: half, and all of them for an
-    aligned model, which tells the slots of a text apart from each other and so needs one text for a prompt."""
+    aligned model, which tells the slots of a text apart from each other and so needs one text for a prompt; three
+    quarters if it reads left to right, too, and the other texts are for that reading."""
     absolute_places: bool | None = None
     """Tell prompt and text the absolute place of each token: for texts that answer their prompt place by place, and for
     masked and aligned models, to which the places of an unwritten text are all alike without. None: for these."""
@@ -275,7 +276,7 @@ def resolve(recipe: Recipe) -> Recipe:
         recipe = filled(recipe, {"absolute_places": True, **lengths})
     if FAMILIES[recipe.family].absolute_places:
         recipe = filled(recipe, {"absolute_places": True})
-    share = 1.0 if recipe.family == "aligned" else 0.5
+    share = 0.5 if recipe.family != "aligned" else 0.75 if recipe.aligned.causal else 1.0
     recipe = filled(recipe, {"absolute_places": False, "consensus_share": share, **LENGTHS})
     if recipe.size == "auto":
         recipe = replace(recipe, size=size_of(recipe.time_budget, AUTO_SIZE))

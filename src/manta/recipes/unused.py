@@ -117,7 +117,7 @@ CONDITIONS: Final[Mapping[str, tuple[Condition, ...]]] = {
             by="an adaptive condition, model.bits above 0",
         ),
         Condition(
-            fields=("alignment.causal_weight",),
+            fields=("alignment.causal_weight", "alignment.slots_learn"),
             read=lambda recipe: recipe.aligned.causal,
             by="an aligned model that reads left to right, too, aligned.causal = true",
         ),

@@ -42,6 +42,10 @@ class Batch:
         """Text tokens of the batch, padding left out: its size in training."""
         return int(self.text_lengths.sum())
 
+    def rows(self, rows: Int[Tensor, " k"]) -> "Batch":
+        """Some of its rows, as wide as before."""
+        return Batch(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device."""
         return Batch(**{field.name: getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)})
