@@ -23,7 +23,7 @@ class AlignmentConfig:
     slots_learn: Literal["all", "answers"] | None = None
     """Which texts slots learn: `all`, or of a model that reads both ways a teacher's `answers` alone, while its
     left-to-right reading learns human texts, too. None: the answers, where such a model has any. Slots need one text
-    for a prompt; a reading that had seen answers alone gave human texts 4.6 nats a token where its teacher gave 1.2."""
+    for a prompt; a reading that had seen answers alone gave human texts 4.8 nats a token where its teacher gave 1.3."""
     causal_weight: float = 1.0
     """Weight of a word's nats left to right beside those through alignments, of a model that reads both ways."""
 
