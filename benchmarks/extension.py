@@ -60,7 +60,7 @@ def scored(lm: Any, args: argparse.Namespace, options: GenerateOptions) -> dict[
         verdict = weather.judge(list(zip(prompts, texts, strict=True)))
         return {**row, "grammatical": verdict["grammatical"], "faithful": verdict["faithful"]}
     figures = measured(texts, data)
-    return row | {name: round(figures[name].value, 4) for name in ("bleu", "slot_error_rate")}
+    return row | {name: round(cast(Any, figures[name]).value, 4) for name in ("bleu", "slot_error_rate")}
 
 
 def main() -> None:
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     lm = cast(Any, load(args.model))
-    result = json.loads(args.out.read_text()) if args.out.exists() else {"rows": []}
+    result: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {"rows": []}
     result["machine"] = machine()
     for told, options in settings():
         row = {"data": args.data.partition(":")[0] if args.data.startswith("e2e") else "weather"}

@@ -106,7 +106,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     settings = {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS}
-    result = json.loads(args.out.read_text()) if args.out.exists() else {"settings": settings, "rows": []}
+    result: dict[str, Any] = (
+        json.loads(args.out.read_text()) if args.out.exists() else {"settings": settings, "rows": []}
+    )
     if result["settings"] != settings:
         parser.error(f"{args.out} has other settings; name another --out")
     result["machine"] = machine()

@@ -1,5 +1,7 @@
 """Blocks that reach on into the next one: what a block's end forces to be wrong is mended, within any budget."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -36,7 +38,7 @@ class Oracle:
         return chance.log()[:, start:stop]
 
 
-def texts(oracle: Oracle, most: int, *, budget: int | None = None, temperature: float = 0.0, **window: int):
+def texts(oracle: Oracle, most: int, *, budget: int | None = None, temperature: float = 0.0, **window: Any):
     """Words, calls of each row and computed places of each row, block after block."""
     rows, n = oracle.truth.shape
     config = DeferredConfig(**{"window_masked": 16, "window_width": 32, **window})
@@ -113,7 +115,7 @@ def test_a_budget_is_kept_and_nothing_beyond_the_block_is_forced(budget, most):
     assert (calls == budget * 5).all() if most == 0 else (calls <= budget * 5).all()
 
 
-def laid(masked: list[int], least: float, *, extra: int = 0, most: int = 8, left: int = 5, **window: int) -> int:
+def laid(masked: list[int], least: float, *, extra: int = 0, most: int = 8, left: int = 5, **window: Any) -> int:
     """By how much a block of eight grows after a call before which these places were masked; one was written."""
     ahead = Extension(ExtensionConfig(most=most), DeferredConfig(**window), 1, LENGTH, mask_id=MASK, end_id=END)
     ahead.begin(torch.tensor([True]), 32)

@@ -1,5 +1,7 @@
 """Shares of hidden words that are found while a model trains: the variance is the true one, and the least is taken."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -115,12 +117,13 @@ def test_rates_learn_from_a_step_that_is_trained_on_and_from_no_other():
 
 
 def test_settings_that_do_not_go_together_are_refused():
-    for wrong, said in (
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"most_share": 1.1}, "at most 1"),
         ({"least_share": 0.5, "most_share": 0.5}, "above least_share"),
         ({"most_share": 0.9, "complementary": True}, "complementary masks are of all shares"),
         ({"rates": "auto", "complementary": True}, "complementary masks are of all shares"),
         ({"rates": "auto", "most_share": 0.9}, "finds the bounds itself"),
-    ):
+    ]
+    for wrong, said in refused:
         with pytest.raises(ConfigError, match=said):
             MaskedObjectiveConfig(**wrong)
