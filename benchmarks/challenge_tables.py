@@ -29,6 +29,59 @@ def blocks_table(result: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def extension_table(result: dict[str, Any]) -> str:
+    """Texts of blocks that may reach on into the next one, beside blocks that end where they end."""
+    lines = [
+        "| data | words of a block | written by | may reach on by | where below | texts | calls | positions computed |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        if row["data"] == "e2e":
+            texts = f"BLEU {row['bleu']:.1f}, slot errors {row['slot_error_rate']:.0%}"
+        else:
+            texts = f"{row['grammatical']:.1%} grammatical, {row['faithful']:.1%} true"
+        below = "–" if row["below"] is None else f"{row['below']}"
+        cells = [row["data"], f"{row['length']}", row["decoder"], f"{row['most'] or '–'}", below, texts]
+        lines.append("| " + " | ".join([*cells, f"{row['calls']:.1f}", f"{row['positions']:.0f}"]) + " |")
+    return "\n".join(lines)
+
+
+def rates_table(result: dict[str, Any]) -> str:
+    """How much the loss varies between bounds of the shares of hidden words, and what is learned between them."""
+    return "\n\n".join(table for table in (_variances(result), _learned(result)) if table)
+
+
+def _learned(result: dict[str, Any]) -> str:
+    groups: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in result["rows"]:
+        if "nats" in row:
+            groups[row["length"], row["arm"]].append(row)
+    if not groups:
+        return ""
+    lines = [
+        "| words of a block | shares | seeds | nats a word (bound) | gradient norm | its deviation | found |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (length, arm), rows in groups.items():
+        cells = [f"{length}", arm, f"{len(rows)}", several([row["nats"] for row in rows])]
+        cells += [several([row[name] for row in rows]) for name in ("gradient_norm", "gradient_norm_deviation")]
+        bounds = dict.fromkeys(f"{row['low']:.2f} to {row['high']:.2f}" for row in rows if "low" in row)
+        lines.append("| " + " | ".join([*cells, ", ".join(bounds) or "–"]) + " |")
+    return "\n".join(lines)
+
+
+def _variances(result: dict[str, Any]) -> str:
+    lines = [
+        "| words of a block | shares | variance of a row's loss | of a step's loss, one batch | of its gradient |",
+        "|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        for told in row.get("variances", ()):
+            cells = [f"{row['length']}", f"{told['low']:g} to {told['high']:g}", f"{told['row']:.2f}"]
+            lines.append("| " + " | ".join([*cells, f"{told['loss']:.4f}", f"{told['gradient']:.3f}"]) + " |")
+    return "\n".join(lines)
+
+
 def structure_table(result: list[dict[str, Any]]) -> str:
     """Of texts that are held, and of free ones, how many are valid, and what it costs."""
     families = {"aligned": "left to right", "masked": "masked"}

@@ -1,6 +1,7 @@
 """Block-causal models: left to right at one end, masked at the other, and the same with and without a cache between."""
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from manta.families.block import (
 from manta.families.events import GenerateOptions, Request
 from manta.families.masked_model import MaskedConfig, MaskedModel
 from manta.hub import load
-from manta.masked import Canvas, MaskedObjectiveConfig
+from manta.masked import Canvas, DeferredConfig, Extension, ExtensionConfig, MaskedObjectiveConfig
 from manta.operators import LinearConfig, WindowedConfig
 from manta.recipes import Recipe, TrainingRun
 from manta.runtime import make_generator
@@ -165,6 +166,58 @@ def test_a_text_is_the_same_alone_and_in_a_batch(decoder, temperature, tokenizer
     assert all(event.nfe <= 1 + 3 * 5 and len(event.tokens) <= 18 for event in together.values())
 
 
+DEFERRED: dict[str, Any] = {"decoder": "deferred", "max_tokens": 18, "threshold": 0.99}
+
+
+@pytest.mark.parametrize("steps", [None, 3])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_rows_whose_blocks_reach_as_far_as_they_need_do_not_see_each_other(steps, temperature, tokenizer):
+    lm = BlockCausalLM(model(tokenizer.vocab_size, 4), tokenizer)
+    options = GenerateOptions(**DEFERRED, block_steps=steps, temperature=temperature)
+    options = replace(options, block_extension=6, extension_step=3, extension_below=0.6)
+    requests = [Request(prompt=prompt, seed=seed) for seed, prompt in enumerate(PROMPTS)]
+    together, alone = (written(lm, requests, options, size) for size in (4, 1))
+    for index in range(4):
+        one, other = together[index], alone[index]
+        assert (one.tokens, one.nfe, one.processed) == (other.tokens, other.nfe, other.processed)
+        assert one.chances == other.chances and MASK not in one.tokens
+        assert one.nfe <= 1 + (5 * (steps or 4) if steps else 5 * (4 + 6 + 2))
+
+
+def test_a_block_that_may_not_grow_is_written_as_before_and_one_that_may_is_not(tokenizer):
+    lm = BlockCausalLM(model(tokenizer.vocab_size, 4), tokenizer)
+    requests = [Request(prompt=prompt) for prompt in PROMPTS]
+    plain = written(lm, requests, GenerateOptions(**DEFERRED), 4)
+    grown: dict[str, Any] = {**DEFERRED, "block_extension": 4}
+    never = written(lm, requests, GenerateOptions(**grown, extension_below=0.0), 4)
+    always = written(lm, requests, GenerateOptions(**grown, extension_below=2.0), 4)
+    told = [[(e.tokens, e.nfe, e.processed, e.chances) for e in found.values()] for found in (plain, never, always)]
+    assert told[0] == told[1] and told[0] != told[2]
+
+
+def test_the_places_that_a_block_reaches_are_one_with_it_and_others_do_not_see_them():
+    net = model(60, 4)
+    clean = torch.randint(4, 60, (3, 16), generator=make_generator(1))
+
+    def told(tokens: torch.Tensor, extra: list[int], wide: int) -> torch.Tensor:
+        """Logits of the second block, four places wide and `wide` more."""
+        reader = BlockReader(net, net.memory(clean[:, :5], torch.tensor([5, 3, 0]), torch.tensor([0, 0, 0])), 16)
+        reader(tokens[:, :4], 0, 4)
+        reader.settle(tokens[:, :4])
+        ahead = Extension(ExtensionConfig(most=8), DeferredConfig(), 3, 4, mask_id=MASK, end_id=net.end)
+        ahead.extra = torch.tensor(extra)
+        return reader(tokens[:, 4 : 8 + wide], 0, 4 + wide, ahead)
+
+    with torch.no_grad():
+        alone, beside = told(clean, [0, 0, 0], 0), told(clean, [0, 3, 8], 8)
+        assert torch.equal(beside[0, :4], alone[0]) and torch.equal(beside[1, :7], told(clean, [3, 3, 3], 3)[1])
+        assert not torch.equal(beside[1, :4], alone[1])
+        other = clean.clone()
+        other[:, 9] = 5 + other[:, 9] % 50
+        changed = told(other, [0, 3, 8], 8)
+        assert torch.equal(changed[0, :4], alone[0]) and not torch.equal(changed[1, 0], beside[1, 0])
+
+
 def test_a_text_may_be_longer_than_any_that_was_learned(tokenizer):
     lm = BlockCausalLM(model(tokenizer.vocab_size, 8), tokenizer)
     with torch.no_grad():
@@ -212,6 +265,12 @@ def test_only_operators_that_compare_pairs_follow_blocks():
         ({"choose": 2}, "there is one text to choose from"),
         ({"decoder": "sequential"}, "means nothing to block-causal models"),
         ({"window_width": 3}, "has no setting window_width"),
+        (
+            {"block_extension": 4},
+            "the threshold decoder ends with its block, and `block_extension`",
+        ),
+        ({"decoder": "deferred", "extension_step": 2}, "is for blocks that may grow; set `block_extension`"),
+        ({"decoder": "deferred", "extension_below": 0.5}, "`extension_below` is for blocks that may grow"),
     ],
 )
 def test_options_of_others_are_refused(options, said, tokenizer):
@@ -259,22 +318,28 @@ def test_what_is_told_of_a_text_by_hand(tokenizer):
     drafted = text.draft(1, canvas([5, MASK, 7, end], [0.5] * 4, 2))
     assert (drafted.kind, drafted.tokens, drafted.nfe, drafted.t) == ("draft", (5, MASK, 7), 3, 0.0)
     assert drafted.text == tokenizer.decode([5, 7]).strip() and drafted.confidence == 0
-    assert not text.settle(canvas([5, 6, 7, 8], [0.5, 0.25, 2.0, 1.0], 3), 1)
+    assert not text.settle(canvas([5, 6, 7, 8], [0.5, 0.25, 2.0, 1.0], 3), 1, 12)
     assert (text.words, text.nfe, text.processed) == ([5, 6, 7, 8], 4, 12)
-    assert not text.settle(canvas([9, 10, 11, 12], [0.75] * 4, 2), 1)
+    assert not text.settle(canvas([9, 10, 11, 12], [0.75] * 4, 2), 1, 8)
     assert (text.nfe, text.processed) == (6, 12 + 8 + 4), "the block before is read again"
     assert text.draft(1, canvas([13, MASK, end, end], [0.5] * 4, 1)).tokens == (5, 6, 7, 8, 9, 10, 11, 12, 13, MASK)
-    assert text.settle(canvas([13, end, 14, 15], [0.25] * 4, 1), 1) and text.ended
+    assert text.settle(canvas([13, end, 14, 15], [0.25] * 4, 1), 1, 4) and text.ended
     done = text.event("done", 6, text.words)
     assert (done.index, done.tokens, done.t) == (6, (5, 6, 7, 8, 9, 10, 11, 12, 13), 1.0)
     assert done.confidence == pytest.approx((0.5 + 0.25 + 1 + 1 + 4 * 0.75 + 0.25) / 9)
+    late = _Text(lm, 40)
+    late.settle(canvas([5, 6, 7, 8], [1.0] * 4, 2), 1, 16)
+    late.settle(canvas([9, 10, 11, 12], [1.0] * 4, 0), 1, 0)
+    assert (late.nfe, late.processed) == (3, 16), "a block that the one before has written takes no call"
+    late.settle(canvas([13, 14, 15, 16], [1.0] * 4, 1), 1, 4)
+    assert (late.nfe, late.processed) == (4, 16 + 4 + 8), "and is read again with it"
     cut = _Text(lm, 6)
-    cut.settle(canvas([5, 6, 7, 8], [1.0] * 4, 1), 1)
+    cut.settle(canvas([5, 6, 7, 8], [1.0] * 4, 1), 1, 4)
     assert cut.draft(1, canvas([9, 10, 11, MASK], [0.5] * 4, 1)).tokens == (5, 6, 7, 8, 9, 10)
-    assert cut.settle(canvas([9, 10, 11, 12], [0.5, 0.5, 0.0, 0.0], 1), 1) and cut.words == [5, 6, 7, 8, 9, 10]
+    assert cut.settle(canvas([9, 10, 11, 12], [0.5, 0.5, 0.0, 0.0], 1), 1, 4) and cut.words == [5, 6, 7, 8, 9, 10]
     assert cut.event("done", 0, cut.words).confidence == pytest.approx(5 / 6)
     exact = _Text(lm, 4)
-    assert exact.settle(canvas([5, 6, 7, 8], [1.0] * 4, 1), 1), "no room is left"
+    assert exact.settle(canvas([5, 6, 7, 8], [1.0] * 4, 1), 1, 4), "no room is left"
 
 
 def test_texts_are_laid_out_in_whole_blocks_with_an_end_at_least():

@@ -248,6 +248,8 @@ CHANGES: list[tuple[str, Any]] = [
     ("objective.flow.end_share", 0.0),
     ("masking.masker", "span"),
     ("masking.least_share", 0.9),
+    ("masking.most_share", 0.5),
+    ("masking.rates", "auto"),
     ("masking.copies", 2),
     ("masking.complementary", True),
     ("masking.weighting", "mean"),

@@ -7,6 +7,7 @@ of one word are an autoregressive model, and one block for the whole text is a m
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -21,14 +22,19 @@ from manta.families.canvas import Prompts, Template, prompt_tokens
 from manta.families.decoding import DRAWN, chosen_decoder, write_canvas
 from manta.families.events import UNFINISHED, Event, GenerateOptions, Request
 from manta.families.observer import Beginning, Observer
-from manta.families.options import spelled
+from manta.families.options import given, spelled
 from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resolved
 from manta.families.trained import LogLikelihood, Taught, Teaching, TrainedWriter
 from manta.masked import (
     Canvas,
     DecoderConfig,
+    DeferredConfig,
+    Extension,
+    ExtensionConfig,
     MaskedObjectiveConfig,
+    Rates,
     ThresholdConfig,
+    found_rates,
     likelihood_bound,
     masked_cross_entropy,
 )
@@ -168,16 +174,17 @@ class BlockMatching:
 
     Args:
         config: how words are hidden and weighed, as for a masked model's whole text.
+        rates: which shares of words are hidden, where that is found on the way.
     """
 
-    def __init__(self, config: MaskedObjectiveConfig) -> None:
-        self.config = config
+    def __init__(self, config: MaskedObjectiveConfig, rates: Rates | None = None) -> None:
+        self.config, self.rates = config, rates
 
     def __call__(self, model: BlockCausalModel, batch: Batch, generator: torch.Generator) -> Loss:
         """Loss with parts nats (a hidden word) and supervised (share of words)."""
         config, length = self.config, model.config.block_length
         if length == 1:
-            config = replace(config, least_share=ALWAYS, complementary=False)
+            config = replace(config, least_share=ALWAYS, most_share=1.0, rates="fixed", complementary=False)
         clean, mask = model.in_blocks(batch)
         memory = model.memory(batch.prompt, batch.prompt_lengths, torch.full_like(batch.tag, HUMAN))
         times = config.times
@@ -189,7 +196,8 @@ class BlockMatching:
             return logits.view(*tokens.shape, -1)
 
         blocks = (part.reshape(-1, length) for part in (clean, mask))
-        return masked_cross_entropy(denoiser, *blocks, mask_id=MASK, generator=generator, config=config)
+        rates = None if length == 1 else self.rates
+        return masked_cross_entropy(denoiser, *blocks, mask_id=MASK, generator=generator, config=config, rates=rates)
 
 
 class BlockReader:
@@ -209,7 +217,8 @@ class BlockReader:
         device, length = memory.states.device, model.config.block_length
         on_cpu = device.type == "cpu"
         self.trunk = columnwise(model.trunk) if on_cpu and memory.states.dtype is torch.float32 else model.trunk
-        place = torch.arange(padded_width(-(-room // length) * length), device=device)
+        self._room = -(-room // length) * length
+        place = torch.arange(padded_width(self._room), device=device)
         self.context = OperatorContext(
             line(len(place), device), blocks=place // length, alone=on_cpu and model.trunk.answers_alone
         )
@@ -219,14 +228,37 @@ class BlockReader:
         """Words of the blocks that are written, behind the beginning."""
         self._kept = 0
 
-    def __call__(self, tokens: Int64[Tensor, "b l"], start: int, stop: int) -> Float[Tensor, "b k v"]:
-        """Logits of places of the present block; see `SpanDenoiser`."""
+    @property
+    def room(self) -> int:
+        """Places that are left to write, those of the present block included."""
+        return self._room - (self.settled.shape[1] - 1)
+
+    def __call__(
+        self, tokens: Int64[Tensor, "b l"], start: int, stop: int, ahead: Extension | None = None
+    ) -> Float[Tensor, "b k v"]:
+        """Logits of places of the present block, and of those beyond that it reaches; see `SpanDenoiser`.
+
+        Args:
+            tokens: of these places.
+            start, stop: which of them are asked for.
+            ahead: knows how far the block of each row reaches; None: as far as itself.
+        """
         row = repeated_rows(torch.cat([self.settled, tokens], 1))
         begin, end = self._kept, row.shape[1] - 1
         x = self.model.read(row[:, begin + 1 :], row[:, begin:-1], begin)
-        hidden = self.trunk(x, self.context.span(begin, end), memory=self.memory, cache=self.cache)
+        context = self.context if ahead is None or not ahead.reaches else self._extended(repeated_rows(ahead.extra))
+        hidden = self.trunk(x, context.span(begin, end), memory=self.memory, cache=self.cache)
         self._kept = end - tokens.shape[1]
         return self.model.head(hidden[:, -tokens.shape[1] :])[: self.rows, start:stop]
+
+    def _extended(self, extra: Int64[Tensor, "k"]) -> OperatorContext:
+        """The present block and the places beyond that it reaches as one; no row sees what another one reaches."""
+        assert self.context.blocks is not None, "made with blocks"
+        place, length = torch.arange(self.context.length, device=extra.device), self.model.config.block_length
+        end = self.settled.shape[1] - 1 + length + extra[:, None]
+        own = (self.settled.shape[1] - 1) // length
+        blocks = torch.where(place < end.max(), self.context.blocks.clamp_max(own), self.context.blocks)
+        return replace(self.context, blocks=blocks, mask=place < end)
 
     def settle(self, tokens: Int64[Tensor, "b l"]) -> None:
         """Go on to the next block.
@@ -254,7 +286,8 @@ class BlockCausalLM(TrainedWriter[BlockCausalModel]):
     @classmethod
     def stages(cls, net: BlockCausalModel, teaching: Teaching, measured: dict[str, Any]) -> list[Taught]:
         """One stage, which has the time of the policy's two."""
-        return [Taught("block", teaching.shares.model, BlockMatching(teaching.masking))]
+        objective = BlockMatching(teaching.masking, found_rates(teaching.masking, measured))
+        return [Taught("block", teaching.shares.model, objective)]
 
     def log_likelihood(
         self,
@@ -295,12 +328,23 @@ class BlockCausalLM(TrainedWriter[BlockCausalModel]):
                 f"at temperature 0 there is one text to choose from; set {spelled('temperature')}, or leave "
                 f"{spelled('choose')} out"
             )
-        self._decoder(options)
+        self._check_extension(options, self._decoder(options))
         room = options.max_tokens or 0
         if self.model.places is not None and room > self.capacity:
             raise UsageError(
                 f"this model knows {self.capacity} absolute places and writes no more; lower {spelled('max_tokens')}"
             )
+
+    @staticmethod
+    def _check_extension(options: GenerateOptions, decoder: DecoderConfig) -> None:
+        asked = [name for name in ("block_extension", "extension_step", "extension_below") if name in given(options)]
+        if asked and decoder.kind != "deferred":
+            raise UsageError(
+                f"the {decoder.kind} decoder ends with its block, and {spelled(asked[0])} is for the deferred one; set "
+                f"{spelled('decoder')} to deferred, or leave it out"
+            )
+        if asked and options.block_extension == 0:
+            raise UsageError(f"{spelled(asked[0])} is for blocks that may grow; set {spelled('block_extension')}")
 
     def _decoder(self, options: GenerateOptions) -> DecoderConfig:
         return chosen_decoder(options, OWN)
@@ -330,31 +374,43 @@ class BlockCausalLM(TrainedWriter[BlockCausalModel]):
         room = options.max_tokens or self.capacity
         reader = BlockReader(model, memory, room)
         texts, decoder = [_Text(self, room) for _ in rows], self._decoder(options)
+        ahead = self._extension(options, decoder, len(rows))
         while any(not text.ended for text in texts):
-            live = torch.tensor([not text.ended for text in texts], device=self.device)[:, None]
+            live = torch.tensor([not text.ended for text in texts], device=self.device)
             # Noise of its own for each block: what a row draws does not depend on the calls of the rows beside it.
             own = [make_generator(int(torch.randint(2**62, (), generator=g))) for g in seeds]
-            canvas: Canvas | None = None
+            canvas = begun = ahead.begin(live, reader.room)
             for canvas in write_canvas(
-                reader,
-                torch.where(live, MASK, model.end).expand(-1, length),
+                partial(reader, ahead=ahead),
+                begun.tokens,
                 decoder,
                 options,
                 mask_id=MASK,
                 generators=own,
-                width=length,
+                width=length + ahead.config.most,
                 end_id=model.end,
                 ends_last=False,
-                max_calls=options.block_steps or length,
+                max_calls=options.block_steps or ahead.calls,
+                elastic=ahead if ahead.config.most else None,
             ):
                 for index, text in enumerate(texts):
                     if not text.ended:
                         yield text.draft(index, canvas)
-            assert canvas is not None, "a block has something to write"
-            reader.settle(canvas.tokens)
+            ahead.settle(canvas)
+            reader.settle(canvas.tokens[:, :length])
             for index, text in enumerate(texts):
-                if not text.ended and text.settle(canvas, index):
+                if not text.ended and text.settle(canvas, index, int(ahead.computed[index])):
                     yield text.event("done", index, text.words)
+
+    def _extension(self, options: GenerateOptions, decoder: DecoderConfig, rows: int) -> Extension:
+        """What lets the blocks of a batch grow, as far as the options say."""
+        length = self.model.config.block_length
+        beyond = -(-(options.max_tokens or self.capacity) // length) * length - length
+        config = ExtensionConfig(
+            most=min(options.block_extension, beyond), step=options.extension_step, below=options.extension_below
+        )
+        window = decoder if isinstance(decoder, DeferredConfig) else DeferredConfig()
+        return Extension(config, window, rows, length, mask_id=MASK, end_id=self.model.end, device=self.device)
 
     def _beginning(
         self, batch: Prompts, templates: Sequence[Template | None], options: GenerateOptions, *, encode: bool
@@ -371,18 +427,29 @@ class _Text:
         self.ended = False
         self.nfe, self.processed = 1, 0
         self._sure: list[float] = []
+        self._unread = 0
+        """Words of blocks that no call has read as they stand."""
 
     def draft(self, row: int, canvas: Canvas) -> Event:
         """With the words of a block that stand so far."""
         words = [*self.words, *self._before_end(canvas.tokens[row].tolist())]
         return replace(self.event("draft", row, words[: self.room]), nfe=self.nfe + int(canvas.calls_of[row]))
 
-    def settle(self, canvas: Canvas, row: int) -> bool:
-        """Take over a block that is written; returns whether the text has ended."""
-        words = canvas.tokens[row].tolist()
-        self.nfe += int(canvas.calls_of[row])
-        anew = len(words) if self.words else 0  # the block before
-        self.processed += len(words) * int(canvas.calls_of[row]) + anew
+    def settle(self, canvas: Canvas, row: int, computed: int) -> bool:
+        """Take over a block that is written; returns whether the text has ended.
+
+        Args:
+            canvas: with the block, and places beyond that it has reached.
+            row: of the text.
+            computed: places computed in its calls.
+        """
+        words, calls = canvas.tokens[row, : self.lm.model.config.block_length].tolist(), int(canvas.calls_of[row])
+        self.nfe += calls
+        self.processed += computed
+        if calls:
+            self.processed += self._unread  # the blocks before
+            self._unread = 0
+        self._unread += len(words)
         kept = self._before_end(words)
         self._sure += canvas.confidence[row, : len(kept)].clamp(max=1).tolist()
         self.words = [*self.words, *kept][: self.room]

@@ -29,7 +29,7 @@ from manta.families.observer import Beginning, Observer
 from manta.families.options import spelled
 from manta.families.structured import automaton_for, check_room
 from manta.families.trained import LogLikelihood, Taught, Teaching
-from manta.masked import Canvas, DecoderConfig, Held, completes
+from manta.masked import Canvas, DecoderConfig, Held, completes, found_rates
 from manta.masked.coarse import Coarse
 from manta.masked.elastic import OFF, Elastic
 from manta.runtime import check_logits, make_generator
@@ -70,7 +70,7 @@ class MaskedLM(FluentWriter[MaskedModel]):
     @classmethod
     def stages(cls, net: MaskedModel, teaching: Teaching, measured: dict[str, Any]) -> list[Taught]:
         """One stage, which has the time of the policy's two."""
-        objective = MaskedMatching(teaching.objective, teaching.masking)
+        objective = MaskedMatching(teaching.objective, teaching.masking, found_rates(teaching.masking, measured))
         return [Taught("masked", teaching.shares.model, objective)]
 
     @staticmethod

@@ -12,7 +12,7 @@ from manta.families.batching import padded_width
 from manta.families.masked_model import MaskedModel
 from manta.families.objectives import ObjectiveConfig, lay_out, length_cost, read_prompt
 from manta.families.thinking import Thought, Told
-from manta.masked import LikelihoodBound, MaskedObjectiveConfig, likelihood_bound, masked_cross_entropy
+from manta.masked import LikelihoodBound, MaskedObjectiveConfig, Rates, likelihood_bound, masked_cross_entropy
 from manta.masked.elastic import Layout, merged
 from manta.operators.cross_attention import ProjectedMemory
 from manta.runtime import check_likelihood
@@ -41,10 +41,11 @@ class MaskedMatching:
     Args:
         layout: how texts are laid out and prompts dropped; what concerns a state is not used.
         config: how words are hidden and weighed.
+        rates: which shares of words are hidden, where that is found on the way.
     """
 
-    def __init__(self, layout: ObjectiveConfig, config: MaskedObjectiveConfig) -> None:
-        self.layout, self.config = layout, config
+    def __init__(self, layout: ObjectiveConfig, config: MaskedObjectiveConfig, rates: Rates | None = None) -> None:
+        self.layout, self.config, self.rates = layout, config, rates
 
     def __call__(self, model: MaskedModel, batch: Batch, generator: torch.Generator) -> Loss:
         """Loss with parts nats (a hidden word), supervised (share of words), length and doubt (nats)."""
@@ -66,6 +67,7 @@ class MaskedMatching:
             keep=blank & ~canvas.hole,
             layout=self._layout(model, mask, generator),
             asked=lambda shown: model(shown, mask, projected),
+            rates=self.rates,
         )
         length = length_cost(model, memory, canvas)
         total, parts = loss.total + 0.1 * length, {**loss.parts, "length": length.detach()}

@@ -221,6 +221,13 @@ class BlockOptions(Committed, Bounded, Chosen):
 
     block_steps: int | None = option(None, least=1)
     """Most network calls for a block; without it, as many as the decoder takes, a word a call at most."""
+    block_extension: int = option(0, least=0)
+    """Most places that a block may reach on into the next where its last words would be guesses (deferred); 0: none."""
+    extension_step: int = option(4, least=1)
+    """Places by which such a block grows at a time; a call whose words are taken back for it counts."""
+    extension_below: float = 0.3
+    """A block grows where the least confidence of a call's words is below this, and nothing but the block's end keeps
+    the window from growing."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,12 +3,14 @@
 from manta.masked.decode import CacheConfig, Canvas, Judge, Policy, Reshaper, Scales, SpanDenoiser, decode
 from manta.masked.decoders import DECODERS, DecoderConfig
 from manta.masked.doubting import DoubtConfig
+from manta.masked.extension import Extension, ExtensionConfig
 from manta.masked.fluent import FluentSampler
 from manta.masked.learned import LearnedConfig
 from manta.masked.maskers import MASKERS, masker
 from manta.masked.objective import (
     LikelihoodBound,
     MaskedObjectiveConfig,
+    found_rates,
     likelihood_bound,
     masked_cross_entropy,
 )
@@ -20,6 +22,7 @@ from manta.masked.policies import (
     RemaskConfig,
     ThresholdConfig,
 )
+from manta.masked.rates import Rates
 from manta.masked.sampling import CONFIDENCES, WordSampler
 from manta.masked.structured import Held, StructuredSampler, completes
 
@@ -34,6 +37,8 @@ __all__ = [
     "DecoderConfig",
     "DeferredConfig",
     "DoubtConfig",
+    "Extension",
+    "ExtensionConfig",
     "FirstHittingConfig",
     "FluentSampler",
     "Held",
@@ -42,6 +47,7 @@ __all__ = [
     "LikelihoodBound",
     "MaskedObjectiveConfig",
     "Policy",
+    "Rates",
     "RemaskConfig",
     "Reshaper",
     "Scales",
@@ -51,6 +57,7 @@ __all__ = [
     "WordSampler",
     "completes",
     "decode",
+    "found_rates",
     "likelihood_bound",
     "masked_cross_entropy",
     "masker",

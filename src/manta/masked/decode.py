@@ -107,6 +107,8 @@ class Canvas:
     """Positions computed so far, over all calls and rows."""
     right: Float[Tensor, "b n"] | None = None
     """Probability that each word which stood before the present call is right, of a model that doubts."""
+    needed: int | None = None
+    """Places of a row that have to be written, its first ones; None: all."""
     calls_of: Int64[Tensor, "b"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     """Network calls of each row until it was done, whatever the rows beside it took."""
 
@@ -114,6 +116,11 @@ class Canvas:
     def total(self) -> Int64[Tensor, "b"]:
         """Words to be written in each row, those already written included."""
         return self.writable.sum(1)
+
+    @property
+    def owed(self) -> Int64[Tensor, "b"]:
+        """Words of each row that have yet to be written."""
+        return self.masked[:, : self.needed].sum(1)
 
     @property
     def calls_left(self) -> int | None:
@@ -161,8 +168,7 @@ class Policy(ABC):
 
     def share(self, canvas: Canvas) -> Int64[Tensor, "b"]:
         """Words of each row that this call has to commit to keep to the budget: an even share, ⌈m/s⌉ of m words."""
-        words = canvas.masked.sum(1)
-        left = canvas.calls_left
+        words, left = canvas.owed, canvas.calls_left
         return torch.zeros_like(words) if left is None else (words + left - 1) // left
 
     def reach(self, canvas: Canvas, open_: Bool[Tensor, "b n"]) -> Ends:

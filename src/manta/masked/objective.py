@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor
 from manta.errors import ConfigError, UsageError
 from manta.masked.elastic import Layout
 from manta.masked.maskers import ENTROPY, MASKERS, entropy, masker
+from manta.masked.rates import Rates
 from manta.types import Loss
 
 Denoiser = Callable[[Tensor], Tensor]
@@ -26,6 +28,12 @@ class MaskedObjectiveConfig:
     undecided, which takes two forward passes more)."""
     least_share: float = 1e-3
     """Least share of hidden words."""
+    most_share: float = 1.0
+    """Most share of hidden words: between bounds narrower than these the loss varies less and is no bound any more
+    (clipped schedules, arXiv 2503.09573); likelihoods are measured at all shares whatever it is."""
+    rates: Literal["fixed", "auto"] = "fixed"
+    """`fixed` draws shares between these bounds; `auto` finds, while it trains, the bounds of a width of 1/2 or more
+    between which the loss varies least, and draws one row in eight from `least_share` to 1."""
     copies: int = 1
     """Times that each text enters a step, each time under a mask of its own."""
     complementary: bool = False
@@ -40,6 +48,15 @@ class MaskedObjectiveConfig:
             raise ConfigError(f"weighting should be 'likelihood' or 'mean', received {self.weighting!r}")
         if not 0 < self.least_share < 1:
             raise ConfigError(f"least_share should lie in (0, 1), received {self.least_share}")
+        if not self.least_share < self.most_share <= 1:
+            raise ConfigError(
+                f"most_share should be above least_share, {self.least_share:g}, and at most 1, received "
+                f"{self.most_share}"
+            )
+        if self.complementary and (self.most_share < 1 or self.rates == "auto"):
+            raise ConfigError("complementary masks are of all shares; leave most_share and rates out")
+        if self.rates == "auto" and self.most_share < 1:
+            raise ConfigError("rates = auto finds the bounds itself; leave most_share out, or set rates = fixed")
         if self.masker == ENTROPY and self.complementary:
             raise ConfigError("complementary masks hide every word in turn; the masker entropy is for one mask a text")
         if self.copies < 1 or (self.complementary and self.copies > 1):
@@ -53,6 +70,19 @@ class MaskedObjectiveConfig:
         return 2 if self.complementary else self.copies
 
 
+def found_rates(config: MaskedObjectiveConfig, measured: dict[str, Any]) -> Rates | None:
+    """What finds the shares of hidden words while a model trains; None where they are fixed.
+
+    Args:
+        config: says which.
+        measured: of the run, which keeps it; see `TrainedWriter.stages`.
+    """
+    if config.rates != "auto":
+        return None
+    measured["rates"] = found = Rates()
+    return found
+
+
 def masked_cross_entropy(
     denoiser: Denoiser,
     tokens: Int64[Tensor, "b n"],
@@ -64,6 +94,7 @@ def masked_cross_entropy(
     keep: Bool[Tensor, "b n"] | None = None,
     layout: Callable[[Tensor, Tensor], Layout] | None = None,
     asked: Denoiser | None = None,
+    rates: Rates | None = None,
 ) -> Loss:
     """Cross-entropy of hidden words, weighted by the inverse of their share.
 
@@ -84,17 +115,22 @@ def masked_cross_entropy(
         layout: `layout(tokens, hidden)` lays rows with hidden words out anew, see `manta.masked.elastic`; the loss is a
             bound for rows that it leaves as they are.
         asked: whom the masker `entropy` asks; the denoiser, if left out.
+        rates: which shares; it learns from what is trained on. None: all from `least_share` to `most_share`.
 
     Returns:
         `Loss` with parts `nats` (a hidden word, unweighted) and `supervised` (share of the words that were supervised
-        in this step).
+        in this step), and with `rates` their bounds, `low` and `high`.
     """
     texts, words = len(tokens), mask if keep is None else mask & ~keep
     if not config.complementary:
         tokens, words = tokens.repeat(config.copies, 1), words.repeat(config.copies, 1)
     b = len(tokens)
     strata = (torch.randperm(b, generator=generator) + torch.rand(b, generator=generator)) / b
-    share = (config.least_share + (1 - config.least_share) * strata).to(tokens.device)
+    if rates is None:
+        share = config.least_share + (config.most_share - config.least_share) * strata
+    else:
+        share = rates.shares(strata, config.least_share)
+    share = share.to(tokens.device)
     hide = entropy(asked or denoiser, mask_id) if config.masker == ENTROPY else masker(config.masker)
     hidden = hide(tokens, words, share, generator)
     if config.complementary:
@@ -110,6 +146,12 @@ def masked_cross_entropy(
     seen = hidden.view(config.times, texts, -1).any(0)
     supervised = seen.sum() / words[:texts].sum().clamp_min(1)
     parts = {"nats": nats.detach().mean() if len(nats) else total.detach(), "supervised": supervised}
+    if rates is not None:
+        parts |= {"low": total.new_tensor(rates.low), "high": total.new_tensor(rates.high)}
+        if torch.is_grad_enabled():
+            rows = torch.zeros_like(told, dtype=nats.dtype).masked_scatter(told, nats.detach()).sum(1)
+            size = words.sum(1)
+            rates.observe(share[size > 0], (rows / (share * size.clamp_min(1)))[size > 0])
     return Loss(total, parts, int(count))
 
 

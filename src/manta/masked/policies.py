@@ -270,7 +270,7 @@ class Deferred(Windowed):
 
         Where the budget has fewer calls than rounds, the last rounds are left out.
         """
-        words, left = canvas.masked.sum(1), canvas.calls_left
+        words, left = canvas.owed, canvas.calls_left
         if left is None:
             return torch.zeros_like(words)
         back = self._taken_back(canvas)

@@ -117,6 +117,11 @@ CONDITIONS: Final[Mapping[str, tuple[Condition, ...]]] = {
             by="an adaptive condition, model.bits above 0",
         ),
         Condition(
+            fields=("masking.least_share", "masking.most_share", "masking.rates", "masking.complementary"),
+            read=lambda recipe: recipe.family != "block" or recipe.block.block_length > 1,
+            by="blocks of several words, block.block_length above 1",
+        ),
+        Condition(
             fields=("alignment.causal_weight", "alignment.slots_learn"),
             read=lambda recipe: recipe.aligned.causal,
             by="an aligned model that reads left to right, too, aligned.causal = true",
