@@ -32,12 +32,15 @@ def blocks_table(result: list[dict[str, Any]]) -> str:
 def extension_table(result: dict[str, Any]) -> str:
     """Texts of blocks that may reach on into the next one, beside blocks that end where they end."""
     lines = [
-        "| data | words of a block | written by | may reach on by | where below | texts | calls | positions computed |",
+        "| data | words of a block | written by | may reach on by | where below | texts; difference, 95% | calls | positions computed |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
         if row["data"] == "e2e":
             texts = f"BLEU {row['bleu']:.1f}, slot errors {row['slot_error_rate']:.0%}"
+            if "gain" in row:
+                low, high = row["gain_interval"]
+                texts += f"; BLEU {row['gain']:+.1f} [{low:.1f}, {high:.1f}]"
         else:
             texts = f"{row['grammatical']:.1%} grammatical, {row['faithful']:.1%} true"
         below = "–" if row["below"] is None else f"{row['below']}"
