@@ -112,6 +112,23 @@ def test_a_text_is_the_same_alone_and_beside_texts_of_other_tasks(family, option
     assert sorted(together) == list(range(5))
 
 
+@pytest.mark.parametrize("times", [1, 3])
+@torch.no_grad()
+def test_rows_that_come_several_times_over_keep_their_tasks(times):
+    lm = tasked("masked")
+    rows = batch(lm, [0, 2, 1, 0, 2])
+    model, mask = lm.model, torch.ones(5, 16, dtype=torch.bool)
+    tokens = torch.randint(20, 60, (5, 16), generator=make_generator(0))
+    memory = model.memory(rows.prompt, rows.prompt_lengths, rows.tag, task=rows.task)
+    once = model(tokens, mask, model.projected(model.trunk, memory))
+    several = model.projected(model.trunk, memory.repeat(times))
+    found = model(tokens.repeat(times, 1), mask.repeat(times, 1), several)
+    torch.testing.assert_close(found, once.repeat(times, 1, 1), rtol=1e-5, atol=1e-5)
+    config = MaskedObjectiveConfig(copies=times)
+    MaskedMatching(ObjectiveConfig(), config)(model, rows, make_generator(0))
+    assert rows.task is not None and torch.equal(model.tasks.rows, rows.task.repeat(config.times))
+
+
 def test_drafted_words_change_no_text():
     lm = tasked()
     lm._count([lm.tokenizer.encode(text) for text in TEXTS])

@@ -69,11 +69,14 @@ def test_a_run_takes_its_tasks_from_its_data_and_its_samples_name_them(trained):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["ar", "masked"])
-def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(family, data, tmp_path):
+def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(family, data, tmp_path, capsys):
     finish(run(tmp_path / "whole", data, family, "film"))
     stop(run(tmp_path / "parts", data, family, "film"), 3)
     finish(TrainingRun(None, tmp_path / "parts", resume=True, device="cpu"))
     assert same_weights(tmp_path / "whole", tmp_path / "parts")
+    capsys.readouterr()
+    assert main(["export", str(tmp_path / "whole"), "--task", "fill", "--out", str(tmp_path / "one")]) == 1
+    assert "film" in capsys.readouterr().err and not (tmp_path / "one").exists()
 
 
 def test_a_model_with_tasks_is_trained_on_with_data_of_the_same_tasks(trained, data, tmp_path):
@@ -143,7 +146,7 @@ def test_from_a_file_to_texts_and_a_model_of_one_task(data, tmp_path, capsys):
         "nano",
     ]
     out, one = str(tmp_path / "run"), str(tmp_path / "one")
-    assert main(["train", str(data), "--family", "ar", "--tasks", "film", "--out", out, *limits, *shape]) == 0
+    assert main(["train", str(data), "--family", "ar", "--tasks", "low_rank", "--out", out, *limits, *shape]) == 0
     asked = ["generate", out, "--prompt", "Zizzi serves fish and is nice.", "--max-tokens", "8"]
     capsys.readouterr()
     assert main([*asked, "--task", "shorten"]) == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from manta.cli.options import argument, parse_options
-from manta.errors import UsageError
+from manta.errors import ModelError, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,7 @@ def _export_task(options: ExportOptions, task: str, out: Path) -> int:
     Raises:
         UsageError: a layout is asked for, or the folder is there already.
         RequestError: the model has no such task.
+        ModelError: its tasks shift features, for which a model of one task has no place.
     """
     if options.to:
         raise UsageError("--task writes a model of manta, and --to names another's layout; leave one out")
@@ -59,6 +60,11 @@ def _export_task(options: ExportOptions, task: str, out: Path) -> int:
 
     lm = trained_model(options.model, "cpu", tasked=True)
     found = lm.of_task(task)
+    if lm.model.config.modulation.kind == "film":
+        raise ModelError(
+            "film shifts what maps put out, for which a model of one task has no weights; write with --task instead, "
+            "or train with --tasks low_rank"
+        )
     card = f"{card_of(options.model).rstrip()}\n\nOf its tasks ({', '.join(lm.tasks)}) this is the one of `{task}`.\n"
     save_model(out, found, recipe=model_config(options.model).get("recipe", {}), card=card)
     print(f"{out} holds a model of the task {task}, to be used as any other")

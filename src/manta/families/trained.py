@@ -119,6 +119,9 @@ class TrainedWriter(RequestWriter, KeptModel, Generic[Net]):
     def of_task(self, task: str | None) -> "TrainedWriter[Net]":
         """The model of one task, of the same family: it costs what a model without tasks does, and is one.
 
+        With `film` its maps have shifts, for which the shape of a model without tasks has no weights, so that one is
+        not to be stored.
+
         Args:
             task: one of `tasks`; None, and the model itself, where it has none.
 
