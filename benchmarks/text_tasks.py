@@ -91,7 +91,7 @@ def nats(lm: TrainedWriter[Any], rows: Sequence[Example]) -> dict[str, float]:
 
 
 def texts_of(lm: TrainedWriter[Any], prompts: Sequence[str]) -> list[str]:
-    """Greedy texts; empty where a prompt is too long."""
+    """Greedy texts; empty, and so all wrong, where a prompt is too long."""
     room = NANO["max_prompt"]
     fit = [i for i, prompt in enumerate(prompts) if len(lm.tokenizer.encode(prompt)) <= room]
     found = [""] * len(prompts)
@@ -121,11 +121,10 @@ def scored(lm: TrainedWriter[Any], task: str, rows: Sequence[Example], records: 
         for row in rows:
             groups[str(row.prompt)].append(row.text)
         said = texts_of(lm, list(groups))
-        pairs = [(record, text) for record, text in zip(groups, said, strict=True) if text]
-        errors = slot_error_rate(pairs)
+        errors = slot_error_rate(list(zip(groups, said, strict=True)))
         return {"bleu": bleu(said, list(groups.values())), "slots": errors, "texts": len(said)}
     said = texts_of(lm, [str(row.prompt) for row in rows])
-    kept = [(text, row) for text, row in zip(said, rows, strict=True) if text]
+    kept = list(zip(said, rows, strict=True))
     found: dict[str, Any] = {"texts": len(kept), "likeness": mean(likeness(text, row.text) for text, row in kept)}
     if task == "fill":
         found["exact"] = mean(text.lower() == row.text.lower() for text, row in kept)
@@ -194,7 +193,7 @@ def main() -> None:
     texts = [e for e in read(args.data, "train") if crc32(str(e.prompt).encode()) % args.every == 0]
     train = list(make("tasks", texts, 0))
     dev = {task: [row for row in make("tasks", read(args.data, "dev"), 0) if row.task == task] for task in TASKS}
-    told = json.loads(args.out.read_text()) if args.out.exists() else {"rows": []}
+    told: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {"rows": []}
     told |= {"data": Path(args.data).name, "machine": machine(), "num_dev": args.num_dev, "every": args.every}
     told["rows_of"] = {task: sum(row.task == task for row in train) for task in TASKS}
     known = {(row["name"], row["seed"], row["steps"]) for row in told["rows"]}

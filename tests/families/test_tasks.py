@@ -1,6 +1,7 @@
 """Models that tell tasks apart: who learns what, that merging gives a task back, and that no row disturbs another."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -28,8 +29,8 @@ PROMPTS = ["the cat sat", "a mat near", "", "old river while rain", "hills and"]
 TEXTS = ["on a mat", "the cat sat on", "rain fell over", "it again", "nobody spoke of it"]
 
 
-def tasked(family: str = "ar", kind: str = "low_rank", **more):
-    return MAKERS[family](modulation=ModulationConfig(kind=kind, **more), tasks=NAMES)
+def tasked(family: str = "ar", kind: Any = "low_rank"):
+    return MAKERS[family](modulation=ModulationConfig(kind=kind), tasks=NAMES)
 
 
 def batch(lm, tasks):
@@ -187,13 +188,14 @@ def test_a_model_with_tasks_is_stored_and_read_back(tmp_path):
 
 def test_shapes_that_cannot_be_are_refused():
     modulation = ModulationConfig()
-    for wrong in (
+    wrongs: tuple[dict[str, Any], ...] = (
         {"tasks": ("a",)},
         {"modulation": modulation, "tasks": ("a", "a")},
         {"modulation": modulation, "tasks": (" ",)},
         {"modulation": ModulationConfig(frozen=True)},
         {"modulation": modulation, "draft_horizon": 4},
-    ):
+    )
+    for wrong in wrongs:
         with pytest.raises(ConfigError):
             AutoregressiveConfig(**wrong)
     config = AutoregressiveConfig(modulation=modulation, tasks=NAMES)

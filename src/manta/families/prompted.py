@@ -272,7 +272,7 @@ def of_task(net: PromptedModel, number: int) -> Any:
         number: of the task.
     """
     assert net.tasks is not None, "it tells tasks apart"
-    found = merged(net, number)
+    found: Any = merged(net, number)
     heading = net.memory_encoder.heading.weight[TAGS * number : TAGS * (number + 1)]
     found.memory_encoder.heading = nn.Embedding.from_pretrained(heading.detach().clone(), freeze=False)
     found.config, found.tasks = replace(net.config, modulation=None, tasks=()), None

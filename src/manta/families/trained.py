@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from manta.aligned import AlignmentConfig
 from manta.errors import ConfigError, UsageError
@@ -287,7 +287,7 @@ class TrainedWriter(RequestWriter, KeptModel, Generic[Net]):
         yield self
 
 
-def _state_of(net: Net) -> tuple[Any, ...]:
+def _state_of(net: nn.Module) -> tuple[Any, ...]:
     """What changes when any weight of a net does, or the net, or where it lives."""
     weights = list(net.parameters())
     return net, str(weights[0].device), tuple(weight._version for weight in weights)

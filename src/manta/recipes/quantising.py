@@ -13,7 +13,7 @@ from torch import nn
 from manta.errors import ConfigError, DataError, ModelError, UsageError
 from manta.families import DRAWING
 from manta.families.asked import follows
-from manta.families.events import GenerateOptions, Request, Writer, finished
+from manta.families.events import GenerateOptions, Request, finished
 from manta.families.image_flow import DrawOptions, DrawRequest, ImageFlow
 from manta.families.image_model import ImageModel
 from manta.families.trained import TrainedWriter
@@ -127,7 +127,7 @@ def quantise(
         DataError: no data, or none that the model could read.
     """
     begun, model = time.perf_counter(), load(source, device="cpu")
-    if isinstance(model, Writer):
+    if isinstance(model, TrainedWriter):
         refuse_tasks(model, source)
     work = work_of(model, source, data, plan)
     net = merged_maps(model.model)

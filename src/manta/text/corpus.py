@@ -348,7 +348,8 @@ class _Writer:
                 )
             self._numbers.setdefault(example.task, len(self._numbers))
         if len(self._numbers) > MOST_TASKS:
-            raise DataError(f"the data name more than {MOST_TASKS} tasks, such as {example.task[:60]!r}; name fewer")
+            last = [*self._numbers][-1][:60]
+            raise DataError(f"the data name more than {MOST_TASKS} tasks, such as {last!r}; name fewer")
         return self._numbers
 
     def _add_prompts(self, prompts: Iterable[str]) -> dict[str, int | None]:

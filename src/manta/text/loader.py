@@ -47,7 +47,8 @@ class Batch:
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device."""
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{name: None if p is None else p.to(device, non_blocking=True) for name, p in parts.items()})
+        held = {name: part for name, part in parts.items() if part is not None}
+        return Batch(**{name: part.to(device, non_blocking=True) for name, part in held.items()})
 
 
 def collate(corpus: Corpus, rows: Integer[np.ndarray, " b"], multiple: int) -> Batch:
