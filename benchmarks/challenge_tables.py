@@ -32,7 +32,8 @@ def blocks_table(result: list[dict[str, Any]]) -> str:
 def extension_table(result: dict[str, Any]) -> str:
     """Texts of blocks that may reach on into the next one, beside blocks that end where they end."""
     lines = [
-        "| data | words of a block | written by | may reach on by | where below | texts; difference, 95% | calls | positions computed |",
+        "| data | words of a block | written by | may reach on by | where below | texts; difference, 95% | calls "
+        "| positions computed |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:

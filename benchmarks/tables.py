@@ -71,6 +71,7 @@ from quantised_tables import (
     quantised_texts_table,
     quantised_writing_table,
 )
+from task_tables import text_tasks_table
 
 from manta.metrics.bootstrap import wilson
 
@@ -84,6 +85,7 @@ PAGES = (
     ROOT / "docs" / "challenges.md",
     ROOT / "docs" / "images.md",
     ROOT / "docs" / "restoring.md",
+    ROOT / "docs" / "tasks.md",
     ROOT / "docs" / "quantising.md",
     ROOT / "docs" / "serving.md",
     ROOT / "docs" / "many-texts.md",
@@ -544,6 +546,7 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "joint": (("joint.json", joint_table),),
     "image_convolution": (("image_convolution.json", image_convolution_table),),
     "restoration": (("restoration.json", restoration_table),),
+    "text_tasks": (("text_tasks.json", text_tasks_table),),
     "quantised_texts": (("quantised.json", quantised_texts_table),),
     "quantised_images": (("quantised.json", quantised_images_table),),
     "quantised_speed": (("quantised.json", quantised_speed_table),),

@@ -53,7 +53,7 @@ def test_the_python_block_of_the_readme_runs(tmp_path):
 
 GUIDED = (
     *("getting-started", "your-data", "training", "finetuning", "choosing", "measuring", "smaller", "quantising"),
-    *("serving", "many-texts", "huggingface", "lm-eval"),
+    *("serving", "many-texts", "huggingface", "lm-eval", "tasks"),
 )
 GUIDES = [
     ROOT / "README.md",

@@ -8,7 +8,8 @@ import torch
 
 from manta.errors import UsageError
 from manta.families import instructions
-from manta.families.instructions import FEATURES, TASKS, answers_of, features, learned_router, lessons, understand
+from manta.families.instructions import TASKS, learned_router, lessons, understand
+from manta.families.phrases import FEATURES, answers_of, features
 
 ASKED = {
     "noise": (

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from manta.errors import ConfigError, ModelError, UsageError
 from manta.families import restorer
-from manta.families.instructions import FEATURES, TASKS
+from manta.families.instructions import TASKS
+from manta.families.phrases import FEATURES
 from manta.families.restorer import (
     FaultCodec,
     Restoration,

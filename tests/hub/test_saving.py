@@ -9,7 +9,7 @@ import torch
 
 import manta
 from manta.errors import ModelError, UsageError
-from manta.families.instructions import FEATURES
+from manta.families.phrases import FEATURES
 from manta.families.restorer import Restorer, RestorerConfig, RestorerModel
 from manta.hub import load, model_config, save_model
 from manta.nets.grid import DicConfig

@@ -429,3 +429,20 @@ def test_a_family_that_cannot_be_diagnosed_is_refused():
         refused = found.post("/v1/diagnoses", prompts=["the cat", "some old river"])
     assert refused.status_code == 400
     assert "family block cannot be diagnosed" in refused.json()["error"]["message"]
+
+
+def test_a_model_with_tasks_is_asked_for_one_of_them(served):
+    from ..families.test_tasks import tasked
+
+    lm = tasked()
+    with running({"tasks": ("tasks", lm)}) as server:
+        (row,) = server.client.get("/v1/models").json()["data"]
+        assert row["manta"]["tasks"] == list(lm.tasks)
+        answer = server.post("/v1/completions", prompt="the cat sat", task="fill", seed=3).json()
+        (done,) = [e for e in lm.generate([Request(prompt="the cat sat", task="fill", seed=3)]) if e.kind == "done"]
+        assert answer["choices"][0]["text"] == done.text
+        for asked in ({}, {"task": "translate"}):
+            refused = server.post("/v1/completions", prompt="the cat sat", **asked)
+            assert refused.status_code == 400 and "continue, fill, shorten" in refused.json()["error"]["message"]
+    refused = served.post("/v1/completions", prompt=PROMPTS[0], task="fill")
+    assert refused.status_code == 400 and "no tasks" in refused.json()["error"]["message"]

@@ -10,6 +10,7 @@ import pytest
 from manta.errors import ConfigError, DataError
 from manta.text import Corpus, Example, Tokenizer, build, tokenizers
 from manta.text import corpus as corpus_module
+from manta.text.loader import collate
 
 LIMITS: dict[str, Any] = {"max_prompt": 12, "max_text": 16}
 
@@ -245,3 +246,56 @@ def test_a_long_text_is_encoded_in_pieces_with_the_tokens_of_the_whole(tokenizer
     assert tokenizer.encode(text) == whole
     assert tokenizer.decode(tokenizer.encode("x" * 1700)) == "x" * 1700, "a word without end is cut anywhere"
     assert len(text.encode()) <= tokenizer.longest * len(whole)
+
+
+def of_tasks(*tasks: str | None) -> list[Example]:
+    return [Example(f"the cat sat {i}", "cat", task=task) for i, task in enumerate(tasks)]
+
+
+def test_tasks_are_kept_by_name_where_they_are_asked_for(tokenizer, tmp_path):
+    examples = [*of_tasks("write", "cut", "write"), Example("the cat sat 0", "cat", task="cut")]
+    build(examples, tokenizer, tmp_path / "with", tasks=True, source="one", **LIMITS)
+    corpus = Corpus.open(tmp_path / "with")
+    assert corpus.tasks == ("cut", "write") and len(corpus) == 4  # one pair of two tasks is two rows
+    task = corpus.task(np.array([3, 0, 1, 2]))
+    assert task is not None and task.tolist() == [0, 1, 0, 1]
+    batch = collate(corpus, np.array([1, 2]), 1)
+    assert batch.task is not None and batch.to("cpu").task.tolist() == [0, 1]  # pyright: ignore[reportOptionalMemberAccess]
+    build(examples, tokenizer, tmp_path / "without", source="one", **LIMITS)
+    plain = Corpus.open(tmp_path / "without")
+    assert plain.tasks == () and plain.task(np.array([0])) is None and len(plain) == 3
+    assert collate(plain, np.array([1, 2]), 1).to("cpu").task is None
+    untold = [Example(e.text, e.prompt) for e in examples]
+    build(untold, tokenizer, tmp_path / "never", source="one", **LIMITS)
+    assert Corpus.open(tmp_path / "never").digest == plain.digest != corpus.digest
+    swapped = [*of_tasks("cut", "write", "cut"), Example("the cat sat 0", "cat", task="write")]
+    build(swapped, tokenizer, tmp_path / "swapped", tasks=True, **LIMITS)
+    assert Corpus.open(tmp_path / "swapped").digest != corpus.digest
+
+
+def test_a_corpus_of_tasks_is_reused_as_one_and_made_anew_as_another(tokenizer, tmp_path):
+    def forbidden():
+        raise AssertionError("the corpus is there already")
+        yield
+
+    build(of_tasks("a", "b"), tokenizer, tmp_path / "c", tasks=True, source="one", **LIMITS)
+    assert build(forbidden(), tokenizer, tmp_path / "c", tasks=True, source="one", **LIMITS).rows == 2
+    build(of_tasks("a", "b"), tokenizer, tmp_path / "c", source="one", **LIMITS)
+    assert Corpus.open(tmp_path / "c").tasks == ()
+    build(of_tasks("a", "b"), tokenizer, tmp_path / "c", tasks=True, source="one", **LIMITS)
+    file = tmp_path / "c" / "tasks.bin"
+    assert Corpus.open(tmp_path / "c").tasks == ("a", "b")
+    file.write_bytes(bytes([0, 7]))
+    with pytest.raises(DataError, match="no name"):
+        Corpus.open(tmp_path / "c")
+    file.unlink()
+    with pytest.raises(DataError):
+        Corpus.open(tmp_path / "c")
+
+
+def test_rows_that_name_no_task_are_refused_where_tasks_are_told_apart(tokenizer, tmp_path):
+    for none in (None, " "):
+        with pytest.raises(DataError, match=r"names no task.*`task`"):
+            build(of_tasks("a", none), tokenizer, tmp_path / "c", tasks=True, **LIMITS)
+    with pytest.raises(DataError, match="more than 64 tasks"):
+        build(of_tasks(*map(str, range(65))), tokenizer, tmp_path / "c", tasks=True, **LIMITS)

@@ -38,7 +38,8 @@ def epoch_of(loader):
 
 
 def equal(a: Batch, b: Batch) -> bool:
-    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in a.__dataclass_fields__)
+    parts = [(getattr(a, name), getattr(b, name)) for name in a.__dataclass_fields__]
+    return all(ours is theirs if ours is None else torch.equal(ours, theirs) for ours, theirs in parts)
 
 
 # The permutation

@@ -77,7 +77,33 @@ def test_the_verb_writes_a_file_that_can_be_trained_on(tmp_path, capsys):
         assert len(capsys.readouterr().err.splitlines()) <= 2
 
 
-@pytest.mark.parametrize("kind", ["infill", "holes", "reorder"])
+def test_four_tasks_are_made_side_by_side():
+    long, short = "zizzi is a cheap pub near the river", "zizzi is cheap"
+    examples = [Example(long, "name[Zizzi]"), Example(short, "name[Zizzi]"), Example("one two three four")]
+    made = list(make("tasks", [*examples, Example("two words")], 3))
+    by_task = {
+        task: [(e.prompt, e.text) for e in made if e.task == task] for task in dict.fromkeys(e.task for e in made)
+    }
+    assert list(by_task) == ["describe", "continue", "fill", "shorten"]
+    assert by_task["describe"] == [("name[Zizzi]", long), ("name[Zizzi]", short)]
+    assert by_task["shorten"] == [(long, short)]
+    texts = [example.text for example in examples]
+    assert [f"{prompt} {text}" for prompt, text in by_task["continue"]] == texts
+    assert [str(prompt).replace(BLANK, text) for prompt, text in by_task["fill"]] == texts
+    assert made == list(make("tasks", examples, 3)) != list(make("tasks", examples, 4))
+
+
+def test_the_verb_writes_tasks_and_data_are_exported_with_them(tmp_path, capsys):
+    out = tmp_path / "tasks.jsonl"
+    assert main(["data", "make", "tasks", "builtin:weather", "--num", "30", "--out", str(out)]) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {row["task"] for row in rows} >= {"describe", "continue", "fill"}
+    capsys.readouterr()
+    assert main(["data", "export", str(out)]) == 0
+    assert set(map(str, map(json.loads, capsys.readouterr().out.splitlines()))) < set(map(str, rows))
+
+
+@pytest.mark.parametrize("kind", ["infill", "holes", "reorder", "tasks"])
 def test_help_names_the_kinds(kind, capsys):
     assert main(["data", "make", "--help"]) == 0
     assert kind in capsys.readouterr().out

@@ -62,7 +62,7 @@ def run(argv: Sequence[str]) -> int:
     check_data(options, "compare")
     progress = Line()
     sweep = from_dict(Sweep, {name: list(getattr(options, name)) for name in swept})
-    models = [contestant(path, device=options.device) for path in options.models or ("",)]
+    models = [contestant(path, device=options.device, task=options.task) for path in options.models or ("",)]
     evaluator = make_evaluator(options, progress, "compare", models)
     comparison = compare(evaluator, models, sweep, how)
     progress.clear()

@@ -16,15 +16,15 @@ from manta.errors import DataError, UsageError
 if TYPE_CHECKING:
     from manta.text import Example
 
-Kind = Literal["infill", "holes", "reorder"]
+Kind = Literal["infill", "holes", "reorder", "tasks"]
 
 _HELP = """usage: manta data export SOURCE [--num N] [--split train|dev|test] [--seed K] [--out F.jsonl]
-       manta data make infill|holes|reorder SOURCE [--num N] [--seed K] [--out F.jsonl]
+       manta data make infill|holes|reorder|tasks SOURCE [--num N] [--seed K] [--out F.jsonl]
        manta data check builtin:weather|sudoku4|sudoku9|countdown|paths F.jsonl [--seed K]
        manta data shrink-vocab MODEL --data DATA --out DIR [--coverage X]
 
   export  write examples of a data set as JSON lines, on stdout or to a file
-  make    pairs made of texts: spans to fill in, or words to put in order
+  make    pairs made of texts: spans to fill in, words to put in order, or four tasks side by side
   check   let the oracle of a built-in corpus judge texts: lines with `prompt` and `text`
   shrink-vocab  leave out of a model the tokens that its data do without
 
@@ -55,9 +55,9 @@ class MakeOptions:
 
     kind: Kind = argument()
     """infill: a blank, and the span that is missing; holes: several blanks, and the spans with ___ between; reorder:
-    words in another order, and in theirs."""
+    words in another order, and in theirs; tasks: to describe, continue, fill and shorten, each row with its `task`."""
     source: str = argument()
-    """As for manta data export; a text that answers a prompt keeps it in front."""
+    """As for manta data export; a text that answers a prompt keeps it in front, but for tasks."""
     num: int | None = None
     """Texts to read; left out, the whole split. Those of fewer than three words are left out."""
     split: Literal["train", "dev", "test"] = "train"
@@ -164,7 +164,7 @@ def _write(examples: "Iterable[Example]", out: Path | None, told: str) -> None:
     """Write examples as JSON lines, to a file whole or not at all."""
     from manta.runtime import atomic_write
 
-    lines = (_line(example.prompt, example.text) for example in examples)
+    lines = map(_line, examples)
     if out is None:
         sys.stdout.writelines(lines)
         return
@@ -181,9 +181,9 @@ def _write(examples: "Iterable[Example]", out: Path | None, told: str) -> None:
     print(f"{written} {told} in {out}", file=sys.stderr)
 
 
-def _line(prompt: str | None, text: str) -> str:
-    record = {"text": text} if prompt is None else {"prompt": prompt, "text": text}
-    return json.dumps(record, ensure_ascii=False) + "\n"
+def _line(example: "Example") -> str:
+    record = {"task": example.task, "prompt": example.prompt, "text": example.text}
+    return json.dumps({name: value for name, value in record.items() if value is not None}, ensure_ascii=False) + "\n"
 
 
 def _check(options: CheckOptions) -> None:

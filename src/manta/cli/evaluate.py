@@ -146,7 +146,7 @@ def _measure(options: EvaluateOptions, how: GenerateOptions, argv: Sequence[str]
 
     said = []
     if not options.texts:
-        model = contestant(options.model, device=options.device)
+        model = contestant(options.model, device=options.device, task=options.task)
         if "num_steps" in given(how) and not follows(model.lm.family, "num_steps"):
             # One command is meant to serve models of all families, as `compare` does.
             how = replace(how, num_steps=GenerateOptions().num_steps)

@@ -16,7 +16,15 @@ from manta.cli.steering import check_steering, steer
 from manta.cli.writing import parse_writing, run_elsewhere
 from manta.errors import DataError, MantaError, UsageError
 from manta.families.events import Event, Request, counted
-from manta.families.lines import check_line, check_prompted, has_prompt, options_of_line, requests_of_line, told
+from manta.families.lines import (
+    check_line,
+    check_prompted,
+    for_model,
+    has_prompt,
+    options_of_line,
+    requests_of_line,
+    told,
+)
 
 OF_RAY = ("out", "out_format", "part_rows", "workers", "address")
 """Options of --engine ray."""
@@ -43,6 +51,10 @@ class GenerateVerbOptions:
     """A text with blanks to fill: `___` for up to 8 tokens, `___{n}` for up to n; or with `[[words]]` to change."""
     edit: str | None = None
     """A text to change, as far as --strength says: all of it, or the `[[words]]` that it marks."""
+    task: str | None = None
+    """Of a model that tells tasks apart, which is asked for; a line of --input may name its own as `task`."""
+    instruction: str | None = None
+    """The same in words, such as "make it shorter"; what is not understood surely enough is refused."""
     num_samples: int = 1
     """Texts for each request."""
     seed: int = 0
@@ -82,6 +94,8 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError("give --input, or --prompt with --infill or --edit, not both")
     if options.edit is not None and options.infill is not None:
         raise UsageError("give --infill or --edit, not both")
+    if options.task is not None and options.instruction is not None:
+        raise UsageError("give --task or --instruction, not both")
     check_steering(options, settings)
     counted(options.batch_size, "batch_size", 1)
     if options.engine == "ray":
@@ -95,6 +109,9 @@ def run(argv: Sequence[str]) -> int:
 
     lm = load_writer(options.model or None, device=options.device)
     _check_prompts(lm.prompted, requests, options.input)
+    task = options.task if options.instruction is None else understood_task(lm, options.instruction)
+    requests = [for_model(request, lm.tasks) for request in requests]
+    requests = [request if request.task is not None else replace(request, task=task) for request in requests]
     settings = steer(lm, options, settings)
     own = [options_of_line(line, settings) for line in asked]
     requests = [replace(request, options=how) for request, how in zip(requests, own, strict=True)]
@@ -110,6 +127,21 @@ def run(argv: Sequence[str]) -> int:
         elif event.error is None and not lively:
             print(event.text, flush=True)
     return int(failures > 0)
+
+
+def understood_task(lm: Any, instruction: str) -> str:
+    """The task of a model that an instruction asks for; what was understood is told on stderr.
+
+    Raises:
+        UsageError: the model has no tasks, or none is understood surely enough.
+    """
+    if not lm.tasks:
+        raise UsageError("the model has no tasks, so there is none to be told in words; leave --instruction out")
+    found = lm.understand(instruction)
+    if found.task is None:
+        raise UsageError(f"{instruction!r}: {found.explain()}")
+    print(found.explain(), file=sys.stderr)
+    return found.task
 
 
 def _report_failure(error: MantaError, index: int, total: int, as_row: bool) -> None:

@@ -28,6 +28,8 @@ def run_many(options: Any, settings: GenerateOptions) -> int:
         raise UsageError(
             "--engine ray takes lines of files and writes files: give --input FOLDER|FILE|URL and --out DIR"
         )
+    if options.task is not None or options.instruction is not None:
+        raise UsageError("with --engine ray each line names its own `task`; leave --task and --instruction out")
     if options.device not in (None, "cpu", "cuda"):
         raise UsageError(f"--device {options.device}: with --engine ray it is cpu or cuda, and Ray chooses which one")
     from manta.cluster import ManyTexts, require_ray, write_many

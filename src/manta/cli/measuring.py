@@ -24,6 +24,9 @@ class MeasureOptions:
     split: Literal["auto", "train", "dev", "test", "all"] = "auto"
     """Part of the data: `all` takes a file whole; `auto` does so with a file that no model was trained on, as far as
     their folders tell, and else takes `test`."""
+    task: str | None = None
+    """Of data that name tasks, the one whose examples are taken, and of a model that tells tasks apart, the one that is
+    measured."""
     num: int = 1000
     """At most so many prompts, or texts of data without prompts."""
     num_seeds: int = 3
@@ -147,6 +150,7 @@ def make_evaluator(
         seed=options.seed,
         training_texts=options.training_texts,
         words=options.words,
+        only=options.task,
     )
     how = {} if spread is None else {"spread": spread}
     return Evaluator(data, config, judge=judge, progress=progress, **how).fitting(models)

@@ -43,11 +43,13 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError(f"{options.out} is there already; give --out a new folder")
     from manta.families.masked import MaskedLM
     from manta.hub import card_of, load_writer, model_config, save_model
+    from manta.recipes.origins import refuse_tasks
     from manta.recipes.scheduling import learn_schedule, scheduling_card
 
     lm = load_writer(options.model, device=options.device)
     if lm.family != "masked":
         raise UsageError(f"{options.model} is of the family {lm.family}; a schedule is for masked models of manta")
+    refuse_tasks(lm, options.model)
     masked = cast(MaskedLM, lm)
     found = learn_schedule(masked, options.data, options.price, updates=options.updates, seed=options.seed, tell=_tell)
     card = scheduling_card(card_of(options.model), Path(options.data.rpartition(":")[2]).name, found)

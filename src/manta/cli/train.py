@@ -59,6 +59,10 @@ class TrainOptions:
     """Which family: `aligned` writes a text in one call or a few, `masked` is masked diffusion, `ar` left to right,
     `decoder` left to right in Llama's layout, which `manta export` writes for others; `manta` without it. Of images
     with captions: `joint` draws captions and describes images."""
+    tasks: Literal["none", "low_rank", "full", "film"] | None = None
+    """Tell apart the tasks that the data name (`manta data make tasks`): `low_rank` gives each a small change of the
+    weights, `full` a whole one, `film` a scale and a shift of what each map puts out, `none` only its heading before
+    the prompt. For --family ar and masked."""
     net: Literal["dic", "udit", "dit"] | None = None
     """Of a model of images: an hourglass of convolutions, a U of downsampled attention, or attention between patches;
     `dic` without it."""
@@ -271,6 +275,7 @@ def _recipe(options: TrainOptions, own=None):
     if options.from_ is not None:
         given["begin_from"] = placed(options.from_)
     given |= _low_rank(recipe, options)
+    given |= _tasks(recipe, options, given)
     recipe = from_dict(type(recipe), {**to_dict(recipe), **given})
     overrides = ("train.tensorboard=true", *options.overrides) if options.tensorboard else options.overrides
     recipe = apply_overrides(recipe, overrides)
@@ -296,6 +301,26 @@ def _low_rank(recipe, options: TrainOptions) -> dict[str, Any]:
     return {**given, "merge": True} if options.merge else given
 
 
+def _tasks(recipe, options: TrainOptions, given: dict[str, Any]) -> dict[str, Any]:
+    """What the options say of tasks.
+
+    Raises:
+        UsageError: the family cannot tell them apart, or the model keeps its shape.
+    """
+    if options.tasks is None:
+        return {}
+    if options.from_ is not None or options.inherit is not None or options.drafter is not None:
+        raise UsageError("--tasks is for a new model; one that is begun with keeps its shape and its tasks")
+    from manta.families import FAMILIES
+
+    family = given.get("family", recipe.family)
+    name = FAMILIES[family].shape if recipe.state == "text" else ""
+    shape = to_dict(recipe).get(name, {})
+    if "modulation" not in shape:
+        raise UsageError(f"--tasks is for the families ar and masked, and this run trains {family}; give --family ar")
+    return {name: {**shape, "modulation": {**(shape["modulation"] or {}), "kind": options.tasks}}}
+
+
 def _refuse_other_state(state: str, options: TrainOptions) -> None:
     """Refuse options that mean nothing to models of what the data are.
 
@@ -304,7 +329,7 @@ def _refuse_other_state(state: str, options: TrainOptions) -> None:
     """
     from manta.recipes.states import STATES, recipe_class
 
-    texts, images = ("drafter", "teacher", "inherit", "family"), ("net",)
+    texts, images = ("drafter", "teacher", "inherit", "family", "tasks"), ("net",)
     for name in (*texts, *images, "size"):
         if state == "tuned" and getattr(options, name) is not None:
             raise UsageError(f"--{name} says what a published model of --from has already; leave it out")

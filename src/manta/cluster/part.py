@@ -10,7 +10,15 @@ from manta.cluster.folder import LINES, JobFolder, identity, model_digest
 from manta.cluster.rows import Line, copy_of, staged
 from manta.errors import DataError, MantaError, ModelError, RequestError
 from manta.families.events import Event, Request, Writer
-from manta.families.lines import NO_PROMPTS, check_line, has_prompt, options_of_line, requests_of_line, told
+from manta.families.lines import (
+    NO_PROMPTS,
+    check_line,
+    for_model,
+    has_prompt,
+    options_of_line,
+    requests_of_line,
+    told,
+)
 from manta.families.options import GenerateOptions
 from manta.hub import load_writer
 from manta.text import files
@@ -176,7 +184,7 @@ def _asked(lm: Writer, line: Line, i: int, how: Writing) -> Asked:
             raise DataError(line.fault)
         row = files.parse_record(line.text, line.at, "prompt")
         check_line(row, line.at)
-        requests = list(requests_of_line(row, i, how.num_samples, how.seed))
+        requests = [for_model(each, lm.tasks) for each in requests_of_line(row, i, how.num_samples, how.seed)]
     except MantaError as error:
         return Asked(blank, None, error)
     try:

@@ -93,6 +93,7 @@ def evaluation_set(
     seed: int = 0,
     training_texts: int | None = None,
     words: int | None = None,
+    only: str | None = None,
 ) -> EvaluationSet:
     """Read the held-out data that a model is evaluated on.
 
@@ -107,10 +108,11 @@ def evaluation_set(
         training_texts: at most so many texts of the training split are compared with; None for all.
         words: cut texts without prompts into passages of so many words, from first to last, a rest left out; so texts
             of models that write short pieces of long texts are compared at one length.
+        only: of data that name tasks, the task whose examples are taken.
 
     Raises:
-        DataError: the source is missing or broken, empty in this split, only some of its examples have prompts, or
-            no text is as long as a passage.
+        DataError: the source is missing or broken, empty in this split or of this task, only some of its examples have
+            prompts, or no text is as long as a passage.
         UsageError: an unknown split, `num` or `words` below 1, or passages of data with prompts.
     """
     if words is not None and words < 1:
@@ -124,10 +126,15 @@ def evaluation_set(
     found = read_whole(name) if split == "all" else read(name, split, drawn, seed=seed)
     for index, example in enumerate(found):
         prompt = example.prompt if (example.prompt or "").strip() else None
+        if only not in (None, example.task):
+            continue
         bare += prompt is None
         groups.setdefault(index if prompt is None else prompt, []).append(example.text)
     if not groups:
-        raise DataError(f"{name} has no examples in its {split} split; choose another with --split, or give more data")
+        of = "" if only is None else f" of the task {only[:60]!r}"
+        raise DataError(
+            f"{name} has no examples{of} in its {split} split; choose another with --split, or give more data"
+        )
     if bare and any(isinstance(key, str) for key in groups):
         raise DataError(f"{bare} examples of {name} have no prompt and others have one; evaluate the two apart")
     if words is not None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from manta.errors import MantaError, UsageError
 from manta.evaluation.dataset import EvaluationSet
 from manta.families.events import BATCH, GenerateOptions, Request, Writer, finished
+from manta.families.trained import TrainedWriter
 from manta.hub import load_writer, model_config
 from manta.nets.integers import count_parameters
 from manta.runtime import MAX_SEED
@@ -44,18 +45,23 @@ SHIPPED: Final = "the model that ships"
 """Name of the model that is taken where none is named."""
 
 
-def contestant(path: str, *, device: str | None = None) -> Contestant:
+def contestant(path: str, *, device: str | None = None, task: str | None = None) -> Contestant:
     """Load a model to evaluate.
 
     Args:
         path: a model folder, a run folder or a hub name; empty for the model that ships.
         device: see `manta.hub.load`.
+        task: of a model that tells tasks apart, the one that is measured; of others it is not looked at.
 
     Raises:
         ModelError: as `manta.hub.load`.
+        RequestError: the model tells tasks apart, and none of them is named.
     """
     where = path or None
-    return Contestant(path or SHIPPED, load_writer(where, device=device), model_config(where))
+    lm = load_writer(where, device=device)
+    if isinstance(lm, TrainedWriter) and lm.tasks:
+        lm = lm.of_task(task)
+    return Contestant(path or SHIPPED, lm, model_config(where))
 
 
 def trained_with_prompts(model: Contestant) -> bool | None:

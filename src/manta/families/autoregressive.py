@@ -36,7 +36,7 @@ from manta.families.events import UNFINISHED, Event, EventKind, GenerateOptions,
 from manta.families.next_words import Line
 from manta.families.observer import Beginning, Observer
 from manta.families.options import spelled
-from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resolved
+from manta.families.prompted import Memory, PromptedConfig, PromptedModel, TaskedConfig, resolved
 from manta.families.structured import NextHeld, automaton_for, check_room
 from manta.families.trained import LogLikelihood, Taught, Teaching, TrainedWriter
 from manta.fluency import Edges
@@ -57,7 +57,7 @@ SHOWN = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoregressiveConfig(PromptedConfig):
+class AutoregressiveConfig(TaskedConfig):
     """Shape of an autoregressive model."""
 
     family: Literal["ar"] = "ar"
@@ -70,6 +70,11 @@ class AutoregressiveConfig(PromptedConfig):
         super().__post_init__()
         if self.draft_horizon < 0:
             raise ConfigError(f"draft_horizon should be 0 or more, received {self.draft_horizon}")
+        if self.draft_horizon and self.modulation is not None:
+            raise ConfigError(
+                "a drafter is of one task; leave draft_horizon out, and make one of a task's own model (manta export "
+                "MODEL --task TASK, then manta train --drafter)"
+            )
 
 
 class AutoregressiveModel(PromptedModel):
@@ -96,6 +101,7 @@ class AutoregressiveModel(PromptedModel):
             if shape.draft_horizon
             else None
         )
+        self.modulate(self.trunk)
 
     @classmethod
     def reading(cls, net: PromptedModel, trunk: Trunk, drafter: "RecurrentDrafter | None") -> "AutoregressiveModel":
@@ -114,6 +120,7 @@ class AutoregressiveModel(PromptedModel):
         found.config = AutoregressiveConfig(**{**shared, **own}, draft_horizon=horizon)
         found.embedding, found.head, found.memory_encoder = net.embedding, net.head, net.memory_encoder
         found.places, found.length, found.trunk, found.drafter = net.places, None, trunk, drafter
+        found.tasks = None
         return found.train(net.training)
 
     def forward(self, tokens: Int64[Tensor, "b n"], memory: Memory) -> Float[Tensor, "b n v"]:
@@ -123,7 +130,7 @@ class AutoregressiveModel(PromptedModel):
     def hidden(self, tokens: Int64[Tensor, "b n"], memory: Memory) -> Float[Tensor, "b n d"]:
         """What the logits are read from, of the same arguments."""
         context = OperatorContext(line(tokens.shape[1], tokens.device), causal=True)
-        return self.trunk(self.embed(tokens), context, memory=self.trunk.project(memory.states, memory.mask))
+        return self.trunk(self.embed(tokens), context, memory=self.projected(self.trunk, memory))
 
     def shifted(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """What is given, what is to be told, and where: "b n+1" each, the closing token included."""
@@ -141,7 +148,8 @@ class NextToken:
 
     def __call__(self, model: AutoregressiveModel, batch: Batch, generator: torch.Generator) -> Loss:
         """Loss with part nats (a token)."""
-        memory = model.memory(batch.prompt, batch.prompt_lengths, torch.full_like(batch.tag, HUMAN))
+        human = torch.full_like(batch.tag, HUMAN)
+        memory = model.memory(batch.prompt, batch.prompt_lengths, human, task=batch.task)
         nats, count = self.nats(model, batch, memory)
         return Loss(nats, {"nats": nats.detach()}, count)
 
@@ -167,7 +175,7 @@ def log_likelihood(
     given, target, asked = model.shifted(batch)
     if known is not None:  # the first that is asked is as far behind the others as a text's first token
         asked = asked & (asked.cumsum(1) > known.to(asked.device)[:, None])
-    memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
+    memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag, task=batch.task)
     nats = F.cross_entropy(model(given, memory).float().transpose(1, 2), target, reduction="none")
     # A running sum is the same however far the batch is padded.
     total = (nats * asked).double().cumsum(1)[:, -1].float()

@@ -91,7 +91,7 @@ class DecoderModel(AutoregressiveModel):
             shape.dim, shape.depth, shape.mix, heads=shape.heads, hidden=hidden, style=shape.style
         )
         self.head = Head(self.embedding) if shape.tied else nn.Linear(shape.dim, shape.vocab_size, bias=False)
-        self.places = self.length = self.drafter = None
+        self.places = self.length = self.drafter = self.tasks = None
 
     def memory(
         self,
@@ -100,6 +100,7 @@ class DecoderModel(AutoregressiveModel):
         kind: Int64[Tensor, "b"],
         *,
         encode: bool = True,
+        task: Int64[Tensor, "b"] | None = None,
     ) -> Memory:
         """Empty: a prompt is part of the row."""
         empty = self.embedding.weight.new_zeros(len(prompt), 0, self.config.dim)

@@ -24,6 +24,8 @@ class Request:
     """What the text answers to; None for none."""
     infill: str | None = None
     """A text with blanks `___` to fill, or with words `[[to change]]`; None to write freely."""
+    task: str | None = None
+    """Which of its tasks a model that tells some apart is asked for, such as `shorten`; None for any other."""
     history: tuple[tuple[str, str], ...] = ()
     """What was said before the prompt in a conversation, `(role, text)` each: perhaps a `system`'s, then by turns a
     `user`'s and an `assistant`'s; for models with a chat frame."""
@@ -35,7 +37,7 @@ class Request:
     """Keys of the input line that are not ours, passed through."""
 
     def __post_init__(self) -> None:
-        for name in ("prompt", "infill"):
+        for name in ("prompt", "infill", "task"):
             _check_text(getattr(self, name), name)
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):
             raise UsageError(f"seed should be an integer, received {_shown(self.seed)}")
@@ -112,6 +114,11 @@ class Writer(ABC):
     estimator: str = ""
     """How that is got."""
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What it tells apart, of which each request names one; none: it knows one task, and no request names any."""
+        return ()
+
     def together(self, options: GenerateOptions) -> GenerateOptions:
         """What of its options a request shares with those that are written beside it; the rest is each one's own.
 
@@ -149,6 +156,7 @@ class Writer(ABC):
         prompts: str | None = None,
         *,
         infill: str | None = None,
+        task: str | None = None,
         num_samples: None = None,
         seed: int = 0,
         batch_size: int = BATCH,
@@ -161,6 +169,7 @@ class Writer(ABC):
         prompts: str | Iterable[str | None] | None = None,
         *,
         infill: str | Iterable[str | None] | None = None,
+        task: str | None = None,
         num_samples: int | None = None,
         seed: int = 0,
         batch_size: int = BATCH,
@@ -172,6 +181,7 @@ class Writer(ABC):
         prompts: Any = None,
         *,
         infill: Any = None,
+        task: Any = None,
         num_samples: Any = None,
         seed: Any = 0,
         batch_size: Any = BATCH,
@@ -184,11 +194,13 @@ class Writer(ABC):
             lm.write("name[Blue Spice]", num_samples=3, temperature=1.0)     # a list of three
             lm.write(infill="The ___ is near the ___")                       # a text
             lm.write("name[The Mill]", infill="[[Come to the Mill]]", strength=0.5)  # a text, changed
+            lm.write("Zizzi is a cheap pub by the river.", task="shorten")           # of a model with tasks
 
         Args:
             prompts: what the texts answer to: a text, or several in a list; None for no prompt.
             infill: text with blanks to fill or words to change, see `Request.infill`: one for all prompts, or a list
                 with one for each.
+            task: one of `tasks`, of a model that has some.
             num_samples: texts for each prompt, one after the other; with it the answer is always a list.
             seed: sample j of prompt i uses `seed + i * num_samples + j`.
             batch_size: texts written at once; it does not change them.
@@ -203,7 +215,7 @@ class Writer(ABC):
             RequestError: a request that the model cannot serve, such as a prompt that is too long for it; before any
                 text is written. `generate` writes the others.
         """
-        ours = ("prompts", "infill", "num_samples", "seed", "batch_size")
+        ours = ("prompts", "infill", "task", "num_samples", "seed", "batch_size")
         known = [*ours, *(option.name for option in fields(GenerateOptions))]
         for name in options:
             if name not in known:
@@ -212,7 +224,7 @@ class Writer(ABC):
         pairs, copies = _pairs(prompts, infill), counted(1 if num_samples is None else num_samples, "num_samples", 1)
         seed = counted(seed, "seed", 0)
         requests = [
-            Request(prompt=prompt, infill=blanks, seed=seed + i * copies + j)
+            Request(prompt=prompt, infill=blanks, task=task, seed=seed + i * copies + j)
             for i, (prompt, blanks) in enumerate(pairs)
             for j in range(copies)
         ]

@@ -4,34 +4,24 @@ A linear reading of words, pairs of words and parts of words, one answer a fault
 here: ways to ask for each fault's removal, and ways to ask for all else. Below a stated confidence it does not guess.
 """
 
-import zlib
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate, pairwise, product
+from itertools import product
 from typing import Final
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from manta.errors import UsageError
+from manta.families.phrases import answers_of, check_instruction, learned, likeliest
 from manta.runtime import make_generator
 
 TASKS: Final = ("noise", "blur", "rain", "haze", "snow")
 """What can be asked for, in the order of the answers."""
-FEATURES = 4096
-"""Of a phrase, by hash."""
-WORTH: Final = torch.tensor(7.0)
+WORTH: Final = 7.0
 """What a phrase that names a fault counts beside one that names none, of which there are more."""
-DECAY = 2e-6
-"""Of the squared weights."""
 SURE = 0.4
 """Least confidence at which an instruction is followed."""
-LONGEST = 500
-"""Characters of an instruction."""
 
 NAMES: Final = {
     "noise": "noise,grain,graininess,speckle,speckles,sensor noise,iso noise,film grain,colour noise,static",
@@ -215,37 +205,6 @@ class Understood:
         )
 
 
-def features(phrase: str) -> dict[int, float]:
-    """Words, pairs of neighbouring words and parts of three to five letters of a phrase: numbers of the features that
-    it has, by hash, each with the root of its count; of length 1."""
-    words = "".join(c if c.isalnum() else " " for c in phrase.lower().replace("'", "")).split()
-    found = [f"w {word}" for word in words] + [f"p {a} {b}" for a, b in pairwise(words)]
-    found += [f"f {words[0]}"] if words else []
-    for word in words:
-        padded = f"<{word}>"
-        found += [f"c {padded[i : i + n]}" for n in (3, 4, 5) for i in range(len(padded) - n + 1)]
-    counts = Counter(zlib.crc32(each.encode()) % FEATURES for each in found)
-    return {number: (count / len(found)) ** 0.5 for number, count in counts.items()}
-
-
-def answers_of(phrases: Sequence[str], weights: Float[Tensor, "k g"]) -> Float[Tensor, "b k"]:
-    """Logits of each fault for each phrase."""
-    return _read(_bags(phrases), weights[:, :-1].T, weights[:, -1])
-
-
-def _bags(phrases: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-    """Features of phrases one after the other, their sizes, and where each phrase begins."""
-    rows = [features(phrase) for phrase in phrases]
-    numbers = torch.tensor([number for row in rows for number in row], dtype=torch.int64)
-    sizes = torch.tensor([size for row in rows for size in row.values()])
-    return numbers, sizes, torch.tensor([0, *accumulate(len(row) for row in rows)][:-1])
-
-
-def _read(bags: tuple[Tensor, Tensor, Tensor], table: Tensor, constant: Tensor) -> Float[Tensor, "b k"]:
-    numbers, sizes, starts = bags
-    return F.embedding_bag(numbers, table, starts, mode="sum", per_sample_weights=sizes) + constant
-
-
 def lessons() -> tuple[list[str], Float[Tensor, "b k"]]:
     """Phrases, and for each the answers that it should have."""
     generator = make_generator(0)
@@ -293,16 +252,7 @@ def lessons() -> tuple[list[str], Float[Tensor, "b k"]]:
 @cache
 def learned_router(steps: int = 300) -> Float[Tensor, "k g"]:
     """Weights of the reading, with a constant last, by logistic regression on `lessons`; always the same."""
-    phrases, answers = lessons()
-    bags = _bags(phrases)
-    table, constant = torch.zeros(FEATURES, len(TASKS)), torch.zeros(len(TASKS))
-    optimizer = torch.optim.Adam([table.requires_grad_(), constant.requires_grad_()], 0.1)
-    for _ in range(steps):
-        loss = F.binary_cross_entropy_with_logits(_read(bags, table, constant), answers, pos_weight=WORTH)
-        (loss + DECAY * table.square().sum()).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return torch.cat([table.detach().T, constant.detach()[:, None]], 1)
+    return learned(*lessons(), WORTH, steps)
 
 
 def understand(instruction: str, weights: Float[Tensor, "k g"]) -> Understood:
@@ -315,13 +265,8 @@ def understand(instruction: str, weights: Float[Tensor, "k g"]) -> Understood:
     Raises:
         UsageError: it is empty or too long.
     """
-    if not instruction.strip():
-        raise UsageError("the instruction is empty; say what should go, such as 'take the rain away'")
-    if len(instruction) > LONGEST:
-        raise UsageError(f"the instruction has {len(instruction)} characters; say it in {LONGEST} at most")
+    check_instruction(instruction, "say what should go, such as 'take the rain away'")
     chances = answers_of([instruction], weights).sigmoid()[0]
-    best = int(chances.argmax())
+    best = likeliest(chances, SURE)
     told = tuple(round(float(chance), 4) for chance in chances)
-    second = float(chances.topk(2).values[1])
-    sure = float(chances[best]) >= SURE > second  # two at once are for two instructions
-    return Understood(TASKS[best] if sure else None, told[best], told)
+    return Understood(None if best is None else TASKS[best], max(told), told)

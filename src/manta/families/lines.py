@@ -1,7 +1,7 @@
 """A text asked for in a line of a file: the line checked, made a request, and told again with what became of it."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -75,12 +75,25 @@ def requests_of_line(row: Mapping[str, Any], i: int, num_samples: int, seed: int
     Raises:
         UsageError: a seed out of range, 0 … 2⁶³−1.
     """
-    extra = {key: value for key, value in row.items() if key not in OURS}
+    task = row.get("task") if isinstance(row.get("task"), str) else None  # anything else is somebody's own
+    extra = {key: value for key, value in row.items() if key not in OURS and (key != "task" or task is None)}
     for j in range(num_samples):
         own = seed + i * num_samples + j if row.get("seed") is None else row["seed"] + j
         if not 0 <= own <= MAX_SEED:
             raise UsageError(f"a seed lies between 0 and {MAX_SEED}, received {own}")
-        yield Request(prompt=row.get("prompt"), infill=to_fill(row), seed=own, extra=extra)
+        yield Request(prompt=row.get("prompt"), infill=to_fill(row), task=task, seed=own, extra=extra)
+
+
+def for_model(request: Request, tasks: Sequence[str]) -> Request:
+    """A line's request as a model takes it: to one without tasks a `task` is a key as any, and passes through.
+
+    Args:
+        request: of a line.
+        tasks: of the model.
+    """
+    if tasks or request.task is None:
+        return request
+    return replace(request, task=None, extra={**request.extra, "task": request.task})
 
 
 def options_of_line(row: Mapping[str, Any], settings: GenerateOptions) -> GenerateOptions | None:
@@ -111,8 +124,7 @@ def told(request: Request, event: Event, seconds: float) -> dict[str, Any]:
     """
     row = {**request.extra, "prompt": request.prompt}
     row |= {"text": event.text, "nfe": event.nfe} if event.error is None else {"error": str(event.error)}
-    if request.infill is not None:
-        row["infill"] = request.infill
+    row |= {name: value for name in ("infill", "task") if (value := getattr(request, name)) is not None}
     return {**row, "seconds": round(seconds, 4), "seed": request.seed}
 
 

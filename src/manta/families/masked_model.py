@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from manta.errors import ConfigError, UsageError
-from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resolved
+from manta.families.prompted import Memory, PromptedModel, TaskedConfig, resolved
 from manta.families.thinking import Thinking, ThinkingConfig, Thought, Told
 from manta.masked.elastic import OFF
 from manta.nets.trunk import Trunk
@@ -21,7 +21,7 @@ LEAST_CLASSES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedConfig(PromptedConfig):
+class MaskedConfig(TaskedConfig):
     """Shape of a masked-diffusion model."""
 
     family: Literal["masked"] = "masked"
@@ -68,6 +68,7 @@ class MaskedModel(PromptedModel):
         self.coarse = nn.Embedding(shape.classes, shape.dim) if shape.classes else None
         classes = torch.arange(shape.vocab_size) % max(1, shape.classes)
         self.register_buffer("_class_of", classes.float() if shape.classes else None)  # stored as weights are
+        self.modulate(self.trunk)
 
     @property
     def class_of(self) -> Int64[Tensor, "v"]:

@@ -54,7 +54,7 @@ class MaskedMatching:
         blank = canvas.hole.any(1, keepdim=True)
         times = self.config.times
         mask = canvas.mask.repeat(times, 1)
-        projected = model.trunk.project(memory.states.repeat(times, 1, 1), memory.mask.repeat(times, 1))
+        projected = model.projected(model.trunk, memory.repeat(times))
         kept = (blank & ~canvas.hole).repeat(times, 1)
         calls = _Calls(model, mask & ~kept, mask, projected, generator)
         loss = masked_cross_entropy(
@@ -225,8 +225,8 @@ def bound(
     lengths = batch.text_lengths[:, None]
     text = F.pad(batch.text, (0, max(0, len(place) - batch.text.shape[1])), value=NULL)[:, : len(place)]
     tokens, mask = text.masked_fill(place >= lengths, NULL), place <= lengths
-    memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
-    projected = model.trunk.project(memory.states, memory.mask)
+    memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag, task=batch.task)
+    projected = model.projected(model.trunk, memory)
     found = likelihood_bound(
         lambda hidden: model(hidden, mask, projected),
         tokens,
@@ -243,7 +243,7 @@ def bound(
 @torch.no_grad()
 def length_nats(model: MaskedModel, batch: Batch) -> Float[Tensor, "b"]:
     """−log p(length | prompt) of each text, a part of the bound on the text, since a canvas has a length."""
-    memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
+    memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag, task=batch.task)
     chance = model.length_logits(memory).log_softmax(-1)
     # A text of n tokens is laid out on n + 1 places, the last of which closes it.
     return -chance.gather(1, batch.text_lengths[:, None])[:, 0]

@@ -137,7 +137,7 @@ def read_prompt(model: PromptedModel, batch: Batch, config: ObjectiveConfig, gen
     dropped = dropped & (batch.prompt_lengths > 0)
     lengths = torch.where(dropped, 0, batch.prompt_lengths)
     bare = float(torch.rand((), generator=deciding(generator))) < config.bare_share
-    return model.memory(batch.prompt, lengths, batch.tag, encode=not bare)
+    return model.memory(batch.prompt, lengths, batch.tag, encode=not bare, task=batch.task)
 
 
 def length_cost(model: PromptedModel, memory: Memory, canvas: Canvas) -> Tensor:

@@ -1,7 +1,7 @@
 """What all families share: a token table that is also read by, an encoded prompt, and a guess of the length."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -10,11 +10,14 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from manta.config import filled
-from manta.errors import ConfigError
+from manta.errors import ConfigError, UsageError
 from manta.families.batching import rowwise
 from manta.nets.head import Head
 from manta.nets.memory import MemoryEncoder
+from manta.nets.modulated import ModulationConfig, Tasks, merged, modulate
+from manta.nets.trunk import Trunk
 from manta.operators import AttentionConfig, OperatorChoice
+from manta.operators.cross_attention import ProjectedMemory
 
 TAGS = 3
 """Kinds of text asked for: human, consensus, and none (the null condition, without a prompt)."""
@@ -28,10 +31,17 @@ class Memory:
 
     states: Float[Tensor, "b m d"]
     mask: Bool[Tensor, "b m"]
+    task: Int64[Tensor, "b"] | None = None
+    """Number of each row's task, of a model that tells tasks apart: it goes wherever the rows go."""
 
     def rows(self, rows: Tensor) -> "Memory":
         """Some of its rows."""
-        return Memory(self.states[rows], self.mask[rows])
+        return Memory(self.states[rows], self.mask[rows], None if self.task is None else self.task[rows])
+
+    def repeat(self, times: int) -> "Memory":
+        """All of its rows, several times over."""
+        task = None if self.task is None else self.task.repeat(times)
+        return Memory(self.states.repeat(times, 1, 1), self.mask.repeat(times, 1), task)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +102,27 @@ class PromptedConfig:
         return ", ".join(dict.fromkeys(operator.kind for operator in self.mix))
 
 
+@dataclass(frozen=True, kw_only=True)
+class TaskedConfig(PromptedConfig):
+    """Shape of a model that may tell tasks apart, such as to continue a text and to shorten one."""
+
+    modulation: ModulationConfig | None = None
+    """What a row's task changes of the weights that all tasks share, in the prompt's encoder and in the blocks that
+    write; the heading of the prompt tells the task in any case, and with the kind `none` it alone does. None: there is
+    one task."""
+    tasks: tuple[str, ...] = ()
+    """Names of the tasks, in the order of their numbers; a run takes them from its data."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tasks and self.modulation is None:
+            raise ConfigError("tasks are told apart by a modulation; set modulation.kind, or leave tasks out")
+        if len(set(self.tasks)) < len(self.tasks) or not all(name.strip() for name in self.tasks):
+            raise ConfigError(f"tasks should have names, each its own, received {', '.join(map(repr, self.tasks))}")
+        if self.modulation is not None and self.modulation.frozen:
+            raise ConfigError("modulation.frozen would leave the words and blocks of a fresh model untrained")
+
+
 DEFAULTS: Mapping[str, Any] = {
     "vocab_size": 1024,
     "dim": 128,
@@ -139,7 +170,12 @@ class PromptedModel(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, dim)
         nn.init.normal_(self.embedding.weight, std=0.1)
         self.head = Head(self.embedding)
-        self.memory_encoder = MemoryEncoder(dim, config.prompt_depth, AttentionConfig(), heads=config.heads, kinds=TAGS)
+        self.tasks: Tasks | None = None
+        """Of a model that tells tasks apart, what its maps are told the rows' tasks by."""
+        kinds = TAGS * max(1, len(getattr(config, "tasks", ())))
+        self.memory_encoder = MemoryEncoder(
+            dim, config.prompt_depth, AttentionConfig(), heads=config.heads, kinds=kinds
+        )
         self.places = nn.Embedding(num_places, dim) if num_places else None
         if self.places is not None:
             nn.init.normal_(self.places.weight, std=0.1)
@@ -178,6 +214,7 @@ class PromptedModel(nn.Module):
         kind: Int64[Tensor, "b"],
         *,
         encode: bool = True,
+        task: Int64[Tensor, "b"] | None = None,
     ) -> Memory:
         """Encode prompts: one network call, or none if they stay bare embeddings.
 
@@ -187,16 +224,59 @@ class PromptedModel(nn.Module):
             kind: kind of text asked for, in [0, TAGS); rows without a prompt are of the kind `NO_PROMPT`, whatever is
                 asked, in training as in writing.
             encode: run the encoder; False is for a budget of a single call.
+            task: number of each row's task, of a model that tells tasks apart; of others it is not looked at.
+
+        Raises:
+            UsageError: such a model is told no tasks.
         """
         mask = torch.arange(prompt.shape[1], device=prompt.device) < lengths[:, None]
         kind = torch.where(lengths == 0, NO_PROMPT, kind)
+        if self.tasks is None:
+            task = None
+        elif task is None:
+            raise UsageError(
+                f"the model tells tasks apart ({', '.join(self.config.tasks)}), and here none can be told; take the "
+                "model of one out first: manta export MODEL --task TASK --out FOLDER"
+            )
+        else:
+            self.tasks.tell(task)
+            kind = kind + TAGS * task
         states, mask = self.memory_encoder(self.embed(prompt), mask, kind, encode=encode)
-        return Memory(states, mask)
+        return Memory(states, mask, task)
+
+    def modulate(self, trunk: Trunk) -> None:
+        """Let tasks change the maps of the prompt's encoder and of the blocks that write, as the shape says; a shape
+        without tasks changes nothing."""
+        if self.config.tasks:
+            read = nn.ModuleDict({"memory_encoder": self.memory_encoder, "trunk": trunk})
+            self.tasks = modulate(read, self.config.modulation, len(self.config.tasks))
+
+    def projected(self, trunk: Trunk, memory: Memory) -> tuple[ProjectedMemory, ...]:
+        """Keys and values of a memory for every block, whose maps are told the rows' tasks for the calls to come."""
+        if self.tasks is not None:
+            assert memory.task is not None, "its own memory knows the tasks of its rows"
+            self.tasks.tell(memory.task)
+        return trunk.project(memory.states, memory.mask)
 
     def length_logits(self, memory: Memory) -> Float[Tensor, "b k"]:
         """Logits of the length of a text, 1 … k, in the family's own unit."""
         assert self.length is not None, "built without a length head"
         return rowwise(self.length, pooled(memory)).float()
+
+
+def of_task(net: PromptedModel, number: int) -> Any:
+    """The net of one task: a copy with that task's weights and headings, of the shape of a net that knows one task.
+
+    Args:
+        net: that tells tasks apart.
+        number: of the task.
+    """
+    assert net.tasks is not None, "it tells tasks apart"
+    found: Any = merged(net, number)
+    heading = net.memory_encoder.heading.weight[TAGS * number : TAGS * (number + 1)]
+    found.memory_encoder.heading = nn.Embedding.from_pretrained(heading.detach().clone(), freeze=False)
+    found.config, found.tasks = replace(net.config, modulation=None, tasks=()), None
+    return found.train(net.training)
 
 
 def rows_of(table: nn.Embedding, start: int, count: int) -> Float[Tensor, "{count} d"]:

@@ -17,8 +17,9 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from manta.errors import ConfigError, ModelError, UsageError
-from manta.families.instructions import FEATURES, TASKS, Understood, learned_router, understand
+from manta.families.instructions import TASKS, Understood, learned_router, understand
 from manta.families.kept import KeptModel
+from manta.families.phrases import FEATURES
 from manta.image import from_pixels
 from manta.image.photos import PhotoBatch
 from manta.nets.grid import DicConfig, GridNetChoice, Told

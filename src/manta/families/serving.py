@@ -45,6 +45,27 @@ class RequestWriter(Writer):
     ) -> Iterator[Event]:
         """Write what was read, by what its options share, see `together`; an event's index counts the rows."""
 
+    def check_task(self, task: str | None) -> None:
+        """Refuse a request for a task that the model has not, or for none where it has some.
+
+        Raises:
+            RequestError: as said.
+        """
+        if task is not None and not self.tasks:
+            raise RequestError("the model has no tasks to choose from; leave `task` out")
+        if self.tasks and task not in self.tasks:
+            wrong = "say which task is asked for" if task is None else f"the model has no task {task[:60]!r}"
+            raise RequestError(f"{wrong}; its tasks are {', '.join(self.tasks)}: set `task`")
+
+    def of_task(self, task: str | None) -> "RequestWriter":
+        """What writes for one of its tasks: itself, where it has none and none is named.
+
+        Raises:
+            RequestError: it has no such task, or has some and none is named.
+        """
+        self.check_task(task)
+        return self
+
     def samples(self, request: Request, options: GenerateOptions) -> list[Any]:
         """A request in tokens, once for each text that is to be chosen from, with seeds of their own."""
         seeds = (seed_of(request.seed, sample) for sample in range(options.choose))
@@ -96,7 +117,7 @@ class RequestWriter(Writer):
             )
         self._check(options, observer)
         rows: dict[int, Any] = {}
-        alike: dict[GenerateOptions, list[int]] = {}
+        alike: dict[tuple[GenerateOptions, str | None], list[int]] = {}
         for index, request in enumerate(requests):
             if not isinstance(request, Request):
                 raise UsageError(
@@ -109,17 +130,18 @@ class RequestWriter(Writer):
                 check_seed(request.seed)
                 if request.history and self.frame is None:
                     raise RequestError("the model has no chat frame, so it holds no conversations; leave `history` out")
+                self.check_task(request.task)
                 rows[index] = self.read(request, how) if how.choose == 1 else self.samples(request, how)
             except (RequestError, UsageError) as error:
                 yield failed(index, error)
             else:
-                alike.setdefault(self.together(how), []).append(index)
-        for how, chosen in alike.items():
-            some = [rows[index] for index in chosen]
+                alike.setdefault((self.together(how), request.task), []).append(index)
+        for (how, task), chosen in alike.items():
+            some, writer = [rows[index] for index in chosen], self.of_task(task)
             if how.choose == 1:
-                events = self.write_rows(some, how, batch_size, observer or Observer())
+                events = writer.write_rows(some, how, batch_size, observer or Observer())
             else:
-                events = self._several(some, how, batch_size)
+                events = writer._several(some, how, batch_size)
             for event in events:
                 yield replace(event, index=chosen[event.index])
 

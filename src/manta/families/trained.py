@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from manta.aligned import AlignmentConfig
 from manta.errors import ConfigError, UsageError
@@ -19,7 +19,8 @@ from manta.families.events import GenerateOptions, Request
 from manta.families.kept import KeptModel
 from manta.families.objectives import ObjectiveConfig
 from manta.families.observer import Beginning
-from manta.families.prompted import PromptedModel
+from manta.families.prompted import PromptedModel, of_task
+from manta.families.routing import Understood, understood
 from manta.families.serving import RequestWriter
 from manta.masked import MaskedObjectiveConfig
 from manta.nets.trunk import Trunk
@@ -107,6 +108,45 @@ class TrainedWriter(RequestWriter, KeptModel, Generic[Net]):
 
     def __init__(self, model: Net, tokenizer: Tokenizer) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
+        self._of_tasks: dict[str, tuple[Any, TrainedWriter[Net]]] = {}
+        """Models of single tasks that were asked for, each with what it was made of."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """See `Writer`."""
+        return getattr(self.model.config, "tasks", ())
+
+    def of_task(self, task: str | None) -> "TrainedWriter[Net]":
+        """The model of one task, of the same family: it costs what a model without tasks does, and is one.
+
+        With `film` its maps have shifts, for which the shape of a model without tasks has no weights, so that one is
+        not to be stored.
+
+        Args:
+            task: one of `tasks`; None, and the model itself, where it has none.
+
+        Raises:
+            RequestError: the model has no such task, or has some and none is named.
+        """
+        self.check_task(task)
+        if task is None:
+            return self
+        state = _state_of(self.model)
+        if task not in self._of_tasks or self._of_tasks[task][0] != state:
+            found = self.with_net(of_task(self.model, self.tasks.index(task)).eval())
+            found._of_tasks = {}
+            self._of_tasks[task] = state, found
+        return self._of_tasks[task][1]
+
+    def understand(self, instruction: str) -> Understood:
+        """Which of its tasks an instruction in words asks for, or none where it does not say so surely enough.
+
+        Raises:
+            UsageError: the instruction is empty or too long, or the model has no tasks.
+        """
+        if not self.tasks:
+            raise UsageError("the model has no tasks, so there is none to be told in words; leave the instruction out")
+        return understood(instruction, self.tasks)
 
     @property
     def codec(self) -> Tokenizer:
@@ -245,3 +285,9 @@ class TrainedWriter(RequestWriter, KeptModel, Generic[Net]):
     def endless(self) -> "Iterator[TrainedWriter[Net]]":
         """The model with no token that ends a text, so that every text has its full length."""
         yield self
+
+
+def _state_of(net: nn.Module) -> tuple[Any, ...]:
+    """What changes when any weight of a net does, or the net, or where it lives."""
+    weights = list(net.parameters())
+    return net, str(weights[0].device), tuple(weight._version for weight in weights)

@@ -10,7 +10,7 @@ ELEMENTS = 5e7
 """The same in tokens of batches, for a run of steps."""
 
 
-def advice(recipe: Recipe, report: CorpusReport) -> tuple[str, ...]:
+def advice(recipe: Recipe, report: CorpusReport, *, named: bool = False) -> tuple[str, ...]:
     """Lines of advice, mostly none.
 
     Texts without prompts are where a parallel family needs most training: in eight minutes of a core left to right has
@@ -20,7 +20,13 @@ def advice(recipe: Recipe, report: CorpusReport) -> tuple[str, ...]:
     Args:
         recipe: as resolved.
         report: what became of the data.
+        named: the data name tasks, and the model is not told them.
     """
+    if named:
+        return (
+            "advice: these data name tasks, and this model is not told which text is of which; --family ar --tasks "
+            "low_rank trains one that tells them apart",
+        )
     parallel = follows(recipe.family, "num_steps")
     if not parallel or report.prompts or task_of(recipe.data) is not None:
         return ()

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from manta.families.events import Request, finished
+from manta.families.options import read_options
 from manta.hub.folder import LanguageModel
 from manta.recipes.answers import fitting
 from manta.runtime import peak_memory_bytes
@@ -13,6 +15,8 @@ from manta.training import Progress, read_log
 
 NUM_SAMPLES = 4
 """Texts that are shown now and then."""
+Asked = tuple[str | None, str | None]
+"""A prompt, and the task that it is given for."""
 
 
 def log_row(step: int, progress: Progress, unit: str, more: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -33,18 +37,21 @@ def log_row(step: int, progress: Progress, unit: str, more: dict[str, Any], devi
     return row
 
 
-def written_samples(lm: LanguageModel, prompts: Sequence[str | None]) -> list[str]:
+def written_samples(lm: LanguageModel, prompts: Sequence[Asked]) -> list[str]:
     """A few prompts with what a model writes to them; texts without a prompt differ by their seeds.
 
     Args:
         lm: as it is by now.
         prompts: at most `NUM_SAMPLES`; those that it cannot read are left out.
     """
-    read = [p for p in prompts if not p or fitting([p], lm.tokenizer, lm.model.config.max_prompt)]
+    read = [(p, task) for p, task in prompts if not p or fitting([p], lm.tokenizer, lm.model.config.max_prompt)]
     if not read:
         return []
     read += read[-1:] * (NUM_SAMPLES - len(read))
-    return [f"{prompt or ''} -> {text}" for prompt, text in zip(read, lm.write(read, num_steps=8), strict=True)]
+    asked = [Request(prompt=p, task=task, seed=i) for i, (p, task) in enumerate(read)]
+    done = sorted(finished(lm.generate(asked, read_options({"num_steps": 8}))), key=lambda event: event.index)
+    told = ["" if task is None else f"{task}: " for _, task in read]
+    return [f"{how}{p or ''} -> {event.text}" for how, (p, _), event in zip(told, read, done, strict=True)]
 
 
 def minutes_of(run: Path, stages: Iterable[str]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from manta.config import filled
 from manta.errors import ConfigError, ModelError
 from manta.families import FAMILIES
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM
+from manta.families.events import Writer
 from manta.families.kept import KeptModel
 from manta.families.prompted import PromptedConfig
 from manta.families.trained import TrainedWriter
@@ -149,6 +150,7 @@ def _autoregressive(folder: str | None, purpose: str) -> AutoregressiveLM:
     if lm.family != "ar":
         raise ModelError(f"{folder} is of the family {lm.family}; {purpose} autoregressive models (ar)")
     refuse_quantised(lm, folder)  # pyright: ignore[reportArgumentType]
+    refuse_tasks(lm, folder)
     return cast(AutoregressiveLM, lm)
 
 
@@ -160,6 +162,19 @@ def refuse_quantised(model: KeptModel, path: str | Path | None) -> None:
     """
     if model.quantised is not None:
         raise ModelError(f"{path} is quantised, and integers are not trained; give the model that it was made of")
+
+
+def refuse_tasks(model: Writer, path: str | Path | None) -> None:
+    """Refuse a model that tells tasks apart, where one of one task is needed.
+
+    Raises:
+        ModelError: as said.
+    """
+    if model.tasks:
+        raise ModelError(
+            f"{path} tells tasks apart ({', '.join(model.tasks)}); take the model of one out first: manta export "
+            f"{path} --task {model.tasks[0]} --out FOLDER"
+        )
 
 
 def source_model(recipe: Recipe) -> LanguageModel:
@@ -186,11 +201,16 @@ def begun_model(recipe: Recipe) -> LanguageModel:
     Raises:
         ModelError: the folder is none of a family that is trained here.
     """
-    return trained_model(recipe.begin_from, "cpu")
+    return trained_model(recipe.begin_from, "cpu", tasked=True)
 
 
-def trained_model(path: str | None, device: str | None) -> LanguageModel:
+def trained_model(path: str | None, device: str | None, *, tasked: bool = False) -> LanguageModel:
     """A model of a family that is trained here.
+
+    Args:
+        path: of its folder.
+        device: where it goes.
+        tasked: it may tell tasks apart.
 
     Raises:
         ModelError: there is none, or it is of another.
@@ -200,6 +220,8 @@ def trained_model(path: str | None, device: str | None) -> LanguageModel:
         families = ", ".join(name for name, row in FAMILIES.items() if row.writer is not None)
         raise ModelError(f"{path} is of the family {lm.family}, which is not trained here; give one of {families}")
     refuse_quantised(lm, path)
+    if not tasked:
+        refuse_tasks(lm, path)
     return lm
 
 

@@ -86,8 +86,45 @@ def corpus_of(
         max_prompt=max_prompt,
         max_text=max_text,
         source=source,
+        tasks=tells_tasks(recipe),
     )
     return Corpus.open(folder, tokenizer=tokenizer), report
+
+
+def tells_tasks(recipe: Recipe) -> bool:
+    """Whether a run's model is to tell the tasks of its data apart."""
+    return getattr(getattr(recipe, FAMILIES[recipe.family].shape), "modulation", None) is not None
+
+
+def with_tasks(recipe: Recipe, corpus: Corpus) -> Recipe:
+    """A recipe whose model has the tasks of its data.
+
+    Raises:
+        ConfigError: the model has others already, or is to learn from texts that name no task.
+    """
+    if not tells_tasks(recipe):
+        return recipe
+    name = FAMILIES[recipe.family].shape
+    shape = getattr(recipe, name)
+    if shape.tasks not in ((), corpus.tasks):
+        raise ConfigError(
+            f"the model has the tasks {', '.join(shape.tasks)}, and the data name {', '.join(corpus.tasks)}; give data "
+            "of the same tasks"
+        )
+    return replace(recipe, **{name: replace(shape, tasks=corpus.tasks)})
+
+
+def refuse_tasks(recipe: Recipe) -> None:
+    """Refuse what a run whose model tells tasks apart cannot have.
+
+    Raises:
+        ConfigError: as said.
+    """
+    if tells_tasks(recipe) and (recipe.consensus != "none" or recipe.warm_start or recipe.taught_by is not None):
+        raise ConfigError(
+            "a model that tells tasks apart learns from its data alone, since teachers and targets know of no tasks; "
+            "leave consensus, targets, warm_start and --teacher out"
+        )
 
 
 def source_of(recipe: Recipe) -> str:
@@ -222,7 +259,7 @@ def _guided_by_source(recipe: Recipe) -> Recipe:
 
 def _with_targets(rows: Iterable[Example], targets: Path | None) -> Iterator[Example]:
     for example in rows:
-        yield Example(text=example.text, prompt=example.prompt, tag=HUMAN)
+        yield Example(text=example.text, prompt=example.prompt, tag=HUMAN, task=example.task)
     if targets is not None:
         with targets.open(encoding="utf-8") as lines:
             for line in filter(str.strip, lines):

@@ -23,6 +23,7 @@ from manta.quantisation import Fitted, Observed, Quantising, fitted, observed, q
 from manta.recipes.conversion import mean_parts
 from manta.recipes.image_conversion import held_out_images, task_of_flow
 from manta.recipes.image_recipe import ImageRecipe
+from manta.recipes.origins import refuse_tasks
 from manta.recipes.recipe import Recipe
 from manta.recipes.text_conversion import held_out, task_of_model, to_batches
 from manta.runtime import MAX_SEED
@@ -126,6 +127,8 @@ def quantise(
         DataError: no data, or none that the model could read.
     """
     begun, model = time.perf_counter(), load(source, device="cpu")
+    if isinstance(model, TrainedWriter):
+        refuse_tasks(model, source)
     work = work_of(model, source, data, plan)
     net = merged_maps(model.model)
     before = model.with_net(net)

@@ -23,7 +23,7 @@ from manta.recipes.budget import Watch
 from manta.recipes.card import model_card, portable
 from manta.recipes.conversion import Cost, begin_as, converted_blocks, new_parts
 from manta.recipes.inheritance import begin_as_part, inherited_words
-from manta.recipes.logged import NUM_SAMPLES, written_samples
+from manta.recipes.logged import NUM_SAMPLES, Asked, written_samples
 from manta.recipes.origins import (
     begun_model,
     digests,
@@ -34,7 +34,17 @@ from manta.recipes.origins import (
     teaching_model,
 )
 from manta.recipes.parts import Parts, StageSpec
-from manta.recipes.prepare import corpus_of, guided_by, source_of, take_targets, tokenizer_of, write_medoids
+from manta.recipes.prepare import (
+    corpus_of,
+    guided_by,
+    refuse_tasks,
+    source_of,
+    take_targets,
+    tells_tasks,
+    tokenizer_of,
+    with_tasks,
+    write_medoids,
+)
 from manta.recipes.recipe import Recipe, resolve, seconds
 from manta.recipes.rounds import Rows, hard_rows, in_rounds, kept_rows, seen_rows
 from manta.recipes.text_conversion import how_well
@@ -60,7 +70,7 @@ class TextParts(Parts):
         tokenizer: of the run.
         corpus: the texts as encoded.
         report: what became of them.
-        prompts: a few that samples are written to.
+        prompts: a few that samples are written to, each with its task.
         device: where the nets go.
         watch: sees to the time budget and tells what is done.
     """
@@ -76,7 +86,7 @@ class TextParts(Parts):
         tokenizer: Tokenizer,
         corpus: Corpus,
         report: CorpusReport,
-        prompts: Sequence[str | None],
+        prompts: Sequence[Asked],
         device: torch.device,
         watch: Watch,
     ) -> None:
@@ -97,6 +107,7 @@ class TextParts(Parts):
     def prepared(cls, recipe: Recipe, folder: Path, device: torch.device, watch: Watch) -> "TextParts":
         """Tokenizer and corpus; both are kept in the folder and reused."""
         recipe = guided_by(recipe)
+        refuse_tasks(recipe)
         tokenizer = tokenizer_of(recipe, folder, watch)
         size = tokenizer.vocab_size
         kept = "decoder" if recipe.converted_from is not None else ""  # whose table may have more rows than tokens
@@ -106,12 +117,16 @@ class TextParts(Parts):
         if recipe.consensus == "given":
             take_targets(recipe, folder, watch)
         corpus, report = corpus_of(recipe, folder, tokenizer, None, watch)
-        found = (example.prompt for example in read(recipe.data, "dev", 50 * NUM_SAMPLES))
+        recipe = with_tasks(recipe, corpus)
+        found = read(recipe.data, "dev", 50 * NUM_SAMPLES)
         limit = getattr(recipe, FAMILIES[recipe.family].shape).max_prompt
-        prompts: dict[str | None, None] = {}
-        for prompt in found:  # no more are drawn and read than are shown
-            if not prompt or fitting([prompt], tokenizer, limit):
-                prompts[prompt] = None
+        prompts: dict[Asked, None] = {}
+        for example in found:  # no more are drawn and read than are shown
+            task = example.task if example.task in corpus.tasks else None
+            if corpus.tasks and task is None:
+                continue
+            if not example.prompt or fitting([example.prompt], tokenizer, limit):
+                prompts[example.prompt, task] = None
             if len(prompts) == NUM_SAMPLES:
                 break
         return cls(recipe, folder, tokenizer, corpus, report, list(prompts), device, watch)
@@ -137,7 +152,9 @@ class TextParts(Parts):
 
     def advice(self) -> tuple[str, ...]:
         """See `recipes.advice`."""
-        return advice(self.recipe, self.report)
+        found = next(read(self.recipe.data, self.recipe.split, 1), None)
+        named = found is not None and found.task is not None and not tells_tasks(self.recipe)
+        return advice(self.recipe, self.report, named=named)
 
     def row(self, step: int, progress: Progress) -> dict[str, Any]:
         """What the flow's times say of the latents."""

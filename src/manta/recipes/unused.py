@@ -91,6 +91,11 @@ CONDITIONS: Final[Mapping[str, tuple[Condition, ...]]] = {
             by="runs with a teacher, such as those with consensus = 'teacher' or warm_start",
         ),
         Condition(
+            fields=("teacher.modulation", "teacher.tasks"),
+            read=lambda recipe: recipe.family == "ar",
+            by="a left-to-right model, family = 'ar'; a teacher knows one task",
+        ),
+        Condition(
             fields=("shares.teacher",),
             read=lambda recipe: recipe.shares.teacher == 0 or (recipe.taught_by is None and may_be_taught(recipe)),
             by="runs that train a teacher, such as those with consensus = 'teacher' or warm_start",

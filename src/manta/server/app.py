@@ -115,6 +115,7 @@ class Served:
                 "fills": lm.fills,
                 "changes": lm.changes,
                 "chat": lm.frame is not None,
+                "tasks": list(lm.tasks),
                 "likelihood": lm.likelihood,
                 "parameters": None if net is None else count_parameters(net),
                 "capacity": getattr(lm, "capacity", None),

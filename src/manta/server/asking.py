@@ -82,6 +82,7 @@ def read_asked(asked: Asking, lm: Any, settings: ServeSettings) -> Asked:
     if wanted is not None and not bounds(lm.family, options):
         most, options = wanted, replace(options, max_tokens=None)
     lm.check(options)
+    lm.check_task(asked.task)
     seed = secrets.randbelow(DRAWN_SEEDS) if asked.seed is None else asked.seed
     bases = _bases(asked, lm, settings)
     if len(bases) * n * options.choose > settings.max_texts:
@@ -90,7 +91,9 @@ def read_asked(asked: Asking, lm: Any, settings: ServeSettings) -> Asked:
             "texts of one request; send several"
         )
     requests = tuple(
-        replace(base, seed=seed + i * n + j, options=options) for i, base in enumerate(bases) for j in range(n)
+        replace(base, task=asked.task, seed=seed + i * n + j, options=options)
+        for i, base in enumerate(bases)
+        for j in range(n)
     )
     stops = () if asked.stop is None else (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop)
     echo = isinstance(asked, Completion) and bool(asked.echo)

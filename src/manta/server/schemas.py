@@ -59,6 +59,9 @@ class Asking(Strict):
     model: Annotated[str, Field(max_length=1000)] | None = Field(
         None, description="A name of /v1/models; without it the first."
     )
+    task: Annotated[str, Field(max_length=1000)] | None = Field(
+        None, description="Which of its tasks a model that tells some apart is asked for; see /v1/models."
+    )
     n: Annotated[int, Field(ge=1, le=MOST)] | None = Field(None, description="Texts for each prompt; 1 without it.")
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = Field(
         None,

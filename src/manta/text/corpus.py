@@ -20,12 +20,16 @@ from manta.text.tokenizers import Tokenizer
 
 VERSION = 1
 _CHUNK_EXAMPLES, _CHUNK_CHARS = 2048, 4_000_000
-_FILES = ("text.bin", "text_ends.bin", "prompt.bin", "prompt_ends.bin", "groups.bin", "tags.bin")
+_ROWS = ("text.bin", "text_ends.bin", "prompt.bin", "prompt_ends.bin", "groups.bin", "tags.bin")
 _EDGES = "edges.bin"
 """Of each row which sides of it lie within a longer text; no part of the digest, since it changes no row."""
+_TASKS = "tasks.bin"
+"""Of each row the number of its task, where the corpus keeps tasks."""
+MOST_TASKS = 64
+"""Most tasks of a corpus."""
 _GOES_BACK, _GOES_ON = 1, 2
 _MANIFEST = "manifest.json"
-FILES = (*_FILES, _EDGES, _MANIFEST)
+FILES = (*_ROWS, _EDGES, _TASKS, _MANIFEST)
 """Names of all files of a corpus."""
 
 
@@ -87,6 +91,7 @@ def build(
     max_text: int,
     multiple: int = 1,
     source: str = "",
+    tasks: bool = False,
 ) -> CorpusReport:
     """Tokenizes examples into memory-mapped files, dropping exact duplicates and pairs that do not fit.
 
@@ -104,13 +109,15 @@ def build(
         multiple: what the loader pads texts to: the tokens that share one latent.
         source: what the examples are (`sources.fingerprint`). If it is given, and the folder holds a whole corpus of
             the same source, tokenizer and lengths, that corpus is kept.
+        tasks: keep the task that each example names; equal pairs of two tasks are two rows.
 
     Returns:
         What became of the examples.
 
     Raises:
         ConfigError: lengths out of range.
-        DataError: the examples are broken, or none is left; or the folder holds files and is no corpus.
+        DataError: the examples are broken, or none is left; the folder holds files and is no corpus; or tasks are to be
+            kept, and an example names none, or there are more than `MOST_TASKS`.
     """
     if multiple < 1 or max_prompt < 0 or max_text < 1 or max_text % multiple:
         raise ConfigError(
@@ -127,18 +134,18 @@ def build(
         "max_text": max_text,
         "multiple": multiple,
     }
-    if source and (report := _reusable(folder, settings)):
+    if source and (report := _reusable(folder, settings, tasks)):
         return report
     _refuse_strangers(folder)
     try:
         with atomic_folder(folder) as temporary:
-            with _Writer(temporary, tokenizer, settings) as writer:
+            with _Writer(temporary, tokenizer, settings, tasks=tasks) as writer:
                 for chunk in chunks(examples):
                     writer.add(chunk)
-                report = writer.report()
+                report, names = writer.report(), writer.tasks
             if report.rows == 0:
                 raise DataError(f"no example is left to train on: {report}; raise the lengths or give more data")
-            _write_manifest(temporary, settings, report)
+            _write_manifest(temporary, {**settings, **({"tasks": names} if tasks else {})}, report)
     except OSError as error:
         place = error.filename or folder
         raise DataError(
@@ -163,6 +170,11 @@ class Corpus:
         self._groups = _map(folder / "groups.bin", np.dtype(np.int64))
         self._tags = _map(folder / "tags.bin", np.dtype(np.uint8))
         self._edges = _map(folder / _EDGES, np.dtype(np.uint8)) if _EDGES in manifest["bytes"] else None
+        met = list(manifest.get("tasks", ()))
+        self.tasks: tuple[str, ...] = tuple(sorted(met))
+        """Names of the rows' tasks, in the order of their numbers; none where it keeps none."""
+        self._tasks = _map(folder / _TASKS, np.dtype(np.uint8)) if met else None
+        self._numbers = np.array([self.tasks.index(name) for name in met], dtype=np.int64)
 
     @classmethod
     def open(cls, folder: str | Path, *, tokenizer: Tokenizer | None = None) -> "Corpus":
@@ -184,7 +196,8 @@ class Corpus:
     @property
     def digest(self) -> str:
         """What two corpora share exactly when they hold the same rows in the same order."""
-        return hashlib.sha256(json.dumps(self.manifest["digests"], sort_keys=True).encode()).hexdigest()
+        parts = {**self.manifest["digests"], **{name: self.manifest[name] for name in ("tasks",) if self.tasks}}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -221,6 +234,10 @@ class Corpus:
         """The tag of every row, on disk: 0 human, 1 consensus."""
         return self._tags
 
+    def task(self, rows: Integer[np.ndarray, " k"]) -> Integer[np.ndarray, " k"] | None:
+        """The numbers of the tasks of some rows, by `tasks`; None where the corpus keeps none."""
+        return None if self._tasks is None else self._numbers[np.asarray(self._tasks[rows])]
+
     @property
     def text_tokens(self) -> int:
         """Tokens of all rows' texts."""
@@ -242,7 +259,7 @@ class Corpus:
 class _Writer:
     """Appends chunks of examples to the files of a corpus, and counts what becomes of them."""
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, tokenizer: Tokenizer, settings: Mapping[str, Any], *, tasks: bool) -> None:
         self._tokenizer = tokenizer
         self._token = np.dtype(settings["dtype"])
         self._max_prompt, self._max_text = settings["max_prompt"], settings["max_text"]
@@ -251,9 +268,10 @@ class _Writer:
         self._files: dict[str, Any] = {}
         self._seen, self._prompts = HashIndex(), HashIndex()
         self._counts = {field.name: 0 for field in fields(CorpusReport)}
+        self._numbers: dict[str, int] | None = {} if tasks else None
 
     def __enter__(self) -> "_Writer":
-        for name in (*_FILES, _EDGES):
+        for name in (*_files(self._numbers is not None), _EDGES):
             self._files[name] = self._stack.enter_context((self._folder / name).open("wb"))
         return self
 
@@ -264,13 +282,19 @@ class _Writer:
         """The counts so far."""
         return CorpusReport(**self._counts)
 
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks so far, in the order in which they were met."""
+        return list(self._numbers or ())
+
     def add(self, chunk: list[Example]) -> None:
         """Tokenizes a chunk and appends what fits."""
         counts = self._counts
         counts["read"] += len(chunk)
         whole = [example for example in chunk if example.text.strip()]
         counts["empty"] += len(chunk) - len(whole)
-        _, fresh = self._seen.add([digest(example.prompt, example.text, str(example.tag)) for example in whole])
+        numbers = {} if self._numbers is None else self._number_tasks(whole)
+        _, fresh = self._seen.add([self._key(example) for example in whole])
         kept = [example for example, is_fresh in zip(whole, fresh, strict=True) if is_fresh]
         counts["duplicates"] += len(whole) - len(kept)
         groups = self._add_prompts({example.prompt: None for example in kept if example.prompt is not None})
@@ -278,6 +302,7 @@ class _Writer:
         row_groups: list[int] = []
         row_tags: list[int] = []
         row_edges: list[int] = []
+        row_tasks: list[int] = []
         for example, tokens in zip(kept, self._tokenizer.encode_batch([e.text for e in kept]), strict=True):
             group = -1 if example.prompt is None else groups[example.prompt]
             if group is None:
@@ -291,14 +316,41 @@ class _Writer:
                 rows.append(tokens[start : start + self._max_text])
                 row_groups.append(group)
                 row_tags.append(example.tag)
+                row_tasks.append(numbers.get(example.task or "", 0))
                 goes_on = start + self._max_text < len(tokens)
                 row_edges.append(_GOES_BACK * (start > 0) + _GOES_ON * goes_on)
         self._append("text", rows)
         self._files["groups.bin"].write(np.array(row_groups, dtype=np.int64).tobytes())
         self._files["tags.bin"].write(np.array(row_tags, dtype=np.uint8).tobytes())
         self._files[_EDGES].write(np.array(row_edges, dtype=np.uint8).tobytes())
+        if _TASKS in self._files:
+            self._files[_TASKS].write(np.array(row_tasks, dtype=np.uint8).tobytes())
         counts["rows"] += len(rows)
         counts["consensus"] += row_tags.count(CONSENSUS)
+
+    def _key(self, example: Example) -> int:
+        """What two equal examples share."""
+        parts = (example.prompt, example.text, str(example.tag))
+        return digest(*parts) if self._numbers is None else digest(*parts, example.task)
+
+    def _number_tasks(self, examples: Iterable[Example]) -> dict[str, int]:
+        """Numbers of the tasks met so far, those of some examples among them.
+
+        Raises:
+            DataError: an example names none, or there are too many.
+        """
+        assert self._numbers is not None, "asked for where tasks are kept"
+        for example in examples:
+            if example.task is None:
+                raise DataError(
+                    f"an example names no task, where the model is to tell tasks apart: {example.text[:60]!r}; give "
+                    "every row a `task`, a word such as shorten, or train without modulation"
+                )
+            self._numbers.setdefault(example.task, len(self._numbers))
+        if len(self._numbers) > MOST_TASKS:
+            last = [*self._numbers][-1][:60]
+            raise DataError(f"the data name more than {MOST_TASKS} tasks, such as {last!r}; name fewer")
+        return self._numbers
 
     def _add_prompts(self, prompts: Iterable[str]) -> dict[str, int | None]:
         """Stores the prompts not stored before; returns each one's group, None where it is too long.
@@ -337,6 +389,11 @@ def chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
         yield chunk
 
 
+def _files(tasks: bool) -> tuple[str, ...]:
+    """The files that hold a corpus's rows, perhaps with their tasks."""
+    return (*_ROWS, _TASKS) if tasks else _ROWS
+
+
 def _map(path: Path, dtype: np.dtype) -> np.ndarray:
     if path.stat().st_size == 0:
         return np.zeros(0, dtype=dtype)
@@ -354,9 +411,10 @@ def _lengths(ends: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def _write_manifest(folder: Path, settings: Mapping[str, Any], report: CorpusReport) -> None:
-    sizes = {name: (folder / name).stat().st_size for name in (*_FILES, _EDGES)}
+    kept = _files("tasks" in settings)
+    sizes = {name: (folder / name).stat().st_size for name in (*kept, _EDGES)}
     manifest = {**settings, "report": asdict(report), "truncation_share": report.truncation_share, "bytes": sizes}
-    manifest["digests"] = {name: digest_of_file(folder / name) for name in _FILES}
+    manifest["digests"] = {name: digest_of_file(folder / name) for name in kept}
     manifest["edges"] = digest_of_file(folder / _EDGES)
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -373,6 +431,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             raise DataError(f"{folder} is a corpus of version {manifest['version']}, not {VERSION}; build it again")
         wrong = [name for name, size in manifest["bytes"].items() if (folder / name).stat().st_size != size]
         CorpusReport(**manifest["report"])
+        if names := manifest.get("tasks"):
+            _check_tasks(names, np.unique(_map(folder / _TASKS, np.dtype(np.uint8))))
         if odd := [name for name, count in manifest["report"].items() if type(count) is not int]:
             raise ValueError(f"report.{odd[0]} is no number")
     except OSError as error:
@@ -386,13 +446,25 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _reusable(folder: Path, settings: Mapping[str, Any]) -> CorpusReport | None:
+def _check_tasks(names: Any, numbers: np.ndarray) -> None:
+    """See that numbers of tasks have names.
+
+    Raises:
+        ValueError: they have not.
+    """
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise ValueError("its tasks are no names")
+    if len(numbers) and int(numbers.max()) >= len(names):
+        raise ValueError("a row's task has no name")
+
+
+def _reusable(folder: Path, settings: Mapping[str, Any], tasks: bool) -> CorpusReport | None:
     """What became of the examples of a corpus that is there, if it is the one wanted and every byte as written."""
     try:
         manifest = _read_manifest(folder)
-        if any(manifest.get(k) != v for k, v in settings.items()):
+        if any(manifest.get(k) != v for k, v in settings.items()) or ("tasks" in manifest) != tasks:
             return None
-        kept = {name: manifest["digests"][name] for name in _FILES}
+        kept = {name: manifest["digests"][name] for name in _files("tasks" in manifest)}
         kept |= {_EDGES: manifest["edges"]} if _EDGES in manifest["bytes"] else {}
         whole = all(value == digest_of_file(folder / name) for name, value in kept.items())
     except (DataError, OSError, KeyError, TypeError):

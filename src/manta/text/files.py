@@ -402,7 +402,7 @@ def _check_header(names: list[str], columns: Iterable[str], at: str) -> None:
 
 
 def to_example(record: Mapping[str, Any], where: str) -> Example:
-    """Turns a record into an example: `text`, an optional `prompt`, and everything else as `extra`.
+    """Turns a record into an example: `text`, an optional `prompt`, a `task` that is a word, and all else as `extra`.
 
     Raises:
         DataError: `text` is missing, a field is not a string or not text, or the name of another field looks like a
@@ -416,8 +416,13 @@ def to_example(record: Mapping[str, Any], where: str) -> Example:
     for name in ("text", "prompt"):
         if name == "text" or record.get(name) is not None:
             check_text(record[name], name, where)
-    extra = {key: value for key, value in record.items() if key not in ("text", "prompt")}
-    return Example(record["text"], record.get("prompt"), extra=extra)
+    task = record.get("task")
+    task = task if isinstance(task, str) else None  # numbers of somebody's own are no words
+    if task is not None:
+        check_text(task, "task", where)
+    taken = ("text", "prompt") if task is None else ("text", "prompt", "task")
+    extra = {key: value for key, value in record.items() if key not in taken}
+    return Example(record["text"], record.get("prompt"), task=task, extra=extra)
 
 
 def check_text(value: Any, name: str, where: str) -> None:

@@ -32,6 +32,8 @@ class Batch:
     """Prompt tokens without padding."""
     text_lengths: Int[Tensor, " b"]
     """Text tokens without padding."""
+    task: Int[Tensor, " b"] | None = None
+    """Numbers of the rows' tasks, where the corpus keeps tasks."""
 
     def __len__(self) -> int:
         """The number of rows b."""
@@ -48,7 +50,9 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device."""
-        return Batch(**{field.name: getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)})
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        held = {name: part for name, part in parts.items() if part is not None}
+        return Batch(**{name: part.to(device, non_blocking=True) for name, part in held.items()})
 
 
 def collate(corpus: Corpus, rows: Integer[np.ndarray, " b"], multiple: int) -> Batch:
@@ -64,6 +68,7 @@ def collate(corpus: Corpus, rows: Integer[np.ndarray, " b"], multiple: int) -> B
     width = -(-max(map(len, texts)) // multiple) * multiple
     return Batch(
         prompt=_padded(prompts, max(map(len, prompts))),
+        task=None if (task := corpus.task(rows)) is None else torch.from_numpy(task),
         text=_padded(texts, width),
         tag=torch.from_numpy(corpus.tags[rows].astype(np.int64)),
         index=torch.from_numpy(np.asarray(rows, dtype=np.int64)),

@@ -1,19 +1,21 @@
-"""Training pairs made of texts, for models that answer prompts: spans to fill in, or words to put in order."""
+"""Training pairs made of texts, for models that answer prompts: spans to fill in, words to put in order, or tasks."""
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Literal
 
 from manta.text.example import Example
 
-Kind = Literal["infill", "holes", "reorder"]
+Kind = Literal["infill", "holes", "reorder", "tasks"]
 BLANK = "___"
 """Stands where words are missing, in the prompt, and between the spans of an answer."""
 BEFORE = " | "
 """Between the prompt that a text has and what is asked of it."""
 MOST_HOLES = 4
 """Most blanks of a text with several."""
+SHORTER = 0.7
+"""Most words of a shortened text, as a share of the long one's."""
 LEAST_WORDS = 3
 """Texts of fewer words are left out."""
 
@@ -27,6 +29,8 @@ def make(kind: Kind, examples: Iterable[Example], seed: int, *, longest: int = 8
     | `holes` | `The ___ on ___ mat.` | `cat sat ___ the` |
     | `reorder` | `mat. on The sat cat the` | `The cat sat on the mat.` |
 
+    | `tasks` | as `making_tasks` says | |
+
     A text that answers a prompt keeps it in front: `name[Zizzi] | Zizzi is a ___.` Words are what white space parts; a
     run of it becomes one space.
 
@@ -37,6 +41,9 @@ def make(kind: Kind, examples: Iterable[Example], seed: int, *, longest: int = 8
         longest: most words of a blank.
     """
     draw = random.Random(f"{kind} {seed}")
+    if kind == "tasks":
+        yield from making_tasks(examples, draw, longest)
+        return
     makers: dict[str, Callable[[list[str]], tuple[str, str]]] = {
         "infill": lambda words: _with_holes(words, 1, longest, draw),
         "holes": lambda words: _with_holes(words, draw.randint(2, MOST_HOLES), longest, draw),
@@ -44,11 +51,55 @@ def make(kind: Kind, examples: Iterable[Example], seed: int, *, longest: int = 8
     }
     for example in examples:
         words = example.text.split()
-        if len(words) < LEAST_WORDS or len(set(words)) == 1 or any(BLANK in word for word in words):
+        if not _fit(words):
             continue
         asked, answer = makers[kind](words)
         prompt = asked if not (example.prompt or "").strip() else f"{example.prompt}{BEFORE}{asked}"
         yield Example(text=answer, prompt=prompt)
+
+
+def making_tasks(examples: Iterable[Example], draw: random.Random, longest: int) -> Iterator[Example]:
+    """Four tasks side by side: each text gives an example of every task that it is fit for.
+
+    | task | prompt | text | of |
+    |---|---|---|---|
+    | `describe` | the record | the text | texts that answer a prompt |
+    | `continue` | its first words | the rest | all |
+    | `fill` | the text with a blank `___` | the missing words | all |
+    | `shorten` | the text | the shortest text of its record | texts of which that has at most `SHORTER` of the words |
+
+    Args:
+        examples: texts, all of them held in memory.
+        draw: of all draws.
+        longest: most words of a blank.
+    """
+    fit = [(example.prompt, words) for example in examples if _fit(words := example.text.split())]
+    shortest: dict[str, list[str]] = {}
+    for prompt, words in fit:
+        if prompt is not None and (prompt not in shortest or len(words) < len(shortest[prompt])):
+            shortest[prompt] = words
+    for prompt, words in fit:
+        yield from _tasks_of(prompt, words, shortest, draw, longest)
+
+
+def _tasks_of(
+    prompt: str | None, words: list[str], shortest: Mapping[str, list[str]], draw: random.Random, longest: int
+) -> Iterator[Example]:
+    """The examples of one text."""
+    text = " ".join(words)
+    if prompt is not None:
+        yield Example(text, prompt, task="describe")
+    given = draw.randint(1, len(words) - 1)
+    yield Example(" ".join(words[given:]), " ".join(words[:given]), task="continue")
+    asked, missing = _with_holes(words, 1, longest, draw)
+    yield Example(missing, asked, task="fill")
+    if prompt is not None and len(short := shortest[prompt]) <= SHORTER * len(words):
+        yield Example(" ".join(short), text, task="shorten")
+
+
+def _fit(words: list[str]) -> bool:
+    """Whether a text has enough words, not all the same and none a blank."""
+    return len(words) >= LEAST_WORDS and len(set(words)) > 1 and not any(BLANK in word for word in words)
 
 
 def _with_holes(words: list[str], count: int, longest: int, draw: random.Random) -> tuple[str, str]:
