@@ -1,7 +1,7 @@
 """Endless batches of similar length, whose position is part of a checkpoint."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -46,13 +46,15 @@ class Batch:
 
     def rows(self, rows: Int[Tensor, " k"]) -> "Batch":
         """Some of its rows, as wide as before."""
-        return Batch(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+        return self._with(lambda part: part[rows])
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device."""
+        return self._with(lambda part: part.to(device, non_blocking=True))
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        held = {name: part for name, part in parts.items() if part is not None}
-        return Batch(**{name: part.to(device, non_blocking=True) for name, part in held.items()})
+        return Batch(**{name: change(part) for name, part in parts.items() if part is not None})
 
 
 def collate(corpus: Corpus, rows: Integer[np.ndarray, " b"], multiple: int) -> Batch:
