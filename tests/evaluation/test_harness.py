@@ -613,7 +613,8 @@ def test_the_harness_own_command_has_manta_among_its_models_and_an_error_is_one_
     # What the command asks for where nobody says a device.
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     save_model(tmp_path / "ar", make_ar(), recipe={}, card="", dtype=torch.float32)
-    assert HarnessModel(str(tmp_path / "ar"), device="cuda:0").asked.lm.device.type == "cpu"
+    lm: Any = HarnessModel(str(tmp_path / "ar"), device="cuda:0").asked.lm
+    assert lm.device.type == "cpu"
 
 
 def test_the_task_of_the_page_on_the_harness_runs(tmp_path, monkeypatch):

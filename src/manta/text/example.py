@@ -18,15 +18,15 @@ class Example:
         text: what the model learns to write; any Unicode string.
         prompt: what the text answers; None for plain prose, and what an empty one or one of white space becomes.
         tag: 0 for an untouched human target, 1 for a consensus target.
-        task: what was asked for with the prompt, a word such as `shorten`; None where there is one task alone.
         extra: keys of an input record that are not ours; passed through, never read.
+        task: what was asked for with the prompt, a word such as `shorten`; None where there is one task alone.
     """
 
     text: str
     prompt: str | None = None
     tag: int = HUMAN
-    task: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    task: str | None = None
 
     def __post_init__(self) -> None:
         if self.prompt is not None and not self.prompt.strip():
