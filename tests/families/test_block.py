@@ -270,6 +270,7 @@ def test_only_operators_that_compare_pairs_follow_blocks():
             "the threshold decoder ends with its block, and `block_extension`",
         ),
         ({"decoder": "deferred", "extension_step": 2}, "is for blocks that may grow; set `block_extension`"),
+        ({"decoder": "deferred", "block_extension": 4, "confidence": "entropy"}, "set `extension_below`"),
         ({"decoder": "deferred", "extension_below": 0.5}, "`extension_below` is for blocks that may grow"),
     ],
 )

@@ -386,7 +386,7 @@ def test_a_masked_model_is_asked_for_the_blank_alone_where_there_is_one(monkeypa
 def test_prompts_are_dropped_and_left_bare_in_their_shares(monkeypatch):
     model, batch, seen = make_lm("latent").model, make_batch([3] * 50), []
 
-    def memory(prompt, lengths, tag, encode):
+    def memory(prompt, lengths, tag, encode, task):
         seen.append((lengths, encode))
         return Memory(torch.zeros(50, 1, 32), torch.ones(50, 1, dtype=torch.bool))
 
@@ -512,7 +512,9 @@ def test_a_share_of_nothing_is_nothing_even_for_a_draw_of_zero(monkeypatch):
     lm = make_lm("latent")
     memory = Memory(torch.zeros(3, 1, 32), torch.ones(3, 1, dtype=torch.bool))
     batch, settings, seen = make_batch([5, 9, 13]), config(all_hidden=0.0), []
-    monkeypatch.setattr(lm.model, "memory", lambda p, lengths, t, encode: seen.append((lengths, encode)) or memory)
+    monkeypatch.setattr(
+        lm.model, "memory", lambda p, lengths, t, encode, task: seen.append((lengths, encode)) or memory
+    )
     monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.zeros(*shape))
     canvas = lay_out(batch, 4, settings, make_generator(0), max_cells=6)
     assert not canvas.hole.any() and canvas.cells.tolist() == [2, 3, 4]

@@ -1,9 +1,10 @@
 """Instructions in words that no lesson has: followed when they ask for a task, refused when they do not."""
 
 import pytest
+import torch
 
 from manta.errors import UsageError
-from manta.families.routing import SURE, lessons, understood
+from manta.families.routing import SURE, learned_router, lessons, understood
 
 TASKS = ("continue", "describe", "fill", "shorten")
 ASKED = {
@@ -74,3 +75,14 @@ def test_an_answer_says_what_was_understood_or_names_the_tasks():
     for wrong in ("", "   ", "shorten " * 100):
         with pytest.raises(UsageError):
             understood(wrong, TASKS)
+
+
+def test_tasks_of_ones_own_are_not_taught_against():
+    for tasks, instruction, wanted in (
+        (("translate", "simplify"), "please translate this sentence", "translate"),
+        (("Shorten", "sing"), "make it shorter", "Shorten"),
+    ):
+        assert understood(instruction, tasks).task == wanted
+    learned_router.cache_clear()
+    with torch.no_grad():
+        assert understood("please simplify it", ("translate", "simplify")).task == "simplify"

@@ -200,3 +200,11 @@ def test_shapes_that_cannot_be_are_refused():
             AutoregressiveConfig(**wrong)
     config = AutoregressiveConfig(modulation=modulation, tasks=NAMES)
     assert from_dict(AutoregressiveConfig, to_dict(config)) == config
+
+
+def test_a_model_of_a_task_follows_what_it_was_made_of():
+    lm = tasked()
+    first = lm.of_task("fill")
+    assert lm.of_task("fill") is first
+    lm.model.to(torch.float64)
+    assert next(lm.of_task("fill").model.parameters()).dtype == torch.float64

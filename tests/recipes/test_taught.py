@@ -24,6 +24,8 @@ from manta.families.observer import Observer
 from manta.hub import load, save_model
 from manta.recipes import Recipe, TrainingRun
 from manta.recipes.budget import Clock, Watch
+from manta.recipes.prepare import guided_by
+from manta.recipes.recipe import resolve
 from manta.recipes.stages import TextParts
 from manta.text import NULL, Corpus, read
 
@@ -97,6 +99,17 @@ def test_its_first_weights_are_the_teachers(teacher, tmp_path):
     assert isinstance(net, AlignedModel)
     reading, theirs = net.reading(), own.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in reading.state_dict().items())
+
+
+def test_slots_that_are_to_learn_answers_need_some():
+    both = {"family": "aligned", "data": "builtin:weather", "aligned": {"causal": True}}
+    found = guided_by(resolve(from_dict(Recipe, both)))
+    assert found.alignment.slots_learn == "answers" and found.consensus_share == 0.75
+    assert guided_by(resolve(from_dict(Recipe, {**both, "consensus": "none"}))).alignment.slots_learn == "all"
+    for wrong in ({"consensus": "none"}, {"consensus_share": 0.0}):
+        recipe = resolve(from_dict(Recipe, {**both, **wrong, "alignment": {"slots_learn": "answers"}}))
+        with pytest.raises(ConfigError, match="slots are to learn answers"):
+            guided_by(recipe)
 
 
 def test_it_stays_to_write_and_to_read_by(aligned, teacher):

@@ -107,3 +107,15 @@ def test_the_verb_writes_tasks_and_data_are_exported_with_them(tmp_path, capsys)
 def test_help_names_the_kinds(kind, capsys):
     assert main(["data", "make", "--help"]) == 0
     assert kind in capsys.readouterr().out
+
+
+def test_all_pairs_of_a_record_are_of_one_split(tmp_path):
+    out = tmp_path / "tasks.jsonl"
+    assert main(["data", "make", "tasks", "builtin:weather", "--num", "200", "--out", str(out)]) == 0
+    found = {split: list(read(str(out), split)) for split in ("train", "dev", "test")}
+    assert all(found.values()) and all(example.split_by for rows in found.values() for example in rows)
+    whole = {split: {e.text for e in rows if e.task == "describe"} for split, rows in found.items()}
+    begun = {split: {f"{e.prompt} {e.text}" for e in rows if e.task == "continue"} for split, rows in found.items()}
+    for split, texts in whole.items():
+        assert texts == begun[split], "every text is told and continued in the same split"
+        assert not any(texts & begun[other] for other in found if other != split)

@@ -182,7 +182,7 @@ def _write(examples: "Iterable[Example]", out: Path | None, told: str) -> None:
 
 
 def _line(example: "Example") -> str:
-    record = {"task": example.task, "prompt": example.prompt, "text": example.text}
+    record = {"task": example.task, "split_by": example.split_by, "prompt": example.prompt, "text": example.text}
     return json.dumps({name: value for name, value in record.items() if value is not None}, ensure_ascii=False) + "\n"
 
 

@@ -126,7 +126,7 @@ def evaluation_set(
     found = read_whole(name) if split == "all" else read(name, split, drawn, seed=seed)
     for index, example in enumerate(found):
         prompt = example.prompt if (example.prompt or "").strip() else None
-        if only not in (None, example.task):
+        if only is not None and example.task not in (None, only):  # data that name no tasks are of any
             continue
         bare += prompt is None
         groups.setdefault(index if prompt is None else prompt, []).append(example.text)

@@ -68,8 +68,9 @@ class AlignmentMatching:
         """Loss with parts nats (a word that is not given), given (share of slots), length (nats), and causal (nats a
         word left to right) of a model that reads both ways."""
         memory, next_word, share = model.prompt_memory(batch.prompt, batch.prompt_lengths), None, 1.0
+        told_next = 0
         if model.config.causal:  # before the slots, whose call is the last: the one that an imitation compares
-            next_word, _ = NextToken.nats(model.reading(), batch, memory)
+            next_word, told_next = NextToken.nats(model.reading(), batch, memory)
         if self.config.slots_learn == "answers":
             rows, share = answered(batch)
             batch, memory = batch.rows(rows), memory.rows(rows)
@@ -83,11 +84,11 @@ class AlignmentMatching:
         told = nats.sum() / asked
         length = F.cross_entropy(model.length_logits(memory), batch.text_lengths)
         given = (canvas.known & canvas.mask).sum() / canvas.mask.sum()
-        parts = {"nats": told.detach(), "given": given.detach(), "length": length.detach()}
+        parts = {"nats": told.detach(), "given": given.detach(), "length": length.detach()} if share else {}
         total = share * (told + LENGTH_WEIGHT * length)
         if next_word is not None:
             total, parts["causal"] = total + self.config.causal_weight * next_word, next_word.detach()
-        return Loss(total, parts, int(asked))
+        return Loss(total, parts, int(asked) if share else told_next)
 
     def lay_out(self, model: AlignedModel, batch: Batch, generator: torch.Generator) -> SlotCanvas:
         """Open canvases of drawn sizes; in some rows a text with a blank to fill, of which all else is given.

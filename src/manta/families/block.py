@@ -343,6 +343,11 @@ class BlockCausalLM(TrainedWriter[BlockCausalModel]):
                 f"the {decoder.kind} decoder ends with its block, and {spelled(asked[0])} is for the deferred one; set "
                 f"{spelled('decoder')} to deferred, or leave it out"
             )
+        if asked and options.confidence == "entropy" and "extension_below" not in given(options):
+            raise UsageError(
+                "an entropy is below 0 as a confidence, so that every block would grow; set "
+                f"{spelled('extension_below')}"
+            )
         if asked and options.block_extension == 0:
             raise UsageError(f"{spelled(asked[0])} is for blocks that may grow; set {spelled('block_extension')}")
 

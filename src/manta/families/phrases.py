@@ -67,8 +67,10 @@ def learned(
     table, constant = torch.zeros(FEATURES, count), torch.zeros(count)
     optimizer = torch.optim.Adam([table.requires_grad_(), constant.requires_grad_()], 0.1)
     for _ in range(steps):
-        loss = F.binary_cross_entropy_with_logits(_read(bags, table, constant), answers, pos_weight=torch.tensor(worth))
-        (loss + DECAY * table.square().sum()).backward()
+        with torch.enable_grad():
+            told = _read(bags, table, constant)
+            loss = F.binary_cross_entropy_with_logits(told, answers, pos_weight=torch.tensor(worth))
+            (loss + DECAY * table.square().sum()).backward()
         optimizer.step()
         optimizer.zero_grad()
     return torch.cat([table.detach().T, constant.detach()[:, None]], 1)

@@ -114,18 +114,21 @@ def lessons(tasks: Sequence[str]) -> tuple[list[str], Float[Tensor, "b k"]]:
     def take(phrase: str, task: str | None) -> None:
         found.setdefault(phrase.replace("{p}", TEXTS[len(found) % len(TEXTS)]), task)
 
+    own = {word for task in tasks if task.casefold() not in ACTS for word in task.casefold().replace("_", " ").split()}
     for task in tasks:
         for frame in NAMED.split(","):
             take(frame.replace("{}", " ".join(task.replace("_", " ").replace("-", " ").split())), task)
-        for frame, act in product(FRAMES, ACTS[task].split(",") if task in ACTS else ()):
+        for frame, act in product(FRAMES, ACTS[task.casefold()].split(",") if task.casefold() in ACTS else ()):
             take(frame.replace("{}", act), task)
     for act in OTHERS.split(","):
         for word in ("shorten", "continue", "fill", "describe") if "{x}" in act else ("",):
             for frame in FRAMES:
-                take(frame.replace("{}", act.replace("{x}", word)), None)
-    for task in set(ACTS) - set(tasks):  # what another model could be asked
+                if not own & set(act.split()):
+                    take(frame.replace("{}", act.replace("{x}", word)), None)
+    for task in sorted(set(ACTS) - {task.casefold() for task in tasks}):  # what another model could be asked
         for act in ACTS[task].split(","):
-            take(act, None)
+            if not own & set(act.split()):
+                take(act, None)
     phrases = list(found)
     return phrases, torch.tensor([[float(found[phrase] == task) for task in tasks] for phrase in phrases])
 

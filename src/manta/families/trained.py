@@ -290,4 +290,4 @@ class TrainedWriter(RequestWriter, KeptModel, Generic[Net]):
 def _state_of(net: nn.Module) -> tuple[Any, ...]:
     """What changes when any weight of a net does, or the net, or where it lives."""
     weights = list(net.parameters())
-    return net, str(weights[0].device), tuple(weight._version for weight in weights)
+    return net, tuple((str(w.device), w.dtype, w.data_ptr(), w._version) for w in weights)

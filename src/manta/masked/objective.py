@@ -55,6 +55,10 @@ class MaskedObjectiveConfig:
             )
         if self.complementary and (self.most_share < 1 or self.rates == "auto"):
             raise ConfigError("complementary masks are of all shares; leave most_share and rates out")
+        if self.rates == "auto" and self.least_share > 0.5:
+            raise ConfigError(
+                f"rates = auto looks for bounds 1/2 apart; lower least_share, {self.least_share:g}, to 0.5"
+            )
         if self.rates == "auto" and self.most_share < 1:
             raise ConfigError("rates = auto finds the bounds itself; leave most_share out, or set rates = fixed")
         if self.masker == ENTROPY and self.complementary:

@@ -183,7 +183,14 @@ def guided_by(recipe: Recipe) -> Recipe:
     beginning = any((recipe.converted_from, recipe.inherit, recipe.begin_from))
     recipe = _guided_by_source(recipe) if beginning else _guided_by_teacher(recipe)
     learned = "answers" if recipe.aligned.causal and recipe.consensus != "none" else "all"
-    return replace(recipe, alignment=filled(recipe.alignment, {"slots_learn": learned}))
+    recipe = replace(recipe, alignment=filled(recipe.alignment, {"slots_learn": learned}))
+    answers = recipe.family == "aligned" and recipe.alignment.slots_learn == "answers"
+    if answers and (recipe.consensus == "none" or recipe.consensus_share == 0):
+        raise ConfigError(
+            "slots are to learn answers, and there are none (see consensus and consensus_share); set "
+            "alignment.slots_learn=all"
+        )
+    return recipe
 
 
 def _guided_by_teacher(recipe: Recipe) -> Recipe:

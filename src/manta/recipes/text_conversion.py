@@ -100,8 +100,9 @@ def to_batches(lm: LanguageModel, examples: Iterable[Example]) -> list[Batch]:
 
 
 def task_of_model(lm: LanguageModel, recipe: Recipe) -> Objective:
-    """The first thing that the family teaches, with what the model has measured while it was trained."""
+    """The first thing that the family teaches, whoever wrote the texts, with what was measured while it was trained."""
     measured: dict[str, Any] = {}
+    recipe = replace(recipe, alignment=replace(recipe.alignment, slots_learn="all"))
     first = lm.stages(lm.model, recipe, measured)[0]
     for name, part in lm.measured().items():
         measured[name].load_state_dict(part.state_dict())

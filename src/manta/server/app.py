@@ -297,6 +297,8 @@ def _add_diagnoses(app: FastAPI, served: Mapping[str, Served], diagnoses: Diagno
         found = named(served, asked.model)
         if found.lm.family not in ("manta", "masked", "aligned", "ar"):
             raise RequestError(f"a model of the family {found.lm.family} cannot be diagnosed; see docs/diagnostics.md")
+        if found.lm.tasks:
+            raise RequestError(f"{found.name} tells tasks apart, and one of them alone is diagnosed; export it first")
         if len(asked.prompts) == 1:
             raise RequestError("a diagnosis takes two prompts at least, for a spread")
         if diagnoses.busy:

@@ -73,6 +73,7 @@ class Diagnoses:
         if found.state == "running":
             found.lines.append("stopped")
             await self.close()
+            found.state = "failed" if found.state == "running" else found.state  # stopped before it had begun
 
     async def close(self) -> None:
         """End what is under way."""

@@ -402,7 +402,8 @@ def _check_header(names: list[str], columns: Iterable[str], at: str) -> None:
 
 
 def to_example(record: Mapping[str, Any], where: str) -> Example:
-    """Turns a record into an example: `text`, an optional `prompt`, a `task` that is a word, and all else as `extra`.
+    """Turns a record into an example: `text`, an optional `prompt`, a `task` that is a word, with what the row is to be
+    `split_by`, and all else as `extra`.
 
     Raises:
         DataError: `text` is missing, a field is not a string or not text, or the name of another field looks like a
@@ -420,9 +421,12 @@ def to_example(record: Mapping[str, Any], where: str) -> Example:
     task = task if isinstance(task, str) else None  # numbers of somebody's own are no words
     if task is not None:
         check_text(task, "task", where)
-    taken = ("text", "prompt") if task is None else ("text", "prompt", "task")
+    split_by = record.get("split_by") if task is not None else None
+    if split_by is not None:
+        check_text(split_by, "split_by", where)
+    taken = ("text", "prompt") if task is None else ("text", "prompt", "task", "split_by")
     extra = {key: value for key, value in record.items() if key not in taken}
-    return Example(record["text"], record.get("prompt"), task=task, extra=extra)
+    return Example(record["text"], record.get("prompt"), task=task, split_by=split_by, extra=extra)
 
 
 def check_text(value: Any, name: str, where: str) -> None:

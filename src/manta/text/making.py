@@ -59,7 +59,7 @@ def make(kind: Kind, examples: Iterable[Example], seed: int, *, longest: int = 8
 
 
 def making_tasks(examples: Iterable[Example], draw: random.Random, longest: int) -> Iterator[Example]:
-    """Four tasks side by side: each text gives an example of every task that it is fit for.
+    """Four tasks side by side: each text gives an example of every task that it is fit for, all in one split.
 
     | task | prompt | text | of |
     |---|---|---|---|
@@ -87,14 +87,15 @@ def _tasks_of(
 ) -> Iterator[Example]:
     """The examples of one text."""
     text = " ".join(words)
+    record = f"pairs of {text if prompt is None else prompt}"  # else all would be of the split that the text is of
     if prompt is not None:
-        yield Example(text, prompt, task="describe")
+        yield Example(text, prompt, task="describe", split_by=record)
     given = draw.randint(1, len(words) - 1)
-    yield Example(" ".join(words[given:]), " ".join(words[:given]), task="continue")
+    yield Example(" ".join(words[given:]), " ".join(words[:given]), task="continue", split_by=record)
     asked, missing = _with_holes(words, 1, longest, draw)
-    yield Example(missing, asked, task="fill")
+    yield Example(missing, asked, task="fill", split_by=record)
     if prompt is not None and len(short := shortest[prompt]) <= SHORTER * len(words):
-        yield Example(" ".join(short), text, task="shorten")
+        yield Example(" ".join(short), text, task="shorten", split_by=record)
 
 
 def _fit(words: list[str]) -> bool:
