@@ -4,7 +4,7 @@
     python benchmarks/extension.py MODEL --data builtin:weather --num-texts 64 --out benchmarks/results/extension.json
 
 Texts are written for prompts of the development split, greedily, one for each: by the threshold decoder, by deferred
-commitment within blocks, and by deferred commitment with blocks that may reach so many places further (`most`) where
+commitment within blocks, by the same at higher thresholds, which spends more calls, too, and with blocks that may reach so many places further (`most`) where
 the least confidence of a call is below so much (`below`). E2E: BLEU and slot errors as `manta evaluate` has them;
 weather: the texts that its oracle calls right. `calls` and `positions` are means of a text. `gain` is the difference of
 BLEU to blocks that end where they end, with its 95% interval over prompts, paired. Finished rows in --out are kept.
@@ -27,6 +27,8 @@ from manta.metrics import difference_of, resampled
 from manta.runtime import atomic_write, make_generator
 from manta.text import read, weather
 
+SURER = (0.95, 0.99)
+"""Thresholds of the control, which spends more calls without reaching on; 0.9 elsewhere."""
 MOST = (4, 8, 16)
 BELOW = (0.3, 0.5)
 
@@ -36,6 +38,9 @@ def settings() -> Iterator[tuple[dict[str, Any], GenerateOptions]]:
     yield {"decoder": "threshold", "most": 0, "below": None}, GenerateOptions(decoder="threshold")
     deferred = GenerateOptions(decoder="deferred")
     yield {"decoder": "deferred", "most": 0, "below": None}, deferred
+    for threshold in SURER:
+        told = {"decoder": "deferred", "most": 0, "below": None, "threshold": threshold}
+        yield told, replace(deferred, threshold=threshold)
     for most in MOST:
         for below in BELOW:
             told = {"decoder": "deferred", "most": most, "below": below}
@@ -62,7 +67,7 @@ def scored(lm: Any, args: argparse.Namespace, options: GenerateOptions, plain: d
         return {**row, "grammatical": verdict["grammatical"], "faithful": verdict["faithful"]}
     figures = measured(texts, data)
     row |= {name: round(cast(Any, figures[name]).value, 4) for name in ("bleu", "slot_error_rate")}
-    if options.block_extension == 0:
+    if options.block_extension == 0 and options.threshold is None:
         plain |= figures
         return row
     gain = difference_of([figures["bleu"]], [plain["bleu"]], resampled(len(prompts), generator=make_generator(0)))
@@ -85,8 +90,13 @@ def main() -> None:
     for told, options in settings():
         row = {"data": args.data.partition(":")[0] if args.data.startswith("e2e") else "weather"}
         row |= {"length": lm.model.config.block_length, **told}
-        known = any(all(old[name] == value for name, value in row.items()) for old in result["rows"])
-        if known and options.block_extension:  # differences are paired with the texts of the others
+        known = any(
+            row == {name: old[name] for name in ("data", "length", *told, "threshold") if name in old}
+            for old in result["rows"]
+        )
+        if known and (
+            options.block_extension or options.threshold
+        ):  # differences are paired with the texts of the others
             continue
         found = {**row, **scored(lm, args, options, plain)}
         if known:

@@ -26,6 +26,9 @@ class CanvasSystem(System):
     """A model that settles the places of a canvas, some in each call."""
 
     @abstractmethod
+    def traced(self, beginning: Beginning, num_steps: int, *, guide: Guide | None, after: After | None) -> Trace:
+        """Write from a beginning in so many calls."""
+
     def write(
         self,
         beginning: Beginning,
@@ -34,7 +37,8 @@ class CanvasSystem(System):
         after: After | None = None,
         num_steps: int | None = None,
     ) -> Trace:
-        """Write from a beginning, guided, changed after calls, or neither."""
+        """Write from a beginning, guided, changed after calls, or neither; in `num_steps` calls, or the usual number."""
+        return self.traced(beginning, num_steps or self.num_steps, guide=guide, after=after)
 
     @abstractmethod
     def policy(self) -> Callable[[Tensor], Tensor]:
@@ -92,17 +96,10 @@ class MaskedSystem(CanvasSystem):
     def facts(self) -> dict[str, Any]:
         return {**super().facts(), "decoder": self.lm.decoder_for(self.options).kind}
 
-    def write(
-        self,
-        beginning: Beginning,
-        *,
-        guide: Guide | None = None,
-        after: After | None = None,
-        num_steps: int | None = None,
-    ) -> Trace:
+    def traced(self, beginning: Beginning, num_steps: int, *, guide: Guide | None, after: After | None) -> Trace:
         generators = tuple(self.generator(seed, 13) for seed in self.seeds)
         beginning = replace(beginning, generators=generators)
-        return trace_masked(self.lm, beginning, num_steps or self.num_steps, self.options, after=after, guide=guide)
+        return trace_masked(self.lm, beginning, num_steps, self.options, after=after, guide=guide)
 
     def policy(self) -> Callable[[Tensor], Tensor]:
         model = self.lm.model
@@ -130,15 +127,8 @@ class AlignedSystem(CanvasSystem):
     def places(self) -> int:
         return self.lm.model.max_slots
 
-    def write(
-        self,
-        beginning: Beginning,
-        *,
-        guide: Guide | None = None,
-        after: After | None = None,
-        num_steps: int | None = None,
-    ) -> Trace:
-        return trace_aligned(self.lm, beginning, num_steps or self.num_steps, after=after, guide=guide)
+    def traced(self, beginning: Beginning, num_steps: int, *, guide: Guide | None, after: After | None) -> Trace:
+        return trace_aligned(self.lm, beginning, num_steps, after=after, guide=guide)
 
     def policy(self) -> Callable[[Tensor], Tensor]:
         model = self.lm.model
