@@ -45,7 +45,8 @@ def extension_table(result: dict[str, Any]) -> str:
         else:
             texts = f"{row['grammatical']:.1%} grammatical, {row['faithful']:.1%} true"
         below = "–" if row["below"] is None else f"{row['below']}"
-        cells = [row["data"], f"{row['length']}", row["decoder"], f"{row['most'] or '–'}", below, texts]
+        decoder = row["decoder"] + (f", threshold {row['threshold']}" if "threshold" in row else "")
+        cells = [row["data"], f"{row['length']}", decoder, f"{row['most'] or '–'}", below, texts]
         lines.append("| " + " | ".join([*cells, f"{row['calls']:.1f}", f"{row['positions']:.0f}"]) + " |")
     return "\n".join(lines)
 

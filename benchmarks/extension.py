@@ -1,11 +1,14 @@
 """Blocks that may reach on into the next one, beside blocks that end where they end, of a trained block-causal model.
 
-    python benchmarks/extension.py MODEL --data e2e:PATH --every 8 --out benchmarks/results/extension.json
+    manta train e2e:PATH --family block --size nano --num-steps 600 batch_tokens=2000 block.block_length=16 \\
+        consensus=none --out MODEL
+    python benchmarks/extension.py MODEL/model --data e2e:PATH --every 1 --out benchmarks/results/extension.json
     python benchmarks/extension.py MODEL --data builtin:weather --num-texts 64 --out benchmarks/results/extension.json
 
 Texts are written for prompts of the development split, greedily, one for each: by the threshold decoder, by deferred
-commitment within blocks, by the same at higher thresholds, which spends more calls, too, and with blocks that may reach so many places further (`most`) where
-the least confidence of a call is below so much (`below`). E2E: BLEU and slot errors as `manta evaluate` has them;
+commitment within blocks, by the same at higher thresholds, which spends more calls, too, and with blocks that may reach
+so many places further (`most`) where the least confidence of a call is below so much (`below`). E2E: BLEU and slot
+errors as `manta evaluate` has them;
 weather: the texts that its oracle calls right. `calls` and `positions` are means of a text. `gain` is the difference of
 BLEU to blocks that end where they end, with its 95% interval over prompts, paired. Finished rows in --out are kept.
 """

@@ -37,7 +37,7 @@ class CanvasSystem(System):
         after: After | None = None,
         num_steps: int | None = None,
     ) -> Trace:
-        """Write from a beginning, guided, changed after calls, or neither; in `num_steps` calls, or the usual number."""
+        """Write from a beginning, guided, changed after calls, or neither, in `num_steps` calls or as many as ever."""
         return self.traced(beginning, num_steps or self.num_steps, guide=guide, after=after)
 
     @abstractmethod

@@ -99,6 +99,11 @@ class Served:
     engine: Engine
     """What writes with it."""
 
+    @property
+    def diagnosed(self) -> bool:
+        """Whether it can be: watched, and of one task."""
+        return getattr(self.lm, "observed", False) and not self.lm.tasks
+
     def row(self) -> dict[str, Any]:
         """What /v1/models tells of it."""
         lm, row = self.lm, FAMILIES[self.lm.family]
@@ -116,6 +121,7 @@ class Served:
                 "changes": lm.changes,
                 "chat": lm.frame is not None,
                 "tasks": list(lm.tasks),
+                "diagnosed": self.diagnosed,
                 "likelihood": lm.likelihood,
                 "parameters": None if net is None else count_parameters(net),
                 "capacity": getattr(lm, "capacity", None),
@@ -295,10 +301,10 @@ def _add_diagnoses(app: FastAPI, served: Mapping[str, Served], diagnoses: Diagno
     @app.post("/v1/diagnoses", summary="Diagnose a model: manta diagnose in a process of its own", status_code=202)
     async def diagnose(asked: Diagnosing) -> dict[str, Any]:
         found = named(served, asked.model)
-        if found.lm.family not in ("manta", "masked", "aligned", "ar"):
-            raise RequestError(f"a model of the family {found.lm.family} cannot be diagnosed; see docs/diagnostics.md")
         if found.lm.tasks:
             raise RequestError(f"{found.name} tells tasks apart, and one of them alone is diagnosed; export it first")
+        if not found.diagnosed:
+            raise RequestError(f"a model of the family {found.lm.family} cannot be diagnosed; see docs/diagnostics.md")
         if len(asked.prompts) == 1:
             raise RequestError("a diagnosis takes two prompts at least, for a spread")
         if diagnoses.busy:

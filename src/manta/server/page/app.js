@@ -29,7 +29,7 @@ const TASKS = {
   diagnose: {
     go: "Diagnose",
     hint: "Why does the model fail where it fails? It is watched writing in a process of its own: a minute or more. Two prompts or more, one a line; without any it takes some of its own data.",
-    can: (model) => ["manta", "masked", "aligned", "ar"].includes(model.manta.family),
+    can: (model) => model.manta.diagnosed,
   },
 };
 let models = [], task = "write", leaving = null, written = [];
