@@ -1,9 +1,12 @@
 """Blocks that may reach on into the next one, beside blocks that end where they end, of a trained block-causal model.
 
-    manta train e2e:PATH --family block --size nano --num-steps 600 batch_tokens=2000 block.block_length=16 \\
+    manta train e2e:PATH --family block --size nano --num-steps 600 batch_tokens=2000 block.block_length=16 \
         consensus=none --out MODEL
     python benchmarks/extension.py MODEL/model --data e2e:PATH --every 1 --out benchmarks/results/extension.json
-    python benchmarks/extension.py MODEL --data builtin:weather --num-texts 64 --out benchmarks/results/extension.json
+    manta train builtin:weather --family block --size nano --num-steps 400 batch_tokens=900 block.block_length=8 \
+        block.dim=64 block.depth=2 num_examples=4000 --out WEATHER
+    python benchmarks/extension.py WEATHER/model --data builtin:weather --num-texts 64 \
+        --out benchmarks/results/extension.json
 
 Texts are written for prompts of the development split, greedily, one for each: by the threshold decoder, by deferred
 commitment within blocks, by the same at higher thresholds, which spends more calls, too, and with blocks that may reach

@@ -2,14 +2,15 @@
 
     python benchmarks/rates.py --data builtin:weather --lengths 8 --seeds 2 --num-steps 600 \
         --out benchmarks/results/rates.json
-    python benchmarks/rates.py --data builtin:weather --model MODEL --out benchmarks/results/rates.json
+    python benchmarks/rates.py --data builtin:weather --model MODEL --num-texts 48 --draws 12 \
+        --out benchmarks/results/rates.json
 
 Block-causal models of one shape at equal steps and rows, by their `masking`: shares of all sizes, shares between fixed
 bounds, and bounds found on the way (`rates=auto`). `nats` is the bound a word of held-out texts, at shares of all sizes
 for all alike; `gradient_norm` the mean and the standard deviation over the second half of the steps. Of a finished
 model of all shares: the variance of a row's loss by the bounds of its share, from the same rows for all bounds, and of
-a step's loss and gradient over draws of shares between them for one batch of texts; with --model of that model alone,
-and nothing is trained. Finished rows in --out are kept.
+a step's loss and gradient over draws of shares between them for one batch of texts; with --model of that model alone
+(recorded: the weather model of `extension.py`), and nothing is trained. Finished rows in --out are kept.
 """
 
 import argparse
