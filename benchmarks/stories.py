@@ -1,8 +1,8 @@
 """TinyStories: every family at equal steps and about equal parameters, judged by a model that shares no text with
 them.
 
-    python benchmarks/stories.py --data tinystories:PATH --seeds 3 --longer 4000 --folder runs/stories \
-        --out benchmarks/results/stories.json
+    python benchmarks/stories.py --data tinystories:PATH --num-steps 2000 --batch-tokens 2000 --judge-steps 2300 \
+        --folder runs/stories --out benchmarks/results/stories.json
 
 Contestants learn from one half of the training split, the judge, larger and longer trained, from the other. They write
 windows of stories, so passages of equal length are compared, human ones from anywhere in a story. Models that stand in
@@ -23,12 +23,12 @@ from manta.runtime import atomic_write, resolve_device
 
 CONTESTANTS: dict[str, tuple[str, ...]] = {
     "latents": (),
-    "embeddings": ("model.space.kind=embedding", "model.depth=5"),
     "masked": ("--family", "masked", "masked.depth=5", "warm_start=true"),
-    "autoregressive": ("--family", "ar", "teacher.depth=5"),
+    "block": ("--family", "block", "block.depth=5", "warm_start=true"),
+    "autoregressive": ("--family", "ar", "teacher.depth=5", "teacher.draft_horizon=8"),
 }
 """Without an encoder of latents the others get its block, so that parameters agree. All but the last start from an
-autoregressive model that takes a share of their steps."""
+autoregressive model that takes a share of their steps; the last has a drafter, so that its texts take fewer calls."""
 DECODERS = ("deferred", "block", "threshold", "confidence", "remask", "first_hitting")
 ENTROPY_MARGIN = 0.5
 """Nats that a decoder's texts may fall below human ones to be chosen by their perplexity: fewer are a collapse."""
@@ -58,7 +58,8 @@ def main() -> int:
     """Read the command line, train what is missing, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--num-steps", type=int, default=1_500, help="of each run; the judge has twice as many")
+    parser.add_argument("--num-steps", type=int, default=1_500, help="of each run")
+    parser.add_argument("--judge-steps", type=int, help="of the judge; left out, twice as many")
     parser.add_argument("--batch-tokens", type=int, default=4_000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--longer", type=int, help="steps of one longer run of each")
@@ -68,7 +69,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     larger = {"nano": "tiny", "tiny": "small", "small": "base"}[args.size]
-    how = ("--family", "ar", "--size", larger, *steps(2 * args.num_steps, args))
+    how = ("--family", "ar", "--size", larger, *steps(args.judge_steps or 2 * args.num_steps, args))
     judge = trained(args.folder / "judge", args.data, "train:2/2", *how)
     device = resolve_device()
     result: dict[str, Any] = {"machine": machine(device), "steps": args.num_steps, "longer_steps": args.longer}

@@ -18,6 +18,7 @@ VERBS = {
     "train": ("manta.cli.train", "train a model on a file, a built-in corpus or a recipe"),
     "plan": ("manta.cli.plan", "say what a training run needs on one GPU or many: memory, hours, cost"),
     "convert": ("manta.cli.convert", "make a trained model's attention a cheaper operator, and measure what it costs"),
+    "distill": ("manta.cli.distill", "teach a Manta-LM to write in a few network calls what it writes in many"),
     "quantize": ("manta.cli.quantize", "make a trained model smaller and faster: maps of integers, by groups of times"),
     "schedule": ("manta.cli.schedule", "teach a masked model which words to write when, against a price per call"),
     "export": ("manta.cli.export", "write a left-to-right model as a folder that loads without manta"),

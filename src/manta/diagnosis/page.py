@@ -164,7 +164,7 @@ def _plan(page: Page, found: Diagnosis) -> None:
         _curves(found, names, "R(t) = |Dv/Dt|² / |v|², 0 is straight at an even pace", "1/t²", log_y=True),
         "The residual of the Hamilton-Jacobi-Bellman equation without a potential. If differentiation reads far above "
         "the steps, the net ripples in time between the times it is asked at, which no step meets; the pressure is "
-        "what the field's own uncertainty asks for. Try: reflow or distillation to straighten, more calls otherwise.",
+        "what the field's own uncertainty asks for. Try: `manta distill`, or more calls.",
     )
 
 

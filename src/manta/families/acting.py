@@ -37,13 +37,15 @@ class ActingPolicy:
         self.words: Words
         """What the last action told of the words, as it reads the state with its prompt."""
         self.reached: SolverState | None = None
+        self.ahead: Tensor | None = None
+        """How far the step goes that is being taken, for a policy that is told."""
         self.field = self._acting(cond)
         if null is not None:
             self.field = guided(self.field, self._acting(null), guidance_scale)
 
     def _acting(self, condition: Condition) -> Field:
         def field(state: Tensor, t: Tensor, *, cond: Any = None, self_cond: Tensor | None) -> Estimate:
-            seen = replace(condition, settled=self.page.settled)
+            seen = replace(condition, settled=self.page.settled, ahead=self.ahead)
             # All rows are at one time: told once, it is embedded alike in every batch.
             return self.model.act_beside(state, t[:1], cond=seen, self_cond=self_cond)
 
@@ -65,6 +67,7 @@ class ActingPolicy:
         for k, span in enumerate(grid.unfold(0, 2, 1)):
             seen = observer.before(k, self.page, state)
             assert seen is not None, "a flow has a state"
+            self.ahead = span.diff().to(seen)
             reached = next(solve(self.field, seen, span, self_cond=self_cond, **settings))
             if not isinstance(reached.aux, Words):
                 raise UsageError("an observer that wraps the field has to hand on the `aux` of its estimates")
@@ -77,7 +80,7 @@ class ActingPolicy:
         reached = self.reached
         t, self_cond = (begun, None) if reached is None else (1.0, reached.clean)
         state = state if reached is None else reached.state
-        times = torch.full((len(state),), t, device=state.device)
+        times, self.ahead = torch.full((len(state),), t, device=state.device), None
         for _ in range(actions):
             estimate = Estimate.of(self.field(state, times, self_cond=self_cond))
             self.words = estimate.aux

@@ -85,9 +85,15 @@ class Pass:
     """Estimate that the first call is fed."""
 
 
-def default_split(budget: int) -> Split:
-    """A split that serves where a model has none of its own: the plan flows while the words settle."""
-    return Split(flow=max(1, budget - 1))
+def default_split(budget: int, most: int = 0) -> Split:
+    """A split that serves where a model has none of its own: the plan flows while the words settle.
+
+    Args:
+        budget: network calls.
+        most: calls that carry the plan at most, see `MantaConfig.flow_calls`; 0: any.
+    """
+    flow = max(1, budget - 1)
+    return Split(flow=min(flow, most) if most else flow)
 
 
 def _calls(guidance_scale: float) -> int:
@@ -191,7 +197,8 @@ class MantaLM(FluentWriter[MantaModel]):
         budget = options.num_steps
         known = self.splits if options.style == "consensus" else {}
         fitting = [size for size in known if size <= budget]
-        split = known[max(fitting)] if fitting and max(fitting) > budget // 2 else default_split(budget)
+        usual = default_split(budget, self.model.config.flow_calls)
+        split = known[max(fitting)] if fitting and max(fitting) > budget // 2 else usual
         rounds = split.rounds if options.rounds is None else options.rounds
         split = replace(split, rounds=rounds, flow=split.flow if options.flow_steps is None else options.flow_steps)
         left = self._first_pass(split, options)

@@ -37,11 +37,18 @@ class MantaConfig(PromptedConfig):
     bits: int = 0
     """Bits of an adaptive condition, 0 to 8: a code of the text's latents that the policy is told in training; a text
     that is written gets one as the prompt lets expect; 0: none."""
+    flow_calls: int = 0
+    """Most actions that carry the plan, of a model that was distilled for so many; calls beyond them read the finished
+    plan. 0: all that a budget has."""
+    spans: bool = False
+    """The policy is told how far in time a step goes, as `manta distill --method flow_map` teaches it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.bits <= MAX_BITS:
             raise ConfigError(f"bits should lie between 0 and {MAX_BITS}, received {self.bits}")
+        if self.flow_calls < 0:
+            raise ConfigError(f"flow_calls should be 0 or more, received {self.flow_calls}")
 
 
 class CodeReader(nn.Module):
@@ -101,6 +108,7 @@ class MantaModel(PromptedModel):
             shifted=shape.shifted,
             hidden=shape.hidden,
             bits=shape.bits,
+            spans=shape.spans,
         )
         size = sum(p.numel() for p in self.field.parameters())
         self.code_reader = CodeReader(self.space.channels, shape.bits, size // 100) if shape.bits else None

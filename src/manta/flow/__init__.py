@@ -11,6 +11,7 @@ from manta.flow.closed_loop import (
     record,
     replay,
 )
+from manta.flow.distillation import DistillationConfig, landing_target
 from manta.flow.escape import escaping, repetition_direction
 from manta.flow.guidance import guided
 from manta.flow.objective import (
@@ -37,6 +38,7 @@ __all__ = [
     "SOLVERS",
     "TIME_DENSITIES",
     "Controls",
+    "DistillationConfig",
     "Disturbance",
     "DisturbanceError",
     "FlowObjectiveConfig",
@@ -54,6 +56,7 @@ __all__ = [
     "heun",
     "hold",
     "implied_likelihood",
+    "landing_target",
     "log_noise_ratio",
     "mixture_field",
     "per_request_noise",

@@ -17,14 +17,18 @@ class TimeEmbedding(nn.Module):
     Args:
         dim: width of the embedding.
         frequencies: number of frequencies.
+        silent: begin as zero at every time.
     """
 
     omega: Tensor
 
-    def __init__(self, dim: int, frequencies: int = 64) -> None:
+    def __init__(self, dim: int, frequencies: int = 64, *, silent: bool = False) -> None:
         super().__init__()
         self.register_buffer("omega", torch.logspace(0, 1.5, frequencies), persistent=False)
-        self.mlp = nn.Sequential(nn.Linear(2 * frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.mlp = nn.Sequential(nn.Linear(2 * frequencies, dim), nn.SiLU(), last := nn.Linear(dim, dim))
+        if silent:
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     def forward(self, time: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape d"]:
         """Embed each time.

@@ -29,6 +29,8 @@ class Condition:
     """Tokens already settled, the mask token elsewhere."""
     code: Float[Tensor, "b k"] | None = None
     """Bits ±1 of an adaptive condition, 0 for none; None means zeros."""
+    ahead: Float[Tensor, "1"] | None = None
+    """How far in time the solver's step will carry the state; None: it is not told."""
 
     def rows(self, rows: Tensor, states_per_memory: int = 1) -> "Condition":
         """The condition of some rows of the state, each with a row of memory of its own."""
@@ -65,6 +67,7 @@ class VectorField(nn.Module):
             that starts at zero: weights of such a model then mean the same here (Gong et al., arXiv 2410.17891).
         hidden: width inside the pointwise networks; 0: 8/3 of `dim`.
         bits: of an adaptive condition, which is added to the embedding of the time; 0: there is none.
+        spans: build what reads how far a step goes, which is added to the embedding of the time; zero at the start.
     """
 
     told_time = True
@@ -82,6 +85,7 @@ class VectorField(nn.Module):
         shifted: bool = False,
         hidden: int = 0,
         bits: int = 0,
+        spans: bool = False,
     ) -> None:
         super().__init__()
         self.rate, self.dim = rate, dim
@@ -92,6 +96,7 @@ class VectorField(nn.Module):
         self.trunk = Trunk(dim, depth, operators, heads=heads, cross=True, modulation=True, hidden=hidden)
         self.merge = nn.Linear(rate * dim, channels) if estimates else None
         self.code = nn.Parameter(torch.randn(bits, dim) * bits**-0.5) if bits else None
+        self.span = TimeEmbedding(dim, silent=True) if spans else None
         nn.init.normal_(self.spread.weight, std=0.1)
         nn.init.zeros_(self.spread.bias)
         if self.own is not None:
@@ -124,15 +129,17 @@ class VectorField(nn.Module):
             given = before + self.own(given)
         x = given + self.spread(torch.cat([state, fed_back], -1)).reshape(b, n, self.dim).to(given.dtype)
         times = t.repeat_interleave(self.rate, 1) if t.ndim == 2 else t[:, None].expand(b, n)
-        modulation = self._modulation(t, cond.code)
+        modulation = self._modulation(t, cond)
         if t.ndim == 2:
             modulation = modulation.repeat_interleave(self.rate, 1)
         context = OperatorContext(line(n, given.device), cond.mask, times)
         return self.trunk(x, context, memory=cond.memory, modulation=modulation)
 
-    def _modulation(self, t: Tensor, code: Float[Tensor, "b k"] | None) -> Float[Tensor, "r n e"]:
-        """The modulation of time and code: ``W silu(time(t) + Σ_k code_k c_k) + c``."""
-        embedding = self.time(t)
+    def _modulation(self, t: Tensor, cond: Condition) -> Float[Tensor, "r n e"]:
+        """The modulation of time, span and code: ``W silu(time(t) + span(ahead) + Σ_k code_k c_k) + c``."""
+        embedding, code = self.time(t), cond.code
+        if self.span is not None and cond.ahead is not None:
+            embedding = embedding + self.span(cond.ahead)
         if self.code is None or code is None:
             return self.modulation(embedding)
         # A sum bit by bit, and a product of a multiple of four rows: no row depends on how many there are.

@@ -34,7 +34,7 @@ def model_card(
         inherited: what it began with, in words.
     """
     inherited = f"Inherited from `{recipe.inherit}`: {inherited}.\n\n" if inherited else ""
-    begun = f"Trained on from `{recipe.begin_from}`.\n\n" if recipe.begin_from else ""
+    begun = f"{_begun_words(recipe)}\n\n" if recipe.begin_from else ""
     heads = ("on held-out texts", "nats a word", "lost of the source's words, nats")
     converted = converted_words(recipe.converted_from, recipe.conversion, scores, heads)
     return written_card(
@@ -45,6 +45,18 @@ def model_card(
         minutes,
         "Load it with `manta.load(FOLDER)`; write with `manta generate FOLDER --prompt …`.",
     )
+
+
+def _begun_words(recipe: Recipe) -> str:
+    """What a model that was trained on began as, and what it learned."""
+    config = recipe.distillation
+    if config.num_steps is None:
+        return f"Trained on from `{recipe.begin_from}`."
+    calls = 1 + (config.actions << config.halvings)
+    kind = (
+        "every halving of its actions at once" if config.method == "flow_map" else "its actions halved again and again"
+    )
+    return f"Distilled from `{recipe.begin_from}`: {calls} calls in {config.num_steps}, {kind}."
 
 
 def written_card(what: str, recipe: Any, told: str, plan: dict[str, int], minutes: dict[str, float], use: str) -> str:

@@ -1,5 +1,7 @@
 """Runs that train a model of manta on: its family, tokenizer and shape stay, and its stages are those of the family."""
 
+from dataclasses import replace
+
 from manta.errors import ConfigError
 from manta.families import FAMILIES
 from manta.recipes.origins import begun_model, of_shape, placed
@@ -8,6 +10,9 @@ from manta.recipes.recipe import Recipe
 
 def for_continued(recipe: Recipe) -> Recipe:
     """The recipe of a run that goes on with `recipe.begin_from`: that model's family, shape and limits.
+
+    A Manta-LM that is distilled has another shape in one thing: it knows for how many actions, or is told how far a
+    step goes.
 
     Raises:
         ModelError: the folder holds no model of a family that is trained here, or one of integers.
@@ -20,4 +25,16 @@ def for_continued(recipe: Recipe) -> Recipe:
     asked = getattr(recipe, name)
     if asked not in (type(asked)(), lm.model.config):
         raise ConfigError(f"the model keeps its shape; leave {name}.* out")
-    return of_shape(recipe, lm.model.config, begin_from=placed(str(recipe.begin_from)))
+    shape = lm.model.config
+    if recipe.distillation.num_steps is not None:
+        if lm.family != "manta":
+            raise ConfigError(
+                f"{recipe.begin_from} is of the family {lm.family}; what is distilled is a flow, which Manta-LM has"
+            )
+        if recipe.train.rounds > 1:
+            raise ConfigError("a distillation has one round; set train.rounds=1")
+        if recipe.distillation.method == "flow_map":
+            shape = replace(shape, spans=True, flow_calls=0)
+        else:
+            shape = replace(shape, flow_calls=recipe.distillation.actions)
+    return of_shape(recipe, shape, begin_from=placed(str(recipe.begin_from)))

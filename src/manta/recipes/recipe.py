@@ -18,6 +18,7 @@ from manta.families.masked_model import MaskedConfig
 from manta.families.model import MantaConfig
 from manta.families.prompted import PromptedConfig, resolved
 from manta.families.trained import Teaching
+from manta.flow import DistillationConfig
 from manta.operators import DijiangConfig, OperatorChoice
 from manta.text import part_of, task_of
 from manta.training import TrainConfig
@@ -193,6 +194,9 @@ class Recipe(Teaching):
     """Shape of the model if `family = "decoder"`, or of a published one that is converted."""
     conversion: ConversionConfig = field(default_factory=ConversionConfig)
     """What changes in the model of `converted_from`, and how it is taught."""
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    """In how few calls a Manta-LM that is trained on, `begin_from`, is to write, and how it learns to. See `manta
+    distill`."""
     inheritance: InheritanceConfig = field(default_factory=InheritanceConfig)
     """Which part of the model of `inherit` is taken over."""
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import nn
 
 from manta.families import FAMILIES
 from manta.families.autoregressive import AutoregressiveLM, AutoregressiveModel
+from manta.families.distilling import Distillation
 from manta.families.imitation import WordImitation
 from manta.families.prompted import PromptedModel
 from manta.families.trained import Taught
@@ -355,6 +357,8 @@ def stage_specs(parts: TextParts) -> list[StageSpec]:
             parts.measured[name].load_state_dict(part.state_dict())
     if recipe.converted_from is not None:
         return _conversion(parts, net, taught_stages)
+    if recipe.distillation.num_steps is not None:
+        return _distillation(parts, net)
     if recipe.begin_from is not None:
         return _continued(parts, net, taught_stages)
     ours = [_spec(taught, net, parts.answers if taught.answers else parts.targets) for taught in taught_stages]
@@ -407,6 +411,26 @@ def _continued(parts: TextParts, net: PromptedModel, taught_stages: Sequence[Tau
         rest = tuple(part for name, part in net.named_children() if name != "space")
         specs = [replace(spec, trained=rest) if spec.trained == (net,) else spec for spec in specs]
     return in_rounds(specs, parts.recipe.train)
+
+
+def _distillation(parts: TextParts, net: PromptedModel) -> list[StageSpec]:
+    """The stages of a distillation: one for each halving of the calls, or one for all of them."""
+    recipe, config = parts.recipe, parts.recipe.distillation
+    inherit(parts.source.model, net)
+    teacher: Any = deepcopy(net)
+    parts.modules["distilled"] = teacher
+    trained = tuple(part for name, part in net.named_children() if name != "space")
+
+    def begin() -> None:
+        teacher.load_state_dict(net.state_dict())
+
+    def stage(name: str, budgets: tuple[int, ...]) -> StageSpec:
+        objective = Distillation(recipe.objective, parts.measured["density"], teacher, budgets, config.consensus_rows)
+        return StageSpec(name, 1.0, net, trained, objective, parts.targets, begin=begin)
+
+    if config.method == "flow_map":
+        return [stage("flow map", config.levels)]
+    return [stage("one action" if n == 1 else f"{n} actions", (n,)) for n in config.levels]
 
 
 def is_asked(recipe: Recipe, specs: Sequence[StageSpec], index: int) -> bool:

@@ -81,6 +81,16 @@ CONDITIONS: Final[Mapping[str, tuple[Condition, ...]]] = {
         *EVERY,
         CONVERTED,
         Condition(
+            fields=("distillation",),
+            read=lambda recipe: recipe.distillation.num_steps is not None,
+            by="manta distill, or a recipe with begin_from and distillation.num_steps",
+        ),
+        Condition(
+            fields=("model.spans",),
+            read=lambda recipe: recipe.distillation.num_steps is not None,
+            by="manta distill --method flow_map, which sets it",
+        ),
+        Condition(
             fields=("inheritance",),
             read=lambda recipe: recipe.inherit is not None,
             by="a model that inherits from the larger one of --inherit",
