@@ -218,13 +218,8 @@ def drawn_table(result: dict[str, Any]) -> str:
 
 def infill_table(result: dict[str, Any]) -> str:
     """Spans of human texts that are asked for back."""
-    rows = result["infill"]["rows"]
-    steps = sorted({row["num_steps"] for row in rows})
-    lines = ["| model | " + " | ".join(f"{k} call{'s' * (k > 1)}" for k in steps) + " |", "|---|" + "---|" * len(steps)]
-    for model in dict.fromkeys(row["model"] for row in rows):
-        own = {row["num_steps"]: row for row in rows if row["model"] == model}
-        cells = [f"{own[k]['exact']:.1%} ({own[k]['words']:.2f})" for k in steps]
-        lines.append(f"| {model} | " + " | ".join(cells) + " |")
+    lines = ["| filled by | word for word | words right (F) |", "|---|---|---|"]
+    lines += [f"| {row['way']} | {row['exact']:.1%} | {row['words']:.2f} |" for row in result["infill"]["rows"]]
     return "\n".join(lines)
 
 

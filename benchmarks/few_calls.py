@@ -6,7 +6,7 @@
 MODEL is an aligned model that has kept its teacher; PATH is e2e-dataset.zip or its folder. `measure` writes every
 prompt of the split once by each setting, with 95% intervals over prompts (settings that draw: five sampling seeds), and
 times them: milliseconds of one thread at batches of 1, 8 and 32, settings taking turns. `infill` hides a span of one
-human text a prompt and asks for it back, by the model and by the models of --beside. What is measured replaces its part
+human text a prompt and asks for it back in several ways, by the model and by the Manta-LMs of --beside. What is measured replaces its part
 of --out, and the other part stays.
 """
 
@@ -41,6 +41,19 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "decoder": "sequential",  # the same texts, sooner for so many side by side
         "temperature": 0.5,
         "choose": 16,
+    },
+}
+FILLING: dict[str, dict[str, dict[str, Any]]] = {
+    "aligned": {
+        "aligned, no counts": {"num_steps": 1, "fluency": 0.0},
+        "aligned": {"num_steps": 1},
+        "aligned, of 8 the one of least risk": {"num_steps": 1, "choose": 8},
+        "aligned, of 8 the likeliest": {"num_steps": 2, "choose": 8, "choose_by": "likelihood"},
+    },
+    "manta": {
+        f"Manta-LM, {calls} calls{how}": {"num_steps": calls, "style": "consensus", "fluency": fluency}
+        for calls in (2, 4, 8)
+        for how, fluency in ((", no counts", 0.0), ("", 0.5))
     },
 }
 BATCHES = (1, 8, 32)
@@ -106,11 +119,9 @@ def infill(args: argparse.Namespace, kept: dict[str, Any]) -> Iterator[dict[str,
     asked, rows = gaps(args.data, args.num), []
     for place in [args.model, *args.beside]:
         lm: Any = load(place, device="cpu")
-        for steps in (1, 2, 4, 8):
-            style: dict[str, Any] = {"style": "consensus"} if lm.family in ("manta", "masked") else {}
-            style["fluency"] = 0.0
+        for name, options in FILLING[lm.family].items():
             requests = [Request(prompt=prompt, infill=text) for prompt, text, _ in asked]
-            events = finished(lm.generate(requests, GenerateOptions(num_steps=steps, **style)))
+            events = finished(lm.generate(requests, GenerateOptions(**options)))
             texts = [event.text for event in sorted(events, key=lambda event: event.index)]
             exact, share = [], []
             for said, (_, given, span) in zip(texts, asked, strict=True):
@@ -120,7 +131,7 @@ def infill(args: argparse.Namespace, kept: dict[str, Any]) -> Iterator[dict[str,
                 exact.append(filled == wanted)
                 both = sum(min(filled.count(word), wanted.count(word)) for word in set(wanted))
                 share.append(2 * both / (len(filled) + len(wanted)))
-            row = {"model": lm.family, "num_steps": steps, "texts": len(texts)}
+            row = {"way": name, "texts": len(texts)}
             row |= {"exact": round(sum(exact) / len(exact), 4), "words": round(sum(share) / len(share), 4)}
             rows.append(row)
             print(json.dumps(row), file=sys.stderr)

@@ -1,5 +1,5 @@
-"""TinyStories: every family at equal steps and about equal parameters, judged by a model that shares no text with
-them.
+"""TinyStories: every family at about equal parameters and equal steps, or equal minutes where a step is dearer, judged
+by a model that shares no text with them.
 
     python benchmarks/stories.py --data tinystories:PATH --num-steps 2000 --batch-tokens 2000 --judge-steps 2300 \
         --folder runs/stories --out benchmarks/results/stories.json
@@ -14,6 +14,7 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ CONTESTANTS: dict[str, tuple[str, ...]] = {
 }
 """Without an encoder of latents the others get its block, so that parameters agree. All but the last start from an
 autoregressive model that takes a share of their steps; the last has a drafter, so that its texts take fewer calls."""
+DEARER = {"block": 0.5}
+"""Share of the steps for about equal minutes: a batch of a block-causal model holds every text twice."""
 DECODERS = ("deferred", "block", "threshold", "confidence", "remask", "first_hitting")
 ENTROPY_MARGIN = 0.5
 """Nats that a decoder's texts may fall below human ones to be chosen by their perplexity: fewer are a collapse."""
@@ -78,11 +81,15 @@ def main() -> int:
     first = ("train:1/2", "--size", args.size, *steps(args.num_steps, args), "seed=0", *masked)
     decoder, result["decoders"] = chosen_decoder(trained(args.folder / "masked-0", args.data, *first), judge, args)
     result["decoder"] = decoder
-    runs = {str(seed): (*steps(args.num_steps, args), f"seed={seed}") for seed in range(args.seeds)}
-    longer = {"longer": steps(args.longer, args)} if args.longer else {}
+
+    def budget(num: int, *more: str) -> Callable[[str], tuple[str, ...]]:
+        return lambda name: (*steps(round(num * DEARER.get(name, 1)), args), *more)
+
+    runs = {str(seed): budget(args.num_steps, f"seed={seed}") for seed in range(args.seeds)}
+    longer = {"longer": budget(args.longer)} if args.longer else {}
     for report, wanted in {"seeds": runs, "longer": longer}.items():
         models = [
-            trained(args.folder / f"{name}-{run}", args.data, "train:1/2", "--size", args.size, *budget, *changes)
+            trained(args.folder / f"{name}-{run}", args.data, "train:1/2", "--size", args.size, *budget(name), *changes)
             for run, budget in wanted.items()
             for name, changes in CONTESTANTS.items()
         ]

@@ -257,12 +257,25 @@ def test_the_text_that_is_told_is_the_likeliest_of_those_of_all_canvases(aligned
     assert list(alike.tokens) == told[least_risk(told)] and alike.nfe == 2
 
 
+def test_of_a_text_to_fill_the_likeliest_of_blanks_of_all_sizes_is_told(aligned):
+    lm = load(aligned, device="cpu")
+    assert isinstance(lm, AlignedLM)
+    assert lm.causal is not None
+    how = GenerateOptions(num_steps=2, choose=4, choose_by="likelihood")
+    [event] = finished(lm.generate([Request(prompt=PROMPTS[0], infill="It ___{8} rain.")], how))
+    single = GenerateOptions(num_steps=1)
+    requests = [Request(prompt=PROMPTS[0], infill=f"It ___{{{size}}} rain.") for size in (8, 6, 4, 2)]
+    told = [row.tokens for row in finished(lm.generate(requests, single))]
+    prompt = lm.tokenizer.encode(PROMPTS[0])
+    likely = [float(lm.causal.log_likelihood(to_batch([prompt], [list(words)])).value) for words in told]
+    assert event.tokens == told[likely.index(max(likely))]
+    assert event.text.startswith("It ") and event.text.endswith(" rain.") and event.nfe == 2
+
+
 def test_to_choose_takes_a_reading_and_a_call_for_it(aligned):
     lm = load(aligned, device="cpu")
     assert isinstance(lm, AlignedLM)
     with pytest.raises(UsageError, match="a network call of its own"):
         lm.write(PROMPTS, num_steps=1, choose=2, choose_by="likelihood")
-    with pytest.raises(RequestError, match="one canvas"):
-        lm.write(infill="the ___ rain", choose=2)
     with pytest.raises(UsageError, match="no exact likelihood"):
         AlignedLM(lm.model, lm.tokenizer).write(PROMPTS, choose=2, choose_by="likelihood")

@@ -24,7 +24,7 @@ from manta.families.aligned_objective import AlignmentMatching, answered, spread
 from manta.families.asked import check_options
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
 from manta.families.batching import drawn_words, padded_prompts, padded_width
-from manta.families.canvas import Prompts, Template, changes, filled, prompt_tokens, template_of
+from manta.families.canvas import Prompts, Template, changes, filled, narrowed, prompt_tokens, template_of
 from manta.families.decoding import batches
 from manta.families.drafters import DraftLoss
 from manta.families.events import Event, EventKind, GenerateOptions, Request
@@ -251,12 +251,16 @@ class AlignedLM(FluentWriter[AlignedModel]):
         return prompt, template, request.seed, 1.0
 
     def samples(self, request: Request, options: GenerateOptions) -> list[Any]:
-        """On canvases of different sizes; see `RequestWriter`."""
+        """On canvases of different sizes, or with blanks of such; see `RequestWriter`."""
         rows = super().samples(request, options)
         if self._left_to_right(options):
             return rows
-        if request.infill is not None:
-            raise RequestError("a text to fill has one canvas, so there is nothing to choose from; leave `choose` out")
+        if request.infill is not None:  # the widest first, as without a choice
+            texts = [narrowed(request.infill, 1 - k / len(rows)) for k in range(len(rows))]
+            return [
+                self.read(replace(request, infill=text, seed=row[2]), options)
+                for text, row in zip(texts, rows, strict=True)
+            ]
         rooms = torch.linspace(*ROOMS, len(rows)).tolist()
         return [(*row[:3], room) for row, room in zip(rows, rooms, strict=True)]
 

@@ -197,6 +197,21 @@ def pieces_of(text: str, most: int, longest: int, encode: Callable[[str, bool], 
     return (*pieces, Piece(text[end:], 0))
 
 
+def narrowed(text: str, share: float) -> str:
+    """A text to fill, each of whose blanks takes only a share of its tokens, and one at least.
+
+    Args:
+        text: with blanks `___` or `___{n}`; words to change stay as they are.
+        share: in (0, 1].
+    """
+
+    def smaller(blank: re.Match[str]) -> str:
+        size = int(blank[1][:9]) if blank[1] else DEFAULT_BLANK
+        return blank[0] if blank[2] else f"___{{{max(1, round(share * size)) if size else size}}}"
+
+    return _BLANK.sub(smaller, text)
+
+
 def partly_hidden(
     tokens: Sequence[int], old: Sequence[int], mask_id: int, spare: int, strength: float, generator: torch.Generator
 ) -> list[int]:

@@ -110,8 +110,8 @@ class Chosen(Options):
     """Of families that can write several texts for a request, of which one is told."""
 
     choose: int = option(1, least=1)
-    """Texts written side by side for a request, each with a seed of its own (an aligned model: on canvases of as many
-    sizes), of which one is told."""
+    """Texts written side by side for a request, each with a seed of its own (an aligned model: on canvases, or
+    with blanks, of as many sizes), of which one is told."""
     choose_by: Literal["risk", "likelihood"] = "risk"
     """The text most like the others, in the mean over their words and runs of up to four (least Bayes risk), or the
     one to which the model's exact likelihood is highest, which takes one more network call."""
