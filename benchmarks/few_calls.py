@@ -6,8 +6,8 @@
 MODEL is an aligned model that has kept its teacher; PATH is e2e-dataset.zip or its folder. `measure` writes every
 prompt of the split once by each setting, with 95% intervals over prompts (settings that draw: five sampling seeds), and
 times them: milliseconds of one thread at batches of 1, 8 and 32, settings taking turns. `infill` hides a span of one
-human text a prompt and asks for it back in several ways, by the model and by the Manta-LMs of --beside. What is measured replaces its part
-of --out, and the other part stays.
+human text a prompt and asks for it back in several ways, by the model and by the Manta-LMs of --beside. What is
+measured replaces its part of --out, and the other part stays.
 """
 
 import argparse

@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -29,6 +29,7 @@ from manta.recipes.recipe import resolve
 from manta.recipes.stages import TextParts
 from manta.text import NULL, Corpus, read
 
+from .small import small
 from .test_drafting import trained
 
 PROMPTS = ["place: Saltmouth, day: Sunday, sky: cloudy, low: 5, high: 12", "place: Fernley, day: Monday", ""]
@@ -279,3 +280,17 @@ def test_to_choose_takes_a_reading_and_a_call_for_it(aligned):
         lm.write(PROMPTS, num_steps=1, choose=2, choose_by="likelihood")
     with pytest.raises(UsageError, match="no exact likelihood"):
         AlignedLM(lm.model, lm.tokenizer).write(PROMPTS, choose=2, choose_by="likelihood")
+
+
+def test_noise_of_texts_comes_from_the_teacher_of_the_run(tmp_path, capsys):
+    how = {"warm_start": True, "objective": {"coupling": "teacher"}, "num_steps": 12}
+    recipe = from_dict(Recipe, small(1, **how))
+    run = TrainingRun(recipe, tmp_path / "run", device="cpu")
+    for _ in run.events():
+        pass
+    matching = run.specs[1].objective
+    assert run.specs[1].name == "policy" and cast(Any, matching).coupling.teacher is run.parts.teacher
+    assert cast(Any, run.specs[2].objective).ordinary is matching
+    recipe = from_dict(Recipe, small(1, objective={"coupling": "teacher"}))
+    with pytest.raises(ConfigError, match="this run has none"):
+        list(TrainingRun(recipe, tmp_path / "other", device="cpu").events())

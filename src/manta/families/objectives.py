@@ -4,7 +4,7 @@ Each objective is `(model, batch, generator) → Loss` and draws all randomness 
 """
 
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +12,12 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from manta.errors import ConfigError
+from manta.families.coupling import Coupling
 from manta.families.model import MantaModel
 from manta.families.prompted import Memory, PromptedModel
 from manta.flow import FlowObjectiveConfig, LinearPath, TimeDensity, terminal_cross_entropy, velocity_matching
 from manta.flow.adaptive import code_numbers
+from manta.flow.objective import joined
 from manta.nets.vector_field import Condition
 from manta.spaces import LatentSpace, RateController, gaussian_rate
 from manta.step import deciding
@@ -49,6 +51,9 @@ class ObjectiveConfig:
     """Share of batches whose prompts stay bare embeddings, for a budget of a single call."""
     own_share: float = 0.5
     """Share of batches in the last stage whose states the policy has reached by itself."""
+    coupling: Literal["independent", "teacher"] = "independent"
+    """Noise that a text is put on the path from: drawn afresh, or the noise that it has under the teacher, which says
+    which words it is of (`families/coupling.py`)."""
     code_dropout: float = 0.1
     """Share of rows whose adaptive condition is not told, [0, 1]."""
     flow: FlowObjectiveConfig = field(default_factory=FlowObjectiveConfig)
@@ -235,10 +240,27 @@ class PolicyMatching:
         config: shares and weights.
         density: of training times; it learns from the losses and is part of the checkpoint.
         controller: holds the rate; part of the checkpoint.
+        coupling: tells the noise of a text; None: noise is independent of it.
     """
 
-    def __init__(self, config: ObjectiveConfig, density: TimeDensity, controller: RateController) -> None:
-        self.config, self.density, self.controller = config, density, controller
+    def __init__(
+        self,
+        config: ObjectiveConfig,
+        density: TimeDensity,
+        controller: RateController,
+        coupling: Coupling | None = None,
+    ) -> None:
+        self.config, self.density, self.controller, self.coupling = config, density, controller, coupling
+
+    def coupled(
+        self, model: MantaModel, batch: Batch, canvas: Canvas, generator: torch.Generator
+    ) -> Float[Tensor, "b m c"] | None:
+        """The noise that belongs to each text, NaN where it is fresh; None: it is so everywhere."""
+        if self.coupling is None:
+            return None
+        space, free = latent_space(model), ~canvas.hole.any(1)
+        shape = space.rate, canvas.tokens.shape[1] // space.rate, space.channels
+        return self.coupling.noise(batch, free, shape, generator)
 
     def __call__(self, model: MantaModel, batch: Batch, generator: torch.Generator) -> Loss:
         """Loss with parts nats (a token), velocity, clean_error, length (nats), rate (nats a text) and beta.
@@ -262,6 +284,7 @@ class PolicyMatching:
         told = None if code is None else code.repeat_interleave(config.levels, 0)
         seen = canvas.repeat(config.levels)
         hidden = hide(seen, config, generator)
+        coupled = self.coupled(model, batch, canvas, generator)
         words: dict[str, Tensor] = {}
 
         def cost(estimate: Estimate, t: Tensor) -> Tensor:
@@ -285,6 +308,7 @@ class PolicyMatching:
                 space.standardise(mean).detach().repeat_interleave(config.levels, 0),
                 (std / space.std).detach().repeat_interleave(config.levels, 0),
             ),
+            coupled=None if coupled is None else coupled.repeat_interleave(config.levels, 0),
             weight=config.velocity_weight,
             terminal=cost,
         )
@@ -334,7 +358,10 @@ class OwnStates:
             sample = clean + std / space.std * torch.randn(mean.shape, generator=generator).to(mean.device)
             cells = canvas.mask[:, :: space.rate]
             code, _ = code_cost(model, clean, cells, memory, self.config, generator)
-            state, t, hidden, self_cond = self._write(model, canvas, memory, sample, batch.tag == 1, code, generator)
+            noise = self.ordinary.coupled(model, batch, canvas, generator)
+            state, t, hidden, self_cond = self._write(
+                model, canvas, memory, sample, batch.tag == 1, code, noise, generator
+            )
         cond = model.condition(memory, canvas.mask, canvas.tokens.masked_fill(hidden, MASK), code)
         action = model.act(state, t, cond=cond, self_cond=self_cond)
         nats = F.cross_entropy(model.logits(action.aux, hidden), canvas.tokens[hidden])
@@ -352,6 +379,7 @@ class OwnStates:
         sample: Float[Tensor, "b m c"],
         consensus: Bool[Tensor, "b"],
         code: Float[Tensor, "b k"] | None,
+        coupled: Float[Tensor, "b m c"] | None,
         generator: torch.Generator,
     ) -> tuple[Float[Tensor, "b m c"], Float[Tensor, "b"], Bool[Tensor, "b n"], Tensor | None]:
         """State, time, hidden words and last estimate after some actions of the policy."""
@@ -362,7 +390,7 @@ class OwnStates:
         first = torch.where(consensus, 0, (self.earliest * length).ceil().long().clamp_max(length - 1))
         begin = first + (draws[0] * (length - first)).long()
         begin = torch.where(consensus & (draws[1] < 0.5), 0, begin)
-        noise = torch.randn(sample.shape, generator=generator).to(device)
+        noise = joined(torch.randn(sample.shape, generator=generator).to(device), coupled)
         scale = torch.where(consensus, 0.5 + 0.5 * draws[2], 1.0)
         t = begin / length
         state = PATH.sample(scale[:, None, None] * noise, sample, t)

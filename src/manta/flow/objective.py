@@ -79,6 +79,7 @@ def velocity_matching(
     weight: float = 1.0,
     terminal: TerminalCost | None = None,
     posterior: tuple[Float[Tensor, "b n c"], Float[Tensor, "b n c"]] | None = None,
+    coupled: Float[Tensor, "b n c"] | None = None,
     observe: bool = True,
 ) -> Loss:
     """Velocity matching through the clean-state estimate, with a capped weight.
@@ -107,6 +108,7 @@ def velocity_matching(
         posterior: mean and standard deviation of the encoder's Gaussian that `clean` was drawn from. The target is
             then `E[clean | state, mean]` instead of the draw, see `posterior_target`: the minimiser is the same and
             the encoder's own noise leaves the gradient.
+        coupled: noise that belongs to `clean`, NaN where it is to be drawn afresh; None: all of it is.
         observe: whether the time density takes in this batch; False to evaluate.
 
     Returns:
@@ -116,7 +118,7 @@ def velocity_matching(
         UsageError: if no position is left to be scored.
     """
     # 1. Draw times and noise, and put the rows on the path.
-    noised = _noised(clean, path, time_density, generator, config, mask, known)
+    noised = _noised(clean, path, time_density, generator, config, mask, known, coupled)
     # 2. Some rows are fed the field's own first estimate, disturbed.
     fed_back = _first_estimates(field, noised, generator, config, cond, select)
     # 3. Ask the field, and weigh its error by the capped stiffness.
@@ -224,6 +226,7 @@ def _noised(
     config: FlowObjectiveConfig,
     mask: Tensor | None,
     known: Tensor | None,
+    coupled: Tensor | None = None,
 ) -> _Noised:
     scored = torch.ones(clean.shape[:2], dtype=torch.bool, device=clean.device) if mask is None else mask
     t_rows = time_density.sample(len(clean), generator)
@@ -236,9 +239,13 @@ def _noised(
         t = times = t.masked_fill(known, 1.0)
     if not bool(scored.any()):
         raise UsageError("every position of the batch is padding or known, so there is nothing to learn from")
-    return _Noised(
-        t_rows=t_rows, t=t, times=times, state=path.sample(_noise_like(clean, generator), clean, t), scored=scored
-    )
+    noise = joined(_noise_like(clean, generator), coupled)
+    return _Noised(t_rows=t_rows, t=t, times=times, state=path.sample(noise, clean, t), scored=scored)
+
+
+def joined(fresh: Float[Tensor, "b n c"], coupled: Float[Tensor, "b n c"] | None) -> Float[Tensor, "b n c"]:
+    """Noise that belongs to the data where there is some, fresh noise where it is NaN."""
+    return fresh if coupled is None else torch.where(coupled.isnan(), fresh, coupled.to(fresh))
 
 
 def _first_estimates(

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from manta.errors import ConfigError
 from manta.families import FAMILIES
 from manta.families.autoregressive import AutoregressiveLM, AutoregressiveModel
+from manta.families.coupling import Coupling
 from manta.families.distilling import Distillation
 from manta.families.imitation import WordImitation
 from manta.families.prompted import PromptedModel
@@ -352,6 +354,8 @@ def stage_specs(parts: TextParts) -> list[StageSpec]:
     net = writer.net_class(getattr(recipe, shape)).to(parts.device)
     parts.modules["teacher" if shape == "teacher" else "model"] = net
     taught_stages = writer.stages(net, recipe, parts.measured)
+    if recipe.objective.coupling == "teacher":
+        couple(parts, taught_stages)
     if parts.begins_with_another:
         for name, part in parts.source.measured().items():
             parts.measured[name].load_state_dict(part.state_dict())
@@ -458,6 +462,24 @@ def warm_start(parts: TextParts) -> None:
         with torch.no_grad():
             model.places.weight[:both] = teacher.places.weight[:both]
     inherit(teacher.trunk, parts.writer.trunk_of(model))
+
+
+def couple(parts: TextParts, taught_stages: Sequence[Taught]) -> None:
+    """Have a Manta-LM learn from the noise that its texts have under its teacher.
+
+    Raises:
+        ConfigError: there is no teacher, or a latent has no room.
+    """
+    if "teacher" not in parts.modules:
+        raise ConfigError(
+            "objective.coupling=teacher takes the noise of texts from a teacher, and this run has none; set "
+            "warm_start=true, or give one with --teacher"
+        )
+    space = parts.recipe.model.space
+    Coupling.check(space.rate, space.channels)
+    for stage in taught_stages:
+        matching = getattr(stage.objective, "ordinary", stage.objective)
+        matching.coupling = Coupling(parts.teacher)
 
 
 def inherit_part(parts: TextParts, net: PromptedModel) -> None:

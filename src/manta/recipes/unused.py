@@ -117,7 +117,7 @@ CONDITIONS: Final[Mapping[str, tuple[Condition, ...]]] = {
         ),
         Condition(fields=("retries", "recombined"), read=may_be_answered, by="what a teacher answers"),
         Condition(
-            fields=("objective.levels", "objective.known_share", "objective.velocity_weight"),
+            fields=("objective.levels", "objective.known_share", "objective.velocity_weight", "objective.coupling"),
             read=has_latents,
             by="a space of latents, model.space.kind = 'latent'",
         ),
