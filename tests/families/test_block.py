@@ -267,6 +267,10 @@ def test_only_operators_that_compare_pairs_follow_blocks():
         ),
         ({"decoder": "deferred", "extension_step": 2}, "is for blocks that may grow; set `block_extension`"),
         ({"decoder": "deferred", "block_extension": 4, "confidence": "entropy"}, "set `extension_below`"),
+        (
+            {"decoder": "first_hitting", "temperature": 1.0, "ends_last": True},
+            "an end is a word like any other; leave `ends_last` out",
+        ),
         ({"decoder": "deferred", "extension_below": 0.5}, "`extension_below` is for blocks that may grow"),
     ],
 )
@@ -370,6 +374,17 @@ def test_whoever_watches_sees_the_text_so_far_and_changes_the_block_that_is_writ
     [plain, _] = written(lm, requests, options, 2).values()
     [quiet, _] = [e for e in lm.generate(requests, options, Observer()) if e.kind == "done"]
     assert quiet == plain and plain.tokens[2] != word + 1
+
+
+@pytest.mark.parametrize("decoder", ["threshold", "deferred"])
+def test_ends_that_settle_last_leave_the_words_of_their_block(decoder, tokenizer):
+    lm = BlockCausalLM(model(tokenizer.vocab_size, 8), tokenizer)
+    requests = [Request(prompt=prompt) for prompt in PROMPTS]
+    options = GenerateOptions(decoder=decoder, max_tokens=16)
+    early, late = (written(lm, requests, replace(options, ends_last=last), 4) for last in (False, True))
+    assert sum(len(event.tokens) for event in late.values()) > sum(len(event.tokens) for event in early.values())
+    alone = written(lm, requests, replace(options, ends_last=True), 1)
+    assert all(alone[i].tokens == late[i].tokens and alone[i].nfe == late[i].nfe for i in range(4))
 
 
 def test_absolute_places_end(tokenizer):

@@ -40,6 +40,7 @@ OTHER: dict[str, Any] = {
     "block_extension": 4,
     "extension_step": 2,
     "extension_below": 0.5,
+    "ends_last": True,
     "window_masked": 3,
     "window_width": 5,
     "cache": "dual",

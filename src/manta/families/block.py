@@ -277,7 +277,7 @@ class BlockCausalLM(TrainedWriter[BlockCausalModel]):
                 generators=own,
                 width=length + ahead.config.most,
                 end_id=model.end,
-                ends_last=False,
+                ends_last=options.ends_last,
                 max_calls=options.block_steps or ahead.calls,
                 elastic=ahead if ahead.config.most else None,
             ):
