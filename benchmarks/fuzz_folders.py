@@ -76,7 +76,8 @@ def texts(tokenizer: Any, shape: dict[str, Any]) -> dict[str, Any]:
     """Models of texts of the younger families."""
     from manta.families.aligned import AlignedLM
     from manta.families.aligned_model import AlignedConfig, AlignedModel
-    from manta.families.block import BlockCausalConfig, BlockCausalLM, BlockCausalModel
+    from manta.families.block import BlockCausalLM
+    from manta.families.block_model import BlockCausalConfig, BlockCausalModel
 
     return {
         "block": BlockCausalLM(BlockCausalModel(BlockCausalConfig(**shape)), tokenizer),

@@ -13,7 +13,7 @@ from manta.diagnosis.results import on_common_times, thirds
 from manta.diagnosis.steering import choose_keyword
 from manta.errors import UsageError
 
-from ..families.conftest import make_aligned, make_ar, make_lm, make_masked
+from ..families.conftest import make_aligned, make_ar, make_block, make_lm, make_masked
 
 PROMPTS = ["the cat", "some old river", "rain fell over"]
 QUICK = Settings(num_steps=3, probes=1, strengths=(4.0,))
@@ -43,7 +43,7 @@ def test_rows_of_different_lengths_are_read_at_common_times():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [make_lm, make_masked, make_aligned, make_ar])
+@pytest.mark.parametrize("make", [make_lm, make_masked, make_block, make_aligned, make_ar])
 def test_figures_do_not_depend_on_the_batch(make):
     lm = make()
     rows = []
@@ -70,7 +70,7 @@ def test_a_page_of_all_families_is_whole_and_its_numbers_are_plain_json():
     pytest.importorskip("matplotlib")
     told = []
     found = diagnose(
-        {"flow": make_lm(), "mask": make_masked(), "left": make_ar(), "slots": make_aligned()},
+        {"flow": make_lm(), "mask": make_masked(), "left": make_ar(), "slots": make_aligned(), "blocks": make_block()},
         PROMPTS,
         QUICK,
         progress=told.append,

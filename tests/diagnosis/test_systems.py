@@ -13,13 +13,14 @@ from manta.errors import ModelError
 from manta.families.events import GenerateOptions, Request
 from manta.text import MASK, NULL
 
-from ..families.conftest import make_aligned, make_ar, make_lm, make_masked
+from ..families.conftest import make_aligned, make_ar, make_block, make_lm, make_masked
 
 REQUESTS = [Request(prompt="the cat", seed=3), Request(prompt="some old river", seed=4)]
 MAKERS = {
     "latent": make_lm,
     "embedding": lambda: make_lm("embedding"),
     "masked": make_masked,
+    "block": make_block,
     "aligned": make_aligned,
     "ar": make_ar,
 }
@@ -68,7 +69,7 @@ def test_a_disturbance_exchanges_standing_words_alone(kind):
     assert changed.sum(1).tolist() == [max(1, round(0.2 * n)) if n else 0 for n in where.sum(1).tolist()]
 
 
-@pytest.mark.parametrize("kind", ["masked", "aligned", "ar"])
+@pytest.mark.parametrize("kind", ["masked", "block", "aligned", "ar"])
 def test_a_word_that_is_never_taken_back_stays_exchanged(kind):
     system = build(kind)
     standing = system.standing(0.8)
@@ -79,7 +80,7 @@ def test_a_word_that_is_never_taken_back_stays_exchanged(kind):
     assert torch.equal(end[changed], disturbed[changed])
 
 
-@pytest.mark.parametrize("kind", ["masked", "aligned", "ar"])
+@pytest.mark.parametrize("kind", ["masked", "block", "aligned", "ar"])
 def test_the_hard_chain_writes_the_text_and_passes_no_gradient(kind):
     system = build(kind)
     assert isinstance(system, CanvasSystem | AutoregressiveSystem)
@@ -108,6 +109,39 @@ def test_the_hard_chain_writes_the_text_and_passes_no_gradient(kind):
 def test_put_back_to_the_end_a_text_stays(kind):
     system = build(kind)
     assert torch.equal(system.rewritten(system.tokens, 1.0 - 1e-9)[system.mask], system.tokens[system.mask])
+
+
+@pytest.mark.parametrize("decoder", ["threshold", "deferred"])
+def test_texts_of_blocks_end_where_they_end_and_are_measured_alike_alone_and_beside_others(decoder):
+    lm = make_block(max_text=14)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in lm.model.parameters():
+            torch.nn.init.normal_(parameter, std=0.25 if parameter.ndim > 1 else 0.5)
+        lm.model.embedding.weight[lm.model.end] *= 3  # so that texts end at different places
+    requests = [*REQUESTS, Request(prompt="rain fell over", seed=5)]
+    options = GenerateOptions(num_steps=5, decoder=decoder)
+    together, end = system_of(lm, requests, 4, options), lm.model.end
+    assert len({*together.mask.sum(1).tolist()}) > 1
+    for row, request in enumerate(requests):
+        alone = system_of(lm, [request], 4, options)
+        points, calls = len(alone.trace.settled), together.lengths()[row]
+        assert alone.lengths() == [calls] and points == calls + 1
+        assert torch.equal(alone.trace.settled[:, 0], together.trace.settled[:points, row])
+        assert bool((together.trace.settled[points:, row] == alone.tokens[0]).all())
+        for k in range(calls):
+            assert torch.equal(alone.trace.logits[k][0], together.trace.logits[k][row])
+        assert torch.equal(alone.rewritten(alone.tokens, 0.5)[0], together.rewritten(together.tokens, 0.5)[row])
+        words = together.tokens[row][together.mask[row]].tolist()
+        assert end not in words[:-1] and bool((together.tokens[row][~together.mask[row]] == end).all())
+    for belief in together.trace.beliefs(together.vocab_size):
+        torch.testing.assert_close(belief.sum(-1), torch.ones_like(belief[..., 0]))
+    first = next(together.trace.beliefs(together.vocab_size))
+    assert bool((first[..., MASK] == 1).all()), "nothing is believed before the first call"
+    told = list(together.trace.beliefs(together.vocab_size))[1]
+    open_ = together.trace.settled[1, :, 4:] == MASK
+    assert bool(open_.any()) and bool((told[:, 4:, MASK][open_] == 1).all()), "a call speaks of its block alone"
+    assert not told[:, :4, MASK].any()
 
 
 def test_a_model_without_gradients_is_refused_in_plain_words():

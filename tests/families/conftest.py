@@ -8,7 +8,8 @@ import torch
 from manta.families.aligned import AlignedLM
 from manta.families.aligned_model import AlignedConfig, AlignedModel
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
-from manta.families.block import BlockCausalConfig, BlockCausalLM, BlockCausalModel
+from manta.families.block import BlockCausalLM
+from manta.families.block_model import BlockCausalConfig, BlockCausalModel
 from manta.families.manta_lm import MantaLM
 from manta.families.masked import MaskedLM
 from manta.families.masked_model import MaskedConfig, MaskedModel

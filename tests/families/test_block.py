@@ -11,22 +11,18 @@ from manta.config import from_dict
 from manta.errors import ConfigError, RequestError, UsageError
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel, NextToken
 from manta.families.batching import to_batch
-from manta.families.block import (
-    BlockCausalConfig,
-    BlockCausalLM,
-    BlockCausalModel,
-    BlockMatching,
-    BlockReader,
-    _Text,
-)
+from manta.families.block import BlockCausalLM, BlockMatching, _Text
+from manta.families.block_model import BlockCausalConfig, BlockCausalModel, BlockReader
+from manta.families.canvas import Piece, Template, parse_template
 from manta.families.events import GenerateOptions, Request
 from manta.families.masked_model import MaskedConfig, MaskedModel
+from manta.families.observer import Observer
 from manta.hub import load
 from manta.masked import Canvas, DeferredConfig, Extension, ExtensionConfig, MaskedObjectiveConfig
 from manta.operators import LinearConfig, WindowedConfig
 from manta.recipes import Recipe, TrainingRun
 from manta.runtime import make_generator
-from manta.text import MASK, Tokenizer
+from manta.text import MASK, NULL, Tokenizer
 from manta.training import Progress
 
 SHAPE: dict[str, Any] = {"dim": 16, "heads": 2, "depth": 2, "prompt_depth": 1, "max_prompt": 12, "max_text": 40}
@@ -271,6 +267,10 @@ def test_only_operators_that_compare_pairs_follow_blocks():
         ),
         ({"decoder": "deferred", "extension_step": 2}, "is for blocks that may grow; set `block_extension`"),
         ({"decoder": "deferred", "block_extension": 4, "confidence": "entropy"}, "set `extension_below`"),
+        (
+            {"decoder": "first_hitting", "temperature": 1.0, "ends_last": True},
+            "an end is a word like any other; leave `ends_last` out",
+        ),
         ({"decoder": "deferred", "extension_below": 0.5}, "`extension_below` is for blocks that may grow"),
     ],
 )
@@ -280,10 +280,115 @@ def test_options_of_others_are_refused(options, said, tokenizer):
         list(lm.generate([Request(prompt="rain")], GenerateOptions(**options)))
 
 
-def test_a_text_to_fill_is_refused_and_absolute_places_end(tokenizer):
+BLANKS = ["rain and ___{3} over the ___{2}, wind", "___{5} in the morning", "wind and snow ___", "rain ___{9}."]
+
+
+@pytest.mark.parametrize("decoder", ["threshold", "deferred", "confidence", "first_hitting"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_blanks_are_filled_alike_alone_and_beside_others_and_keep_what_is_given(decoder, temperature, tokenizer):
+    lm = BlockCausalLM(model(tokenizer.vocab_size, 4), tokenizer)
+    with torch.no_grad():
+        lm.model.embedding.weight[lm.model.end] *= 3  # so that some would end early
+    options = GenerateOptions(decoder=decoder, temperature=temperature, block_steps=3)
+    if decoder == "deferred":
+        options = replace(options, block_extension=4, extension_below=2.0)
+    asked = [Request(prompt=PROMPTS[i], infill=text, seed=i) for i, text in enumerate(BLANKS)]
+    requests = [*asked, Request(prompt="rain", seed=9)]
+    together, alone = (written(lm, requests, options, size) for size in (8, 1))
+    for index, text in enumerate(BLANKS):
+        one, other = together[index], alone[index]
+        assert (one.tokens, one.nfe, one.processed, one.text) == (other.tokens, other.nfe, other.processed, other.text)
+        template = parse_template(text, tokenizer, rate=1, max_cells=41)
+        given, said = template.tokens[:-1].tolist(), list(one.tokens)
+        last = max((place for place, token in enumerate(given) if token != MASK), default=0)
+        assert len(given) >= len(said) > last and MASK not in said and lm.model.end not in said
+        kept = [(place, token) for place, token in enumerate(given) if token != MASK]
+        assert [(place, said[place]) for place, _ in kept] == kept
+        assert all(one.chances[place] == 1 for place, _ in kept)
+        for piece in text.replace("{3}", "").replace("{2}", "").replace("{5}", "").replace("{9}", "").split("___"):
+            assert piece.strip() in one.text
+    assert together[4].tokens == alone[4].tokens
+
+
+def test_a_blank_sees_what_is_given_in_its_block_and_before_and_nothing_of_later_blocks(tokenizer):
+    lm = BlockCausalLM(model(tokenizer.vocab_size, 4), tokenizer)
+    given = [MASK if place in (5, 6) else 280 + place for place in range(16)]
+
+    def filled(changed: int | None) -> tuple[float, ...]:
+        tokens = torch.tensor([270 if place == changed else token for place, token in enumerate(given)])
+        blanks = (Piece("", 2), Piece("", 0))
+        template = Template(torch.cat([tokens, torch.tensor([NULL])]), blanks)
+        row = ([5, 6], template, 0)
+        [done] = [e for e in lm.write_rows([row], GenerateOptions(), 1, Observer()) if e.kind == "done"]
+        assert [t for place, t in enumerate(done.tokens) if place not in (5, 6)] == tokens[tokens != MASK].tolist()
+        return done.chances[5:7]
+
+    assert len({filled(place) for place in (None, 8, 11, 15)}) == 1
+    assert all(filled(place) != filled(None) for place in (3, 4, 7))
+
+
+def test_a_block_without_a_blank_takes_no_call_and_words_to_change_are_refused(tokenizer):
     lm = BlockCausalLM(model(tokenizer.vocab_size, 4, absolute_places=True), tokenizer)
-    [event] = lm.generate([Request(infill="rain ___")])
-    assert event.kind == "failed" and isinstance(event.error, RequestError)
+    words = "rain and sun over the hill in the morning"
+    number = len(tokenizer.encode(words))
+    [done] = written(lm, [Request(infill=f"{words} ___{{1}}")], GenerateOptions(), 1).values()
+    assert done.nfe == 2 and done.text.startswith(words) and len(done.tokens) in (number, number + 1)
+    assert done.processed == -(-(number + 1) // 4) * 4, "what stands before is read once, with the block of the blank"
+    [refused] = lm.generate([Request(infill="rain [[and]] sun")])
+    assert refused.kind == "failed" and "fills blanks ___; words [[…]] to change are for" in str(refused.error)
+    [long] = lm.generate([Request(infill="rain ___{41}")])
+    assert long.kind == "failed" and isinstance(long.error, RequestError)
+    [whole] = written(lm, [Request(infill="___{40}")], GenerateOptions(), 1).values()
+    assert len(whole.tokens) <= 40
+
+
+def test_whoever_watches_sees_the_text_so_far_and_changes_the_block_that_is_written(tokenizer):
+    lm, word = BlockCausalLM(model(tokenizer.vocab_size, 4), tokenizer), 300
+
+    class Watching(Observer):
+        """Wants one word at place 5, and puts another at place 2 after the second call."""
+
+        def __init__(self) -> None:
+            self.seen: list[tuple[int, int]] = []
+            self.calls: list[list[int]] = []
+
+        def logits(self, logits: torch.Tensor, settled: torch.Tensor) -> torch.Tensor:
+            self.seen.append((logits.shape[1], int((settled[:, :-4] == MASK).sum())))
+            assert not logits[:, :-4].any(), "nothing is told of words that are settled"
+            logits = logits.clone()
+            if logits.shape[1] == 8:
+                logits[:, 5, word] = 1e4
+            return logits
+
+        def settled(self, page: Canvas) -> None:
+            self.calls.append([page.calls, *page.calls_of.tolist()])
+            if page.calls == 2:
+                page.tokens[:, 2] = word + 1
+
+    watching, requests = Watching(), [Request(prompt=prompt) for prompt in PROMPTS[:2]]
+    options = GenerateOptions(max_tokens=12, block_steps=2)
+    done = [event for event in lm.generate(requests, options, watching) if event.kind == "done"]
+    assert watching.seen == [(4, 0), (4, 0), (8, 0), (8, 0), (12, 0), (12, 0)]
+    assert watching.calls == [[k, k, k] for k in range(1, 7)]
+    assert [event.tokens[2] for event in done] == [word + 1] * 2 and [event.tokens[5] for event in done] == [word] * 2
+    [plain, _] = written(lm, requests, options, 2).values()
+    [quiet, _] = [e for e in lm.generate(requests, options, Observer()) if e.kind == "done"]
+    assert quiet == plain and plain.tokens[2] != word + 1
+
+
+@pytest.mark.parametrize("decoder", ["threshold", "deferred"])
+def test_ends_that_settle_last_leave_the_words_of_their_block(decoder, tokenizer):
+    lm = BlockCausalLM(model(tokenizer.vocab_size, 8), tokenizer)
+    requests = [Request(prompt=prompt) for prompt in PROMPTS]
+    options = GenerateOptions(decoder=decoder, max_tokens=16)
+    early, late = (written(lm, requests, replace(options, ends_last=last), 4) for last in (False, True))
+    assert sum(len(event.tokens) for event in late.values()) > sum(len(event.tokens) for event in early.values())
+    alone = written(lm, requests, replace(options, ends_last=True), 1)
+    assert all(alone[i].tokens == late[i].tokens and alone[i].nfe == late[i].nfe for i in range(4))
+
+
+def test_absolute_places_end(tokenizer):
+    lm = BlockCausalLM(model(tokenizer.vocab_size, 4, absolute_places=True), tokenizer)
     with pytest.raises(UsageError, match="knows 40 absolute places"):
         list(lm.generate([Request(prompt="rain")], GenerateOptions(max_tokens=41)))
 

@@ -9,7 +9,7 @@ from manta.aligned import AlignmentConfig
 from manta.errors import ConfigError, UsageError
 from manta.families.aligned_model import AlignedConfig
 from manta.families.autoregressive import AutoregressiveConfig
-from manta.families.block import BlockCausalConfig
+from manta.families.block_model import BlockCausalConfig
 from manta.families.decoder import DecoderConfig
 from manta.families.events import GenerateOptions
 from manta.families.image_flow import DrawOptions

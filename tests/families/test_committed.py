@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from manta.families.block import BlockCausalConfig, BlockCausalLM, BlockCausalModel
+from manta.families.block import BlockCausalLM
+from manta.families.block_model import BlockCausalConfig, BlockCausalModel
 from manta.families.events import GenerateOptions, Request
 
 from .conftest import make_aligned, make_ar, make_masked, random_weights

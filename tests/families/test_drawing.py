@@ -9,7 +9,8 @@ import torch
 
 from manta.aligned import AlignmentConfig
 from manta.families.aligned_objective import AlignmentMatching
-from manta.families.block import BlockCausalConfig, BlockCausalModel, BlockMatching
+from manta.families.block import BlockMatching
+from manta.families.block_model import BlockCausalConfig, BlockCausalModel
 from manta.families.drafters import DraftLoss
 from manta.families.image_flow import reconstruction
 from manta.families.image_model import ImageConfig, ImageModel

@@ -8,7 +8,8 @@ import torch
 from manta.autoregressive import NgramDrafter, count_ngrams
 from manta.errors import ConfigError, UsageError
 from manta.families.aligned import AlignedLM
-from manta.families.block import BlockCausalConfig, BlockCausalLM, BlockCausalModel
+from manta.families.block import BlockCausalLM
+from manta.families.block_model import BlockCausalConfig, BlockCausalModel
 from manta.families.decoding import chosen_decoder
 from manta.families.masked import MaskedLM
 from manta.families.options import read_options

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from manta.families.aligned import AlignedLM
 from manta.families.batching import to_batch
-from manta.families.block import BlockCausalConfig, BlockCausalLM, BlockCausalModel, BlockMatching
+from manta.families.block import BlockCausalLM, BlockMatching
+from manta.families.block_model import BlockCausalConfig, BlockCausalModel
 from manta.families.masked_objective import bound
 from manta.masked import MaskedObjectiveConfig
 from manta.runtime import make_generator

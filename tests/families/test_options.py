@@ -12,7 +12,8 @@ from manta.families.aligned import AlignedLM
 from manta.families.aligned_model import AlignedConfig, AlignedModel
 from manta.families.asked import applicable, bounds, check_options, follows, listed
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel, log_likelihood
-from manta.families.block import BlockCausalConfig, BlockCausalLM, BlockCausalModel
+from manta.families.block import BlockCausalLM
+from manta.families.block_model import BlockCausalConfig, BlockCausalModel
 from manta.families.events import GenerateOptions
 from manta.families.masked import MaskedLM
 from manta.families.masked_model import MaskedConfig, MaskedModel
@@ -39,6 +40,7 @@ OTHER: dict[str, Any] = {
     "block_extension": 4,
     "extension_step": 2,
     "extension_below": 0.5,
+    "ends_last": True,
     "window_masked": 3,
     "window_width": 5,
     "cache": "dual",

@@ -6,18 +6,20 @@ import pytest
 import torch
 
 from manta.cli import main
-from manta.errors import ConfigError, DataError, UsageError
+from manta.errors import CheckpointError, ConfigError, DataError, UsageError
 from manta.families.events import GenerateOptions, Request, finished
 from manta.families.masked import MaskedLM
 from manta.families.masked_model import MaskedConfig, MaskedModel
 from manta.families.thinking import ThinkingConfig
 from manta.hub import card_of, load, save_model
+from manta.hub.digest import digest_of
 from manta.masked import LearnedConfig
 from manta.masked.learned import Learned, Schedule
 from manta.recipes import scheduling
-from manta.recipes.scheduling import _surrogate, learn_schedule
+from manta.recipes.scheduling import Kept, ScheduleRecipe, _surrogate, learn_schedule
 from manta.text import Tokenizer
 from manta.text.tasks import SUDOKU4
+from manta.training.checkpoint import save_checkpoint
 
 SHAPE = {"dim": 32, "heads": 2, "prompt_depth": 1, "depth": 1, "max_prompt": 16, "max_text": 16}
 
@@ -101,6 +103,56 @@ def test_the_verb_writes_a_model_that_follows_its_schedule(tmp_path, capsys):
     assert "is there already" in capsys.readouterr().err
     assert main(["schedule", "builtin:e2e", "--data", "builtin:sudoku4", "--out", str(tmp_path / "x")]) == 2
     assert "a schedule is for masked models" in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
+def test_interrupted_learning_goes_on_as_if_it_had_never_stopped(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(scheduling, "PROMPTS", 3)
+    monkeypatch.setattr(scheduling, "TRIES", 2)
+    save_model(tmp_path / "model", puzzler(), recipe={}, card="# A model\n", dtype=torch.float32)
+    out, folder = tmp_path / "new", tmp_path / "new.learning"
+    command = ["schedule", str(tmp_path / "model"), "--data", "builtin:sudoku4", "--price", "0.4", "--updates", "4"]
+    assert main([*command, "--out", str(tmp_path / "at once")]) == 0
+    wanted = load(tmp_path / "at once", device="cpu")
+    assert not (tmp_path / "at once.learning").exists(), "nothing is left to go on with"
+
+    lm = load(tmp_path / "model", device="cpu")
+    assert isinstance(lm, MaskedLM) and isinstance(wanted, MaskedLM)
+    recipe = ScheduleRecipe(model=str(tmp_path / "model"), data="builtin:sudoku4", price=0.4, updates=4)
+
+    def killed(line: str) -> None:
+        if line.startswith("update 2"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        kept = Kept(folder, recipe, digest_of(lm))
+        learn_schedule(lm, recipe.data, recipe.price, updates=4, tell=killed, kept=kept)
+    assert Kept.found(folder) == kept and not out.exists()
+    for wrong, said in (
+        ([*command, "--out", str(out)], "half learned; add --resume"),
+        (["schedule", "--resume", "--price", "0.1", "--out", str(out)], "leave --price out"),
+        (["schedule", "--resume", "--out", str(tmp_path / "other")], "nothing to resume"),
+    ):
+        capsys.readouterr()
+        assert main(wrong) != 0 and said in capsys.readouterr().err
+    assert main(["schedule", "--resume", "--out", str(out)]) == 0
+    assert "going on after update 2 of 4" in capsys.readouterr().err and not folder.exists()
+    taught = load(out, device="cpu")
+    assert isinstance(taught, MaskedLM) and taught.decoder == wanted.decoder
+    assert card_of(out) == card_of(tmp_path / "at once")
+
+
+def test_a_schedule_is_not_gone_on_with_for_another_model(tmp_path, capsys):
+    save_model(tmp_path / "model", puzzler(), recipe={}, card="# A model\n")
+    recipe = ScheduleRecipe(model=str(tmp_path / "model"), data="builtin:sudoku4")
+    generator, schedule = torch.Generator(), Schedule()
+    optimizer = torch.optim.Adam(schedule.parameters())
+    kept = Kept(tmp_path / "new.learning", recipe, "another")
+    scheduling._keep(kept, 1, schedule, optimizer, generator)
+    assert main(["schedule", "--resume", "--out", str(tmp_path / "new")]) != 0
+    assert "has changed since its schedule was begun" in capsys.readouterr().err
+    save_checkpoint(tmp_path / "run", 1, {}, {})
+    with pytest.raises(CheckpointError, match="not that of a schedule"):
+        Kept.found(tmp_path / "run")
 
 
 def test_what_it_is_not_for_is_refused(tmp_path):

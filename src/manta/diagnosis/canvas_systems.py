@@ -1,4 +1,4 @@
-"""Masked and aligned models as systems: each call settles some places of a canvas."""
+"""Masked, aligned and block-causal models as systems: each call settles some places of a canvas."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -14,9 +14,10 @@ from manta.aligned import Slots, collapse
 from manta.control import ChainStep
 from manta.diagnosis.system import Commit, System
 from manta.families.aligned import AlignedLM
+from manta.families.block import BlockCausalLM
 from manta.families.masked import MaskedLM
 from manta.families.observer import Beginning
-from manta.families.tracing import After, Guide, Trace, trace_aligned, trace_masked
+from manta.families.tracing import After, Guide, Trace, trace_aligned, trace_block, trace_masked
 from manta.masked import Canvas
 from manta.operators import OperatorContext, line
 from manta.text import MASK, NULL
@@ -71,20 +72,26 @@ class CanvasSystem(System):
         beginning = replace(self.beginning, tokens=tokens.masked_fill(self.hidden(t), MASK))
         return self.write(beginning, num_steps=max(1, round(self.num_steps * (1 - t)))).tokens
 
+    def undecided(self, settled: Int64[Tensor, "b n"]) -> Bool[Tensor, "b n"]:
+        """Places that stand as they do whatever the logits there say."""
+        return torch.zeros_like(settled, dtype=torch.bool)
+
     def chain(self, commit: Commit) -> tuple[list[ChainStep], Tensor]:
         """Steps of the decoder as they were made, and the weights before them."""
-        policy = self.policy()
-        unset = F.one_hot(torch.tensor(MASK), self.vocab_size).to(self.mask.device)
+        policy, points = self.policy(), self.trace.settled[:, :, : self.width]
         steps = []
-        for before, after in self.trace.settled.unfold(0, 2, 1).movedim(-1, 1):
+        for before, after in points.unfold(0, 2, 1).movedim(-1, 1):
             chosen = ((before == MASK) & (after != MASK))[..., None]
-            back = ((before != MASK) & (after == MASK))[..., None]
+            fixed = (((before != MASK) & (after == MASK)) | self.undecided(after))[..., None]
+            stands = F.one_hot(after, self.vocab_size).float()
 
-            def settle(logits: Tensor, state: Tensor, chosen: Tensor = chosen, back: Tensor = back) -> Tensor:
-                return torch.where(back, unset.float(), torch.where(chosen, commit(logits), state))
+            def settle(
+                logits: Tensor, state: Tensor, chosen: Tensor = chosen, fixed: Tensor = fixed, stands: Tensor = stands
+            ) -> Tensor:
+                return torch.where(fixed, stands, torch.where(chosen, commit(logits), state))
 
             steps.append(ChainStep(policy, settle))
-        return steps, F.one_hot(self.trace.settled[0], self.vocab_size).float()
+        return steps, F.one_hot(points[0], self.vocab_size).float()
 
 
 class MaskedSystem(CanvasSystem):
@@ -112,6 +119,55 @@ class MaskedSystem(CanvasSystem):
             return model.head(hidden).masked_fill(unset.bool(), -torch.inf)
 
         return policy
+
+
+class BlockSystem(CanvasSystem):
+    """A block-causal model with its own decoder, in as many calls as it takes; texts lie on the largest canvas."""
+
+    family = "block"
+    lm: BlockCausalLM
+    grows = True
+
+    def facts(self) -> dict[str, Any]:
+        kind, length = self.lm.decoder_for(self.options).kind, self.lm.model.config.block_length
+        return {**super().facts(), "decoder": kind, "block_length": length}
+
+    @property
+    def places(self) -> int:
+        return self.beginning.tokens.shape[1]
+
+    @property
+    def width(self) -> int:
+        length = self.lm.model.config.block_length
+        return -(-int(self.mask.sum(1).max()) // length) * length
+
+    def traced(self, beginning: Beginning, num_steps: int, *, guide: Guide | None, after: After | None) -> Trace:
+        assert after is None, "a text with other words is written on from them"
+        generators = tuple(self.generator(seed, 13) for seed in self.seeds)
+        return trace_block(self.lm, replace(beginning, generators=generators), self.options, guide=guide)
+
+    def continued(self, t: float, standing: Int64[Tensor, "b n"]) -> Int64[Tensor, "b n"]:
+        return self.write(replace(self.beginning, tokens=standing)).tokens
+
+    def policy(self) -> Callable[[Tensor], Tensor]:
+        """The blocks before the one that is written stand, so that one row tells what a call behind them does."""
+        model, n, device = self.lm.model, self.width, self.mask.device
+        projected = model.trunk.project(self.beginning.memory.states, self.beginning.memory.mask)
+        blocks = torch.arange(n, device=device) // model.config.block_length
+        context = OperatorContext(line(n, device), blocks=blocks)
+        unset, begin = F.one_hot(torch.tensor([MASK, model.begin]), self.vocab_size).to(device)
+
+        def policy(state: Tensor) -> Tensor:
+            before = torch.cat([begin.to(state).expand(len(state), 1, -1), state[:, :-1]], 1)
+            hidden = model.trunk(model.read_weights(state, before), context, memory=projected)
+            return model.head(hidden).masked_fill(unset.bool(), -torch.inf)
+
+        return policy
+
+    def undecided(self, settled: Int64[Tensor, "b n"]) -> Bool[Tensor, "b n"]:
+        """Behind an end all is ended."""
+        ended = (settled == self.lm.model.end).long()
+        return ended.cumsum(1) > ended
 
 
 class AlignedSystem(CanvasSystem):

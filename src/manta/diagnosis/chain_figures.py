@@ -27,8 +27,7 @@ def adjoint_figures(system: CanvasSystem | AutoregressiveSystem, settings: Setti
     the share of the settled words whose logits no gradient reaches. Profiles: `adjoint_…` of the surrogates, over the
     last third of the steps.
     """
-    found, lengths = Measured(), system.lengths()
-    width = max(lengths) if isinstance(system, AutoregressiveSystem) else system.mask.shape[1]
+    found, lengths, width = Measured(), system.lengths(), system.width
     mask = system.mask[:, :width]
     canvas = (padded_width(system.places), system.vocab_size)
     draws = [system.draws(60 + i, canvas, width) * mask[..., None] for i in range(settings.probes)]

@@ -87,7 +87,7 @@ def diagnose(
     """Measure every figure of `docs/diagnostics.md` on each model.
 
     Args:
-        models: name → model of the family manta, masked, aligned or ar.
+        models: name → model of the family manta, masked, block, aligned or ar.
         prompts: the same for all models, at least two for a spread.
         settings: how.
         judge: name and model of the judge of fluency; None takes the first autoregressive one among the models, which
@@ -124,7 +124,7 @@ def _check_settings(settings: Settings, models: Sequence[Any]) -> None:
     """Refuse a setting that was given and that none of the models follows; one that some follow serves those."""
     flows = [lm for lm in models if lm.family == "manta"]
     latent = [lm for lm in flows if lm.model.space.estimates]
-    one_style = all(lm.family in ("ar", "aligned") for lm in models)
+    one_style = all(lm.family in ("ar", "aligned", "block") for lm in models)
     usual = Settings()
     moot = {
         "style": (one_style, "Manta-LM and masked models"),
@@ -200,6 +200,7 @@ OF_FAMILY: dict[str, Callable[[Settings], dict[str, Callable[[Any], Measured]]]]
         "pushes": lambda s: flow_figures.push_figures(s, settings),
     },
     "masked": lambda settings: {"the adjoint": lambda s: chain_figures.adjoint_figures(s, settings)},
+    "block": lambda settings: {"the adjoint": lambda s: chain_figures.adjoint_figures(s, settings)},
     "aligned": lambda settings: {"the adjoint": lambda s: chain_figures.adjoint_figures(s, settings)},
     "ar": lambda settings: {"the adjoint": lambda s: chain_figures.adjoint_figures(s, settings)},
 }

@@ -84,11 +84,11 @@ def steer(system: System, keyword: str, settings: Settings, judgement: Judgement
         Strength 0 first, then each strength of guided logits and, for a flow, of the guided plan.
     """
     phrase = system.lm.tokenizer.encode(keyword)
-    goal = keyword_goal(phrase, system.mask if system.family != "ar" else None)
+    goal = keyword_goal(phrase, None if system.grows else system.mask)
     clean = judgement.of(system, system.tokens)
     found = [_outcome(system, "logits", 0.0, system.tokens, keyword, clean, judgement)]
-    # Left to right there are no later positions yet: the phrase gets room to end in, where nothing is known.
-    room = len(phrase) - 1 if system.family == "ar" else 0
+    # Behind what is written there are no positions yet: the phrase gets room to end in, where nothing is known.
+    room = len(phrase) - 1 if system.grows else 0
     ways: list[tuple[str, Callable[[float], Tensor]]] = [("logits", lambda s: _by_logits(system, goal, s, room))]
     if isinstance(system, FlowSystem):
         ways.append(("plan", lambda s: _by_plan(system, goal, s)))

@@ -1,8 +1,8 @@
 """What every family is to a diagnosis: a text in the making that can be disturbed, continued, put back and steered.
 
-Time is the share of the way: of the network calls (Manta-LM: flow time), of a masked or aligned model's own calls, of
-an autoregressive text's tokens. Everything is drawn for each request alone on a canvas of fixed size, so that no figure
-depends on the batch a prompt is measured in.
+Time is the share of the way: of the network calls (Manta-LM: flow time), of a masked, aligned or block-causal text's
+own calls, of an autoregressive text's tokens. Everything is drawn for each request alone on a canvas of fixed size, so
+that no figure depends on the batch a prompt is measured in.
 """
 
 from abc import ABC, abstractmethod
@@ -40,6 +40,8 @@ class System(ABC):
 
     family: str
     trace: Trace
+    grows: bool = False
+    """A call speaks of a text up to the place it is written to, and not of what follows."""
 
     def __init__(
         self, lm: Any, requests: Sequence[Request], num_steps: int, options: GenerateOptions, words: str = "writing"
@@ -87,6 +89,11 @@ class System(ABC):
         return self.trace.mask
 
     @property
+    def width(self) -> int:
+        """Places that the longest text takes in a chain of commitments."""
+        return self.mask.shape[1]
+
+    @property
     def tokens(self) -> Int64[Tensor, "b n"]:
         """The texts."""
         return self.trace.tokens
@@ -97,7 +104,7 @@ class System(ABC):
         return [request.seed for request in self.requests]
 
     def texts(self, tokens: Int64[Tensor, "b n"]) -> list[str]:
-        """Tokens as texts; they end where an autoregressive text ends."""
+        """Tokens as texts; they end where one that is written on ends."""
         texts, end = [], getattr(self.lm.model, "end", None)
         for row in tokens.tolist():
             row = row[: row.index(end)] if end in row else row

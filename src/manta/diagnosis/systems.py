@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from manta.control import ChainStep
-from manta.diagnosis.canvas_systems import AlignedSystem, MaskedSystem
+from manta.diagnosis.canvas_systems import AlignedSystem, BlockSystem, MaskedSystem
 from manta.diagnosis.system import Commit, System
 from manta.errors import ModelError
 from manta.families.autoregressive import AutoregressiveLM
@@ -142,12 +142,17 @@ class AutoregressiveSystem(System):
 
     family = "ar"
     lm: AutoregressiveLM
+    grows = True
 
     def write(self, beginning: Beginning, *, guide: Guide | None = None) -> Trace:
         trace = trace_autoregressive(self.lm, beginning, guide=guide)
         rest = (0, beginning.tokens.shape[1] - trace.mask.shape[1])
         settled = F.pad(trace.settled, rest, value=self.lm.model.end)
         return replace(trace, mask=F.pad(trace.mask, rest, value=False), settled=settled)
+
+    @property
+    def width(self) -> int:
+        return max(self.lengths())
 
     def lengths(self) -> list[int]:
         return self.mask.sum(1).tolist()
@@ -170,7 +175,7 @@ class AutoregressiveSystem(System):
     def chain(self, commit: Commit) -> tuple[list[ChainStep], Tensor]:
         """One step a token, and the weights before them; a text that has ended stays as it is."""
         model, memory = self.lm.model, self.beginning.memory
-        tokens = self.tokens[:, : max(self.lengths())]
+        tokens = self.tokens[:, : self.width]
         projected = model.trunk.project(memory.states, memory.mask)
         start = F.one_hot(torch.full_like(tokens[:, :1], model.begin), self.vocab_size).float()
         width, ended = tokens.shape[1], F.one_hot(torch.tensor(model.end), self.vocab_size).float().to(tokens.device)
@@ -194,7 +199,7 @@ class AutoregressiveSystem(System):
 
 
 SYSTEMS: dict[str, type[System]] = {
-    system.family: system for system in (FlowSystem, MaskedSystem, AlignedSystem, AutoregressiveSystem)
+    system.family: system for system in (FlowSystem, MaskedSystem, BlockSystem, AlignedSystem, AutoregressiveSystem)
 }
 """From a family to the system that its models are diagnosed as."""
 
@@ -212,6 +217,6 @@ def system_of(
     if system is None:
         raise ModelError(
             f"a diagnosis follows gradients through a model's own steps, which is not built for the family {family}; "
-            "train one with manta train --family manta, masked, aligned or ar"
+            "train one with manta train --family manta, masked, block, aligned or ar"
         )
     return system(lm, requests, num_steps, options, words)

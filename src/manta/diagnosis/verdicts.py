@@ -83,6 +83,8 @@ def _sudden(flow: ModelDiagnosis, other: ModelDiagnosis) -> Verdict:
     )
     if other.family == "ar":
         line += " By construction: a left-to-right model believes nothing of a word before it writes it."
+    if other.family == "block":
+        line += " In part by construction: a block-causal model believes nothing of a word before its block is begun."
     return Verdict("singularity", f"{flow.name} against {other.name}", _compared(gap, -1), line)
 
 

@@ -111,7 +111,7 @@ class Replying:
         """Replies as they are written, each with the number of its question.
 
         Raises:
-            UsageError: an option that the family does not follow, or a family that cannot go on from a beginning.
+            UsageError: an option that the family does not follow.
             RequestError: a context that the model has no room for.
         """
         begun = self.asked.reading == "beginning" and not self.asked.published
@@ -174,11 +174,6 @@ class Replying:
                 texts = self._left_to_right(lm, asks[begin : begin + self.batch_size])
                 yield from ((begin + at, text) for at, text in enumerate(texts))
             return
-        if not self.lm.fills:
-            raise UsageError(
-                "a block-causal model that learned texts without prompts does not go on from a beginning; give it "
-                "tasks of another kind, or one that was trained on prompts"
-            )
         begun = [self._blank(ask) for ask in asks]
         requests = [
             Request(infill=f"{context} ___{{{blank}}}", seed=ask.seed, options=ask.options)

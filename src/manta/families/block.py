@@ -4,26 +4,23 @@ A block is written as a masked model writes a text, behind a cache of the blocks
 of one word are an autoregressive model, and one block for the whole text is a masked one.
 """
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
-from torch import Tensor, nn
+from jaxtyping import Float, Int64
+from torch import Tensor
 
-from manta.errors import ConfigError, RequestError, UsageError
+from manta.errors import RequestError, UsageError
 from manta.families.asked import check_options
-from manta.families.batching import WIDTH, padded_prompts, padded_width, repeated_rows
-from manta.families.canvas import Prompts, Template, prompt_tokens
-from manta.families.decoding import DRAWN, chosen_decoder, write_canvas
+from manta.families.batching import padded_prompts
+from manta.families.block_model import BlockCausalConfig, BlockCausalModel, BlockReader
+from manta.families.canvas import Prompts, Template, changes, prompt_tokens, template_of
+from manta.families.decoding import DRAWN, batches, chosen_decoder, write_canvas
 from manta.families.events import UNFINISHED, Event, GenerateOptions, Request
 from manta.families.observer import Beginning, Observer
 from manta.families.options import given, spelled
-from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resolved
 from manta.families.trained import LogLikelihood, Taught, Teaching, TrainedWriter
 from manta.masked import (
     Canvas,
@@ -38,132 +35,14 @@ from manta.masked import (
     likelihood_bound,
     masked_cross_entropy,
 )
-from manta.nets.layout import columnwise
-from manta.nets.trunk import Trunk
-from manta.operators import OperatorContext, line
-from manta.operators.cross_attention import ProjectedMemory
 from manta.runtime import check_likelihood, make_generator
-from manta.text import BOS, EOS, HUMAN, MASK, Batch
+from manta.text import HUMAN, MASK, NULL, Batch
 from manta.types import Loss
 
 ALWAYS = 1 - 1e-9
 """Least share of hidden words in a block of one: it is hidden."""
 OWN = ThresholdConfig()
 """How a block is written unless the options say otherwise."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockCausalConfig(PromptedConfig):
-    """Shape of a block-causal masked model."""
-
-    family: Literal["block"] = "block"
-    """Which family this is."""
-    block_length: int = 8
-    """b, words of a block; 1 is left to right."""
-    shifted: bool = True
-    """Each place reads the word before it as an autoregressive model does, and its own through a linear map that starts
-    at zero: weights of such a model then mean the same here."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.block_length < 1:
-            raise ConfigError(f"block_length should be at least 1, received {self.block_length}")
-
-
-class BlockCausalModel(PromptedModel):
-    """Logits of every place of a block, given the prompt, the blocks before and the words that are not masked.
-
-    Args:
-        config: shape.
-
-    Raises:
-        ConfigError: an operator cannot keep elements to the blocks before.
-
-    Source: Arriola et al., "Block Diffusion", arXiv 2503.09573; reading the word before: Gong et al., arXiv 2410.17891.
-    """
-
-    begin, end = BOS, EOS
-
-    def __init__(self, config: BlockCausalConfig) -> None:
-        shape = resolved(config)
-        num_places = max(shape.max_prompt, shape.max_text + shape.block_length) if shape.absolute_places else 0
-        super().__init__(shape, num_lengths=None, num_places=num_places)
-        self.trunk = Trunk(shape.dim, shape.depth, shape.mix, heads=shape.heads, cross=True, hidden=shape.hidden)
-        if not self.trunk.follows_blocks:
-            raise ConfigError(f"{shape.kinds} sees whole rows or what lies before alone; blocks need attention")
-        self.own = nn.Linear(shape.dim, shape.dim, bias=False) if shape.shifted else None
-        if self.own is not None:
-            nn.init.zeros_(self.own.weight)
-        self.inside = nn.Embedding(shape.block_length, shape.dim) if shape.block_length > 1 else None
-        """Place in the block: without it the places of an unwritten one are alike."""
-        if self.inside is not None:
-            nn.init.normal_(self.inside.weight, std=0.1)
-
-    def read(
-        self, tokens: Int64[Tensor, "b n"], before: Int64[Tensor, "b n"], start: int = 0
-    ) -> Float[Tensor, "b n d"]:
-        """States at the bottom of the stack.
-
-        Args:
-            tokens: the word of each place, or the mask token.
-            before: the same of the place before each; looked at if the model is shifted.
-            start: number of the first place.
-        """
-        x = self.embed(tokens, start) if self.own is None else self.embed(before, start)
-        if self.own is not None:
-            x = x + self.own(self.embedding(tokens))
-        if self.inside is None:
-            return x
-        place = torch.arange(start, start + tokens.shape[1], device=tokens.device)
-        return x + self.inside(place % self.config.block_length)
-
-    def forward(
-        self,
-        clean: Int64[Tensor, "b n"],
-        shown: Int64[Tensor, "b n"],
-        mask: Bool[Tensor, "b n"],
-        memory: tuple[ProjectedMemory, ...],
-    ) -> Float[Tensor, "b n v"]:
-        """Logits of every place of all blocks at once, each behind the clean blocks before it.
-
-        One row holds both copies of a text; a place of the copy that is shown receives from its block there, and from
-        the earlier blocks of the clean one.
-
-        Args:
-            clean: the texts; n is a multiple of the block's length.
-            shown: the same, the mask token where a word is hidden.
-            mask: True where a row has blocks.
-            memory: the prompt, from `trunk.project`.
-        """
-        n, length = clean.shape[1], self.config.block_length
-        place = torch.arange(n, device=clean.device)
-        first = torch.full_like(clean[:, :1], self.begin)
-        before = torch.cat([first, clean[:, :-1]], 1)
-        before_shown = torch.where(place % length == 0, before, torch.cat([first, shown[:, :-1]], 1))
-        x, blocks, where = self.read(shown, before_shown), place // length, line(n, clean.device)
-        if n == length:  # there is nothing before the only block
-            return self.head(self.trunk(x, OperatorContext(where, mask, blocks=blocks), memory=memory))
-        context = OperatorContext(
-            where.repeat(2, 1),
-            mask.repeat(1, 2),
-            blocks=blocks.repeat(2),
-            lasting=torch.arange(2 * n, device=clean.device) < n,
-        )
-        hidden = self.trunk(torch.cat([self.read(clean, before), x], 1), context, memory=memory)
-        return self.head(hidden[:, n:])
-
-    def in_blocks(self, batch: Batch) -> tuple[Int64[Tensor, "b n"], Bool[Tensor, "b n"]]:
-        """Texts as rows of whole blocks, closed and filled up by ends; and where each row has blocks.
-
-        n is a multiple of `WIDTH`, too, so that a likelihood does not depend on the batch.
-        """
-        length = self.config.block_length
-        blocks = batch.text_lengths // length + 1  # room for one end at least
-        multiple = math.lcm(length, WIDTH)
-        place = torch.arange(-(-int(blocks.max()) * length // multiple) * multiple, device=batch.text.device)[None]
-        text = F.pad(batch.text, (0, max(0, place.shape[1] - batch.text.shape[1])))[:, : place.shape[1]]
-        tokens = torch.where(place < batch.text_lengths[:, None], text, self.end)
-        return tokens, place < (blocks * length)[:, None]
 
 
 class BlockMatching:
@@ -200,75 +79,6 @@ class BlockMatching:
         return masked_cross_entropy(denoiser, *blocks, mask_id=MASK, generator=generator, config=config, rates=rates)
 
 
-class BlockReader:
-    """A model on one batch of texts, block after block, behind a cache of the blocks before.
-
-    The clean states of a block are computed within the first call of the next, so that they cost no call of their own.
-    On CPU what a block is told is, bit for bit, the same beside any other rows, and with nothing kept.
-
-    Args:
-        model: the model.
-        memory: encoded prompts.
-        room: places that are written at most.
-    """
-
-    def __init__(self, model: BlockCausalModel, memory: Memory, room: int) -> None:
-        self.model, self.rows = model, len(memory.states)
-        device, length = memory.states.device, model.config.block_length
-        on_cpu = device.type == "cpu"
-        self.trunk = columnwise(model.trunk) if on_cpu and memory.states.dtype is torch.float32 else model.trunk
-        self._room = -(-room // length) * length
-        place = torch.arange(padded_width(self._room), device=device)
-        self.context = OperatorContext(
-            line(len(place), device), blocks=place // length, alone=on_cpu and model.trunk.answers_alone
-        )
-        self.memory = self.trunk.project(repeated_rows(memory.states), repeated_rows(memory.mask))
-        self.cache = self.trunk.new_cache()
-        self.settled = torch.full((self.rows, 1), model.begin, device=device)
-        """Words of the blocks that are written, behind the beginning."""
-        self._kept = 0
-
-    @property
-    def room(self) -> int:
-        """Places that are left to write, those of the present block included."""
-        return self._room - (self.settled.shape[1] - 1)
-
-    def __call__(
-        self, tokens: Int64[Tensor, "b l"], start: int, stop: int, ahead: Extension | None = None
-    ) -> Float[Tensor, "b k v"]:
-        """Logits of places of the present block, and of those beyond that it reaches; see `SpanDenoiser`.
-
-        Args:
-            tokens: of these places.
-            start, stop: which of them are asked for.
-            ahead: knows how far the block of each row reaches; None: as far as itself.
-        """
-        row = repeated_rows(torch.cat([self.settled, tokens], 1))
-        begin, end = self._kept, row.shape[1] - 1
-        x = self.model.read(row[:, begin + 1 :], row[:, begin:-1], begin)
-        context = self.context if ahead is None or not ahead.reaches else self._extended(repeated_rows(ahead.extra))
-        hidden = self.trunk(x, context.span(begin, end), memory=self.memory, cache=self.cache)
-        self._kept = end - tokens.shape[1]
-        return self.model.head(hidden[:, -tokens.shape[1] :])[: self.rows, start:stop]
-
-    def _extended(self, extra: Int64[Tensor, "k"]) -> OperatorContext:
-        """The present block and the places beyond that it reaches as one; no row sees what another one reaches."""
-        assert self.context.blocks is not None, "made with blocks"
-        place, length = torch.arange(self.context.length, device=extra.device), self.model.config.block_length
-        end = self.settled.shape[1] - 1 + length + extra[:, None]
-        own = (self.settled.shape[1] - 1) // length
-        blocks = torch.where(place < end.max(), self.context.blocks.clamp_max(own), self.context.blocks)
-        return replace(self.context, blocks=blocks, mask=place < end)
-
-    def settle(self, tokens: Int64[Tensor, "b l"]) -> None:
-        """Go on to the next block.
-
-        Args:
-            tokens: the present one, all written.
-        """
-        self.settled = torch.cat([self.settled, tokens], 1)
-
-
 class BlockCausalLM(TrainedWriter[BlockCausalModel]):
     """A block-causal masked model with its tokenizer, ready to write texts of any length.
 
@@ -278,7 +88,7 @@ class BlockCausalLM(TrainedWriter[BlockCausalModel]):
     """
 
     family = "block"
-    observed = False
+    observed = fills = True
     likelihood = "bound"
     estimator = "hidden words of each block behind the clean ones before it, their number uniform and stratified"
     config_class, net_class = BlockCausalConfig, BlockCausalModel
@@ -328,7 +138,7 @@ class BlockCausalLM(TrainedWriter[BlockCausalModel]):
                 f"at temperature 0 there is one text to choose from; set {spelled('temperature')}, or leave "
                 f"{spelled('choose')} out"
             )
-        self._check_extension(options, self._decoder(options))
+        self._check_extension(options, self.decoder_for(options))
         room = options.max_tokens or 0
         if self.model.places is not None and room > self.capacity:
             raise UsageError(
@@ -351,42 +161,115 @@ class BlockCausalLM(TrainedWriter[BlockCausalModel]):
         if asked and options.block_extension == 0:
             raise UsageError(f"{spelled(asked[0])} is for blocks that may grow; set {spelled('block_extension')}")
 
-    def _decoder(self, options: GenerateOptions) -> DecoderConfig:
+    def decoder_for(self, options: GenerateOptions) -> DecoderConfig:
+        """The decoder of a request, see `chosen_decoder`."""
         return chosen_decoder(options, OWN)
 
-    def read(self, request: Request, options: GenerateOptions) -> tuple[list[int], int]:
-        """Tokens of the prompt, and the seed; a text to fill cannot be served. See `RequestWriter`."""
-        if request.infill is not None:
-            raise RequestError("a block-causal model writes on from block to block and cannot fill blanks")
-        return prompt_tokens(request, self.tokenizer, self.model.config.max_prompt), request.seed
+    def read(self, request: Request, options: GenerateOptions) -> tuple[list[int], Template | None, int]:
+        """Tokens of the prompt, the text to fill if there is one, and the seed; see `RequestWriter`."""
+        prompt = prompt_tokens(request, self.tokenizer, self.model.config.max_prompt)
+        template = template_of(request, self.tokenizer, rate=1, max_cells=self.capacity + 1)
+        if changes(template):
+            raise RequestError(
+                "a block-causal model fills blanks ___; words [[…]] to change are for a Manta-LM and masked models"
+            )
+        return prompt, template, request.seed
 
     def write_rows(
-        self, rows: Sequence[tuple[list[int], int]], options: GenerateOptions, batch_size: int, observer: Observer
+        self,
+        rows: Sequence[tuple[list[int], Template | None, int]],
+        options: GenerateOptions,
+        batch_size: int,
+        observer: Observer,
     ) -> Iterator[Event]:
-        """Block after block, prompts of like lengths side by side; see `RequestWriter`."""
+        """Block after block, prompts of like lengths side by side, and texts to fill apart; see `RequestWriter`."""
         order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
-        for begin in range(0, len(order), batch_size):
-            chosen = order[begin : begin + batch_size]
-            for event in self._write([rows[i] for i in chosen], options):
+        for alike in batches([rows[i][1] is not None for i in order], batch_size):
+            chosen = [order[at] for at in alike]
+            for event in self._write([rows[i] for i in chosen], options, observer):
                 yield replace(event, index=chosen[event.index])
 
     @torch.no_grad()
-    def _write(self, rows: Sequence[tuple[list[int], int]], options: GenerateOptions) -> Iterator[Event]:
-        model, length = self.model, self.model.config.block_length
-        seeds = [make_generator(seed) for _, seed in rows]
-        prompt, lengths = padded_prompts([prompt for prompt, _ in rows], self.device)
-        memory = model.memory(prompt, lengths, torch.zeros_like(lengths))
-        room = options.max_tokens or self.capacity
-        reader = BlockReader(model, memory, room)
-        texts, decoder = [_Text(self, room) for _ in rows], self._decoder(options)
-        ahead = self._extension(options, decoder, len(rows))
+    def _write(
+        self, rows: Sequence[tuple[list[int], Template | None, int]], options: GenerateOptions, observer: Observer
+    ) -> Iterator[Event]:
+        prompts, templates, seeds = zip(*rows, strict=True)
+        batch = Prompts(*padded_prompts(prompts, self.device), tuple(make_generator(seed) for seed in seeds))
+        beginning = self._beginning(batch, templates, options, encode=True)
+        room = (options.max_tokens if templates[0] is None else None) or self.capacity
+        texts = [_Text(self, room, template) for template in templates]
+        yield from self._blocks(beginning, texts, room, self._given(beginning), options, observer)
+
+    @torch.no_grad()
+    def follow(self, beginning: Beginning, options: GenerateOptions, observer: Observer) -> Int64[Tensor, "b n"]:
+        """Write from a beginning, the likeliest word everywhere; the observer sees it.
+
+        A text that is partly given does not end before the block of its last given word; within it, a word that stands
+        behind an end is dropped, as in writing.
+
+        Args:
+            beginning: from `begin`, or a text partly given.
+            options: choose the decoder, its settings and the calls of a block.
+            observer: who watches.
+
+        Returns:
+            The texts, ends behind each.
+        """
+        n, length = beginning.tokens.shape[1], self.model.config.block_length
+        texts = [_Text(self, n) for _ in beginning.tokens]
+        least = self._given(beginning) // length * length
+        for _ in self._blocks(beginning, texts, n, least, replace(options, temperature=0.0), observer):
+            pass
+        rows = [[*text.words, *[self.model.end] * (n - len(text.words))] for text in texts]
+        return torch.tensor(rows, device=self.device)
+
+    def _given(self, beginning: Beginning) -> Int64[Tensor, "b"]:
+        """Places of each row up to its last given word."""
+        known = (beginning.tokens != MASK) & (beginning.tokens != self.model.end)
+        return (known * torch.arange(1, known.shape[1] + 1, device=known.device)).amax(1)
+
+    def _blocks(
+        self,
+        beginning: Beginning,
+        texts: "Sequence[_Text]",
+        room: int,
+        least: Int64[Tensor, "b"],
+        options: GenerateOptions,
+        observer: Observer,
+    ) -> Iterator[Event]:
+        """Block after block.
+
+            for each block, behind the words of those before:
+                write its open places, given words beside them seen; no end before the last given word
+                take its words over: they never change again
+
+        A block sees no given word of a later one, unless it reaches it (`Extension`).
+
+        Args:
+            beginning: given words, and the mask token where words go.
+            texts: receive the words.
+            room: places of the longest text.
+            least: words of each row before it may end.
+            options: how the places of a block are written.
+            observer: who watches.
+        """
+        model, length, decoder = self.model, self.model.config.block_length, self.decoder_for(options)
+        reader = BlockReader(model, beginning.memory, room)
+        ahead, watch = self._extension(options, decoder, beginning.tokens), _Watch(observer, reader)
+
+        def denoiser(tokens: Tensor, start: int, stop: int) -> Tensor:
+            logits = reader(tokens, start, stop, ahead).float()
+            place = torch.arange(start, stop, device=logits.device) + ahead.start
+            logits[..., model.end].masked_fill_(place < least[:, None], -torch.inf)
+            return watch.logits(logits, tokens)
+
         while any(not text.ended for text in texts):
             live = torch.tensor([not text.ended for text in texts], device=self.device)
             # Noise of its own for each block: what a row draws does not depend on the calls of the rows beside it.
-            own = [make_generator(int(torch.randint(2**62, (), generator=g))) for g in seeds]
+            own = [make_generator(int(torch.randint(2**62, (), generator=g))) for g in beginning.generators]
             canvas = begun = ahead.begin(live, reader.room)
             for canvas in write_canvas(
-                partial(reader, ahead=ahead),
+                denoiser,
                 begun.tokens,
                 decoder,
                 options,
@@ -394,10 +277,11 @@ class BlockCausalLM(TrainedWriter[BlockCausalModel]):
                 generators=own,
                 width=length + ahead.config.most,
                 end_id=model.end,
-                ends_last=False,
+                ends_last=options.ends_last,
                 max_calls=options.block_steps or ahead.calls,
                 elastic=ahead if ahead.config.most else None,
             ):
+                watch.settled(canvas)
                 for index, text in enumerate(texts):
                     if not text.ended:
                         yield text.draft(index, canvas)
@@ -407,27 +291,98 @@ class BlockCausalLM(TrainedWriter[BlockCausalModel]):
                 if not text.ended and text.settle(canvas, index, int(ahead.computed[index])):
                     yield text.event("done", index, text.words)
 
-    def _extension(self, options: GenerateOptions, decoder: DecoderConfig, rows: int) -> Extension:
-        """What lets the blocks of a batch grow, as far as the options say."""
+    def _extension(self, options: GenerateOptions, decoder: DecoderConfig, given: Int64[Tensor, "b n"]) -> Extension:
+        """What lets the blocks of a batch grow, as far as the options say, into what is given there."""
         length = self.model.config.block_length
         beyond = -(-(options.max_tokens or self.capacity) // length) * length - length
         config = ExtensionConfig(
             most=min(options.block_extension, beyond), step=options.extension_step, below=options.extension_below
         )
         window = decoder if isinstance(decoder, DeferredConfig) else DeferredConfig()
-        return Extension(config, window, rows, length, mask_id=MASK, end_id=self.model.end, device=self.device)
+        return Extension(
+            config,
+            window,
+            len(given),
+            length,
+            mask_id=MASK,
+            end_id=self.model.end,
+            given=given,
+            device=self.device,
+        )
 
     def _beginning(
         self, batch: Prompts, templates: Sequence[Template | None], options: GenerateOptions, *, encode: bool
     ) -> Beginning:
-        raise UsageError("nobody can watch a block-causal model write yet; choose another model")
+        """The mask token in whole blocks, as many as the longest text has; given words where a template has them."""
+        memory = self.model.memory(batch.tokens, batch.lengths, torch.zeros_like(batch.lengths), encode=encode)
+        length = self.model.config.block_length
+        tokens = torch.full((len(templates), -(-self.capacity // length) * length), MASK, device=self.device)
+        for row, template in enumerate(templates):
+            if template is not None:
+                given = template.tokens.masked_fill(template.tokens == NULL, self.model.end)
+                tokens[row] = self.model.end
+                tokens[row, : len(given)] = given[: tokens.shape[1]].to(self.device)
+        return Beginning(memory, tokens, torch.ones_like(tokens, dtype=torch.bool), batch.generators)
+
+
+class _Watch:
+    """Tells an observer of a block as of the text up to its end; what it says of the block goes on.
+
+    Args:
+        observer: who watches.
+        reader: has the blocks before.
+    """
+
+    def __init__(self, observer: Observer, reader: BlockReader) -> None:
+        self.observer = None if type(observer) is Observer else observer
+        self.reader, self.calls = reader, 0
+        self.calls_of = torch.zeros(reader.rows, dtype=torch.long, device=reader.settled.device)
+        self._of_block = torch.zeros_like(self.calls_of)
+
+    def logits(self, logits: Float[Tensor, "b l v"], tokens: Int64[Tensor, "b l"]) -> Float[Tensor, "b l v"]:
+        """The block's, behind zeros at the words before it."""
+        if self.observer is None:
+            return logits
+        before = self.reader.settled[:, 1:]
+        nothing = torch.zeros_like(logits[:, :1]).expand(-1, before.shape[1], -1)
+        told = self.observer.logits(torch.cat([nothing, logits], 1), torch.cat([before, tokens], 1))
+        return told[:, before.shape[1] :]
+
+    def settled(self, canvas: Canvas) -> None:
+        """The text with the block as it stands, whose words may be changed; its calls are those of the whole text."""
+        if self.observer is None:
+            return
+        before = self.reader.settled[:, 1:]
+        if canvas.calls == 1:
+            self._of_block = torch.zeros_like(self.calls_of)
+        self.calls_of = self.calls_of + canvas.calls_of - self._of_block
+        self._of_block, self.calls = canvas.calls_of, self.calls + 1
+        nothing, sure = torch.zeros_like(before, dtype=torch.bool), torch.full(before.shape, torch.inf)
+        page = replace(
+            canvas,
+            tokens=torch.cat([before, canvas.tokens], 1),
+            writable=torch.cat([nothing, canvas.writable], 1),
+            masked=torch.cat([nothing, canvas.masked], 1),
+            confidence=torch.cat([sure.to(canvas.confidence), canvas.confidence], 1),
+            calls=self.calls,
+            calls_of=self.calls_of,
+        )
+        self.observer.settled(page)
+        canvas.tokens = page.tokens[:, before.shape[1] :]
 
 
 class _Text:
-    """What is told of one text while it is written."""
+    """What is told of one text while it is written.
 
-    def __init__(self, lm: BlockCausalLM, room: int) -> None:
-        self.lm, self.room = lm, room
+    Args:
+        lm: the model.
+        room: most words of a free text.
+        template: of a text to fill.
+    """
+
+    def __init__(self, lm: BlockCausalLM, room: int, template: Template | None = None) -> None:
+        self.lm, self.template = lm, template
+        self.room = room if template is None else len(template.tokens) - 1
         self.words: list[int] = []
         self.ended = False
         self.nfe, self.processed = 1, 0
@@ -464,10 +419,13 @@ class _Text:
 
     def event(self, kind: Literal["draft", "done"], index: int, words: list[int]) -> Event:
         """The text with some words."""
-        text = self.lm.tokenizer.decode([word for word in words if word != MASK]).strip()
         sure = sum(self._sure) / len(self._sure) if self._sure else 0.0
         chances = (*self._sure, *[0.0] * (len(words) - len(self._sure)))
-        standing = len(self.lm.tokenizer.decode(self.words).strip().rstrip(UNFINISHED))
+        if self.template is None:
+            text = self.lm.tokenizer.decode([word for word in words if word != MASK]).strip()
+            standing = len(self.lm.tokenizer.decode(self.words).strip().rstrip(UNFINISHED))
+        else:
+            text, standing = self.template.text(words, self.lm.tokenizer), 0
         end = float(kind == "done")
         return Event(
             kind, index, text, tuple(words), end, sure, self.nfe, self.processed, chances=chances, standing=standing

@@ -73,6 +73,11 @@ def check_decoder(options: GenerateOptions, decoder: DecoderConfig, doubts: bool
             f"the {kind} decoder draws its places, whatever the confidence; {spelled('confidence')} is for "
             f"{listed(others)}; leave it out"
         )
+    if options.ends_last and options.temperature > 0 and decoder.build().exact:
+        raise UsageError(
+            f"the {kind} decoder draws its places, and words at a temperature: to it an end is a word like any other; "
+            f"leave {spelled('ends_last')} out"
+        )
     if options.cache != "none" and not looks_at_parts(decoder) and options.block_length is None:
         raise UsageError(
             f"the {kind} decoder looks at the whole text in every call, so that a cache saves nothing; set "

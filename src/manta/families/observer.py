@@ -39,8 +39,9 @@ class Observer:
 
     Each method leaves everything as it is until a subclass says otherwise. `page` is the family's own: it holds the
     words, and may be changed in place. A Manta-LM calls all of them, `before` and `moved` where a step of its flow is
-    made; masked and aligned models call `logits` and `settled`; an autoregressive one, which has no page, `logits`
-    alone.
+    made; masked and aligned models call `logits` and `settled`, and block-causal ones too, of the text up to the end of
+    the block that is written, of which alone logits are told and words may be changed; an autoregressive one, which has
+    no page, `logits` alone.
     """
 
     def field(self, field: Field, page: Any, cond: Any) -> Field:

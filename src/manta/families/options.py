@@ -211,12 +211,22 @@ class MaskedOptions(Decoded, Styled, Changed, Chosen, Structured, Fluent):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PublishedOptions(Decoded, Changed, Bounded):
+class Ended(Options):
+    """Of masked families whose texts end where an end is committed, unless it is said otherwise."""
+
+    ends_last: bool = False
+    """Commit ends of texts only when nothing but ends is left to commit, of a block-causal model in its block: an end
+    is sure before the words are and, committed early, shortens the text. Free texts of masked models always settle so;
+    an early end saves the calls behind it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedOptions(Decoded, Changed, Bounded, Ended):
     """Of published masked models."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockOptions(Committed, Bounded, Chosen):
+class BlockOptions(Committed, Bounded, Chosen, Ended):
     """Of block-causal models."""
 
     block_steps: int | None = option(None, least=1)

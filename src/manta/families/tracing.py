@@ -16,6 +16,7 @@ from torch import Tensor
 from manta.aligned import Slots
 from manta.families.aligned import AlignedLM
 from manta.families.autoregressive import AutoregressiveLM
+from manta.families.block import BlockCausalLM
 from manta.families.events import GenerateOptions
 from manta.families.manta_lm import MantaLM
 from manta.families.masked import MaskedLM
@@ -48,7 +49,8 @@ class Trace:
     settled: Int64[Tensor, "points b n"]
     """Words that stood before each network call and after the last, the mask token elsewhere."""
     logits: tuple[Float[Tensor, "b n v"], ...] = ()
-    """What each call said of the words; none of an autoregressive model, which speaks of the next word alone."""
+    """What each call said of the words, −∞ of all at a place of a block to come; none of an autoregressive model,
+    which speaks of the next word alone."""
 
     @property
     def tokens(self) -> Int64[Tensor, "b n"]:
@@ -76,7 +78,8 @@ class Trace:
 
     def _spoken(self, k: int) -> Tensor:
         logits = self.logits[k].float().clone()
-        logits[..., MASK] = -torch.inf
+        silent = logits.isneginf().all(-1)
+        logits[..., MASK] = torch.where(silent, 0.0, -torch.inf)
         return logits.softmax(-1)
 
 
@@ -227,6 +230,62 @@ def trace_aligned(
     lm.follow(beginning, num_steps, recorder)
     settled = torch.stack([beginning.tokens, *recorder.standing])
     return Trace(beginning, beginning.mask, settled, tuple(recorder.spoken))
+
+
+class RowRecorder(Guided):
+    """Keeps what a trace tells of each row, of the calls that it took part in: a text is traced alike in any batch.
+
+    Args:
+        rows: texts.
+        guide: a hook, see its type.
+    """
+
+    def __init__(self, rows: int, guide: Guide | None = None) -> None:
+        super().__init__(guide)
+        self.standing: list[list[Tensor]] = [[] for _ in range(rows)]
+        self.spoken: list[list[Tensor]] = [[] for _ in range(rows)]
+        self._said = torch.zeros(0)
+
+    def logits(self, logits: Tensor, settled: Tensor) -> Tensor:
+        """Guided, if asked for."""
+        self._said = super().logits(logits, settled)
+        return self._said
+
+    def settled(self, page: Canvas) -> None:
+        """What stands, and what was said of it, is kept of the rows that the call was for."""
+        for row, (standing, spoken) in enumerate(zip(self.standing, self.spoken, strict=True)):
+            if page.calls_of[row] > len(standing):
+                standing.append(page.tokens[row])
+                spoken.append(self._said[row])
+
+
+def trace_block(
+    lm: BlockCausalLM, beginning: Beginning, options: GenerateOptions, *, guide: Guide | None = None
+) -> Trace:
+    """Write with a block-causal model, block after block, see `BlockCausalLM.follow`.
+
+    A call speaks of the block that is written; blocks to come are unset, but for given words. Behind an end that stands
+    all is ended. Each row has the calls of its own, and stays as it is after them.
+
+    Args:
+        lm: the model.
+        beginning: from `lm.begin`, or a text partly given.
+        options: choose the decoder and its settings.
+        guide: a hook; it sees the text so far and the block to be written.
+    """
+    recorder = RowRecorder(len(beginning.tokens), guide)
+    text, end = lm.follow(beginning, options, recorder), lm.model.end
+    mask = (text == end).cumsum(1) <= (text == end).long()
+    calls = max(map(len, recorder.standing))
+    points = beginning.tokens.repeat(calls + 1, 1, 1)
+    said = points.new_full((calls, *text.shape, lm.model.embedding.num_embeddings), -torch.inf, dtype=torch.float32)
+    for row, (standing, spoken) in enumerate(zip(recorder.standing, recorder.spoken, strict=True)):
+        for k, (words, logits) in enumerate(zip(standing, spoken, strict=True)):
+            points[k + 1, row, : len(words)] = words
+            said[k, row, : len(words)] = logits
+        points[max(1, len(standing)) :, row] = text[row]
+    ended = (points == end).cummax(2).values
+    return Trace(beginning, mask, points.masked_fill(ended, end), tuple(said))
 
 
 def trace_autoregressive(lm: AutoregressiveLM, beginning: Beginning, *, guide: Guide | None = None) -> Trace:

@@ -45,6 +45,8 @@ class Extension:
         length: places of a block.
         mask_id: the mask token.
         end_id: the token that ends a text; it fills a row up beyond what it reaches.
+        given: what stands of the texts before they are written, the mask token elsewhere, and everywhere behind it;
+            None: nothing does.
         device: of the canvas.
 
     Source: Dynamic Block Extension, "Deferred Commitment Decoding for Diffusion Language Models", arXiv 2601.02076.
@@ -60,12 +62,16 @@ class Extension:
         *,
         mask_id: int,
         end_id: int,
+        given: Int64[Tensor, "b n"] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.config, self.window, self.length = config, window, length
         self.mask_id, self.end_id = mask_id, end_id
         shape = (rows, length + config.most)
-        self.tokens = torch.full(shape, mask_id, device=device)
+        self.given = torch.full((rows, 0), mask_id, device=device) if given is None else given
+        self.start = 0
+        """First place of the present block."""
+        self.tokens = self._given(0, shape[1])
         """What stands of the present block, and of all that it may reach, before it is written."""
         self.sure = torch.full(shape, torch.inf, dtype=torch.float64, device=device)
         """Confidence in these words."""
@@ -152,10 +158,17 @@ class Extension:
         tokens, sure = self.tokens.clone(), self.sure.clone()
         tokens[:, :width] = torch.where(reached, canvas.tokens, tokens[:, :width])
         sure[:, :width] = torch.where(reached, canvas.confidence, sure[:, :width])
-        tokens = F.pad(tokens[:, length:], (0, length), value=self.mask_id)
+        beyond = self.start + tokens.shape[1]
+        tokens = torch.cat([tokens[:, length:], self._given(beyond, beyond + length)], 1)
+        self.start += length
         ended = (tokens == self.end_id).cummax(1).values
         self.tokens = tokens.masked_fill(ended, self.end_id)
         self.sure = F.pad(sure[:, length:], (0, length), value=torch.inf)
+
+    def _given(self, start: int, stop: int) -> Int64[Tensor, "b k"]:
+        """What is given of the places [start, stop)."""
+        given = self.given[:, start:stop]
+        return F.pad(given, (0, stop - start - given.shape[1]), value=self.mask_id)
 
     def _widen(self, canvas: Canvas, before: Int64[Tensor, "b"]) -> None:
         """Lay the canvas out for what every row reaches by now."""

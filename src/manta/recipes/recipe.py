@@ -11,7 +11,7 @@ from manta.errors import ConfigError
 from manta.families import FAMILIES, FamilyName, users
 from manta.families.aligned_model import AlignedConfig
 from manta.families.autoregressive import AutoregressiveConfig
-from manta.families.block import BlockCausalConfig
+from manta.families.block_model import BlockCausalConfig
 from manta.families.decoder import DecoderConfig
 from manta.families.inheritance import Layers, Neurons
 from manta.families.masked_model import MaskedConfig

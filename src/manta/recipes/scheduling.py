@@ -3,13 +3,15 @@
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from manta.errors import ConfigError, DataError, UsageError
+from manta.config import from_dict, to_dict
+from manta.errors import CheckpointError, ConfigError, DataError, UsageError
 from manta.families.events import GenerateOptions, Request
 from manta.families.masked import MaskedLM
 from manta.families.observer import Beginning, Observer
@@ -18,6 +20,14 @@ from manta.masked.learned import Learned, Schedule
 from manta.runtime import make_generator
 from manta.text import Example, read, task_of
 from manta.text.tasks import Task
+from manta.training.checkpoint import (
+    latest_checkpoint,
+    load_checkpoint,
+    load_state,
+    pack_bytes,
+    save_checkpoint,
+    unpack_bytes,
+)
 
 OPTIONS = GenerateOptions(style="consensus")
 PROMPTS, TRIES = 16, 8
@@ -27,6 +37,56 @@ READ = 20_000
 """Most examples that are read to learn on."""
 MEASURED = 64
 """Prompts on which a schedule is measured, held-out ones if there are any."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleRecipe:
+    """What a schedule is learned from; its checkpoints tell it."""
+
+    model: str
+    """Folder of the model that learns it."""
+    data: str
+    """Prompts to learn on."""
+    price: float = 0.02
+    """Of a call, where a text is worth 1 at most."""
+    updates: int = 100
+    """Of the schedule."""
+    seed: int = 0
+    """Of all draws."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.price < 1 or self.updates < 1:
+            raise ConfigError(
+                f"price should lie in [0, 1) and updates be at least 1, received {self.price} and {self.updates}"
+            )
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where learning keeps a checkpoint after each update."""
+
+    folder: Path
+    """Its own; made with the first checkpoint."""
+    recipe: ScheduleRecipe
+    """What is learned from."""
+    model: str
+    """Digest of the model."""
+
+    @classmethod
+    def found(cls, folder: Path) -> "Kept":
+        """What interrupted learning has left.
+
+        Raises:
+            CheckpointError: nothing, or something else.
+        """
+        checkpoint = latest_checkpoint(folder)
+        if checkpoint is None:
+            raise CheckpointError(f"no schedule is half learned in {folder}, so there is nothing to resume; begin anew")
+        told = load_state(checkpoint).get("learning", {})
+        try:
+            return cls(folder, from_dict(ScheduleRecipe, told["recipe"]), str(told["model"]))
+        except (KeyError, ConfigError) as error:
+            raise CheckpointError(f"{checkpoint} is not that of a schedule; choose another --out") from error
 
 
 @dataclass(frozen=True)
@@ -135,6 +195,7 @@ def learn_schedule(
     updates: int = 100,
     seed: int = 0,
     tell: Callable[[str], None] = lambda text: None,
+    kept: Kept | None = None,
 ) -> Learning:
     """Teach a schedule by the policy gradient.
 
@@ -153,14 +214,15 @@ def learn_schedule(
         updates: of the policy.
         seed: of all draws.
         tell: takes lines about what is being done.
+        kept: keeps checkpoints; where there are some, learning goes on from the newest as if it had never stopped.
 
     Raises:
         ConfigError: a price or a number of updates that makes no sense.
         UsageError: a model that it is not for.
         DataError: there are no prompts.
+        CheckpointError: the newest checkpoint is damaged.
     """
-    if not 0 <= price < 1 or updates < 1:
-        raise ConfigError(f"price should lie in [0, 1) and updates be at least 1, received {price} and {updates}")
+    ScheduleRecipe(model="", data=data, price=price, updates=updates, seed=seed)
     shape = lm.model.config
     if shape.elastic or shape.classes or shape.thinking.carries or shape.thinking.doubts:
         raise UsageError(
@@ -175,7 +237,10 @@ def learn_schedule(
     torch.manual_seed(seed)
     schedule = Schedule()
     optimizer = torch.optim.Adam(schedule.parameters(), LEARNING_RATE)
-    for update in range(updates):
+    begun = 0 if kept is None else _restore(kept, schedule, optimizer, generator)
+    if begun:
+        tell(f"going on after update {begun} of {updates}")
+    for update in range(begun, updates):
         chosen = torch.randint(len(examples), (PROMPTS,), generator=generator).tolist()
         rows = [examples[i] for i in chosen for _ in range(TRIES)]
         beginning = player.begin(rows, seed=PROMPTS * TRIES * (1 + update + updates * seed))
@@ -190,6 +255,8 @@ def learn_schedule(
         optimizer.zero_grad()
         _surrogate(policy, advantage).backward()
         optimizer.step()
+        if kept is not None:
+            _keep(kept, update + 1, schedule, optimizer, generator)
         if (update + 1) % max(1, updates // 10) == 0:
             calls = written.calls_of.double().mean()
             tell(f"update {update + 1} of {updates}: reward {reward.mean():.3f}, {calls:.1f} calls a text")
@@ -203,6 +270,36 @@ def learn_schedule(
     measured = held or examples[:MEASURED]
     sides = [player.scored(measured, each) for each in (ConfidenceConfig(), LearnedConfig(), decoder)]
     return Learning(decoder, said, bool(held), *sides)
+
+
+def _keep(
+    kept: Kept, update: int, schedule: Schedule, optimizer: torch.optim.Optimizer, generator: torch.Generator
+) -> None:
+    """Write a checkpoint with all that the next update depends on."""
+    moments = {
+        f"{number}.{name}": value
+        for number, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
+    learning = {"recipe": to_dict(kept.recipe), "model": kept.model}
+    state = {"generator": pack_bytes(generator.get_state()), "learning": learning}
+    save_checkpoint(kept.folder, update, {"schedule": schedule.state_dict(), "optimizer": moments}, state)
+
+
+def _restore(kept: Kept, schedule: Schedule, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> int:
+    """Take the newest checkpoint up, if there is one; returns the updates that are done."""
+    checkpoint = latest_checkpoint(kept.folder)
+    if checkpoint is None:
+        return 0
+    tensors, state = load_checkpoint(checkpoint)
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors["optimizer"].items():
+        number, name = key.split(".")
+        moments.setdefault(int(number), {})[name] = value
+    schedule.load_state_dict(tensors["schedule"])
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+    generator.set_state(unpack_bytes(state["generator"]))
+    return state["step"]
 
 
 def _surrogate(policy: Learned, advantage: Float[Tensor, "b"]) -> Tensor:

@@ -154,7 +154,8 @@ def described(options: type) -> list[dict[str, Any]]:
     for known in fields(options):
         parts = (hints[known.name], *get_args(hints[known.name]))
         named = [value for part in parts for value in get_args(part) if isinstance(value, str)]
-        kinds = [part.__name__ for part in parts if part in (int, float, str)]
+        kinds = [part.__name__ for part in parts if part in (bool, int, float, str)]
+        named = ["true"] if kinds == ["bool"] else named
         rows.append(
             {
                 "name": known.name,

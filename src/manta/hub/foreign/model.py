@@ -219,7 +219,7 @@ class ForeignModel(RequestWriter):
             generators=[make_generator(row.seed) for row in rows],
             width=min(options.max_tokens or MAX_TOKENS, self.max_length) if ends else n,
             end_id=self.eos_id if ends else None,
-            ends_last=False,
+            ends_last=ends and options.ends_last,
             max_calls=options.num_steps,
         ):
             yield canvas_events(canvas, mask, texts, 0, "draft", whole=whole)

@@ -141,7 +141,10 @@ function asked(voice) {
   const body = { model: voice.model.id, stream: true, diffusing: true, ...voice.options };
   for (const field of $("options").querySelectorAll("[name]")) {
     const value = field.value.trim();
-    if (value && !(voice.without || []).includes(field.name)) body[field.name] = ["int", "float"].includes(field.dataset.type) ? Number(value) : value;
+    if (value && !(voice.without || []).includes(field.name)) {
+      const kind = field.dataset.type;
+      body[field.name] = ["int", "float"].includes(kind) ? Number(value) : kind === "bool" ? value === "true" : value;
+    }
   }
   if ($("seed").value) body.seed = Number($("seed").value);
   if ($("prompt").value.trim() && voice.model.manta.prompted !== false) body.prompt = $("prompt").value.trim();
