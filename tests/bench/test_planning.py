@@ -15,7 +15,8 @@ from manta.bench.planning.tracing import StepMemory
 from manta.bench.planning.unread import unread
 from manta.cli import main
 from manta.config import from_dict
-from manta.errors import UsageError
+from manta.errors import ConfigError, UsageError
+from manta.nets.modulated import task_maps
 from manta.recipes import Recipe, TrainingRun
 from manta.recipes.states import recipe_class
 from manta.runtime import peak_memory_bytes
@@ -89,6 +90,31 @@ def test_a_step_without_numbers_counts_what_a_real_one_does(kind):
         most = 1.5 if stage.name == "own" else 1.02
         assert 0.98 * there.saved_bytes <= stage.saved_bytes <= most * there.saved_bytes
         assert 0.98 * there.peak_bytes <= stage.peak_bytes <= most * there.peak_bytes
+
+
+@pytest.mark.parametrize("kind", ["low_rank", pytest.param("film", marks=pytest.mark.slow)])
+def test_what_tasks_change_is_counted(kind, tmp_path):
+    """Their weights and steps, as a real run has them; of data that cannot be read four tasks are taken."""
+    file, change = tmp_path / "tasks.jsonl", {**NANO, "modulation": {"kind": kind}}
+    rows = [
+        {"task": task, "prompt": f"{i} said", "text": f"it was {i}"} for i in range(20) for task in ("cut", "write")
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = recipe("ar", data=str(file), teacher=change)
+    count, real = counted(asked), unread(asked, torch.device("cpu"))
+    assert real.recipe.teacher.tasks == ("cut", "write") and "2 tasks" in count.notes
+    plain = sum(counted(recipe("ar", data=str(file))).parameters.values())
+    run = TrainingRun(asked, tmp_path / "run", device="cpu")
+    run_net = next(run.trials(8)).model
+    own = sum(p.numel() for _, part in task_maps(run_net) for p in part.own)
+    headings = 3 * NANO["dim"]
+    assert sum(count.parameters.values()) == plain + own + headings and own > 0
+    [stage], [spec] = count.stages, real.specs
+    there = counted_stage(real, spec, "float32")
+    assert (stage.flops, stage.optimizer_flops, stage.own) == (there.flops, there.optimizer_flops, there.own)
+    assert "4 tasks" in unread(recipe("ar", data="nowhere.jsonl", teacher=change), torch.device("meta")).notes
+    with pytest.raises(ConfigError, match="names no task"):
+        unread(recipe("ar", teacher=change), torch.device("meta"))
 
 
 def test_memory_follows_tensors_as_they_come_and_go():
@@ -286,6 +312,8 @@ def test_the_command_says_a_plan(capsys):
     assert all(row["total_bytes"] == sum(row["bytes"].values()) and row["fits"] for row in found["rows"])
     assert main(["plan", *given, "--gpus", "4", "--device-flops", "1e14", "--memory", "1e6"]) == 0
     text = capsys.readouterr().out
+    assert main(["plan", *given, "--tasks", "low_rank"]) == 2
+    assert "names no task" in capsys.readouterr().err
     assert "100 TFLOP/s (stated)" in text and "Does not fit: 4 GPUs with --shard full" in text
 
 

@@ -24,6 +24,7 @@ from manta.families.masked import MaskedLM
 from manta.hub import load, save_model
 from manta.hub.digest import digest_of
 from manta.masked import DECODERS
+from manta.nets.modulated import ModulationConfig
 from manta.runtime import make_generator
 from manta.text import MASK, NULL
 
@@ -590,6 +591,37 @@ def test_the_entry_point_is_a_model_of_the_harness():
     with pytest.raises(UsageError, match="no option 'num_stepz'"):
         HarnessModel(Contestant("it", make_ar(), {}), num_stepz=3)
     assert HarnessModel(Contestant("it", make_masked(), {}), mc_num=16).asked.samples == 16
+
+
+def test_a_model_with_tasks_is_asked_as_the_model_of_one_and_another_takes_none(tasks, tmp_path, monkeypatch, capsys):
+    from manta.evaluation.lm_eval import main as command
+
+    lm: Any = make_ar(modulation=ModulationConfig(kind="low_rank"), tasks=("fill", "shorten"))
+    lm.prompted = True
+    folders = [str(tmp_path / name) for name in ("tasks", "plain")]
+    for folder, each in zip(folders, (lm, make_ar()), strict=True):
+        save_model(Path(folder), each, recipe={"data": "x.jsonl"}, card="", dtype=torch.float32)
+    questions = instances("x", list(zip(PROMPTS, TEXTS, strict=True)))
+    told = HarnessModel.create_from_arg_string(f"pretrained={folders[0]},task=shorten")
+    assert told.get_model_info()["task"] == "shorten"
+    alone, other = (asked(lm.of_task(name)) for name in ("shorten", "fill"))
+    assert told.loglikelihood(questions) == alone.loglikelihood(questions) != other.loglikelihood(questions)
+    wrong = [
+        (folders[0], None, "say which task"),
+        (folders[0], "x", "no task 'x'"),
+        (folders[1], "fill", "no tasks to"),
+    ]
+    for folder, task, words in wrong:
+        with pytest.raises(RequestError, match=words):
+            HarnessModel(folder, task=task)
+        monkeypatch.setattr("lm_eval.__main__.cli_evaluate", lambda f=folder, t=task: HarnessModel(f, task=t))
+        assert command() == RequestError.exit_code
+        assert words in capsys.readouterr().err
+        verb = ["evaluate", folder, "--lm-eval", "choice", "--lm-eval-include", str(tasks), "--num", "3"]
+        assert main([*verb, *([] if task is None else ["--task", task])]) == RequestError.exit_code
+        assert words in capsys.readouterr().err
+    assert main([*verb[:1], folders[0], *verb[2:], "--task", "shorten"]) == 0
+    assert "(ar), its task shorten, lm-eval" in capsys.readouterr().out
 
 
 def test_the_harness_own_command_has_manta_among_its_models_and_an_error_is_one_line(tmp_path, monkeypatch, capsys):

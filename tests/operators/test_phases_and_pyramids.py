@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from manta.errors import ConfigError
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveModel
-from manta.operators import DownsampledConfig, OperatorContext, PyramidConfig, line
+from manta.operators import Cache, DownsampledConfig, OperatorContext, PyramidConfig, line
 from manta.operators.pyramid import _doubled, _halved
 from manta.operators.rotary import rotary_tables, rotate
 
@@ -46,6 +47,27 @@ def test_without_mixing_an_element_reaches_its_own_phase_only_and_with_it_all(ra
         operator, row = downsampled(rate, mixing=mixing), OperatorContext(line(N))
         moved = (operator(changed, row) - operator(x, row)).abs().amax((0, 2)) > 0
         assert set(moved.nonzero().flatten().tolist()) == reached
+
+
+@pytest.mark.parametrize("rate", [1, 2, 3])
+@torch.no_grad()
+def test_one_element_more_is_that_of_the_row_and_costs_the_same_wherever_it_is(rate):
+    """After one at a time from the first on, and after a span; what does not last in the state is computed once."""
+    torch.manual_seed(1)
+    operator, x = downsampled(rate, mixing=True, causal=True), torch.randn(3, 20, DIM)
+    mask = torch.arange(20) < torch.tensor([20, 13, 7])[:, None]
+    for row in (OperatorContext(line(20)), OperatorContext(line(20), mask)):
+        whole, real = operator(x, row), torch.ones(3, 20, dtype=torch.bool) if row.mask is None else row.mask
+        for first in (1, 8, 9):
+            cache, costs = Cache(), set()
+            operator(x[:, :first], row.span(0, first), cache)
+            for place in range(first, 20):
+                with FlopCounterMode(display=False) as counter:
+                    told = operator(x[:, place : place + 1], row.span(place, place + 1), cache)
+                costs.add(counter.get_total_flops())
+                there = real[:, place]
+                torch.testing.assert_close(told[there], whole[there, place : place + 1], rtol=1e-5, atol=1e-5)
+            assert costs == {3 * 8 * DIM * DIM}  # projections of one place of three rows
 
 
 def test_scores_cost_as_much_less_as_the_rate_is():

@@ -91,6 +91,26 @@ def test_an_interrupted_conversion_ends_as_one_that_was_not(family, models, tmp_
     assert card(tmp_path / "whole") == card(tmp_path / "parted")
 
 
+def test_a_finished_conversion_needs_its_source_no_more(models, tmp_path, capsys):
+    source, out = tmp_path / "source", tmp_path / "run"
+    shutil.copytree(models["ar"], source)
+    run = finish(converting(out, source))
+    shutil.rmtree(source)
+    again = TrainingRun(None, out, resume=True, device="cpu")
+    finish(again)
+    assert again.plan == run.plan == {"teacher": 8}
+    own = again.model.model.state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in load(out, device="cpu").model.state_dict().items())
+    assert main(["train", "--resume", "--out", str(out), "--device", "cpu"]) == 0
+    assert f"this run is finished; its model is in {out / 'model'}" in capsys.readouterr().err
+    lm = load(out, device="cpu")  # something is left to do: the model is not the run's
+    with torch.no_grad():
+        lm.model.embedding.weight.add_(1)
+    save_model(out / "model", lm, recipe={}, card="")
+    with pytest.raises(ModelError, match="source"):
+        finish(TrainingRun(None, out, resume=True, device="cpu"))
+
+
 def test_another_source_than_at_the_beginning_is_refused(models, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(models["ar"] / "model", model)

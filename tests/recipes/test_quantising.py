@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from manta.cli import main
 from manta.errors import ConfigError, MantaError, ModelError, UsageError
+from manta.evaluation import evaluation_set, likelihood
 from manta.families.events import GenerateOptions, Request
 from manta.families.image_flow import DrawRequest
 from manta.hub import load, save_model
@@ -18,12 +19,11 @@ from manta.nets.grid import UditNet
 from manta.nets.integer_nets import Fold
 from manta.nets.integers import count_parameters, integer_maps
 from manta.recipes import quantising
+from manta.recipes.quantised_page import summary
 from manta.recipes.quantising import QuantisationPlan, merged_maps, quantise
+from manta.text import read
 
-from ..families.conftest import (
-    MAKERS,
-    WORDS,
-)
+from ..families.conftest import MAKERS, WORDS, make_aligned
 from .test_image_conversion import trained
 
 VOCABULARY = WORDS[0].split(" ")
@@ -38,11 +38,16 @@ def few(monkeypatch):
     monkeypatch.setattr(quantising, "MEASURED", 8)
 
 
+def pairs(number: int) -> list[dict[str, str]]:
+    draw = random.Random(0)
+    rows = [(draw.sample(VOCABULARY, 3), draw.sample(VOCABULARY, 6)) for _ in range(number)]
+    return [{"prompt": " ".join(prompt), "text": " ".join(text)} for prompt, text in rows]
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    draw, file = random.Random(0), tmp_path_factory.mktemp("data") / "pairs.jsonl"
-    pairs = [(" ".join(draw.sample(VOCABULARY, 3)), " ".join(draw.sample(VOCABULARY, 6))) for _ in range(40)]
-    file.write_text("\n".join(json.dumps({"prompt": prompt, "text": text}) for prompt, text in pairs))
+    file = tmp_path_factory.mktemp("data") / "pairs.jsonl"
+    file.write_text("\n".join(map(json.dumps, pairs(40))))
     return str(file)
 
 
@@ -78,6 +83,25 @@ def test_a_quantised_model_is_smaller_and_writes_what_its_folder_writes(family, 
     assert sum(value.numel() for value in ints) > 0.3 * count_parameters(load(folders[family]).model) / 2
     assert {value.dtype for value in ints} == ({torch.int8, torch.uint8} if bits == "w4a8" else {torch.int8})
     assert count_parameters(again.model) == pytest.approx(count_parameters(load(folders[family]).model), rel=0.01)
+
+
+def test_a_model_that_reads_both_ways_is_compared_in_both(data, folders, tmp_path):
+    """Its left-to-right reading as our evaluator measures it, before and after."""
+    save_model(tmp_path / "both", make_aligned(causal=True), recipe={}, card="")
+    file, held = tmp_path / "pairs.jsonl", tmp_path / "held.jsonl"
+    file.write_text("\n".join(map(json.dumps, pairs(200))))
+    found = quantise(tmp_path / "both", str(file), QuantisationPlan(num=12, calls=(4,)))
+    assert found.compared.reading is not None
+    texts = [{"prompt": example.prompt, "text": example.text} for example in read(str(file), "dev", 8)]
+    assert len(texts) > 1
+    held.write_text("\n".join(map(json.dumps, texts)))
+    for lm, told in zip((load(tmp_path / "both"), found.model), found.compared.reading, strict=True):
+        assert likelihood(lm, evaluation_set(str(held), "all")).nats_per_token == pytest.approx(told, rel=1e-4)
+    before, after = found.compared.reading
+    assert 0 < abs(after - before) < 0.15 * before
+    assert sum("left to right" in line for line in summary(found, 1, 1)) == 1
+    plain = quantise(folders["aligned"], data, QuantisationPlan(num=4, calls=(4,)))
+    assert plain.compared.reading is None and "left to right" not in str(summary(plain, 1, 1))
 
 
 def test_texts_of_a_quantised_model_do_not_depend_on_their_batch(folders, data):

@@ -1,5 +1,6 @@
 """Rounds: what is hard is drawn, none twice; a run keeps its rounds and can be taken up in any of them."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import torch
 from manta.config import from_dict
 from manta.errors import CheckpointError, ConfigError
 from manta.recipes import Recipe, TrainingRun
-from manta.recipes.rounds import hard_rows, kept_rows, seen_rows
+from manta.recipes.budget import Clock, Watch
+from manta.recipes.rounds import alike, hard_rows, kept_rows, seen_rows
+from manta.recipes.stages import TextParts
 from manta.runtime import make_generator
-from manta.text import Corpus, Example, Loader, Tokenizer, build
+from manta.text import CONSENSUS, Corpus, Example, Loader, Tokenizer, build, read
 from manta.training import TrainConfig, read_log
 
 from .small import finish, same_weights, small, stop
@@ -85,6 +88,30 @@ def test_the_first_draw_follows_the_softmax(corpus):
 def rounds(out: Path, **changes: Any) -> TrainingRun:
     recipe = {**SMALL, "train": {"rounds": 3, "round_elements": 1, **changes}}
     return TrainingRun(from_dict(Recipe, recipe), out, device="cpu")
+
+
+@pytest.mark.parametrize("learn", ["answers", "all"])
+def test_human_texts_and_answers_that_learn_apart_are_drawn_apart(learn, tmp_path):
+    """Each keeps its half, though an answer teaches slots besides, so that its loss is several times as large."""
+    targets = tmp_path / "targets.jsonl"
+    pairs = [{"prompt": e.prompt, "text": e.text} for e in read("builtin:weather", "train", 30)]
+    targets.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    recipe = small(1, "aligned", consensus="given", targets=str(targets), alignment={"slots_learn": learn})
+    recipe["aligned"] |= {"causal": True}
+    recipe["train"] = {"rounds": 2, "round_elements": 1, "round_temperature": 0.01}
+    asked = TextParts.resolved(from_dict(Recipe, recipe), print)
+    parts = TextParts.prepared(asked, tmp_path, torch.device("cpu"), Watch(Clock()))
+    second = parts.specs()[1]
+    corpus, loader = second.corpus(), lambda: parts.loader(second.corpus(), 0)
+    seen = seen_rows(loader(), 1000)
+    drawn = parts.rows_of_round(second, loader(), 1000, 0, begun=False)
+    assert sorted(set(drawn) & set(seen)) == drawn.tolist()
+    counts = [int((corpus.tags[rows] == CONSENSUS).sum()) for rows in (drawn, seen)]
+    assert counts[1] >= 20 and len(seen) - counts[1] >= 10
+    halves = (round(0.5 * counts[1]), round(0.5 * (len(seen) - counts[1])))
+    assert ((counts[0], len(drawn) - counts[0]) == halves) == (learn == "answers")
+    assert set(alike(seen, corpus, apart=True)) == {"human texts", "answers"}
+    assert list(alike(seen[corpus.tags[seen] == CONSENSUS], corpus, apart=True)) == ["answers"]
 
 
 def test_rounds_share_the_steps_of_their_stage(tmp_path):

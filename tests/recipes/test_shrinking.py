@@ -1,18 +1,20 @@
 """A model with a smaller vocabulary tells the words that are left as it did, and says what the others cost."""
 
+import weakref
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
 
+from manta.autoregressive.ngram import count_ngrams
 from manta.cli import main
 from manta.config import from_dict
 from manta.families.autoregressive import AutoregressiveLM
 from manta.hub import load
-from manta.recipes import Recipe, TrainingRun
+from manta.recipes import Recipe, TrainingRun, shrinking
 from manta.recipes.shrinking import shrink_vocabulary, vocabulary_share, with_vocabulary
-from manta.text import read
+from manta.text import BOS, EOS, Example, corpus, read
 
 from .small import finish, small
 
@@ -24,6 +26,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "manta": {"family": "manta"},
     "embeddings": {"model": {**small(1)["model"], "space": {"kind": "embedding"}}},
 }
+
+
+class Held(Example):
+    """An example that can be watched."""
+
+    __eq__, __hash__ = object.__eq__, object.__hash__
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +82,34 @@ def test_the_table_of_words_is_counted_anew(models):
     assert lm.table is not None and found.table is not None
     assert found.table.vocab_size == found.tokenizer.vocab_size
     assert found.write(["", "rain"]) == found.write(["", "rain"], decoder="sequential")
+
+
+def test_examples_are_read_as_they_are_needed_and_all_are_counted(models, tmp_path, monkeypatch):
+    """Of 600 a few hundred are alive at once at most: those of the chunks at work, and those that are measured on."""
+    alive, most = weakref.WeakSet[Any](), 0
+    texts = [f"{e.text} {i}" for i, e in enumerate(read("builtin:weather", "train", 600))]
+    file = tmp_path / "texts.txt"
+    file.write_text("\n".join(texts) + "\n")
+
+    def watched(*args: Any) -> Any:
+        nonlocal most
+        for example in read(*args):
+            held = Held(example.text)
+            alive.add(held)
+            most = max(most, len(alive))
+            yield held
+
+    monkeypatch.setattr(shrinking, "read", watched)
+    monkeypatch.setattr(shrinking, "MEASURED", 20)
+    monkeypatch.setattr(corpus, "_CHUNK_EXAMPLES", 50)
+    lm = cast(AutoregressiveLM, load(models["ar"], device="cpu"))
+    found = cast(AutoregressiveLM, shrink_vocabulary(lm, str(file), 0.6, lambda line: None).model)
+    assert 20 < most < 250
+    rows = found.tokenizer.encode_batch([example.text for example in read(str(file), "train")])
+    assert found.table is not None and len(rows) > 500
+    counted = count_ngrams(rows, vocab_size=found.tokenizer.vocab_size, begin=BOS, end=EOS)
+    assert counted.keys() == found.table.table.keys()
+    assert all(torch.equal(value, found.table.table[name]) for name, value in counted.items())
 
 
 def test_nats_a_byte_are_of_the_texts_that_both_models_read_whole(models):

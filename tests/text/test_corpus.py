@@ -299,3 +299,16 @@ def test_rows_that_name_no_task_are_refused_where_tasks_are_told_apart(tokenizer
             build(of_tasks("a", none), tokenizer, tmp_path / "c", tasks=True, **LIMITS)
     with pytest.raises(DataError, match="more than 64 tasks"):
         build(of_tasks(*map(str, range(65))), tokenizer, tmp_path / "c", tasks=True, **LIMITS)
+
+
+@pytest.mark.parametrize(
+    "gone", [Example("the cat " * 200, "cat"), Example("cat", "the cat " * 200), Example(" ", "x")]
+)
+def test_a_task_of_which_no_row_is_left_is_refused_by_name(gone, tokenizer, tmp_path):
+    examples = [*of_tasks("write", "write"), replace(gone, task="cut")]
+    with pytest.raises(DataError, match=r"no row of the task 'cut' is left .*max_text"):
+        build(examples, tokenizer, tmp_path / "c", tasks=True, **LIMITS)
+    assert not (tmp_path / "c").exists()
+    assert build(examples, tokenizer, tmp_path / "c", **LIMITS).rows == 2
+    build([*examples, *of_tasks("cut")], tokenizer, tmp_path / "d", tasks=True, **LIMITS)
+    assert Corpus.open(tmp_path / "d").tasks == ("cut", "write") and len(Corpus.open(tmp_path / "d")) == 3

@@ -32,14 +32,16 @@ def run_tasks_of(options: "EvaluateOptions", argv: Sequence[str]) -> int:
     Raises:
         UsageError: options of evaluations on data, an unknown task, or one that asks for what the model has not.
         DataError: lm-eval is not installed, or a task's data cannot be had.
+        RequestError: the model has no such task, or has some and none is named.
         ModelError: the model cannot be loaded.
     """
     tasks = _checked(options)
-    from manta.evaluation import contestant, run_tasks
+    from manta.evaluation import run_tasks
+    from manta.evaluation.writing import loaded
     from manta.runtime import atomic_write
 
     progress, said = Line(), []
-    model = contestant(options.model, device=options.device)
+    model = loaded(options.model, device=options.device)
     _, asked = parse_asked(type(options), argv, "evaluate")
     if "num_steps" in asked and not follows(model.lm.family, "num_steps"):
         del asked["num_steps"]
@@ -52,6 +54,7 @@ def run_tasks_of(options: "EvaluateOptions", argv: Sequence[str]) -> int:
         shots=options.lm_eval_shots,
         options=asked,
         progress=progress,
+        task=options.task,
         samples=options.likelihood_samples,
         seed=options.seed,
         context=None if options.lm_eval_context == "auto" else options.lm_eval_context,
@@ -97,8 +100,9 @@ def _checked(options: "EvaluateOptions") -> list[str]:
 
 
 def _table(report: dict[str, Any]) -> str:
+    asked_for = "" if report["task"] is None else f", its task {report['task']}"
     lines = [
-        f"{report['model']} ({report['family']}), lm-evaluation-harness {report['harness']}",
+        f"{report['model']} ({report['family']}){asked_for}, lm-evaluation-harness {report['harness']}",
         "",
         f"{'task':<28} {'documents':>9} {'figure':<28} {'value':>10} {'standard error':>15}",
     ]

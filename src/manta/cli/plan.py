@@ -48,6 +48,8 @@ class PlanOptions:
     """Which family, as for `manta train`."""
     from_: str | None = None
     """A published model to train on, as for `manta train`."""
+    tasks: Literal["none", "low_rank", "full", "film"] | None = None
+    """Tell apart the tasks that the data name, as for `manta train`."""
     size: Literal["auto", "nano", "tiny", "small", "base", "large"] | None = None
     """The size dial."""
     num_steps: int | None = None
@@ -90,6 +92,7 @@ def run(argv: Sequence[str]) -> int:
 
 def recipe_of(options: PlanOptions) -> Any:
     """The recipe that the options describe."""
+    from manta.recipes.prepare import telling_tasks
     from manta.recipes.states import recipe_class, state_of
     from manta.recipes.unused import refuse_written
 
@@ -106,6 +109,10 @@ def recipe_of(options: PlanOptions) -> Any:
         given["time_budget"] = None
     if options.from_ is not None:
         given["begin_from"] = options.from_
+    if options.tasks is not None:
+        if options.from_ is not None:
+            raise UsageError("--tasks is for a new model; one that is begun with keeps its shape and its tasks")
+        given |= telling_tasks(recipe, given.get("family", recipe.family), options.tasks)
     recipe = apply_overrides(from_dict(type(recipe), {**to_dict(recipe), **given}), options.overrides)
     refuse_written(recipe, told, options.overrides)
     return recipe

@@ -311,14 +311,9 @@ def _tasks(recipe, options: TrainOptions, given: dict[str, Any]) -> dict[str, An
         return {}
     if options.from_ is not None or options.inherit is not None or options.drafter is not None:
         raise UsageError("--tasks is for a new model; one that is begun with keeps its shape and its tasks")
-    from manta.families import FAMILIES
+    from manta.recipes.prepare import telling_tasks
 
-    family = given.get("family", recipe.family)
-    name = FAMILIES[family].shape if recipe.state == "text" else ""
-    shape = to_dict(recipe).get(name, {})
-    if "modulation" not in shape:
-        raise UsageError(f"--tasks is for the families ar and masked, and this run trains {family}; give --family ar")
-    return {name: {**shape, "modulation": {**(shape["modulation"] or {}), "kind": options.tasks}}}
+    return telling_tasks(recipe, given.get("family", recipe.family), options.tasks)
 
 
 def _refuse_other_state(state: str, options: TrainOptions) -> None:

@@ -15,7 +15,7 @@ from manta.errors import DataError, UsageError
 from manta.evaluation.kept_answers import KeptAnswers
 from manta.evaluation.questions import Answer, Question, Questioned, Reading
 from manta.evaluation.replies import Ask, Replying, read_ask
-from manta.evaluation.writing import Contestant, Progress, contestant
+from manta.evaluation.writing import Contestant, Progress, loaded
 from manta.families.events import BATCH
 from manta.families.options import GenerateOptions, read_options
 from manta.hub.digest import digest_of
@@ -37,6 +37,7 @@ class HarnessModel(LM):
             there is no CUDA.
         batch_size: texts written at once; it changes no answer.
         max_batch_size: changes nothing.
+        task: of a model that tells tasks apart, the one that is asked.
         samples: draws a question, where only a bound can be had.
         mc_num: another name for `samples`.
         seed: question i of a task draws with `seed + i`, as text i of an evaluation does.
@@ -48,6 +49,7 @@ class HarnessModel(LM):
 
     Raises:
         UsageError: an unknown option, or one that does not fit the model.
+        RequestError: the model has no such task, or has some and none is named.
         ModelError: there is no such model.
     """
 
@@ -58,6 +60,7 @@ class HarnessModel(LM):
         batch_size: int | str | None = BATCH,
         max_batch_size: int | str | None = None,
         *,
+        task: str | None = None,
         samples: int | None = None,
         mc_num: int | None = None,
         seed: int = 0,
@@ -72,7 +75,8 @@ class HarnessModel(LM):
             raise UsageError("samples and mc_num are two names of one number; give one")
         if device == "cuda:0" and not torch.cuda.is_available():
             device = None
-        model = pretrained if isinstance(pretrained, Contestant) else contestant(pretrained, device=device)
+        model = pretrained if isinstance(pretrained, Contestant) else loaded(pretrained, device=device)
+        model = model.of_task(task)
         draws = next((number for number in (samples, mc_num) if number is not None), 8)
         if draws < 2:
             raise UsageError(f"a bound needs 2 draws or more, received {draws}")
@@ -80,7 +84,7 @@ class HarnessModel(LM):
         read_options(options)  # which refuses what none can have
         self.writing, self.overruled = options, dict[str, None]()
         size = int(str(batch_size)) if str(batch_size).isdecimal() else BATCH
-        self.replying, self.seed = Replying(self.asked, size), seed
+        self.replying, self.seed, self.task = Replying(self.asked, size), seed, task
         path = None if cache is None else Path(cache)
         self.kept = KeptAnswers(path, "" if path is None else digest_of(model.lm))
 
@@ -163,6 +167,7 @@ class HarnessModel(LM):
         asked = self.asked
         return {
             "family": asked.lm.family,
+            "task": self.task,
             "likelihood": asked.kind,
             "estimator": asked.estimator or None,
             "samples": asked.samples if asked.kind == "bound" else None,

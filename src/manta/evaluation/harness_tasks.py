@@ -96,12 +96,12 @@ def run_tasks(
         shots: examples before each question; None: as the task says.
         options: how texts are written, by name; those that are named overrule a task's.
         progress: told what is done.
-        how: see `evaluation.harness.HarnessModel`: samples, seed, context, cut, cache, batch_size.
+        how: see `evaluation.harness.HarnessModel`: task, samples, seed, context, cut, cache, batch_size.
 
     Raises:
         DataError: lm-eval is not installed, or a task's data cannot be had.
         UsageError: an unknown task, or one that asks for what the model has not.
-        RequestError: a question that the model has no room for.
+        RequestError: a question that the model has no room for, or a task of its own that it has not.
     """
     if find_spec("lm_eval") is None:
         raise DataError("its tasks need lm-eval; install it with: pip install 'manta[lm-eval]'")

@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from manta.errors import MantaError, UsageError
 from manta.evaluation.dataset import EvaluationSet
 from manta.families.events import BATCH, GenerateOptions, Request, Writer, finished
-from manta.families.trained import TrainedWriter
+from manta.families.serving import RequestWriter
 from manta.hub import load_writer, model_config
 from manta.nets.integers import count_parameters
 from manta.runtime import MAX_SEED
@@ -40,6 +40,14 @@ class Contestant:
         net = getattr(self.lm, "model", getattr(self.lm, "net", None))
         return None if net is None else count_parameters(net)
 
+    def of_task(self, task: str | None) -> "Contestant":
+        """The same with the model of one task, or as it is, where it has none and none is named.
+
+        Raises:
+            RequestError: the model has no such task, or has some and none is named.
+        """
+        return replace(self, lm=self.lm.of_task(task)) if isinstance(self.lm, RequestWriter) else self
+
 
 SHIPPED: Final = "the model that ships"
 """Name of the model that is taken where none is named."""
@@ -57,11 +65,22 @@ def contestant(path: str, *, device: str | None = None, task: str | None = None)
         ModelError: as `manta.hub.load`.
         RequestError: the model tells tasks apart, and none of them is named.
     """
+    found = loaded(path, device=device)
+    return found.of_task(task if found.lm.tasks else None)
+
+
+def loaded(path: str, *, device: str | None = None) -> Contestant:
+    """The same with all the tasks that a model may have.
+
+    Args:
+        path: see `contestant`.
+        device: see `manta.hub.load`.
+
+    Raises:
+        ModelError: as `manta.hub.load`.
+    """
     where = path or None
-    lm = load_writer(where, device=device)
-    if isinstance(lm, TrainedWriter) and lm.tasks:
-        lm = lm.of_task(task)
-    return Contestant(path or SHIPPED, lm, model_config(where))
+    return Contestant(path or SHIPPED, load_writer(where, device=device), model_config(where))
 
 
 def trained_with_prompts(model: Contestant) -> bool | None:

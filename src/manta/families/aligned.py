@@ -4,7 +4,7 @@ A call is a pass over the canvas; the prompt is read within the first one, so a 
 prompt's encoder and the trunk. (The other families count the prompt's encoder as a call of its own.)
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -142,7 +142,7 @@ class AlignedLM(FluentWriter[AlignedModel]):
         return found
 
     def with_vocabulary(
-        self, tokenizer: Tokenizer, smaller: Callable[[Any], Any], rows: Sequence[Sequence[int]]
+        self, tokenizer: Tokenizer, smaller: Callable[[Any], Any], rows: Iterable[Sequence[int]]
     ) -> "AlignedLM":
         """With its teacher, which has it too."""
         found = cast(AlignedLM, super().with_vocabulary(tokenizer, smaller, rows))

@@ -232,7 +232,7 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
         self.table = NgramDrafter(count_ngrams(texts, vocab_size=size, begin=BOS, end=EOS, edges=edges), size, BOS)
 
     def with_vocabulary(
-        self, tokenizer: Tokenizer, smaller: Callable[[Any], Any], rows: Sequence[Sequence[int]]
+        self, tokenizer: Tokenizer, smaller: Callable[[Any], Any], rows: Iterable[Sequence[int]]
     ) -> "AutoregressiveLM":
         """With a table counted anew."""
         found = cast(AutoregressiveLM, super().with_vocabulary(tokenizer, smaller, rows))

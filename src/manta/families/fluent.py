@@ -38,7 +38,7 @@ class FluentWriter(TrainedWriter[Net], Generic[Net]):
         self.ngrams = NgramModel.count(texts, vocab_size=size, begin=BOS, end=EOS, edges=edges)
 
     def with_vocabulary(
-        self, tokenizer: Tokenizer, smaller: Callable[[Any], Any], rows: Sequence[Sequence[int]]
+        self, tokenizer: Tokenizer, smaller: Callable[[Any], Any], rows: Iterable[Sequence[int]]
     ) -> "FluentWriter[Net]":
         """With texts counted anew."""
         found = cast(FluentWriter[Net], super().with_vocabulary(tokenizer, smaller, rows))

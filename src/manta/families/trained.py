@@ -1,7 +1,7 @@
 """What a family that manta trains has to say for itself: its stages, its folder, its likelihood."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
@@ -189,14 +189,14 @@ class TrainedWriter(RequestWriter, KeptModel, Generic[Net]):
         """What a net takes from the training texts before its first step; nothing, unless a family says so."""
 
     def with_vocabulary(
-        self, tokenizer: Tokenizer, smaller: Callable[[Any], Any], rows: Sequence[Sequence[int]]
+        self, tokenizer: Tokenizer, smaller: Callable[[Any], Any], rows: Iterable[Sequence[int]]
     ) -> "TrainedWriter[Net]":
         """The model with another tokenizer.
 
         Args:
             tokenizer: of fewer tokens.
             smaller: makes a net for it of one for the present tokenizer.
-            rows: texts it was trained on, encoded anew.
+            rows: texts it was trained on, encoded anew; they may be gone through more than once.
         """
         found = copy(self)
         found.model, found.tokenizer = smaller(self.model).eval(), tokenizer

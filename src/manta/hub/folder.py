@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def save_model(
     config |= {**model.extras(), "recipe": recipe}
     with atomic_folder(folder) as new:
         model.codec.save(new / model.codec.file)
-        (new / "model.safetensors").write_bytes(_stored_weights(model, dtype))
+        (new / "model.safetensors").write_bytes(_stored_weights(model.model.state_dict(), dtype))
         parts = _stored_parts(model, dtype)
         if parts or (folder / PARTS).exists():  # nothing of the model before is left to this one
             (new / PARTS).write_bytes(parts or save({}))
@@ -99,7 +100,7 @@ def is_saved(folder: Path, model: KeptModel, *, dtype: torch.dtype = torch.bfloa
     """Whether a folder holds a model already, weight for weight; its card and decoding may be another's work since."""
     try:
         config = _read_config(folder)
-        same = (folder / "model.safetensors").read_bytes() == _stored_weights(model, dtype)
+        same = holds_weights(folder, model.model.state_dict(), dtype=dtype)
         parts = _stored_parts(model, dtype)
         same = same and (not parts or (folder / PARTS).read_bytes() == parts)
     except (ModelError, OSError):
@@ -110,6 +111,14 @@ def is_saved(folder: Path, model: KeptModel, *, dtype: torch.dtype = torch.bfloa
     except MantaError:
         return False
     return same and config.get(model.codec.key) == fingerprint == stored
+
+
+def holds_weights(folder: Path, weights: Mapping[str, Tensor], *, dtype: torch.dtype = torch.bfloat16) -> bool:
+    """Whether a model folder holds these weights of a net and no others, as they would be stored."""
+    try:
+        return (folder / "model.safetensors").read_bytes() == _stored_weights(weights, dtype)
+    except OSError:
+        return False
 
 
 def refuse_strangers(folder: Path) -> None:
@@ -129,8 +138,8 @@ def refuse_strangers(folder: Path) -> None:
         ) from error
 
 
-def _stored_weights(model: KeptModel, dtype: torch.dtype) -> bytes:
-    return save({name: _stored(value, dtype) for name, value in model.model.state_dict().items()})
+def _stored_weights(weights: Mapping[str, Tensor], dtype: torch.dtype) -> bytes:
+    return save({name: _stored(value, dtype) for name, value in weights.items()})
 
 
 def _stored_parts(model: KeptModel, dtype: torch.dtype) -> bytes:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Num, Shaped
 from torch import Tensor, nn
 
 from manta.errors import ConfigError
@@ -52,7 +52,8 @@ class DownsampledAttention(Operator):
     ``κ(z_i, z_j) = softmax_j(τ_h cos(R_i q_i, R_j k_j))``  over j ≡ i mod r,  of u;  τ_h = exp(p_h) ≤ 100
 
     Phases meet through the mixing before. A row of n elements takes n²/r scores instead of n². The phase of an element
-    is its number in the row. A causal span computes the row up to its end anew.
+    is its number in the row. One element more of a causal row is computed from the states that its mixing reaches and
+    from the keys and values of its phase, which are kept; a longer span computes the row up to its end anew.
 
     Args:
         dim: width of the state.
@@ -81,7 +82,8 @@ class DownsampledAttention(Operator):
     def forward(
         self, x: Float[Tensor, "b k d"], context: OperatorContext, cache: Cache | None = None
     ) -> Float[Tensor, "b k d"]:
-        """What each element receives from those of its phase; the state itself, as far as it is seen, is kept.
+        """What each element receives from those of its phase; the state itself, as far as it is seen, is kept, and of a
+        causal row keys and values.
 
         Raises:
             ConfigError: the elements lie along several axes.
@@ -91,17 +93,44 @@ class DownsampledAttention(Operator):
         seen = context.length
         if cache is not None:
             seen = context.stop if self.causal else context.length
+            lone = self.causal and x.shape[1] == 1
             x = cache.renew("state", x, context, seen)
+            if lone:
+                return self._last(x, context, cache)
         real = None if context.mask is None else context.mask[:, :seen]
         u = self._mixed(x if real is None else x * real[..., None].to(x.dtype))
+        q, k, v = self._turned(u, context.coordinates[..., :seen, :])
+        if cache is not None and self.causal:
+            kept = torch.stack([k, v])[..., context.start : context.stop, :]
+            cache.renew("keys and values", kept, context, seen)
+        q, k, v = (self._phases(part) for part in (q, k, v))
+        y = attend(q, k, v, self._temperature(q), self._bias(real, x))
+        return self.out(self._row(y, seen))[:, context.start : context.stop]
+
+    def _last(self, x: Float[Tensor, "b n d"], context: OperatorContext, cache: Cache) -> Float[Tensor, "b 1 d"]:
+        """What the last element of a causal row receives from those of its phase, itself among them."""
+        here, n = context.start, x.shape[1]
+        phase = slice(here % self.rate, n, self.rate)
+        near = slice(max(0, n - 2 * self.rate + 1), n)  # as far as the mixing reaches back
+        x = x[:, near] if context.mask is None else x[:, near] * context.mask[:, near, None].to(x.dtype)
+        q, k, v = self._turned(self._mixed(x)[:, -1:], context.coordinates[..., here:n, :])
+        k, v = cache.renew("keys and values", torch.stack([k, v]), context, n)[..., phase, :]
+        bias = None if context.mask is None else mask_bias(context.mask[:, None, None, phase])
+        return self.out(attend(q, k, v, self._temperature(q), bias).transpose(1, 2).flatten(2))
+
+    def _turned(
+        self, u: Float[Tensor, "b k d"], coordinates: Num[Tensor, "*rows k 1"]
+    ) -> tuple[Float[Tensor, "b h k c"], Float[Tensor, "b h k c"], Float[Tensor, "b h k c"]]:
+        """Queries and keys of unit length, turned by their places, and values."""
         q, k, v = self.qkv(u).unflatten(-1, (3, self.heads, self.head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
-        tables = rotary_tables(context.coordinates[..., :seen, :], self.head_dim, self.rotary_base)
+        tables = rotary_tables(coordinates, self.head_dim, self.rotary_base)
         tables = type(tables)(*(table.unsqueeze(-3) for table in tables))
         q, k = (rotate(F.normalize(part, dim=-1), tables) for part in (q, k))
-        q, k, v = (self._phases(part) for part in (q, k, v))
-        temperature = self.log_temperature.clamp_max(math.log(LARGEST)).exp()
-        y = attend(q, k, v, temperature.to(q.dtype)[:, None, None], self._bias(real, x))
-        return self.out(self._row(y, seen))[:, context.start : context.stop]
+        return q, k, v
+
+    def _temperature(self, like: Tensor) -> Float[Tensor, "h 1 1"]:
+        """The factor of each head's cosines."""
+        return self.log_temperature.clamp_max(math.log(LARGEST)).exp().to(like.dtype)[:, None, None]
 
     def _mixed(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Each element with what is near it, a channel by itself."""

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
-from manta.config import filled
-from manta.errors import CheckpointError, ConfigError, DataError
+from manta.config import filled, to_dict
+from manta.errors import CheckpointError, ConfigError, DataError, UsageError
 from manta.families import FAMILIES
 from manta.recipes.budget import Watch
 from manta.recipes.origins import begun_model, drafting_model, larger_model, source_model, teaching_model
@@ -94,6 +95,24 @@ def corpus_of(
 def tells_tasks(recipe: Recipe) -> bool:
     """Whether a run's model is to tell the tasks of its data apart."""
     return getattr(getattr(recipe, FAMILIES[recipe.family].shape), "modulation", None) is not None
+
+
+def telling_tasks(recipe: Any, family: str, kind: str) -> dict[str, Any]:
+    """The field of a recipe of any state by which its model tells tasks apart.
+
+    Args:
+        recipe: as asked for.
+        family: that it trains.
+        kind: of what a task changes, see `ModulationConfig.kind`.
+
+    Raises:
+        UsageError: the family cannot tell them apart.
+    """
+    name = FAMILIES[family].shape if recipe.state == "text" else ""
+    shape = to_dict(recipe).get(name, {})
+    if "modulation" not in shape:
+        raise UsageError(f"--tasks is for the families ar and masked, and this run trains {family}; give --family ar")
+    return {name: {**shape, "modulation": {**(shape["modulation"] or {}), "kind": kind}}}
 
 
 def with_tasks(recipe: Recipe, corpus: Corpus) -> Recipe:

@@ -37,6 +37,9 @@ def summary(found: Quantisation, before: int, after: int) -> list[str]:
     ]
     if compared.task:
         told.append(f"{compared.task}: {compared.before:.4f} before, {compared.after:.4f} now")
+    if compared.reading is not None:
+        read, now = compared.reading
+        told.append(f"nats a word of held-out texts left to right: {read:.4f} before, {now:.4f} now")
     told.append(
         f"what both write in {how_written(found)}: {compared.same:.0%} the same"
         if found.model.family != "image"

@@ -27,7 +27,7 @@ from manta.recipes.origins import refuse_tasks
 from manta.recipes.recipe import Recipe
 from manta.recipes.text_conversion import held_out, task_of_model, to_batches
 from manta.runtime import MAX_SEED
-from manta.text import read
+from manta.text import Batch, read
 
 Bits = Literal["w8a8", "w4a8", "w8"]
 CALLS: Final = (4, 8, 16, 32)
@@ -94,6 +94,8 @@ class Compared:
     the difference of their values, 0 to 255."""
     seconds_before: float
     seconds_after: float
+    reading: tuple[float, float] | None = None
+    """Nats a word of held-out texts left to right, before and after, of a model that reads both ways."""
 
 
 @dataclass(frozen=True)
@@ -217,9 +219,17 @@ def _for_texts(lm: TrainedWriter[Any], source: str | Path | None, data: str, pla
         options = GenerateOptions(num_steps=COMPARED_CALLS) if budgeted else GenerateOptions()
         texts, seconds = _both(before, after, lambda each: _texts(each, asked, options))
         same = float(np.mean([one == other for one, other in zip(*texts, strict=True)]))
-        return Compared(f"{task} of held-out texts", parts[0][task], parts[1][task], same, *seconds)
+        both = getattr(before.model.config, "causal", False)  # whose slots alone are the task
+        reading = (_read(before, held), _read(after, held)) if both else None
+        return Compared(f"{task} of held-out texts", parts[0][task], parts[1][task], same, *seconds, reading)
 
     return Work("texts", run, compared)
+
+
+def _read(lm: TrainedWriter[Any], held: Sequence[Batch]) -> float:
+    """Nats a word of texts left to right, their ends included."""
+    nats = -sum(float(lm.log_likelihood(batch).value.sum()) for batch in held)
+    return nats / sum(int((batch.text_lengths + 1).sum()) for batch in held)
 
 
 def _texts(lm: Any, asked: Sequence[Request], options: GenerateOptions) -> list[str]:

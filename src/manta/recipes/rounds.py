@@ -13,7 +13,7 @@ from torch import Tensor
 
 from manta.errors import CheckpointError
 from manta.runtime import atomic_write
-from manta.text import Batch, Loader
+from manta.text import CONSENSUS, Batch, Corpus, Loader
 from manta.training import TrainConfig
 
 if TYPE_CHECKING:
@@ -58,6 +58,19 @@ def seen_rows(loader: Loader, num_batches: int) -> Rows:
     while len(found) < num_batches and loader.epoch == 0:
         found.append(next(loader).index.numpy())
     return np.unique(np.concatenate(found))
+
+
+def alike(rows: Rows, corpus: Corpus, *, apart: bool) -> dict[str, Rows]:
+    """Rows whose losses compare, by name: all texts, or human ones and a teacher's answers.
+
+    Args:
+        rows: some.
+        corpus: that they are of.
+        apart: the two learn something else, so that the loss of one says nothing beside that of the other.
+    """
+    answers = corpus.tags[rows] == CONSENSUS
+    kinds = {"human texts": rows[~answers], "answers": rows[answers]} if apart else {"texts": rows}
+    return {name: some for name, some in kinds.items() if len(some)}
 
 
 @torch.no_grad()

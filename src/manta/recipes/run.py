@@ -19,6 +19,7 @@ from torch import Tensor
 from manta import __version__
 from manta.config import to_dict
 from manta.errors import CheckpointError, TrainingError
+from manta.hub import load
 from manta.recipes.budget import Clock, Watch, spoken, undertrained
 from manta.recipes.logged import log_row, minutes_of
 from manta.recipes.pace import Pacer
@@ -28,9 +29,11 @@ from manta.recipes.recipe import Recipe, seconds
 from manta.recipes.runfolder import (
     RunFolder,
     edited_since,
+    finished_model,
     fitting_checkpoint,
     newest,
     refuse_elsewhere,
+    refuse_lost,
     standing,
     stored_recipe,
 )
@@ -56,7 +59,6 @@ from manta.training import (
     latest_checkpoint,
     load_checkpoint,
     own_device,
-    read_log,
     require_tensorboard,
     save_checkpoint,
     save_shares,
@@ -126,6 +128,7 @@ class TrainingRun:
         self.unit = STATES[self.recipe.state].load().unit
         """What elements of a batch are, in the plural."""
         self._planner: Planner | None = None
+        self._plan: dict[str, int] = {}
         self._writing: Writing | None = None
         self._being_saved = ""
         self._in_steps, self._stop, self._stopped = False, 0, 0.0
@@ -156,7 +159,7 @@ class TrainingRun:
     @property
     def plan(self) -> dict[str, int]:
         """Steps of each stage that has begun."""
-        return {} if self._planner is None else self._planner.plan
+        return self._plan if self._planner is None else self._planner.plan
 
     def __repr__(self) -> str:
         """What is trained, where, and how far its stages have come to be planned."""
@@ -213,6 +216,12 @@ class TrainingRun:
         try:
             found = self.team.alone(lambda: latest_checkpoint(self.out))
             edited = self.team.alone(lambda: edited_since(found, self.asked))
+            done = self.team.alone(lambda: None if edited else finished_model(self.out, found, self.asked))
+            if done is not None:
+                folder, self._plan = done
+                self.model = load(folder, device=str(self.device))
+                yield Note(f"this run is finished; its model is in {folder}")
+                return
             yield Note(f"preparing {self.recipe.data}")
             self._prepare()
             yield Note(f"{self.parts.report}; prepared in {spoken(self.clock.now())}")
@@ -233,7 +242,7 @@ class TrainingRun:
         yield from map(
             Note, [*described(self.team.size, self.recipe.train.accumulate, self.sharding), *self.parts.advice()]
         )
-        yield from self._goes_on(first, state)
+        yield from map(Note, self.folder.taken_up(state, names[first:]))
         try:
             yield from self._train(first, tensors, state)
         except OSError as error:
@@ -266,18 +275,6 @@ class TrainingRun:
         notes.append(f"model written to {target} after {steps} steps in {spoken(self.clock.now())}")
         short = undertrained(self.plan)
         return [*notes, f"warning: the model is {short}"] if short else notes
-
-    def _goes_on(self, first: int, state: dict[str, Any] | None) -> Iterator[Note]:
-        """Say where a run is taken up again."""
-        if self.folder.new:
-            return
-        if state is None:
-            yield Note("there is no checkpoint yet, so training begins at its first step")
-            return
-        if (kept := sum(row["global_step"] <= state["step"] for row in read_log(self.out)[0])) < state["step"]:
-            yield Note(f"warning: the log holds {kept} of {state['step']} steps; the others were lost or damaged")
-        if state.get("completed") and first < len(self.specs):
-            yield Note(f"{state['stage']} is finished; going on with {self.specs[first].name} at its first step")
 
     def trials(self, num_steps: int) -> Iterator[Stage]:
         """Each stage in turn, ready to train for some steps: for measuring. Only the data as prepared is written.
@@ -362,11 +359,7 @@ class TrainingRun:
     def _restore(self, found: Path | None) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """Weights and state of a checkpoint."""
         if found is None:
-            for name in ("teacher", "model", "adapter"):
-                if (self.out / name).exists():
-                    raise CheckpointError(
-                        f"{self.out} has a folder {name} and its checkpoints are gone, so it cannot be continued"
-                    )
+            refuse_lost(self.out)
             return {}, None
         tensors, state = load_checkpoint(found)
         self.folder.refuse_other_data(state["data"], self.parts.data, self.recipe.data)

@@ -1,7 +1,7 @@
 """A run's folder: whose it is, who may write in it now, and what was written in it of the run itself."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from manta.config import from_dict, to_dict
 from manta.errors import CheckpointError, ConfigError, DataError, UsageError
 from manta.families.trained import Teaching
+from manta.hub.folder import holds_weights
 from manta.image.photos import RESTORE
 from manta.image.sources import IMAGES
 from manta.recipes.recipe import seconds
@@ -19,12 +20,14 @@ from manta.recipes.states import recipe_class
 from manta.runtime import atomic_write, sweep
 from manta.text.files import expanded
 from manta.text.sources import SCHEMES
-from manta.training import latest_checkpoint, load_state
+from manta.training import latest_checkpoint, load_checkpoint, load_state, read_log
 
 RECIPE = "recipe.json"
 PLAN = "plan.json"
 DATA = "data.json"
 LOCK = ".lock"
+LENT = ("converted_from", "drafter_of", "taught_by", "inherit", "begin_from")
+"""What gives a run a second model, which it needs until it is finished."""
 TAUGHT = tuple(field.name for field in fields(Teaching) if field.name != "shares")
 """Those of the objectives."""
 EDITABLE = ("train", "checkpoint_minutes", "time_budget", *TAUGHT)
@@ -119,6 +122,23 @@ class RunFolder:
     def write_plan(self, plan: dict[str, int]) -> None:
         """Write down, for people, the steps of each stage that has begun; checkpoints hold what counts."""
         atomic_write(self.path / PLAN, (json.dumps(plan) + "\n").encode())
+
+    def taken_up(self, state: dict[str, Any] | None, left: Sequence[str]) -> Iterator[str]:
+        """Say where a run goes on that is not new.
+
+        Args:
+            state: of its newest checkpoint; None: there is none.
+            left: names of the stages that are not finished.
+        """
+        if self.new:
+            return
+        if state is None:
+            yield "there is no checkpoint yet, so training begins at its first step"
+            return
+        if (kept := sum(row["global_step"] <= state["step"] for row in read_log(self.path)[0])) < state["step"]:
+            yield f"warning: the log holds {kept} of {state['step']} steps; the others were lost or damaged"
+        if state.get("completed") and left:
+            yield f"{state['stage']} is finished; going on with {left[0]} at its first step"
 
     def keep_data(self, data: dict[str, str], name: str) -> None:
         """Write down what a run is trained on, so that it is known before there is a checkpoint.
@@ -281,6 +301,46 @@ def edited_since(checkpoint: Path | None, recipe: Any) -> list[str]:
         CheckpointError: one of them cannot change, or the checkpoint is damaged.
     """
     return [] if checkpoint is None else changes(load_state(checkpoint)["recipe"], to_dict(recipe))
+
+
+def finished_model(run: Path, checkpoint: Path | None, recipe: Any) -> tuple[Path, dict[str, int]] | None:
+    """The model of a run that began with another one, and the steps of its stages, where all is done.
+
+    All is done if a stage is at its end and the folder `model`, which comes last, has the weights of then. So neither
+    the other model nor the data are needed.
+
+    Args:
+        run: its folder.
+        checkpoint: the newest; None: there is none.
+        recipe: of the run.
+
+    Returns:
+        None where something is left to do, or the run began with no other model.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged.
+    """
+    if checkpoint is None or not any(getattr(recipe, name, None) for name in LENT):
+        return None
+    if not load_state(checkpoint).get("completed") or not (run / "model").exists():
+        return None
+    tensors, state = load_checkpoint(checkpoint)
+    for net in ("model.", "teacher."):
+        own = {name.removeprefix(net): part for name, part in tensors["model"].items() if name.startswith(net)}
+        if holds_weights(run / "model", own):
+            return run / "model", dict(state["plan"])
+    return None
+
+
+def refuse_lost(run: Path) -> None:
+    """Refuse to go on without checkpoints where there have been some.
+
+    Raises:
+        CheckpointError: as said.
+    """
+    for name in ("teacher", "model", "adapter"):
+        if (run / name).exists():
+            raise CheckpointError(f"{run} has a folder {name} and its checkpoints are gone, so it cannot be continued")
 
 
 def newest(run: Path) -> str:

@@ -1,6 +1,6 @@
 """A trained model with a smaller vocabulary: the tokens that its data need, with the weights they have."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,8 @@ from manta.hub.folder import LanguageModel
 from manta.recipes.conversion import MEASURED, mean_parts
 from manta.recipes.recipe import Recipe
 from manta.recipes.text_conversion import task_of_model, to_batches
-from manta.text import Example, ForeignTokenizer, Shrunk, read, shrink
+from manta.text import Example, ForeignTokenizer, Shrunk, Tokenizer, read, shrink
+from manta.text.corpus import chunks
 
 
 @dataclass(frozen=True)
@@ -68,21 +69,33 @@ def shrink_vocabulary(lm: LanguageModel, data: str, coverage: float, tell: Calla
     if isinstance(lm.tokenizer, ForeignTokenizer):
         raise ConfigError("a published model keeps its tokenizer; give a model that manta trains from the beginning")
     tell(f"counting the tokens of {data}")
-    examples = list(read(data, "train"))
-    if not examples:
+    first = list(read(data, "train", MEASURED))
+    if not first:
         raise DataError(f"{data} has no training texts to count the tokens of")
-    texts = [text for example in examples for text in (example.prompt, example.text) if text]
+    texts = (text for example in read(data, "train") for text in (example.prompt, example.text) if text)
     found = shrink(lm.tokenizer, texts, coverage)
-    rows = found.tokenizer.encode_batch([example.text for example in examples])
+    rows = _Encoded(data, found.tokenizer)
     smaller = lm.with_vocabulary(found.tokenizer, lambda net: with_vocabulary(net, found.kept), rows)
     tell("measuring both on held-out texts")
-    held = list(read(data, "dev", MEASURED)) or examples[:MEASURED]
+    held = list(read(data, "dev", MEASURED)) or first
     both = [example for example in held if _fits(lm, example) and _fits(smaller, example)]
     if not both:
         raise DataError(f"no held-out text of {data} fits the model with fewer tokens; raise the coverage")
     rates = (found.tokens_before / found.num_bytes, found.tokens_after / found.num_bytes)
     sides = [_side(each, data, rate, held, both) for each, rate in zip((lm, smaller), rates, strict=True)]
     return Shrinking(smaller, found, *sides)
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """Token rows of the training texts of data, which are read whenever they are gone through and never held."""
+
+    data: str
+    tokenizer: Tokenizer
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for some in chunks(read(self.data, "train")):
+            yield from self.tokenizer.encode_batch([example.text for example in some])
 
 
 def with_vocabulary(net: PromptedModel, kept: Iterable[int]) -> PromptedModel:

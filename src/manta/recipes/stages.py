@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -50,7 +51,7 @@ from manta.recipes.prepare import (
     write_medoids,
 )
 from manta.recipes.recipe import Recipe, resolve, seconds
-from manta.recipes.rounds import Rows, hard_rows, in_rounds, kept_rows, seen_rows
+from manta.recipes.rounds import Rows, alike, hard_rows, in_rounds, kept_rows, seen_rows
 from manta.recipes.text_conversion import how_well
 from manta.runtime import atomic_write, make_generator
 from manta.text import Batch, Corpus, CorpusReport, Loader, Tokenizer, read
@@ -272,7 +273,8 @@ class TextParts(Parts):
     def rows_of_round(self, spec: StageSpec, before: Loader, num_batches: int, seed: int, *, begun: bool) -> Rows:
         """The texts of a round, drawn from those of the one before and kept in the run folder.
 
-        With a time budget they are drawn from as many as can be judged in `JUDGING_SHARE` of it.
+        Where slots learn answers alone, human texts are drawn beside human texts and answers beside answers. With a
+        time budget they are drawn from as many as can be judged in `JUDGING_SHARE` of it.
 
         Args:
             spec: the round.
@@ -281,29 +283,33 @@ class TextParts(Parts):
             seed: of the draws.
             begun: the round has begun.
         """
-        config, corpus = self.recipe.train, spec.corpus()
+        recipe, corpus = self.recipe, spec.corpus()
+        config = recipe.train
 
         def make() -> Rows:
             self.watch.tell(f"drawing the texts of {spec.name}")
-            generator = make_generator(seed)
-            groups = self.loader(corpus, seed, seen_rows(before, num_batches), config.round_elements)
+            generator, seen, drawn = make_generator(seed), seen_rows(before, num_batches), []
+            budget = math.inf if recipe.time_budget is None else JUDGING_SHARE * seconds(recipe.time_budget)
 
             def loss(batch: Batch) -> float:
                 return float(spec.objective(spec.model, batch.to(self.device), generator).total)
 
-            budget, first = self.recipe.time_budget, self.watch.clock.now()
-            allowed = math.inf if budget is None else JUDGING_SHARE * seconds(budget)
+            apart = recipe.family == "aligned" and recipe.alignment.slots_learn == "answers"
+            for kind, rows in alike(seen, corpus, apart=apart).items():
+                until = self.watch.clock.now() + budget * len(rows) / len(seen)
 
-            def enough(num: int) -> bool:
-                self.watch.at(f"{num:,} groups of texts judged for {spec.name}")
-                return self.watch.clock.now() - first > allowed
+                def enough(num: int, until: float = until) -> bool:
+                    self.watch.at(f"{num:,} groups of texts judged for {spec.name}")
+                    return self.watch.clock.now() > until
 
-            rows, means = hard_rows(groups, loss, config, generator, enough)
-            told = f"{means['drawn']:.3f} of {means['all']:.3f} ± {means['spread']:.3f} nats"
-            self.watch.tell(
-                f"{spec.name} learns from {len(rows):,} texts; loss of those that were drawn, of all: {told}"
-            )
-            return rows
+                groups = self.loader(corpus, seed, rows, config.round_elements)
+                rows, means = hard_rows(groups, loss, config, generator, enough)
+                told = f"{means['drawn']:.3f} of {means['all']:.3f} ± {means['spread']:.3f} nats"
+                self.watch.tell(
+                    f"{spec.name} learns from {len(rows):,} {kind}; loss of those that were drawn, of all: {told}"
+                )
+                drawn.append(rows)
+            return np.sort(np.concatenate(drawn))
 
         return kept_rows(self.folder, spec.name, make, len(corpus), begun=begun)
 

@@ -117,7 +117,7 @@ def build(
     Raises:
         ConfigError: lengths out of range.
         DataError: the examples are broken, or none is left; the folder holds files and is no corpus; or tasks are to be
-            kept, and an example names none, or there are more than `MOST_TASKS`.
+            kept, and an example names none, no row of one is left, or there are more than `MOST_TASKS`.
     """
     if multiple < 1 or max_prompt < 0 or max_text < 1 or max_text % multiple:
         raise ConfigError(
@@ -142,10 +142,10 @@ def build(
             with _Writer(temporary, tokenizer, settings, tasks=tasks) as writer:
                 for chunk in chunks(examples):
                     writer.add(chunk)
-                report, names = writer.report(), writer.tasks
+                report = writer.report()
             if report.rows == 0:
                 raise DataError(f"no example is left to train on: {report}; raise the lengths or give more data")
-            _write_manifest(temporary, {**settings, **({"tasks": names} if tasks else {})}, report)
+            _write_manifest(temporary, {**settings, **({"tasks": writer.tasks} if tasks else {})}, report)
     except OSError as error:
         place = error.filename or folder
         raise DataError(
@@ -263,12 +263,12 @@ class _Writer:
         self._tokenizer = tokenizer
         self._token = np.dtype(settings["dtype"])
         self._max_prompt, self._max_text = settings["max_prompt"], settings["max_text"]
-        self._folder = folder
-        self._stack = ExitStack()
+        self._folder, self._stack = folder, ExitStack()
         self._files: dict[str, Any] = {}
         self._seen, self._prompts = HashIndex(), HashIndex()
         self._counts = {field.name: 0 for field in fields(CorpusReport)}
         self._numbers: dict[str, int] | None = {} if tasks else None
+        self._with_rows = set[int]()
 
     def __enter__(self) -> "_Writer":
         for name in (*_files(self._numbers is not None), _EDGES):
@@ -284,8 +284,18 @@ class _Writer:
 
     @property
     def tasks(self) -> list[str]:
-        """Names of the tasks so far, in the order in which they were met."""
-        return list(self._numbers or ())
+        """Names of the tasks so far, in the order in which they were met.
+
+        Raises:
+            DataError: no row of one is left.
+        """
+        numbers = self._numbers or {}
+        if gone := [name for name in numbers if numbers[name] not in self._with_rows]:
+            raise DataError(
+                f"no row of the task {gone[0][:60]!r} is left to train on: all are empty, or longer than max_prompt="
+                f"{self._max_prompt} or max_text={self._max_text} tokens; raise these, or leave its rows out"
+            )
+        return list(numbers)
 
     def add(self, chunk: list[Example]) -> None:
         """Tokenizes a chunk and appends what fits."""
@@ -293,16 +303,13 @@ class _Writer:
         counts["read"] += len(chunk)
         whole = [example for example in chunk if example.text.strip()]
         counts["empty"] += len(chunk) - len(whole)
-        numbers = {} if self._numbers is None else self._number_tasks(whole)
+        numbers = {} if self._numbers is None else self._number_tasks(e for e in chunk if e.task or e.text.strip())
         _, fresh = self._seen.add([self._key(example) for example in whole])
         kept = [example for example, is_fresh in zip(whole, fresh, strict=True) if is_fresh]
         counts["duplicates"] += len(whole) - len(kept)
         groups = self._add_prompts({example.prompt: None for example in kept if example.prompt is not None})
         rows: list[list[int]] = []
-        row_groups: list[int] = []
-        row_tags: list[int] = []
-        row_edges: list[int] = []
-        row_tasks: list[int] = []
+        row_groups, row_tags, row_edges, row_tasks = (list[int]() for _ in range(4))
         for example, tokens in zip(kept, self._tokenizer.encode_batch([e.text for e in kept]), strict=True):
             group = -1 if example.prompt is None else groups[example.prompt]
             if group is None:
@@ -325,6 +332,7 @@ class _Writer:
         self._files[_EDGES].write(np.array(row_edges, dtype=np.uint8).tobytes())
         if _TASKS in self._files:
             self._files[_TASKS].write(np.array(row_tasks, dtype=np.uint8).tobytes())
+            self._with_rows.update(row_tasks)
         counts["rows"] += len(rows)
         counts["consensus"] += row_tags.count(CONSENSUS)
 

@@ -57,7 +57,8 @@ class TrainConfig:
     round_share: float = 0.5
     """Share of a round's texts that the next learns from, and of its steps."""
     round_choice: str = "loss"
-    """How they are drawn: by `loss`, or `uniform`, the control."""
+    """How they are drawn: by `loss`, or `uniform`, the control. Where slots learn answers alone
+    (alignment.slots_learn), human texts are drawn by the losses of human texts, and answers by those of answers."""
     round_temperature: float = 1.0
     """Nats by which a loss has to be higher for e times the chance."""
     round_elements: int | None = None

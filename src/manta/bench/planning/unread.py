@@ -20,7 +20,7 @@ from manta.image.photos import PhotoBatch
 from manta.recipes.image_parts import ImageParts, size_of_all
 from manta.recipes.joint_parts import JointParts
 from manta.recipes.parts import Parts, StageSpec
-from manta.recipes.prepare import guided_by
+from manta.recipes.prepare import examples, guided_by, refuse_tasks, tells_tasks
 from manta.recipes.restore_parts import RestoreParts
 from manta.recipes.stages import TextParts
 from manta.recipes.states import STATES, resolved
@@ -31,6 +31,10 @@ READ = 256
 """Captions that are read for their words."""
 ASSUMED_CLASSES, ASSUMED_PLACES, ASSUMED_WORDS = 10, 32, 1000
 """Of images and captions that are not read."""
+READ_TASKS = 20_000
+"""Texts that are read for the tasks they name."""
+ASSUMED_TASKS = ("describe", "continue", "fill", "shorten")
+"""Of texts that are not read: those of `manta data make tasks`."""
 LENT = ("converted_from", "drafter_of", "taught_by", "inherit")
 """What gives a run a second model, which a plan does not read."""
 
@@ -100,6 +104,8 @@ def _texts(recipe: Any, device: torch.device) -> Unread:
         consensus = ("teacher" if helped else "none") if recipe.consensus == "auto" else recipe.consensus
         warm = helped if recipe.warm_start is None else recipe.warm_start
         recipe = replace(recipe, consensus=consensus, warm_start=warm)
+    refuse_tasks(recipe)
+    recipe = _with_tasks(recipe, notes)
     if task is None:
         notes.append(f"a vocabulary of {size:,} tokens")
     shapes = {row.shape for row in FAMILIES.values() if row.shape}
@@ -111,10 +117,37 @@ def _texts(recipe: Any, device: torch.device) -> Unread:
     max_prompt = max_prompt if prompts else 0
 
     def batch(spec: StageSpec) -> Batch:
-        return text_batch(recipe.batch_tokens, max_prompt, max_text, size, recipe.consensus_share)
+        found = text_batch(recipe.batch_tokens, max_prompt, max_text, size, recipe.consensus_share)
+        tasks = getattr(getattr(recipe, FAMILIES[recipe.family].shape), "tasks", ())
+        return replace(found, task=found.index % len(tasks)) if tasks else found
 
     notes.append(f"rows of the longest, {max_prompt} tokens of a prompt and {max_text} of a text")
     return Unread(recipe, parts, specs, batch, tuple(notes))
+
+
+def _with_tasks(recipe: Any, notes: list[str]) -> Any:
+    """A recipe whose model has the tasks that its data name, if it is to tell tasks apart.
+
+    Raises:
+        ConfigError: they name none.
+    """
+    name = FAMILIES[recipe.family].shape
+    shape = getattr(recipe, name)
+    if not tells_tasks(recipe):
+        return recipe
+    tasks = shape.tasks
+    if not tasks:
+        try:
+            named = {example.task for example in islice(examples(recipe), READ_TASKS)}
+        except DataError:
+            named = {*ASSUMED_TASKS}
+        if not any(named):
+            raise ConfigError(
+                f"{recipe.data} names no task, where the model is to tell tasks apart; give rows a `task`"
+            )
+        tasks = tuple(sorted(task for task in named if task))
+    notes.append(f"{len(tasks)} tasks")
+    return replace(recipe, **{name: replace(shape, tasks=tasks)})
 
 
 def text_batch(tokens: int, prompt: int, text: int, vocab_size: int, tagged: float = 0.0) -> Batch:
