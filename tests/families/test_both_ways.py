@@ -18,7 +18,7 @@ from manta.hub import load
 from manta.hub.folder import save_model
 from manta.operators import FourierConfig
 from manta.runtime import make_generator
-from manta.text import CONSENSUS, MASK
+from manta.text import CONSENSUS, HUMAN, MASK
 
 from .conftest import SMALL, make_aligned
 from .test_aligned import batch_of
@@ -167,3 +167,43 @@ def test_a_drafter_learns_answers_where_there_are_some(lm):
     assert told[0] == told[1]
     human = replace(both, tag=torch.zeros(6, dtype=torch.long))
     assert drafting(lm.model, human, make_generator(0)).total.item() != told[0]
+
+
+def test_drawn_texts_are_asked_for_as_people_write_and_greedy_ones_as_answers():
+    lm = make_aligned(causal=True, styles=True, depth=2, draft_horizon=3)
+    assert lm.causal is not None and lm.causal.model.styles
+    told = []
+    memory = lm.model.memory_encoder.forward
+
+    def watched(prompt, mask, kind, *given, **named):
+        told.append(kind.tolist())
+        return memory(prompt, mask, kind, *given, **named)
+
+    lm.model.memory_encoder.forward = watched
+    mixed = [Request(prompt="the cat", seed=3), Request(prompt="the cat", seed=3)]
+    hows = [GenerateOptions(decoder="verified", temperature=t) for t in (0.0, 1.0)]
+    requests = [replace(request, options=how) for request, how in zip(mixed, hows, strict=True)]
+    both = [event.tokens for event in finished(lm.generate(requests, GenerateOptions(), batch_size=2))]
+    assert sorted(kind for call in told for kind in call) == [HUMAN, CONSENSUS]
+    told.clear()
+    alone = [[event.tokens for event in finished(lm.generate([r], how))][0] for r, how in zip(mixed, hows, strict=True)]
+    assert told == [[CONSENSUS], [HUMAN]] and sorted(both) == sorted(alone)
+    told.clear()
+    list(lm.generate(mixed[:1], GenerateOptions(num_steps=1)))
+    assert told == [[CONSENSUS]], "slots answer"
+
+
+def test_styles_are_learned_by_the_tags_of_texts():
+    lm, batch = make_aligned(causal=True, styles=True), batch_of()
+    losses = {}
+    for tag in (HUMAN, CONSENSUS):
+        batch.tag.fill_(tag)
+        losses[tag] = float(NextToken()(lm.model.reading(), batch, make_generator(0)).total)
+    assert losses[HUMAN] != losses[CONSENSUS]
+    plain = make_aligned(causal=True)
+    for tag in (HUMAN, CONSENSUS):
+        batch.tag.fill_(tag)
+        losses[tag] = float(NextToken()(plain.model.reading(), batch, make_generator(0)).total)
+    assert losses[HUMAN] == losses[CONSENSUS]
+    with pytest.raises(ConfigError, match="styles are for a model that reads left to right"):
+        AlignedConfig(styles=True)

@@ -9,7 +9,7 @@ from torch import nn
 
 from manta.errors import ConfigError
 from manta.families.model import CodeReader, MantaConfig, MantaModel
-from manta.recipes.stages import inherit
+from manta.recipes.weights import inherit
 from manta.text import BOS, MASK
 from manta.types import Estimate
 

@@ -19,7 +19,7 @@ from manta.families.prompted import Memory, PromptedConfig, PromptedModel, resol
 from manta.nets.trunk import Trunk
 from manta.operators import OperatorContext, line
 from manta.operators.cross_attention import ProjectedMemory
-from manta.text import BOS, EOS, MASK
+from manta.text import BOS, CONSENSUS, EOS, HUMAN, MASK
 
 SILENT = -1e4
 """Logit of what cannot be said; finite, as a gradient passes by it."""
@@ -39,6 +39,9 @@ class AlignedConfig(PromptedConfig):
     """The same weights also read left to right: likelihoods are exact, and the decoders `sequential` and `verified`
     write, without a teacher beside the model. Of absolute places only slots are told theirs then: a reading from left
     to right that was told them lost four points of BLEU on texts longer than those it had learned from."""
+    styles: bool | None = None
+    """The left-to-right reading tells texts of people from a teacher's answers, in training and in writing: what is
+    drawn is written as people write, the greedy text and slots as the answers. None: where it learns both."""
     draft_horizon: int = 0
     """Words ahead that a drafter of the left-to-right reading is taught, in a last stage; 0: no such stage."""
 
@@ -46,6 +49,8 @@ class AlignedConfig(PromptedConfig):
         super().__post_init__()
         if self.draft_horizon < 0:
             raise ConfigError(f"draft_horizon should be 0 or more, received {self.draft_horizon}")
+        if self.styles and not self.causal:
+            raise ConfigError("styles are for a model that reads left to right, too; set causal=true")
         if self.draft_horizon and not self.causal:
             raise ConfigError("draft_horizon is for a model that reads left to right, too; set causal=true")
         if not 2 <= self.slots_per_word <= MOST_SLOTS:
@@ -121,6 +126,10 @@ class AlignedModel(PromptedModel):
         silent[[MASK, BOS, EOS]] = True
         return logits.masked_fill(silent, SILENT)
 
-    def prompt_memory(self, prompt: Int64[Tensor, "b p"], lengths: Int64[Tensor, "b"]) -> Memory:
-        """The encoded prompts; every text is of one kind."""
-        return self.memory(prompt, lengths, torch.zeros_like(lengths))
+    def prompt_memory(
+        self, prompt: Int64[Tensor, "b p"], lengths: Int64[Tensor, "b"], tags: Int64[Tensor, "b"] | None = None
+    ) -> Memory:
+        """The encoded prompts, told the tags of texts where the model knows styles; None: slots are to answer."""
+        if tags is None:
+            tags = torch.full_like(lengths, CONSENSUS)
+        return self.memory(prompt, lengths, tags if self.config.styles else torch.full_like(lengths, HUMAN))

@@ -67,7 +67,7 @@ class AlignmentMatching:
     def __call__(self, model: AlignedModel, batch: Batch, generator: torch.Generator) -> Loss:
         """Loss with parts nats (a word that is not given), given (share of slots), length (nats), and causal (nats a
         word left to right) of a model that reads both ways."""
-        memory, next_word, share = model.prompt_memory(batch.prompt, batch.prompt_lengths), None, 1.0
+        memory, next_word, share = model.prompt_memory(batch.prompt, batch.prompt_lengths, batch.tag), None, 1.0
         told_next = 0
         if model.config.causal:  # before the slots, whose call is the last: the one that an imitation compares
             next_word, told_next = NextToken.nats(model.reading(), batch, memory)

@@ -43,7 +43,7 @@ from manta.fluency import Edges
 from manta.nets.trunk import Trunk
 from manta.operators import OperatorContext, line
 from manta.runtime import check_likelihood
-from manta.text import BOS, EOS, HUMAN, MASK, Batch, Corpus, Tokenizer
+from manta.text import BOS, CONSENSUS, EOS, HUMAN, MASK, Batch, Corpus, Tokenizer
 from manta.types import Loss
 
 NUM_DRAFTS = 7
@@ -65,6 +65,9 @@ class AutoregressiveConfig(TaskedConfig):
     draft_horizon: int = 0
     """Words ahead that a drafter of its own is taught, in a last stage, so that several are written a call; 0: no such
     stage, and words are drafted from a table of the training texts."""
+    styles: bool = False
+    """Tell texts of people from a teacher's answers, in training and in writing: what is drawn is written as people
+    write, the greedy text as the answers."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,6 +104,7 @@ class AutoregressiveModel(PromptedModel):
             if shape.draft_horizon
             else None
         )
+        self.styles = shape.styles
         self.modulate(self.trunk)
 
     @classmethod
@@ -116,12 +120,16 @@ class AutoregressiveModel(PromptedModel):
         nn.Module.__init__(found)
         own = {"family": "ar", "absolute_places": net.places is not None}
         shared = {field.name: getattr(net.config, field.name) for field in fields(PromptedConfig)}
-        horizon = 0 if drafter is None else drafter.horizon
-        found.config = AutoregressiveConfig(**{**shared, **own}, draft_horizon=horizon)
+        own |= {"draft_horizon": 0 if drafter is None else drafter.horizon, "styles": bool(net.config.styles)}
+        found.config = AutoregressiveConfig(**{**shared, **own})
         found.embedding, found.head, found.memory_encoder = net.embedding, net.head, net.memory_encoder
         found.places, found.length, found.trunk, found.drafter = net.places, None, trunk, drafter
-        found.tasks = None
+        found.tasks, found.styles = None, bool(net.config.styles)
         return found.train(net.training)
+
+    def kinds(self, tags: Int64[Tensor, "b"]) -> Int64[Tensor, "b"]:
+        """What the prompt's encoder is told of texts by their tags: that all are people's, unless styles are known."""
+        return tags if self.styles else torch.full_like(tags, HUMAN)
 
     def forward(self, tokens: Int64[Tensor, "b n"], memory: Memory) -> Float[Tensor, "b n v"]:
         """Logits of the token after each of `tokens`, the first of which is `begin`."""
@@ -144,12 +152,11 @@ class AutoregressiveModel(PromptedModel):
 
 
 class NextToken:
-    """Exact negative log-likelihood in nats a token, the closing token included; it knows of no styles."""
+    """Exact negative log-likelihood in nats a token, the closing token included."""
 
     def __call__(self, model: AutoregressiveModel, batch: Batch, generator: torch.Generator) -> Loss:
         """Loss with part nats (a token)."""
-        human = torch.full_like(batch.tag, HUMAN)
-        memory = model.memory(batch.prompt, batch.prompt_lengths, human, task=batch.task)
+        memory = model.memory(batch.prompt, batch.prompt_lengths, model.kinds(batch.tag), task=batch.task)
         nats, count = self.nats(model, batch, memory)
         return Loss(nats, {"nats": nats.detach()}, count)
 
@@ -348,16 +355,17 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
         """Most tokens of a text behind one of these prompts."""
         return self.capacity
 
-    def _reader(self, prompts: Sequence[Sequence[int]], room: int, *, drafting: bool) -> CachedReader:
+    def _reader(self, rows: Sequence[Line], room: int, *, drafting: bool) -> CachedReader:
         """The model behind its cache, with the prompts read.
 
         Args:
-            prompts: tokens of each.
+            rows: that are written.
             room: places that are read at most.
             drafting: the drafter reads the prompts, too.
         """
-        prompt, lengths = padded_prompts(prompts, self.device)
-        memory = self.model.memory(prompt, lengths, torch.zeros_like(lengths))
+        prompt, lengths = padded_prompts([row.prompt for row in rows], self.device)
+        tags = torch.tensor([CONSENSUS if row.temperature == 0 else HUMAN for row in rows], device=self.device)
+        memory = self.model.memory(prompt, lengths, self.model.kinds(tags))
         if drafting and self.drafter is not None:
             self.drafter.begin(memory)
         return CachedReader(self.model, memory, room)
@@ -372,7 +380,7 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
         watch = _watched_by(observer)
         num_drafts = 0 if watch is not None else self._num_drafts(options, len(rows))
         max_tokens = min(self._room(prompts), options.max_tokens or sys.maxsize)
-        reader = self._reader(prompts, max_tokens + num_drafts + ROWS, drafting=num_drafts > 0)
+        reader = self._reader(rows, max_tokens + num_drafts + ROWS, drafting=num_drafts > 0)
         automaton = automaton_for(options, self.tokenizer)
         hold = None if automaton is None else NextHeld(automaton, self.model.end, max_tokens, len(rows))
         return decode(
@@ -393,7 +401,8 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
         self, batch: Prompts, templates: Sequence[Template | None], options: GenerateOptions, *, encode: bool
     ) -> Beginning:
         """Every text has the room of the longest."""
-        memory = self.model.memory(batch.tokens, batch.lengths, torch.zeros_like(batch.lengths), encode=encode)
+        kinds = self.model.kinds(torch.full_like(batch.lengths, CONSENSUS))
+        memory = self.model.memory(batch.tokens, batch.lengths, kinds, encode=encode)
         tokens = torch.full((len(templates), self.capacity), MASK, device=self.device)
         return Beginning(memory, tokens, torch.ones_like(tokens, dtype=torch.bool), batch.generators)
 

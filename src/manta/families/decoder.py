@@ -92,6 +92,7 @@ class DecoderModel(AutoregressiveModel):
         )
         self.head = Head(self.embedding) if shape.tied else nn.Linear(shape.dim, shape.vocab_size, bias=False)
         self.places = self.length = self.drafter = self.tasks = None
+        self.styles = False
 
     def memory(
         self,
@@ -203,9 +204,9 @@ class DecoderLM(AutoregressiveLM):
         """Up to `UNBOUNDED` tokens where nothing else is asked for."""
         return super()._steps(rows, replace(options, max_tokens=options.max_tokens or UNBOUNDED), observer)
 
-    def _reader(self, prompts: Sequence[Sequence[int]], room: int, *, drafting: bool) -> CachedReader:
+    def _reader(self, rows: Sequence[Line], room: int, *, drafting: bool) -> CachedReader:
         """Behind the prompts."""
-        return PrefixedReader(self.model, prompts, room)  # pyright: ignore[reportArgumentType]
+        return PrefixedReader(self.model, [row.prompt for row in rows], room)  # pyright: ignore[reportArgumentType]
 
     def _beginning(
         self, batch: Prompts, templates: Sequence[Template | None], options: GenerateOptions, *, encode: bool

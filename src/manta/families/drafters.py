@@ -100,7 +100,7 @@ class DraftLoss:
         drafter: RecurrentDrafter = model.drafter
         with torch.no_grad():
             given, words, real = model.shifted(batch)
-            memory = model.memory(batch.prompt, batch.prompt_lengths, torch.zeros_like(batch.tag))
+            memory = model.memory(batch.prompt, batch.prompt_lengths, model.kinds(batch.tag))
             hidden = model.hidden(given, memory)
         horizon = drafter.horizon
         drawn = torch.rand(len(words), self.places, generator=generator).to(words.device)

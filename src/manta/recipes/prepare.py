@@ -203,6 +203,9 @@ def guided_by(recipe: Recipe) -> Recipe:
     recipe = _guided_by_source(recipe) if beginning else _guided_by_teacher(recipe)
     learned = "answers" if recipe.aligned.causal and recipe.consensus != "none" else "all"
     recipe = replace(recipe, alignment=filled(recipe.alignment, {"slots_learn": learned}))
+    if recipe.aligned.causal:
+        both = recipe.alignment.slots_learn == "answers"
+        recipe = replace(recipe, aligned=filled(recipe.aligned, {"styles": both}))
     answers = recipe.family == "aligned" and recipe.alignment.slots_learn == "answers"
     if answers and (recipe.consensus == "none" or recipe.consensus_share == 0):
         raise ConfigError(

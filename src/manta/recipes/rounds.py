@@ -60,7 +60,7 @@ def seen_rows(loader: Loader, num_batches: int) -> Rows:
     return np.unique(np.concatenate(found))
 
 
-def alike(rows: Rows, corpus: Corpus, *, apart: bool) -> dict[str, Rows]:
+def alike(rows: Rows, corpus: Corpus, *, apart: bool) -> dict[str, Integer[np.ndarray, " _"]]:
     """Rows whose losses compare, by name: all texts, or human ones and a teacher's answers.
 
     Args:

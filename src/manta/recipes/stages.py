@@ -53,6 +53,7 @@ from manta.recipes.prepare import (
 from manta.recipes.recipe import Recipe, resolve, seconds
 from manta.recipes.rounds import Rows, alike, hard_rows, in_rounds, kept_rows, seen_rows
 from manta.recipes.text_conversion import how_well
+from manta.recipes.weights import begin_styles, inherit, warm_start
 from manta.runtime import atomic_write, make_generator
 from manta.text import Batch, Corpus, CorpusReport, Loader, Tokenizer, read
 from manta.text.corpus import FILES
@@ -384,7 +385,7 @@ def stage_specs(parts: TextParts) -> list[StageSpec]:
         if recipe.inherit is not None:
             inherit_part(parts, net)
         if recipe.warm_start:
-            warm_start(parts)
+            warm_start(net, parts.teacher, writer.trunk_of(net))
 
     ours[0] = replace(ours[0], begin=begin)
     return [*specs, *in_rounds(ours, recipe.train)]
@@ -415,6 +416,7 @@ def _conversion(parts: TextParts, net: PromptedModel, taught_stages: Sequence[Ta
 def _continued(parts: TextParts, net: PromptedModel, taught_stages: Sequence[Taught]) -> list[StageSpec]:
     """The stages of a model that is trained on: those of its family, from its own weights; a space stays as it is."""
     net.load_state_dict(parts.source.model.state_dict())
+    begin_styles(net, parts.source.model)
     specs = [_spec(taught, net, parts.answers if taught.answers else parts.targets) for taught in taught_stages]
     space = getattr(net, "space", None)
     if space is not None and list(space.parameters()):
@@ -457,19 +459,6 @@ def _spec(taught: Taught, model: nn.Module, corpus: Callable[[], Corpus]) -> Sta
     )
 
 
-def warm_start(parts: TextParts) -> None:
-    """Start prompt encoder, token table, places and blocks from the teacher's weights, where the shapes agree."""
-    model: Any = parts.modules["model"]
-    teacher = parts.teacher
-    inherit(teacher.embedding, model.embedding)
-    inherit(teacher.memory_encoder, model.memory_encoder)
-    if model.places is not None and teacher.places is not None:  # a canvas may be longer than a text, or shorter
-        both = min(len(model.places.weight), len(teacher.places.weight))
-        with torch.no_grad():
-            model.places.weight[:both] = teacher.places.weight[:both]
-    inherit(teacher.trunk, parts.writer.trunk_of(model))
-
-
 def couple(parts: TextParts, taught_stages: Sequence[Taught]) -> None:
     """Have a Manta-LM learn from the noise that its texts have under its teacher.
 
@@ -493,10 +482,3 @@ def inherit_part(parts: TextParts, net: PromptedModel) -> None:
     parts.watch.tell(f"choosing what is inherited from {parts.recipe.inherit}")
     told = begin_as_part(parts.recipe, parts.folder, parts.source, net, parts.corpus)
     parts.watch.tell(f"inherited: {told}")
-
-
-def inherit(source: nn.Module, target: nn.Module) -> None:
-    """Copy the weights that both have, name and shape alike: what one net knows of reading prompts serves the next."""
-    own = target.state_dict()
-    same = {k: v for k, v in source.state_dict().items() if k in own and own[k].shape == v.shape}
-    target.load_state_dict({**own, **same})
