@@ -208,7 +208,7 @@ def test_the_draft_loss_is_what_it_says():
     assert drafter is not None
     with torch.no_grad():
         memory = model.memory(batch.prompt, batch.prompt_lengths, torch.zeros(1, dtype=torch.long))
-        hidden, read = model.hidden(given, memory), drafter.cross.project(memory.states, memory.mask)
+        hidden, read = model.hidden(given, memory), drafter.read(memory)
         _, logits = drafter.step(hidden[:, :1], words[:, :1], read)
     nats = -logits.float().log_softmax(-1)[0, 0, model.end]
     # Of the word and the end, only the word has a word after it; two ahead there is none.
@@ -229,7 +229,7 @@ def test_the_draft_loss_is_the_weighted_mean_of_each_place_and_word_ahead():
     given, words, real = model.shifted(batch)
     with torch.no_grad():
         memory = model.memory(batch.prompt, batch.prompt_lengths, torch.zeros(3, dtype=torch.long))
-        hidden, read = model.hidden(given, memory), drafter.cross.project(memory.states, memory.mask)
+        hidden, read = model.hidden(given, memory), drafter.read(memory)
         nats: dict[int, list[float]] = {1: [], 2: [], 3: []}
         for row in range(3):
             length = int(real[row].sum())  # words and the end
@@ -266,7 +266,7 @@ def test_a_draft_is_a_word_after_the_other_by_the_noise_of_its_place(temperature
     drafter.begin(memory)
     found = drafter.draft(told)
     assert [len(row) for row in found] == [3, 1]
-    choose, read = chooser(), drafter.cross.project(memory.states, memory.mask)
+    choose, read = chooser(), drafter.read(memory)
     state, word = hidden[:, None], torch.tensor([[11], [12]])
     for ahead in range(3):
         state, logits = drafter.step(state, word, read)
@@ -289,7 +289,7 @@ def test_a_drafter_begins_by_passing_its_state_on():
     random_weights(drafter)
     memory = model.memory(torch.tensor([[5, 6]]), torch.tensor([2]), torch.tensor([0]))
     read, state, words = (
-        drafter.cross.project(memory.states, memory.mask),
+        drafter.read(memory),
         torch.randn(1, 3, 32),
         torch.tensor([[7, 8, 9]]),
     )

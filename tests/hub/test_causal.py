@@ -270,7 +270,7 @@ def test_what_a_published_model_cannot_do_is_said(folders, tmp_path, capsys):
     lm = cast(DecoderLM, load(model, device="cpu"))
     [event] = lm.generate([Request(prompt="the cat " * 40)])
     assert event.kind == "failed" and isinstance(event.error, RequestError)
-    with pytest.raises(UsageError, match="means nothing to published causal models"):
+    with pytest.raises(UsageError, match="the verified decoder needs a drafter"):
         list(lm.generate([Request(prompt="the")], GenerateOptions(decoder="verified")))
     with pytest.raises(ConfigError, match="has no teacher"):
         TrainingRun(Recipe(family="decoder", taught_by=str(model)), tmp_path / "run")

@@ -15,7 +15,8 @@ class ExportOptions:
     or, with --task, one task of a model that tells tasks apart as a model of its own, in manta's own layout.
 
     Logits of whole rows, in float32 on a CPU, are the model's own to the last bit. What no such layout computes exactly
-    is refused: every family but `decoder`."""
+    is refused: every family but `decoder`. A drafter (`manta train --drafter`) has no place in it and is left out: the
+    texts are the same without it."""
 
     model: str = argument()
     """A model folder, run folder or name of the hub, of the family `decoder`, or with tasks."""

@@ -90,11 +90,7 @@ class AlignedModel(PromptedModel):
                 f"a model that reads left to right as well (aligned.causal) needs an operator that compares pairs, "
                 f"such as attention, and not {shape.kinds}; choose such a one"
             )
-        self.drafter = (
-            RecurrentDrafter(shape.dim, shape.heads, shape.draft_horizon, self.embedding)
-            if shape.draft_horizon
-            else None
-        )
+        self.drafter = RecurrentDrafter(self, shape.draft_horizon) if shape.draft_horizon else None
 
     def reading(self) -> AutoregressiveModel:
         """What it is when it reads left to right: the same modules behind another mask."""

@@ -99,11 +99,7 @@ class AutoregressiveModel(PromptedModel):
         self.trunk = Trunk(
             shape.dim, shape.depth, shape.mix, heads=shape.heads, cross=True, causal=True, hidden=shape.hidden
         )
-        self.drafter = (
-            RecurrentDrafter(shape.dim, shape.heads, shape.draft_horizon, self.embedding)
-            if shape.draft_horizon
-            else None
-        )
+        self.drafter = RecurrentDrafter(self, shape.draft_horizon) if shape.draft_horizon else None
         self.styles = shape.styles
         self.modulate(self.trunk)
 

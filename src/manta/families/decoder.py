@@ -18,6 +18,7 @@ from manta.families.autoregressive import AutoregressiveLM, AutoregressiveModel
 from manta.families.batching import padded_width
 from manta.families.cached import CachedReader
 from manta.families.canvas import Prompts, Template
+from manta.families.drafters import RecurrentDrafter
 from manta.families.events import GenerateOptions
 from manta.families.next_words import Line
 from manta.families.observer import Beginning, Observer
@@ -56,11 +57,16 @@ class DecoderConfig(PromptedConfig):
     """Token before the first of a row."""
     end: int = EOS
     """Token that ends a text."""
+    draft_horizon: int = 0
+    """Words ahead that a drafter of its own is taught, in a last stage, so that several are written a call; 0: no such
+    stage."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.eps >= 0:
             raise ConfigError(f"eps should be 0 or more, received {self.eps}")
+        if self.draft_horizon < 0:
+            raise ConfigError(f"draft_horizon should be 0 or more, received {self.draft_horizon}")
         for name in ("begin", "end"):
             token = getattr(self, name)
             if self.vocab_size is not None and not 0 <= token < self.vocab_size:
@@ -91,8 +97,11 @@ class DecoderModel(AutoregressiveModel):
             shape.dim, shape.depth, shape.mix, heads=shape.heads, hidden=hidden, style=shape.style
         )
         self.head = Head(self.embedding) if shape.tied else nn.Linear(shape.dim, shape.vocab_size, bias=False)
-        self.places = self.length = self.drafter = self.tasks = None
+        self.places = self.length = self.tasks = None
         self.styles = False
+        self.longest = shape.max_text
+        """Tokens of a text that may be a window of a longer one."""
+        self.drafter = RecurrentDrafter(self, shape.draft_horizon, prompted=False) if shape.draft_horizon else None
 
     def memory(
         self,
@@ -114,7 +123,7 @@ class DecoderModel(AutoregressiveModel):
     def shifted(self, batch: Batch) -> tuple[Int64[Tensor, "b k"], Int64[Tensor, "b k"], Bool[Tensor, "b k"]]:
         """What is given, what is to be told, and where: rows of prompt and text, of which the text is asked.
 
-        The end is asked too, unless the text fills the row: then it may be a window of a longer one.
+        The end is asked too, unless the text has `longest` tokens: then it may be a window of a longer one.
         """
         prompt, text = batch.prompt, batch.text
         prompts, texts = batch.prompt_lengths[:, None], batch.text_lengths[:, None]
@@ -125,7 +134,7 @@ class DecoderModel(AutoregressiveModel):
         source = torch.where(in_text < 0, place, prompt.shape[1] + in_text).clamp_max(both.shape[1] - 1)
         target = torch.where(in_text < texts, both.gather(1, source), self.config.end)
         given = torch.cat([target.new_full((len(target), 1), self.begin), target[:, :-1]], 1)
-        ended = texts < self.config.max_text
+        ended = texts < self.longest
         return given, target, (in_text >= 0) & (in_text < texts + ended.long())
 
 
@@ -178,8 +187,9 @@ class DecoderLM(AutoregressiveLM):
 
     @classmethod
     def stages(cls, net: Any, teaching: Teaching, measured: dict[str, Any]) -> list[Taught]:
-        """One stage, of the next token."""
-        return [replace(super().stages(net, teaching, measured)[0], name="words")]
+        """One stage, of the next token, and its drafter's if it has one."""
+        words, *others = super().stages(net, teaching, measured)
+        return [replace(words, name="words"), *others]
 
     @classmethod
     def stored(cls, net: Any, codec: Tokenizer, extras: Mapping[str, Any], parts: Mapping[str, Tensor]) -> "DecoderLM":
@@ -187,7 +197,7 @@ class DecoderLM(AutoregressiveLM):
         return cls(net, codec)
 
     def learn_from(self, corpus: Corpus, teacher: TrainedWriter[Any] | None = None) -> None:
-        """Nothing: no words are drafted."""
+        """Nothing: no words are drafted from a table."""
 
     def _groups(self, prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
         """Prompts of one length."""
@@ -205,7 +215,9 @@ class DecoderLM(AutoregressiveLM):
         return super()._steps(rows, replace(options, max_tokens=options.max_tokens or UNBOUNDED), observer)
 
     def _reader(self, rows: Sequence[Line], room: int, *, drafting: bool) -> CachedReader:
-        """Behind the prompts."""
+        """Behind the prompts, which are nothing to a drafter but what the hidden vectors know of them."""
+        if drafting and self.drafter is not None:
+            self.drafter.begin(None)
         return PrefixedReader(self.model, [row.prompt for row in rows], room)  # pyright: ignore[reportArgumentType]
 
     def _beginning(

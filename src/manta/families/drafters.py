@@ -8,8 +8,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from manta.autoregressive import Drafter, Drafting
+from manta.families.prompted import PromptedModel
 from manta.nets.blocks import SwiGLU
-from manta.nets.head import Head
 from manta.operators.cross_attention import CrossAttention, ProjectedMemory
 from manta.operators.normalise import rms_normalise
 from manta.text import Batch
@@ -17,35 +17,36 @@ from manta.types import Loss
 
 
 class RecurrentDrafter(Drafter):
-    """A recurrent cell that reads the prompt, over the model's own token table.
+    """A recurrent cell over the model's own token table and head, which reads the prompt where the model has one apart.
 
     ``s_0 = h``,  the hidden vector that the last committed word w_0 was read from
     ``s ← s_{j-1} + W [norm(s_{j-1}), e(w_{j-1})]``
     ``s ← s + cross_attention(norm(s), prompt)``
     ``s_j = s + swiglu(norm(s))``
-    ``logits_j = <norm(P s_j), e>``,  w_j chosen with the noise of its place
+    ``logits_j = head(norm(P s_j))``,  w_j chosen with the noise of its place
+
+    Where prompt and text share a row, the hidden vector knows the prompt: there is no cross-attention, and the head
+    reads ``P s_j`` without a norm, as it reads the model's own hidden vectors.
 
     Each draft sees the words drafted before it, without which a plan of several words does not hold together. The cell
     has no operator over the text, so its cost a word does not grow, and it is no network call.
 
     Args:
-        dim: width of the model.
-        heads: heads of the reading of the prompt.
+        model: whose words are drafted; its token embeddings and head are not part of the drafter's own weights.
         horizon: words ahead that it is taught, at least 1.
-        table: the model's token embeddings, not part of the drafter's own weights.
+        prompted: it reads the prompt, with as many heads as the model has.
 
     Source: recurrent drafter: Zhang et al., arXiv 2403.09919; hidden states of the model as its input: Li et al.,
         "EAGLE", arXiv 2401.15077. That the cell reads the prompt is ours.
     """
 
-    def __init__(self, dim: int, heads: int, horizon: int, table: nn.Embedding) -> None:
+    def __init__(self, model: PromptedModel, horizon: int, *, prompted: bool = True) -> None:
         super().__init__()
-        self.horizon = horizon
-        self._shared = (table,)
-        self.head = Head(table)
+        self.horizon, dim = horizon, model.config.dim
+        self._model = (model,)  # in a tuple, or the model would be registered, and stored, a second time
         self.take = nn.Linear(2 * dim, dim, bias=False)
         nn.init.zeros_(self.take.weight)
-        self.cross = CrossAttention(dim, heads)
+        self.cross = CrossAttention(dim, model.config.heads) if prompted else None
         self.mlp = SwiGLU(dim)
         self.project = nn.Linear(dim, dim, bias=False)
         nn.init.eye_(self.project.weight)
@@ -53,11 +54,15 @@ class RecurrentDrafter(Drafter):
 
     def begin(self, memory: Any) -> None:
         """See `Drafter`; memory has `states` and `mask`."""
-        self._memory = self.cross.project(memory.states, memory.mask)
+        self._memory = self.read(memory)
+
+    def read(self, memory: Any) -> ProjectedMemory | None:
+        """What the cell reads of a prompt's `states` and `mask`; None if it reads none."""
+        return None if self.cross is None else self.cross.project(memory.states, memory.mask)
 
     def draft(self, told: Drafting) -> list[list[int]]:
         """See `Drafter`; nothing before the first call, when there is no hidden vector to begin from."""
-        assert self._memory is not None, "begin was not called"
+        assert self.cross is None or self._memory is not None, "begin was not called"
         if told.hidden is None or not any(told.counts):
             return [[] for _ in told.written]
         state, starts = told.hidden[:, None], [len(words) for words in told.written]
@@ -71,14 +76,16 @@ class RecurrentDrafter(Drafter):
         return [row[:count] for row, count in zip(rows, told.counts, strict=True)]
 
     def step(
-        self, state: Float[Tensor, "b n d"], words: Int64[Tensor, "b n"], memory: ProjectedMemory
+        self, state: Float[Tensor, "b n d"], words: Int64[Tensor, "b n"], memory: ProjectedMemory | None
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n v"]]:
         """One word on, at n places that do not see each other."""
-        (table,) = self._shared
-        state = state + self.take(torch.cat([rms_normalise(state), table(words)], -1))
-        state = state + self.cross(rms_normalise(state), memory)
+        (model,) = self._model
+        state = state + self.take(torch.cat([rms_normalise(state), model.embedding(words)], -1))
+        if self.cross is not None and memory is not None:
+            state = state + self.cross(rms_normalise(state), memory)
         state = state + self.mlp(rms_normalise(state))
-        return state, self.head(rms_normalise(self.project(state)))
+        told = self.project(state)
+        return state, model.head(told if self.cross is None else rms_normalise(told))
 
 
 class DraftLoss:
@@ -104,10 +111,12 @@ class DraftLoss:
             hidden = model.hidden(given, memory)
         horizon = drafter.horizon
         drawn = torch.rand(len(words), self.places, generator=generator).to(words.device)
-        place = (drawn * (real.sum(1, keepdim=True) - 1)).long()  # a word behind it, if only the end, is there to tell
+        first = real.long().argmax(1, keepdim=True)  # of the text, behind a prompt that shares its row
+        # A word behind each place, if only the end, is there to tell.
+        place = first + (drawn * (real.sum(1, keepdim=True) - 1)).long()
         words, real = F.pad(words, (0, horizon + 1)), F.pad(real, (0, horizon + 1))
         state = hidden.gather(1, place[..., None].expand(-1, -1, hidden.shape[-1]))
-        read = drafter.cross.project(memory.states, memory.mask)
+        read = drafter.read(memory)
         total, weight, parts, count = hidden.new_zeros(()), 0.0, {}, 0
         for ahead in range(1, horizon + 1):
             state, logits = drafter.step(state, words.gather(1, place + ahead - 1), read)

@@ -248,6 +248,11 @@ class LeftToRightOptions(Bounded, Chosen):
     """Sample from the k likeliest words; without it, from all."""
     top_p: float = 1.0
     """Sample from the fewest words that make up this probability, in (0, 1]."""
+    decoder: DecoderName = choice("", CausalDecoder)
+    """A word a call, or words drafted ahead and checked in one call, which gives the same text in fewer; without it,
+    verified where the model has a drafter and it saves time."""
+    num_drafts: int | None = option(None, least=1)
+    """Most words drafted a call (verified); without it, 7, or as many as save time where no decoder is named."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -258,12 +263,6 @@ class LeftToRightOptions(Bounded, Chosen):
 @dataclass(frozen=True, kw_only=True)
 class AutoregressiveOptions(LeftToRightOptions, Structured):
     """Of autoregressive models."""
-
-    decoder: DecoderName = choice("", CausalDecoder)
-    """A word a call, or words drafted ahead and checked in one call, which gives the same text in fewer; without it,
-    verified where the model has a drafter and it saves time."""
-    num_drafts: int | None = option(None, least=1)
-    """Most words drafted a call (verified); without it, 7, or as many as save time where no decoder is named."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ def export(lm: Any, folder: str | Path, to: CausalKind = "llama") -> None:
 
     Logits of whole rows of two tokens or more, in float32 on a CPU, are the same to the last bit: weights are moved and
     never recomputed, and manta rounds in the layout's order. (A product with a single row adds up in an order that
-    depends on where the row lies in memory.)
+    depends on where the row lies in memory.) A drafter has no place in a layout and is left out.
 
     Args:
         lm: of the family `decoder`, whose operators are all attention.
@@ -136,10 +136,12 @@ def _config(net: DecoderModel, to: CausalKind) -> dict[str, Any]:
 
 
 def _weights(net: DecoderModel, to: CausalKind) -> dict[str, Tensor]:
-    """The net's weights by their published names, each with memory of its own."""
+    """The net's weights by their published names, each with memory of its own; a drafter's have none."""
     names, sizes = published(net, LAYOUTS[to][1](net.config))
     found: dict[str, Tensor] = {}
     for ours, value in net.named_parameters():
+        if ours.startswith("drafter."):
+            continue
         value = value.detach().to("cpu", torch.float32)
         if to == "gpt_neox" and ".qkv." in ours:
             value = by_head(value, net.config.heads or 1)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from manta.errors import DataError
+from manta.families.decoder import UNBOUNDED
 from manta.families.events import GenerateOptions, Request, finished
 from manta.hub.folder import LanguageModel
 from manta.metrics.slots import slot_errors
@@ -53,6 +54,7 @@ def write_teacher_targets(recipe: Recipe, run: Path, teacher: LanguageModel, wat
         prompts += recombine(prompts, recipe.recombined, recipe.seed, admits(recipe.data, recipe.split))
     prompts = fitting(prompts, teacher.tokenizer, teacher.model.config.max_prompt)
     random.Random(recipe.seed).shuffle(prompts)
+    longest = min(recipe.lengths[1], UNBOUNDED) if recipe.family == "decoder" else None
     begun, allowed = watch.clock.now(), math.inf
     size = 256
     if recipe.time_budget is not None:  # no batch takes more than a part of the time, however slow the machine
@@ -61,7 +63,7 @@ def write_teacher_targets(recipe: Recipe, run: Path, teacher: LanguageModel, wat
     begin = 0
     while begin < len(prompts):
         batch = prompts[begin : begin + size]
-        answered += answers(teacher, batch, recipe.retries)
+        answered += answers(teacher, batch, recipe.retries, longest)
         begin += len(batch)
         spent = watch.clock.now() - begun
         wrong = f", {begin - len(answered):,} left out with slots wrong" if recipe.retries else ""
@@ -77,7 +79,9 @@ def write_teacher_targets(recipe: Recipe, run: Path, teacher: LanguageModel, wat
     return write_targets(run, "teacher", answered)
 
 
-def answers(teacher: LanguageModel, prompts: Sequence[str], retries: int = 0) -> list[tuple[str, str]]:
+def answers(
+    teacher: LanguageModel, prompts: Sequence[str], retries: int = 0, longest: int | None = None
+) -> list[tuple[str, str]]:
     """Prompts with what the teacher answers.
 
     It answers greedily. With retries, an answer that omits, changes or adds a slot is drawn anew at the temperature
@@ -88,16 +92,17 @@ def answers(teacher: LanguageModel, prompts: Sequence[str], retries: int = 0) ->
         teacher: who answers.
         prompts: that it can read.
         retries: draws anew.
+        longest: most tokens of an answer; None: as many as the teacher writes.
 
     Source: texts of a model's own that a checker agrees with, as training data: Kedzie and McKeown, "A Good Sample is
         Hard to Find: Noise Injection Sampling and Self-Training for Neural Language Generation Models" (INLG 2019).
     """
-    texts = _told(teacher, prompts, range(len(prompts)), GenerateOptions(), seed=0)
+    texts = _told(teacher, prompts, range(len(prompts)), GenerateOptions(max_tokens=longest), seed=0)
     if not retries:
         return list(zip(prompts, texts.values(), strict=True))
     for attempt in range(1, retries + 1):
         wrong = [index for index, text in texts.items() if not agrees(prompts[index], text)]
-        texts |= _told(teacher, prompts, wrong, GenerateOptions(temperature=ANEW), seed=attempt)
+        texts |= _told(teacher, prompts, wrong, GenerateOptions(temperature=ANEW, max_tokens=longest), seed=attempt)
     return [(prompts[index], text) for index, text in texts.items() if agrees(prompts[index], text)]
 
 

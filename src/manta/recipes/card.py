@@ -35,6 +35,8 @@ def model_card(
     """
     inherited = f"Inherited from `{recipe.inherit}`: {inherited}.\n\n" if inherited else ""
     begun = f"{_begun_words(recipe)}\n\n" if recipe.begin_from else ""
+    if recipe.drafter_of:
+        begun = f"A copy of `{recipe.drafter_of}`, with the same texts, and a drafter, which alone was trained.\n\n"
     heads = ("on held-out texts", "nats a word", "lost of the source's words, nats")
     converted = converted_words(recipe.converted_from, recipe.conversion, scores, heads)
     return written_card(

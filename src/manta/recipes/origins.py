@@ -4,12 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from manta.config import filled
 from manta.errors import ConfigError, ModelError
 from manta.families import FAMILIES
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM
+from manta.families.decoder import UNBOUNDED, DecoderLM
 from manta.families.events import Writer
 from manta.families.kept import KeptModel
 from manta.families.prompted import PromptedConfig
@@ -30,28 +32,36 @@ def placed(model: str) -> str:
 
 
 def for_drafter(recipe: Recipe) -> Recipe:
-    """The recipe of a run that teaches `recipe.drafter_of` to draft: that model's shape and limits.
+    """The recipe of a run that teaches `recipe.drafter_of` to draft: that model's family, shape and limits.
+
+    A decoder keeps its limits, too, and learns from texts and prompts of up to `UNBOUNDED` tokens where the recipe says
+    nothing else: the rows of published models are longer than one would train on.
 
     Raises:
-        ModelError: the folder is none of an autoregressive model whose drafts could be verified.
+        ModelError: the folder is none of a left-to-right model whose drafts could be verified.
         ConfigError: the recipe asks for another shape than the model has.
     """
     lm = drafting_model(recipe)
-    shape = lm.model.config
-    if replace(recipe.teacher, draft_horizon=0) != AutoregressiveConfig():
-        raise ConfigError("the model keeps its shape; of teacher.* only draft_horizon is for its drafter to say")
-    if recipe.family not in (Recipe().family, "ar"):
-        raise ConfigError(f"a drafter is for a model that writes left to right; leave family={recipe.family} out")
+    shape: Any = lm.model.config
+    name = FAMILIES[lm.family].shape
+    asked = getattr(recipe, name)
+    if replace(asked, draft_horizon=0) != type(asked)():
+        raise ConfigError(f"the model keeps its shape; of {name}.* only draft_horizon is for its drafter to say")
+    if recipe.family not in (Recipe().family, lm.family):
+        raise ConfigError(f"the model to draft for is of the family {lm.family}; leave family={recipe.family} out")
     if recipe.train.rounds > 1:
         raise ConfigError("a drafter is taught in one round; leave train.rounds out")
-    horizon = recipe.teacher.draft_horizon or shape.draft_horizon or HORIZON
+    horizon = asked.draft_horizon or shape.draft_horizon or HORIZON
     given = replace(
         recipe,
-        family="ar",
+        family=lm.family,
         drafter_of=placed(str(recipe.drafter_of)),
         vocab_size=max(512, min(32768, shape.vocab_size)),
-        teacher=replace(shape, draft_horizon=horizon),
+        **{name: replace(shape, draft_horizon=horizon)},
     )
+    if isinstance(lm, DecoderLM):
+        limits = {limit: min(UNBOUNDED, getattr(shape, limit)) for limit in ("max_prompt", "max_text")}
+        return kept_limits(filled(given, limits), shape, ("absolute_places",))
     return kept_limits(given, shape)
 
 
@@ -61,7 +71,7 @@ def drafting_model(recipe: Recipe) -> AutoregressiveLM:
     Raises:
         ModelError: see `for_drafter`.
     """
-    lm = _autoregressive(recipe.drafter_of, "words are drafted for")
+    lm = _left_to_right(recipe.drafter_of, "words are drafted for", ("ar", "decoder"))
     if not lm.model.trunk.answers_alone:
         raise ModelError(
             f"{recipe.drafter_of} has the operator {lm.model.config.kinds}; drafts are verified for attention"
@@ -123,13 +133,20 @@ def of_shape(recipe: Recipe, shape: Any, **changes: Any) -> Recipe:
     return kept_limits(given, shape)
 
 
-def kept_limits(recipe: Recipe, shape: PromptedConfig) -> Recipe:
+def kept_limits(
+    recipe: Recipe, shape: PromptedConfig, names: tuple[str, ...] = ("max_prompt", "max_text", "absolute_places")
+) -> Recipe:
     """A recipe with the limits of a model that keeps its shape.
+
+    Args:
+        recipe: as asked for.
+        shape: of the model.
+        names: of the limits.
 
     Raises:
         ConfigError: it asks for others.
     """
-    limits = {name: getattr(shape, name) for name in ("max_prompt", "max_text", "absolute_places")}
+    limits = {name: getattr(shape, name) for name in names}
     for name, own in limits.items():
         if (asked := getattr(recipe, name)) not in (None, own):
             raise ConfigError(f"the model has {name}={own} and keeps it; leave {name}={asked} out")
@@ -142,13 +159,14 @@ def teaching_model(recipe: Recipe) -> AutoregressiveLM:
     Raises:
         ModelError: the folder is none of an autoregressive model.
     """
-    return _autoregressive(recipe.taught_by, "a teacher is one of the")
+    return _left_to_right(recipe.taught_by, "a teacher is one of the", ("ar",))
 
 
-def _autoregressive(folder: str | None, purpose: str) -> AutoregressiveLM:
+def _left_to_right(folder: str | None, purpose: str, families: tuple[str, ...]) -> AutoregressiveLM:
     lm = load_writer(folder, device="cpu")
-    if lm.family != "ar":
-        raise ModelError(f"{folder} is of the family {lm.family}; {purpose} autoregressive models (ar)")
+    if lm.family not in families:
+        known = " and ".join(f"{FAMILIES[name].words} ({name})" for name in families)
+        raise ModelError(f"{folder} is of the family {lm.family}; {purpose} {known}")
     refuse_quantised(lm, folder)  # pyright: ignore[reportArgumentType]
     refuse_tasks(lm, folder)
     return cast(AutoregressiveLM, lm)
@@ -239,6 +257,22 @@ def digests(recipe: Recipe) -> dict[str, str]:
     if recipe.inherit is not None:
         found["inherited from"] = digest_of(larger_model(recipe))
     return found
+
+
+def begin_drafter(recipe: Recipe, net: Any) -> torch.dtype:
+    """Give a net the weights of the model that it is to draft for.
+
+    Returns:
+        The precision that its matrices are stored in, so that those stay what they are: bfloat16, or float32 where a
+        published model has more.
+    """
+    lm = drafting_model(recipe)
+    take_over(lm, net)
+    if isinstance(lm, DecoderLM):
+        net.longest = recipe.max_text
+    matrices = [value for value in lm.model.state_dict().values() if value.ndim >= 2 and value.is_floating_point()]
+    exact = all(torch.equal(value.bfloat16().to(value.dtype), value) for value in matrices)
+    return torch.bfloat16 if exact else torch.float32
 
 
 def take_over(lm: AutoregressiveLM, net: nn.Module) -> None:

@@ -129,6 +129,8 @@ class Parts(ABC):
     """What an earlier stage may make for a later one."""
     files: ClassVar[tuple[str, ...]] = ()
     """Patterns of what preparing writes into the folder of a run."""
+    precision: torch.dtype = torch.bfloat16
+    """That the matrices of a model are stored in."""
 
     recipe: Any
     """As resolved and fitted to the data."""
@@ -270,11 +272,11 @@ class Parts(ABC):
             model: that is kept.
             card: text of its card.
         """
-        save_model(folder, model, recipe=to_dict(self.portable()), card=card)
+        save_model(folder, model, recipe=to_dict(self.portable()), card=card, dtype=self.precision)
 
     def is_saved(self, folder: Path, model: Any) -> bool:
         """Whether a folder holds a model already, weight for weight."""
-        return is_saved(folder, model)
+        return is_saved(folder, model, dtype=self.precision)
 
     def finished(self, model: Any) -> list[str]:
         """Give the finished model what it needs of its data; returns what a person should know."""

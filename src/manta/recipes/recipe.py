@@ -156,8 +156,8 @@ class Recipe(Teaching):
     need none. None: for a Manta-LM or an aligned model, unless it learns a structured task, and wherever there is a
     teacher anyway."""
     drafter_of: str | None = None
-    """Folder of an autoregressive model that is taught to draft words, and nothing else: a copy of it that writes the
-    same texts in fewer calls."""
+    """Folder of a left-to-right model, of the family `ar` or `decoder` or published of Llama's or GPT-NeoX's layout,
+    that is taught to draft words, and nothing else: a copy of it that writes the same texts in fewer calls."""
     taught_by: str | None = None
     """Folder of an autoregressive model that is the teacher, instead of one that the run trains: its tokenizer, its
     answers to the prompts, and its weights to start from. An autoregressive model begins as its teacher, and learns

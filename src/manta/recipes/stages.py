@@ -30,9 +30,9 @@ from manta.recipes.conversion import Cost, begin_as, converted_blocks, new_parts
 from manta.recipes.inheritance import begin_as_part, inherited_words
 from manta.recipes.logged import NUM_SAMPLES, Asked, written_samples
 from manta.recipes.origins import (
+    begin_drafter,
     begun_model,
     digests,
-    drafting_model,
     larger_model,
     source_model,
     take_over,
@@ -116,7 +116,8 @@ class TextParts(Parts):
         refuse_tasks(recipe)
         tokenizer = tokenizer_of(recipe, folder, watch)
         size = tokenizer.vocab_size
-        kept = "decoder" if recipe.converted_from is not None else ""  # whose table may have more rows than tokens
+        begun = (recipe.converted_from, recipe.begin_from, recipe.drafter_of)
+        kept = "decoder" if any(begun) else ""  # whose table may have more rows than tokens
         names = [row.shape for row in FAMILIES.values() if row.shape not in ("", kept)]
         shapes = {name: replace(getattr(recipe, name), vocab_size=size) for name in names}
         recipe = replace(recipe, **shapes)
@@ -152,7 +153,7 @@ class TextParts(Parts):
 
     def reserved(self, specs: Sequence[StageSpec], index: int, *, planned: bool = False) -> float:
         """For what a teacher is to answer; who is given has answered once the first stage is planned."""
-        if planned and specs[index].name != "teacher":
+        if planned and specs[index].name not in ("teacher", "words"):
             return 0.0
         return TARGETS_SHARE if is_asked(self.recipe, specs, index) else 0.0
 
@@ -320,7 +321,7 @@ class TextParts(Parts):
             return self.teaching or self.source
         if self.recipe.family == "ar" and self.recipe.taught_by is not None:  # the net itself may have learned by now
             return AutoregressiveLM(teaching_model(self.recipe).model.to(self.device), self.tokenizer)
-        return AutoregressiveLM(self.teacher, self.tokenizer)
+        return self.trained_model("teacher" if "teacher" in self.modules else "words")
 
     @property
     def size(self) -> str:
@@ -377,7 +378,7 @@ def stage_specs(parts: TextParts) -> list[StageSpec]:
         take_over(teaching_model(recipe), net)
         return in_rounds(ours, recipe.train)
     if recipe.drafter_of is not None:
-        take_over(drafting_model(recipe), net)
+        parts.precision = begin_drafter(recipe, net)
         return [spec for spec in ours if spec.answers]
 
     def begin() -> None:
@@ -449,7 +450,7 @@ def is_asked(recipe: Recipe, specs: Sequence[StageSpec], index: int) -> bool:
     """Whether the model of a stage is to answer prompts for the stages after it."""
     answered = recipe.consensus == "teacher" or any(spec.answers for spec in specs)
     others = (recipe.taught_by, recipe.converted_from, recipe.begin_from, recipe.inherit)
-    return index == 0 and answered and (specs[0].name == "teacher" or any(others))
+    return index == 0 and answered and (specs[0].name in ("teacher", "words") or any(others))
 
 
 def _spec(taught: Taught, model: nn.Module, corpus: Callable[[], Corpus]) -> StageSpec:

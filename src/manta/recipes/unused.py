@@ -44,7 +44,8 @@ def may_be_taught(recipe: Recipe) -> bool:
 
 def may_have_targets(recipe: Recipe) -> bool:
     """Whether a run learns from consensus targets, or from what is answered to its prompts, or may."""
-    if recipe.drafter_of is not None or (recipe.family == "ar" and recipe.teacher.draft_horizon > 0):
+    drafts = recipe.family in ("ar", "decoder") and getattr(recipe, FAMILIES[recipe.family].shape).draft_horizon > 0
+    if recipe.drafter_of is not None or drafts:
         return True
     if recipe.consensus != "auto":
         return recipe.consensus != "none"
