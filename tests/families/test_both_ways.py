@@ -186,7 +186,7 @@ def test_drawn_texts_are_asked_for_as_people_write_and_greedy_ones_as_answers():
     both = [event.tokens for event in finished(lm.generate(requests, GenerateOptions(), batch_size=2))]
     assert sorted(kind for call in told for kind in call) == [HUMAN, CONSENSUS]
     told.clear()
-    alone = [[event.tokens for event in finished(lm.generate([r], how))][0] for r, how in zip(mixed, hows, strict=True)]
+    alone = [next(finished(lm.generate([r], how))).tokens for r, how in zip(mixed, hows, strict=True)]
     assert told == [[CONSENSUS], [HUMAN]] and sorted(both) == sorted(alone)
     told.clear()
     list(lm.generate(mixed[:1], GenerateOptions(num_steps=1)))

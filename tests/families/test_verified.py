@@ -14,6 +14,7 @@ from manta.families.events import GenerateOptions, Request, finished
 from manta.families.observer import Observer
 from manta.hub import load, save_model
 from manta.operators import CAUSAL, KINDS, FourierConfig, WindowedConfig
+from manta.operators.cross_attention import CrossAttention
 from manta.runtime import make_generator
 from manta.text import BOS, EOS
 
@@ -287,6 +288,7 @@ def test_a_drafter_begins_by_passing_its_state_on():
     for linear in (drafter.take, drafter.project):
         assert linear.bias is None
     random_weights(drafter)
+    assert isinstance(drafter.cross, CrossAttention)
     memory = model.memory(torch.tensor([[5, 6]]), torch.tensor([2]), torch.tensor([0]))
     read, state, words = (
         drafter.read(memory),

@@ -19,7 +19,11 @@ pytest.importorskip("transformers")
 from tests.hub.test_causal import published
 
 SMALL: dict[str, Any] = {"batch_tokens": 200, "num_steps": 4}
-PAIRS = [("the cat", "sat on the mat."), ("it was", "warm and the sun was on the hill."), ("the dog", "ran to the cat.")]
+PAIRS = [
+    ("the cat", "sat on the mat."),
+    ("it was", "warm and the sun was on the hill."),
+    ("the dog", "ran to the cat."),
+]
 PROMPTS = ["the cat", "it was", None, "the dog ran to"]
 
 

@@ -31,7 +31,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
 class Held(Example):
     """An example that can be watched."""
 
-    __eq__, __hash__ = object.__eq__, object.__hash__
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
 
 
 @pytest.fixture(scope="module")

@@ -221,7 +221,9 @@ def _for_texts(lm: TrainedWriter[Any], source: str | Path | None, data: str, pla
         same = float(np.mean([one == other for one, other in zip(*texts, strict=True)]))
         both = getattr(before.model.config, "causal", False)  # whose slots alone are the task
         reading = (_read(before, held), _read(after, held)) if both else None
-        return Compared(f"{task} of held-out texts", parts[0][task], parts[1][task], same, *seconds, reading)
+        return Compared(
+            f"{task} of held-out texts", parts[0][task], parts[1][task], same, seconds[0], seconds[1], reading
+        )
 
     return Work("texts", run, compared)
 
@@ -257,9 +259,9 @@ def _for_images(flow: ImageFlow, data: str | None) -> Work:
         )
         apart = float(np.sqrt(np.mean((drawn[0].astype(np.float32) - drawn[1].astype(np.float32)) ** 2)))
         if not held:
-            return Compared("", 0.0, 0.0, apart, *seconds)
+            return Compared("", 0.0, 0.0, apart, seconds[0], seconds[1])
         old, new = (mean_parts(each.model, objective, held)["velocity"] for each in (before, after))
-        return Compared("error of the flow on held-out images", old, new, apart, *seconds)
+        return Compared("error of the flow on held-out images", old, new, apart, seconds[0], seconds[1])
 
     return Work("images", run, compared)
 
