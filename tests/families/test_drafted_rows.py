@@ -31,8 +31,7 @@ def drafted(**changes: Any) -> DecoderLM:
 
 def texts(lm: DecoderLM, batch_size: int, temperature: float = 0.0, **options: Any) -> list[Any]:
     rows = [row._replace(temperature=temperature) for row in ROWS]
-    options = GenerateOptions(max_tokens=13, **options)
-    events = lm.write_rows(rows, options, batch_size, Observer())
+    events = lm.write_rows(rows, GenerateOptions(max_tokens=13, **options), batch_size, Observer())
     return sorted((event for event in events if event.kind == "done"), key=lambda event: event.index)
 
 
@@ -54,7 +53,7 @@ def test_drafts_that_are_right_save_calls():
     with torch.no_grad():
         for block in model.trunk.blocks:
             for name in ("operator.out", "mlp.down"):
-                block.get_submodule(name).weight.zero_()
+                block.get_parameter(f"{name}.weight").zero_()
         model.embedding.weight.copy_(model.embedding.weight[:1].expand_as(model.embedding.weight))
     lm = DecoderLM(model, TOKENIZER)
     with lm.endless():

@@ -58,7 +58,8 @@ def test_the_copy_is_the_model_to_the_last_bit_and_keeps_its_limits(folders):
     assert all(torch.equal(value, weights[name]) for name, value in before.model.state_dict().items())
     assert before.capacity == after.capacity == after.model.longest == 64
     assert after.model.config.vocab_size == 300
-    for options in ({}, {"temperature": 1.0}):
+    hows: list[dict[str, Any]] = [{}, {"temperature": 1.0}]
+    for options in hows:
         plain = written(before, **options)
         assert plain == written(after, decoder="verified", **options)
         assert plain == written(after, 1, decoder="verified", num_drafts=3, **options)
