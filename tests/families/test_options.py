@@ -232,7 +232,7 @@ def test_who_takes_a_decoder_is_told_and_no_one_else():
     taken: tuple[tuple[str, Any, str], ...] = (
         ("ar", "block", "masked models, block-causal models and published masked models"),
         ("masked", "aligned", "aligned models"),
-        ("llada", "sequential", "aligned models and autoregressive models"),
+        ("llada", "sequential", "aligned models, autoregressive models and published causal models"),
     )
     for family, decoder, others in taken:
         with pytest.raises(UsageError, match=rf"^the {decoder} decoder means nothing to .* it is for {others}; leave"):

@@ -23,7 +23,7 @@ from manta.hub import load_foreign
 from manta.server import ServeSettings
 from manta.text import automaton
 
-from ..families.conftest import make_block
+from ..families.test_decoder import make
 from ..hub.published import write
 from ..hub.test_foreign_writing import CHATML, framed
 from .conftest import PROMPTS, running
@@ -425,10 +425,10 @@ def test_a_diagnosis_is_made_beside_the_server(served):
 
 
 def test_a_family_that_cannot_be_diagnosed_is_refused():
-    with running({"blocks": ("", make_block())}) as found:
+    with running({"published": ("", make())}) as found:
         refused = found.post("/v1/diagnoses", prompts=["the cat", "some old river"])
     assert refused.status_code == 400
-    assert "family block cannot be diagnosed" in refused.json()["error"]["message"]
+    assert "family decoder cannot be diagnosed" in refused.json()["error"]["message"]
 
 
 def test_a_model_with_tasks_is_asked_for_one_of_them(served):
