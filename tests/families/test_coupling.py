@@ -15,7 +15,7 @@ from .test_objectives import make_batch
 def test_the_noise_of_a_text_gives_it_back():
     teacher, batch = make_ar().model, make_batch([9, 14, 20, 6])
     free = torch.tensor([True, True, True, False])
-    noise = Coupling(teacher).noise(batch, free, (4, 6, 6), make_generator(0))
+    noise = Coupling(teacher)(batch, free, (4, 6, 6), make_generator(0))
     assert noise.shape == (4, 6, 6) and bool(noise[..., 4:].isnan().all())
     codes = noise[..., :4].reshape(4, 24)
     given, _, _ = teacher.shifted(batch)
@@ -44,8 +44,8 @@ def test_only_the_noise_changes_and_of_texts_that_have_one():
             return float(matching(lm.model, batch, make_generator(0)).total)
 
     class Nothing(Coupling):
-        def noise(self, *given):
-            return torch.full_like(super().noise(*given), torch.nan)
+        def __call__(self, *given):
+            return torch.full_like(super().__call__(*given), torch.nan)
 
     assert loss(Nothing(teacher), 0) != loss(Coupling(teacher), 0)
     assert loss(Nothing(teacher), 1) == loss(Coupling(teacher), 1), "answers are no draws of the teacher"

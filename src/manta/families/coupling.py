@@ -1,7 +1,5 @@
 """Noise that belongs to its text, in place of noise that is drawn afresh."""
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -9,10 +7,8 @@ from torch import Tensor
 
 from manta.autoregressive.quantile import noise_of_words
 from manta.errors import ConfigError
+from manta.families.autoregressive import AutoregressiveModel
 from manta.text import HUMAN, Batch
-
-if TYPE_CHECKING:
-    from manta.families.autoregressive import AutoregressiveModel
 
 
 class Coupling:
@@ -29,11 +25,11 @@ class Coupling:
         2512.21323, for words as functions of their noise. Channels of a latent state are ours.
     """
 
-    def __init__(self, teacher: "AutoregressiveModel") -> None:
+    def __init__(self, teacher: AutoregressiveModel) -> None:
         self.teacher = teacher
 
     @torch.no_grad()
-    def noise(
+    def __call__(
         self, batch: Batch, free: Bool[Tensor, "b"], shape: tuple[int, int, int], generator: torch.Generator
     ) -> Float[Tensor, "b m c"]:
         """The noise of each text, NaN where it is to be fresh.

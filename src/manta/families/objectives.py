@@ -3,6 +3,7 @@
 Each objective is `(model, batch, generator) → Loss` and draws all randomness from the generator.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
@@ -12,7 +13,6 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from manta.errors import ConfigError
-from manta.families.coupling import Coupling
 from manta.families.model import MantaModel
 from manta.families.prompted import Memory, PromptedModel
 from manta.flow import FlowObjectiveConfig, LinearPath, TimeDensity, terminal_cross_entropy, velocity_matching
@@ -25,6 +25,8 @@ from manta.text import MASK, NULL, Batch
 from manta.types import Estimate, Loss
 
 PATH = LinearPath()
+NoiseOfTexts = Callable[[Batch, Tensor, tuple[int, int, int], torch.Generator], Tensor]
+"""The noise that belongs to each text, NaN where it is to be fresh; see `families.coupling`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +250,7 @@ class PolicyMatching:
         config: ObjectiveConfig,
         density: TimeDensity,
         controller: RateController,
-        coupling: Coupling | None = None,
+        coupling: NoiseOfTexts | None = None,
     ) -> None:
         self.config, self.density, self.controller, self.coupling = config, density, controller, coupling
 
@@ -260,7 +262,7 @@ class PolicyMatching:
             return None
         space, free = latent_space(model), ~canvas.hole.any(1)
         shape = space.rate, canvas.tokens.shape[1] // space.rate, space.channels
-        return self.coupling.noise(batch, free, shape, generator)
+        return self.coupling(batch, free, shape, generator)
 
     def __call__(self, model: MantaModel, batch: Batch, generator: torch.Generator) -> Loss:
         """Loss with parts nats (a token), velocity, clean_error, length (nats), rate (nats a text) and beta.
