@@ -207,3 +207,17 @@ def test_styles_are_learned_by_the_tags_of_texts():
     assert losses[HUMAN] == losses[CONSENSUS]
     with pytest.raises(ConfigError, match="styles are for a model that reads left to right"):
         AlignedConfig(styles=True)
+
+
+def test_slots_that_learn_people_s_texts_are_asked_for_as_answers(monkeypatch):
+    lm, batch = make_aligned(causal=True, styles=True), batch_of()
+    batch.tag.fill_(HUMAN)
+    told = []
+    memory = lm.model.memory
+    monkeypatch.setattr(
+        lm.model, "memory", lambda p, n, kind, **more: (told.append(kind), memory(p, n, kind, **more))[1]
+    )
+    AlignmentMatching(MATCHING.layout, AlignmentConfig(slots_learn="all"), reveal=False)(
+        lm.model, batch, make_generator(0)
+    )
+    assert [set(kind.tolist()) for kind in told] == [{HUMAN}, {CONSENSUS}]

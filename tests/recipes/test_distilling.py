@@ -8,6 +8,7 @@ import torch
 
 from manta.cli import main
 from manta.config import from_dict
+from manta.errors import ConfigError
 from manta.hub import load
 from manta.recipes import Recipe, TrainingRun
 
@@ -35,7 +36,8 @@ def test_calls_are_halved_stage_by_stage(model, tmp_path):
     assert after.model.config.flow_calls == 1 and len(after.write(["Monday: sunny"], num_steps=2)) == 1
     space = after.model.space.state_dict()
     assert all(torch.equal(value, space[name]) for name, value in before.model.space.state_dict().items())
-    assert not torch.equal(before.model.embedding.weight, after.model.embedding.weight)
+    own, was = after.model.state_dict(), before.model.state_dict()
+    assert {name for name in was if not torch.equal(own[name], was[name])} == {n for n in was if n.startswith("field.")}
     assert torch.equal(before.density.grid(4), after.density.grid(4)), "the student acts at its teacher's times"
     told = (tmp_path / "run" / "model" / "README.md").read_text()
     assert "Distilled from `manta`: 5 calls in 2, its actions halved again and again." in told
@@ -48,6 +50,16 @@ def test_a_flow_map_is_one_stage(model, tmp_path):
     after = cast(Any, load(tmp_path / "run", device="cpu")).model
     assert after.config.spans and after.config.flow_calls == 0
     assert after.field.span.mlp[-1].weight.abs().max() > 0
+
+
+def test_a_student_teaches_no_more_calls_than_it_knows(model, tmp_path, capsys):
+    finish(distilling(tmp_path / "once", model))
+    command = ["distill", str(tmp_path / "once"), "--num-steps", "2", "--data", "builtin:weather", "--train-steps", "4"]
+    assert main([*command, "--out", str(tmp_path / "twice")]) == 2
+    assert "distilled for 1 actions and cannot teach 8" in capsys.readouterr().err
+    recipe = from_dict(Recipe, small(1, distillation={"num_steps": 2}))
+    with pytest.raises(ConfigError, match="name it with begin_from"):
+        list(TrainingRun(recipe, tmp_path / "alone", device="cpu").events())
 
 
 @pytest.mark.parametrize("step", [2, 5])

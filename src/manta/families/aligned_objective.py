@@ -71,6 +71,10 @@ class AlignmentMatching:
         told_next = 0
         if model.config.causal:  # before the slots, whose call is the last: the one that an imitation compares
             next_word, told_next = NextToken.nats(model.reading(), batch, memory)
+        if (
+            model.config.styles and self.config.slots_learn == "all"
+        ):  # they are asked for as answers, whoever wrote them
+            memory = model.prompt_memory(batch.prompt, batch.prompt_lengths)
         if self.config.slots_learn == "answers":
             rows, share = answered(batch)
             batch, memory = batch.rows(rows), memory.rows(rows)

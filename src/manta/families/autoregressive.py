@@ -178,7 +178,7 @@ def log_likelihood(
     given, target, asked = model.shifted(batch)
     if known is not None:  # the first that is asked is as far behind the others as a text's first token
         asked = asked & (asked.cumsum(1) > known.to(asked.device)[:, None])
-    memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag, task=batch.task)
+    memory = model.memory(batch.prompt, batch.prompt_lengths, model.kinds(batch.tag), task=batch.task)
     nats = F.cross_entropy(model(given, memory).float().transpose(1, 2), target, reduction="none")
     # A running sum is the same however far the batch is padded.
     total = (nats * asked).double().cumsum(1)[:, -1].float()

@@ -99,7 +99,7 @@ class Distillation:
         span = grid[2 * step : 2 * step + 3 : 2]
         seen = replace(cond, settled=settled, ahead=span.diff())
         action = model.act_beside(begun, span[:1], cond=seen, self_cond=fed)
-        nats = -(words * model.logits(action.aux, asked).log_softmax(-1)).sum(-1).mean()
+        nats = -(words * model.logits(action.aux, asked).log_softmax(-1)).sum() / asked.sum().clamp_min(1)
         total, parts = nats, {"nats": nats.detach()}
         if model.space.estimates:
             stiffness = (1 - span[0]).square().clamp_min(1 / self.config.flow.weight_cap).reciprocal()

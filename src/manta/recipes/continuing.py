@@ -31,6 +31,12 @@ def for_continued(recipe: Recipe) -> Recipe:
             raise ConfigError(
                 f"{recipe.begin_from} is of the family {lm.family}; what is distilled is a flow, which Manta-LM has"
             )
+        actions, known = recipe.distillation.actions << recipe.distillation.halvings, lm.model.config.flow_calls
+        if 0 < known < actions:
+            raise ConfigError(
+                f"the model was distilled for {known} actions and cannot teach {actions} of them; set --halvings or "
+                "--num-steps lower, or distill the model that it was made of"
+            )
         if recipe.train.rounds > 1:
             raise ConfigError("a distillation has one round; set train.rounds=1")
         if recipe.distillation.method == "flow_map":

@@ -199,8 +199,15 @@ def guided_by(recipe: Recipe) -> Recipe:
             has no share of the time.
         DataError: consensus targets are asked for, and there are no prompts to have them.
     """
+    if recipe.distillation.num_steps is not None and recipe.begin_from is None:
+        raise ConfigError("distillation.num_steps is for a Manta-LM that is trained on; name it with begin_from")
     beginning = any((recipe.converted_from, recipe.inherit, recipe.begin_from))
     recipe = _guided_by_source(recipe) if beginning else _guided_by_teacher(recipe)
+    if recipe.teacher.styles and not (recipe.family == "ar" and recipe.consensus != "none" and recipe.consensus_share):
+        raise ConfigError(
+            "teacher.styles tells people's texts from answers, and this left-to-right model learns no answers; leave "
+            "it out, or give it some (--teacher or targets)"
+        )
     learned = "answers" if recipe.aligned.causal and recipe.consensus != "none" else "all"
     recipe = replace(recipe, alignment=filled(recipe.alignment, {"slots_learn": learned}))
     if recipe.aligned.causal:

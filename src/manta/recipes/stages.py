@@ -376,6 +376,7 @@ def stage_specs(parts: TextParts) -> list[StageSpec]:
     ours = [_spec(taught, net, parts.answers if taught.answers else parts.targets) for taught in taught_stages]
     if recipe.family == "ar" and recipe.taught_by is not None:  # it begins as its teacher, whose answers it learns
         take_over(teaching_model(recipe), net)
+        begin_styles(net, teaching_model(recipe).model)
         return in_rounds(ours, recipe.train)
     if recipe.drafter_of is not None:
         parts.precision = begin_drafter(recipe, net)
@@ -397,6 +398,7 @@ def _conversion(parts: TextParts, net: PromptedModel, taught_stages: Sequence[Ta
     recipe, config = parts.recipe, parts.recipe.conversion
     source, blocks = parts.source, converted_blocks(recipe.conversion)
     begin_as(source, net, blocks)
+    begin_styles(net, source.model)
 
     def objective(taught: Taught) -> Objective:
         if not taught.comparable:
@@ -432,14 +434,14 @@ def _distillation(parts: TextParts, net: PromptedModel) -> list[StageSpec]:
     inherit(parts.source.model, net)
     teacher: Any = deepcopy(net)
     parts.modules["distilled"] = teacher
-    trained = tuple(part for name, part in net.named_children() if name != "space")
+    field = net.get_submodule("field")  # what else there is, such as lengths, is read from states that stay
 
     def begin() -> None:
         teacher.load_state_dict(net.state_dict())
 
     def stage(name: str, budgets: tuple[int, ...]) -> StageSpec:
         objective = Distillation(recipe.objective, parts.measured["density"], teacher, budgets, config.consensus_rows)
-        return StageSpec(name, 1.0, net, trained, objective, parts.targets, begin=begin)
+        return StageSpec(name, 1.0, net, (field,), objective, parts.targets, begin=begin)
 
     if config.method == "flow_map":
         return [stage("flow map", config.levels)]
@@ -482,4 +484,5 @@ def inherit_part(parts: TextParts, net: PromptedModel) -> None:
     """Start a smaller model as a part of the larger one, judged by the training texts."""
     parts.watch.tell(f"choosing what is inherited from {parts.recipe.inherit}")
     told = begin_as_part(parts.recipe, parts.folder, parts.source, net, parts.corpus)
+    begin_styles(net, parts.source.model)
     parts.watch.tell(f"inherited: {told}")
