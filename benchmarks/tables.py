@@ -195,7 +195,7 @@ def _limited(row: dict[str, Any], name: str, factor: float = 1, form: str = "{:.
 
 
 WITHDRAWN = "masked"
-"""Models of the recorded stories that were not told the places of their words: their rows are not shown."""
+"""Models of the stories by minutes that were not told the places of their words: their rows are not shown."""
 
 
 def stories_table(result: dict[str, Any]) -> str:
@@ -204,7 +204,7 @@ def stories_table(result: dict[str, Any]) -> str:
     intervals: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
     budgets: set[int] = set()
     for row in (*result["seeds"]["rows"], *result.get("longer", {"rows": ()})["rows"]):
-        if row["model"].startswith(WITHDRAWN):
+        if "minutes" in result and row["model"].startswith(WITHDRAWN):
             continue
         family, run = row["model"].rsplit("-", 1)
         calls = row["setting"].get("num_steps")
@@ -262,7 +262,7 @@ def nearest_table(result: dict[str, Any]) -> str:
     for report in ("seeds", "longer"):
         found = result.get(report, {"models": ()})
         for model in found["models"]:
-            if model["name"].startswith(WITHDRAWN):
+            if "minutes" in result and model["name"].startswith(WITHDRAWN):
                 continue
             row = found["rows"][found["nearest_entropy"][model["name"]]]
             calls = row["setting"].get("num_steps") or f"its own {row['figures']['nfe']:.0f}"
@@ -488,6 +488,7 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "weather": (("weather.json", weather_table),),
     "evaluations": (("e2e_evaluations.json", partial(evaluation_table, whole=True)),),
     "stories": (("stories.json", stories_table), ("stories.json", nearest_table)),
+    "stories_blocks": (("stories_blocks.json", stories_table), ("stories_blocks.json", nearest_table)),
     "sampling": (("sampling.json", sampling_table),),
     "masking": (("masking.json", masking_table),),
     "plan": (("e2e.json", partial(e2e_table, plan=True)),),
