@@ -3,7 +3,7 @@
     python benchmarks/few_calls.py measure MODEL --data PATH --out benchmarks/results/few_calls.json
     python benchmarks/few_calls.py infill MODEL --data PATH --out benchmarks/results/few_calls.json
 
-MODEL is an aligned model that has kept its teacher; PATH is e2e-dataset.zip or its folder. `measure` writes every
+MODEL is an aligned model that also writes left to right; PATH is e2e-dataset.zip or its folder. `measure` writes every
 prompt of the split once by each setting, with 95% intervals over prompts (settings that draw: five sampling seeds), and
 times them: milliseconds of one thread at batches of 1, 8 and 32, settings taking turns. `infill` hides a span of one
 human text a prompt and asks for it back in several ways, by the model and by the Manta-LMs of --beside. What is

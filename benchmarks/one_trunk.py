@@ -2,12 +2,14 @@
 
     manta train e2e:PATH --family ar --size small --num-steps 1800 batch_tokens=3000 --out runs/ar
     manta train e2e:PATH --family aligned --teacher runs/ar --size small --num-steps 2900 batch_tokens=3000 \
-        aligned.causal=true aligned.draft_horizon=8 recombined=30000 retries=4 consensus_share=1 --out runs/both
+        aligned.causal=true aligned.styles=false aligned.draft_horizon=8 recombined=30000 retries=4 consensus_share=1 \
+        --out runs/both
     python benchmarks/one_trunk.py "both, 90 minutes=runs/both" "left to right alone, 16 of them=runs/ar" \
         --data PATH --out benchmarks/results/one_trunk.json
 
 "both, better teacher" is the second command with the teacher of `builtin:e2e-aligned` (`runs/own` of its card) and, as
-`targets=FILE` in place of recombined and retries, the 64,740 answers that the card tells of.
+`targets=FILE` in place of recombined and retries, the 64,740 answers that the card tells of. "both, human texts too"
+is `runs/both` of that card, "both, told of styles" its `runs/styled`, the model that ships.
 The models are named; PATH is e2e-dataset.zip or its folder. Of each, every reading that it has: slots at 1, 2, 4 and 8
 calls as the network says and with counts of the training texts, and left to right, greedy. E2E test, a text a prompt.
 An aligned model beside which a teacher is kept is measured by its slots alone. Rows that are in --out already stay.

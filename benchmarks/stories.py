@@ -2,12 +2,13 @@
 by a model that shares no text with them.
 
     python benchmarks/stories.py --data tinystories:PATH --num-steps 2000 --batch-tokens 2000 --judge-steps 2300 \
-        --folder runs/stories --out benchmarks/results/stories.json
+        --seeds 2 --num 100 --folder runs/stories --out benchmarks/results/stories_blocks.json
 
 Contestants learn from one half of the training split, the judge, larger and longer trained, from the other. They write
 windows of stories, so passages of equal length are compared, human ones from anywhere in a story. Models that stand in
 --folder are kept, so that the command can be repeated after an interruption; what each really was given is recorded.
-`--longer M` adds one run of M steps of each. The pages of the comparisons are left in --folder.
+`--longer M` adds one run of M steps of each. `stories.json` is of an earlier form of this script, by minutes and with
+embeddings in place of blocks; its models are gone. The pages of the comparisons are left in --folder.
 """
 
 import argparse

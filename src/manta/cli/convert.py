@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from manta.cli.options import argument, parse_options
+from manta.cli.options import argument, parse_options, refuse_beside_resume
 from manta.config import apply_overrides, from_dict, nearest
 from manta.errors import UsageError
 
@@ -75,11 +75,7 @@ def _refuse_others(options: ConvertOptions) -> None:
     """
     from manta.recipes.runfolder import stored_recipe
 
-    names = ("operator", "layers", "data", "num_steps", "seed")
-    said = [name for name in names if getattr(options, name) is not None]
-    said = [*(["model"] if options.model else []), *said, *options.overrides]
-    if said:
-        raise UsageError(f"--resume goes on by the run's own recipe; leave {', '.join(said)} out")
+    refuse_beside_resume(options, ("operator", "layers", "data", "num_steps", "seed"))
     if options.out is not None and getattr(stored_recipe(options.out), "converted_from", None) is None:
         raise UsageError(f"{options.out} is no conversion; go on with manta train --resume --out {options.out}")
 

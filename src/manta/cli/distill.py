@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from manta.cli.options import argument, parse_options
+from manta.cli.options import argument, parse_options, refuse_beside_resume
 from manta.config import apply_overrides, from_dict
 from manta.errors import UsageError
 
@@ -71,11 +71,7 @@ def _refuse_others(options: DistillOptions, out: Path) -> None:
     from manta.recipes.recipe import Recipe
     from manta.recipes.runfolder import stored_recipe
 
-    names = ("num_steps", "method", "halvings", "data", "train_steps", "seed")
-    said = [name for name in names if getattr(options, name) is not None]
-    said = [*(["model"] if options.model else []), *said, *options.overrides]
-    if said:
-        raise UsageError(f"--resume goes on by the run's own recipe; leave {', '.join(said)} out")
+    refuse_beside_resume(options, ("num_steps", "method", "halvings", "data", "train_steps", "seed"))
     recipe = stored_recipe(out)
     if not isinstance(recipe, Recipe) or recipe.distillation.num_steps is None:
         raise UsageError(f"{out} is no distillation; go on with manta train --resume --out {out}")

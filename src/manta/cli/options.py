@@ -218,3 +218,19 @@ def _fields(cls: type) -> tuple[dataclasses.Field, ...]:
 
 def _has_default(field: dataclasses.Field) -> bool:
     return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+
+
+def refuse_beside_resume(options: Any, names: Sequence[str]) -> None:
+    """A run that goes on has a recipe; nothing that it says can be said anew.
+
+    Args:
+        options: of a verb that makes a model of another, with `model` and `overrides`.
+        names: options that its recipe answers.
+
+    Raises:
+        UsageError: one of them was said.
+    """
+    said = [name for name in names if getattr(options, name) is not None]
+    said = [*(["model"] if options.model else []), *said, *options.overrides]
+    if said:
+        raise UsageError(f"--resume goes on by the run's own recipe; leave {', '.join(said)} out")
