@@ -13,11 +13,12 @@ from manta.families.autoregressive import (
     AutoregressiveModel,
     log_likelihood,
 )
+from manta.families.batching import to_batch
 from manta.families.cached import CachedReader
 from manta.families.events import GenerateOptions, Request, finished
 from manta.families.observer import Observer
 from manta.operators import CAUSAL, KINDS, AttentionConfig, OperatorContext, WindowedConfig, line
-from manta.text import BOS, EOS, Tokenizer
+from manta.text import BOS, CONSENSUS, EOS, Tokenizer
 
 from .conftest import WORDS, random_weights
 from .test_objectives import make_batch
@@ -241,3 +242,11 @@ def test_texts_drawn_in_different_ways_share_their_calls_and_are_those_of_each_a
     assert sizes == [len(ways)], "one batch"
     for one, other in zip(alone, together, strict=True):
         assert (one.tokens, one.text, one.chances) == (other.tokens, other.text, other.chances)
+
+
+def test_a_model_that_knows_no_styles_gives_texts_their_likelihood_whatever_their_tags():
+    lm = make_ar()
+    batch = to_batch([[5, 6]], [[7, 8, 9]])
+    human = lm.log_likelihood(batch).value
+    batch.tag.fill_(CONSENSUS)
+    assert torch.equal(lm.log_likelihood(batch).value, human)

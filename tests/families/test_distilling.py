@@ -10,6 +10,7 @@ from manta.families.distilling import Distillation
 from manta.families.manta_lm import MantaLM
 from manta.families.model import MantaModel
 from manta.families.objectives import ObjectiveConfig
+from manta.families.page import Page
 from manta.runtime import make_generator
 from manta.text import MASK
 
@@ -129,3 +130,13 @@ def test_a_progressive_student_flows_in_its_own_calls_and_then_reads():
     lm.model.act_beside = watched
     lm.write(["the cat"], num_steps=4, style="diverse")
     assert times == [0.0, 1.0, 1.0]
+
+
+def test_a_batch_without_an_open_place_costs_nothing_of_words(monkeypatch):
+    lm = make_lm()
+    monkeypatch.setattr(Page, "ask_again", lambda page, share: setattr(page, "asked", torch.zeros_like(page.asked)))
+    losses = [
+        distillation(lm, lm.model, (4,))(lm.model, make_batch([9, 14]), make_generator(seed)) for seed in range(8)
+    ]
+    assert any(loss.count == 0 and loss.parts["nats"] == 0 for loss in losses)
+    assert all(bool(loss.total.isfinite()) for loss in losses)
