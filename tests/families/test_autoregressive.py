@@ -79,7 +79,7 @@ def test_an_operator_takes_its_models_heads_unless_they_are_set():
 def test_the_likelihood_is_that_of_the_tokens_one_after_the_other():
     model, batch = make_ar().model, make_batch([5, 3], vocab=300)
     found = log_likelihood(model, batch)
-    memory = model.memory(batch.prompt, batch.prompt_lengths, batch.tag)
+    memory = model.memory(batch.prompt, batch.prompt_lengths, model.kinds(batch.tag))
     for row, length in enumerate([5, 3]):
         nats, given = 0.0, [model.begin]
         for token in [*batch.text[row, :length].tolist(), model.end]:
