@@ -1,5 +1,6 @@
 """A model of manta is trained on: from its own weights, in its family's stages, its shape and space as they are."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from manta.config import from_dict
 from manta.errors import ConfigError
 from manta.hub import load
 from manta.recipes import Recipe, TrainingRun
+from manta.recipes.continuing import for_continued
 
 from .small import card, finish, same_weights, small, stop
 
@@ -100,7 +102,7 @@ def test_python_and_the_command_line_say_the_same(models, tmp_path):
         (["--family", "masked"], 2, "decides family; leave it out"),
         (["--size", "tiny"], 2, "decides size; leave it out"),
         (["vocab_size=600"], 2, "decides vocab_size; leave it out"),
-        (["model.depth=3"], 2, "the model keeps its shape; leave model.* out"),
+        (["model.depth=3"], 2, "the model keeps its shape; leave model.depth out"),
         (["max_text=20"], 2, "leave max_text=20 out"),
         (["--teacher", "builtin:e2e"], 2, "leave --teacher, --drafter and --inherit out"),
     ],
@@ -110,6 +112,15 @@ def test_what_would_change_the_shape_is_refused_by_name(given, code, said, model
     assert main([*command, "--num-steps", "4", "--device", "cpu", "num_examples=60", *given]) == code
     error = capsys.readouterr().err.strip()
     assert said in error.splitlines()[-1] and not (tmp_path / "run").exists()
+
+
+def test_an_aligned_model_that_goes_on_may_be_asked_to_tell_styles_or_not_to():
+    asked = {"data": "builtin:weather", "begin_from": "builtin:e2e-aligned"}
+    assert for_continued(from_dict(Recipe, asked)).aligned.styles is True
+    told = for_continued(from_dict(Recipe, {**asked, "aligned": {"causal": True, "styles": False}}))
+    assert told.aligned == replace(load("builtin:e2e-aligned", device="cpu").model.config, styles=False)
+    with pytest.raises(ConfigError, match=r"keeps its shape; leave aligned\.depth out"):
+        for_continued(from_dict(Recipe, {**asked, "aligned": {"depth": 3, "styles": False}}))
 
 
 def test_images_are_refused(models, tmp_path, capsys):

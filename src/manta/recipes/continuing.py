@@ -12,7 +12,7 @@ def for_continued(recipe: Recipe) -> Recipe:
     """The recipe of a run that goes on with `recipe.begin_from`: that model's family, shape and limits.
 
     A Manta-LM that is distilled has another shape in one thing: it knows for how many actions, or is told how far a
-    step goes.
+    step goes. An aligned model may be asked to tell styles, or not to.
 
     Raises:
         ModelError: the folder holds no model of a family that is trained here, or one of integers.
@@ -22,10 +22,12 @@ def for_continued(recipe: Recipe) -> Recipe:
         raise ConfigError("a model that is trained on begins with itself; leave --teacher, --drafter and --inherit out")
     lm = begun_model(recipe)
     name = FAMILIES[lm.family].shape
-    asked = getattr(recipe, name)
-    if asked not in (type(asked)(), lm.model.config):
-        raise ConfigError(f"the model keeps its shape; leave {name}.* out")
-    shape = lm.model.config
+    asked, shape = getattr(recipe, name), lm.model.config
+    usual, own = vars(type(asked)()), vars(shape)
+    changed = {key: value for key, value in vars(asked).items() if value not in (usual[key], own[key])}
+    if others := ", ".join(f"{name}.{key}" for key in changed if key != "styles"):
+        raise ConfigError(f"the model keeps its shape; leave {others} out")
+    shape = replace(shape, **changed)
     if recipe.distillation.num_steps is not None:
         if lm.family != "manta":
             raise ConfigError(
