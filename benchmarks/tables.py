@@ -417,13 +417,16 @@ def variants_table(result: list[dict[str, Any]]) -> str:
     lines = [
         "| weather: faithful texts | seeds | minutes | "
         + " | ".join(f"{b} call{'s' * (b != '1')}" for b in budgets)
-        + " |",
-        "|---|---|---|" + "---|" * len(budgets),
+        + " | left to right |",
+        "|---|---|---|" + "---|" * (len(budgets) + 1),
     ]
     for name in dict.fromkeys(row["name"] for row in result):
         rows = [row for row in result if row["name"] == name]
-        told = [b for b in budgets if b in rows[0]["quality"]]
-        cells = [spread([100 * row["quality"][b] for row in rows]) + "%" if b in told else "–" for b in budgets]
+        told = [b for b in (*budgets, "left to right") if b in rows[0]["scores"]]
+        cells = [
+            spread([100 * row["scores"][b]["faithful"] for row in rows]) + "%" if b in told else "–"
+            for b in (*budgets, "left to right")
+        ]
         lines.append(
             f"| {name} | {len(rows)} | {spread([row['minutes'] for row in rows])} | " + " | ".join(cells) + " |"
         )

@@ -58,6 +58,12 @@ WEATHER: dict[str, dict[str, Any]] = {
     "aligned, nothing revealed": {"family": "aligned", "alignment": {"reveal_share": 0.0}},
     "aligned, no glancing": {"family": "aligned", "alignment": {"glance": 0.0}},
     "aligned, human texts": {"family": "aligned", "consensus": "none"},
+    "aligned, left to right too": {
+        "family": "aligned",
+        "aligned": {"causal": True},
+        "alignment": {"slots_learn": "all"},
+        "consensus_share": 1.0,
+    },
 }
 """Words are read from the policy's own call, so the cross-entropy that trains them is the terminal cost and cannot be
 left out; what can is velocity matching."""
@@ -85,13 +91,19 @@ def judge_weather(folder: Path, _: argparse.Namespace) -> dict[str, Any]:
     style: dict[str, Any] = {} if lm.family == "aligned" else {"style": "consensus"}
     for budget in (*FEW, *BUDGETS) if lm.family == "aligned" else BUDGETS:
         texts = lm.write(prompts, num_steps=budget, fluency=0.0, **style)
-        verdicts = [weather.check(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
-        rows[str(budget)] = {
-            "grammatical": sum(v.grammatical for v in verdicts) / len(verdicts),
-            "faithful": sum(v.faithful for v in verdicts) / len(verdicts),
-            "distinct": distinct_share(texts),
-        }
+        rows[str(budget)] = _counted(prompts, texts)
+    if lm.family == "aligned":  # by its own reading, or the teacher that it has kept
+        rows["left to right"] = _counted(prompts, lm.write(prompts, decoder="sequential"))
     return rows
+
+
+def _counted(prompts: list[str], texts: list[str]) -> dict[str, float]:
+    verdicts = [weather.check(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+    return {
+        "grammatical": sum(v.grammatical for v in verdicts) / len(verdicts),
+        "faithful": sum(v.faithful for v in verdicts) / len(verdicts),
+        "distinct": distinct_share(texts),
+    }
 
 
 def _as_told(budget: int, style: Any) -> GenerateOptions:
@@ -154,7 +166,7 @@ def main() -> None:
             row |= {"steps": run.recipe.num_steps, "tokens": tokens}
             row["scores"] = judge(folder / "run", args)
             if args.suite == "weather":
-                row["quality"] = {budget: scored["faithful"] for budget, scored in row["scores"].items()}
+                row["quality"] = {k: scored["faithful"] for k, scored in row["scores"].items() if k.isdigit()}
             if args.keep is not None:
                 place = args.keep / f"{name.replace(': ', '-').replace(' ', '-').replace(',', '')}-{seed}"
                 shutil.copytree(folder / "run" / "model", place, dirs_exist_ok=True)

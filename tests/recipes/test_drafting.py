@@ -1,12 +1,13 @@
 """A drafter is a stage of its own: the model it drafts for stays as it is, to the last bit and word."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from manta.cli import main
 from manta.cli.train import run
 from manta.config import from_dict
 from manta.errors import ConfigError, ModelError, UsageError
@@ -123,3 +124,42 @@ def test_what_cannot_draft_is_refused_before_anything_is_written(tmp_path):
     )
     with pytest.raises(ConfigError, match="a teacher does not draft"):
         list(TrainingRun(recipe, tmp_path / "c", device="cpu").events())
+
+
+def aligned(folder: Path, teacher: Path, *, causal: bool) -> Path:
+    shape = {"causal": causal, "dim": 16, "heads": 2, "depth": 1, "prompt_depth": 1}
+    recipe = {"data": "builtin:weather", "num_examples": 60, "batch_tokens": 300, "num_steps": 4, "family": "aligned"}
+    recipe |= {"taught_by": str(teacher), "aligned": shape}
+    assert list(TrainingRun(from_dict(Recipe, recipe), folder, device="cpu").events())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def both_ways(model, tmp_path_factory) -> Path:
+    return aligned(tmp_path_factory.mktemp("aligned") / "run", model, causal=True)
+
+
+def test_a_model_that_reads_both_ways_learns_to_draft_for_its_own_reading(both_ways, tmp_path, capsys):
+    command = ["builtin:weather", "--drafter", str(both_ways), "--out", str(tmp_path / "run"), "--num-steps", "5"]
+    assert main(["train", *command, "--device", "cpu", "num_examples=60", "batch_tokens=300"]) == 0
+    assert "stages: drafter" in capsys.readouterr().err
+    before, after = cast(Any, load(both_ways, device="cpu")), cast(Any, load(tmp_path / "run", device="cpu"))
+    assert before.drafter.__class__.__name__ != "RecurrentDrafter"
+    assert after.model.drafter.horizon == 8 and after.model.drafter.take.weight.abs().sum() > 0
+    kept = weights(after)
+    assert all(torch.equal(value, kept[name]) for name, value in weights(before).items())
+    assert all(torch.equal(value, after.ngrams.table[name]) for name, value in before.ngrams.table.items())
+    prompts = ["Monday: sunny", "rain"]
+    assert after.write(prompts) == before.write(prompts)
+    assert after.write(prompts, decoder="verified") == before.write(prompts, decoder="sequential")
+
+
+def test_what_reads_one_way_alone_and_what_others_answer_is_refused(model, both_ways, tmp_path, capsys):
+    command = ["train", "builtin:weather", "--out", str(tmp_path / "run"), "--num-steps", "4", "--drafter"]
+    assert main([*command, str(both_ways), "consensus=teacher", "num_examples=60"]) == 2
+    assert "a drafter learns what its own model answers" in capsys.readouterr().err
+    aligned(tmp_path / "slots", model, causal=False)
+    capsys.readouterr()
+    assert main([*command, str(tmp_path / "slots"), "num_examples=60"]) == 1
+    assert "does not read left to right itself (aligned.causal)" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

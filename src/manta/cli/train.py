@@ -38,8 +38,8 @@ class TrainOptions:
     """Steps of all stages together, instead of a time budget."""
     drafter: Path | None = None
     """A left-to-right model to teach to draft, best on the data it was trained on: of the families `ar` and `decoder`,
-    or a published one of Llama's or GPT-NeoX's layout. The run's model is a copy that writes the same texts in fewer
-    calls."""
+    an aligned one that reads both ways, or a published one of Llama's or GPT-NeoX's layout. The run's model is a copy
+    that writes the same texts in fewer calls."""
     teacher: Path | None = None
     """An autoregressive model to teach this one, instead of one that the run trains: it answers the prompts, and its
     tokenizer and weights are where the model begins."""
@@ -266,7 +266,7 @@ def _recipe(options: TrainOptions, own=None):
         given["model"] = {**to_dict(recipe).get("model", {}), "net": {"kind": options.net}}
     _refuse_other_state(recipe.state, options)
     if options.drafter is not None:
-        if options.family not in (None, "ar", "decoder"):
+        if options.family not in (None, "ar", "decoder", "aligned"):
             raise UsageError(f"--drafter is for a model that writes left to right; leave --family {options.family} out")
         given["drafter_of"] = placed(str(options.drafter))
     if options.teacher is not None:

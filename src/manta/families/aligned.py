@@ -51,9 +51,11 @@ CAUSAL = "causal."
 
 
 def drafting(model: AlignedModel, batch: Batch, generator: torch.Generator) -> Loss:
-    """What the drafter of the left-to-right reading is taught, see `DraftLoss`: answers, where there are some."""
+    """What the drafter of the left-to-right reading is taught, see `DraftLoss`: answers, where there are some; all
+    texts, each told its kind, where that reading tells kinds apart and so draws as people write."""
     rows, share = answered(batch)
-    return DraftLoss()(model.reading(), batch.rows(rows) if share else batch, generator)
+    answers_alone = share > 0 and not model.config.styles
+    return DraftLoss()(model.reading(), batch.rows(rows) if answers_alone else batch, generator)
 
 
 class AlignedLM(FluentWriter[AlignedModel]):

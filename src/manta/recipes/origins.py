@@ -10,6 +10,7 @@ from torch import nn
 from manta.config import filled
 from manta.errors import ConfigError, ModelError
 from manta.families import FAMILIES
+from manta.families.aligned import AlignedLM
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM
 from manta.families.decoder import UNBOUNDED, DecoderLM
 from manta.families.events import Writer
@@ -34,8 +35,9 @@ def placed(model: str) -> str:
 def for_drafter(recipe: Recipe) -> Recipe:
     """The recipe of a run that teaches `recipe.drafter_of` to draft: that model's family, shape and limits.
 
-    A decoder keeps its limits, too, and learns from texts and prompts of up to `UNBOUNDED` tokens where the recipe says
-    nothing else: the rows of published models are longer than one would train on.
+    An aligned model drafts for its own left-to-right reading. A decoder keeps its limits, too, and learns from texts
+    and prompts of up to `UNBOUNDED` tokens where the recipe says nothing else: the rows of published models are longer
+    than one would train on.
 
     Raises:
         ModelError: the folder is none of a left-to-right model whose drafts could be verified.
@@ -65,13 +67,17 @@ def for_drafter(recipe: Recipe) -> Recipe:
     return kept_limits(given, shape)
 
 
-def drafting_model(recipe: Recipe) -> AutoregressiveLM:
+def drafting_model(recipe: Recipe) -> AutoregressiveLM | AlignedLM:
     """The model that is to draft.
 
     Raises:
         ModelError: see `for_drafter`.
     """
-    lm = _left_to_right(recipe.drafter_of, "words are drafted for", ("ar", "decoder"))
+    lm = _left_to_right(recipe.drafter_of, "words are drafted for", ("ar", "decoder", "aligned"))
+    if isinstance(lm, AlignedLM) and not lm.model.config.causal:
+        raise ModelError(
+            f"{recipe.drafter_of} does not read left to right itself (aligned.causal); words are drafted for what does"
+        )
     if not lm.model.trunk.answers_alone:
         raise ModelError(
             f"{recipe.drafter_of} has the operator {lm.model.config.kinds}; drafts are verified for attention"
@@ -159,17 +165,17 @@ def teaching_model(recipe: Recipe) -> AutoregressiveLM:
     Raises:
         ModelError: the folder is none of an autoregressive model.
     """
-    return _left_to_right(recipe.taught_by, "a teacher is one of the", ("ar",))
+    return cast(AutoregressiveLM, _left_to_right(recipe.taught_by, "a teacher is one of the", ("ar",)))
 
 
-def _left_to_right(folder: str | None, purpose: str, families: tuple[str, ...]) -> AutoregressiveLM:
+def _left_to_right(folder: str | None, purpose: str, families: tuple[str, ...]) -> AutoregressiveLM | AlignedLM:
     lm = load_writer(folder, device="cpu")
     if lm.family not in families:
         known = " and ".join(f"{FAMILIES[name].words} ({name})" for name in families)
         raise ModelError(f"{folder} is of the family {lm.family}; {purpose} {known}")
     refuse_quantised(lm, folder)  # pyright: ignore[reportArgumentType]
     refuse_tasks(lm, folder)
-    return cast(AutoregressiveLM, lm)
+    return cast(AutoregressiveLM | AlignedLM, lm)
 
 
 def refuse_quantised(model: KeptModel, path: str | Path | None) -> None:
@@ -275,7 +281,7 @@ def begin_drafter(recipe: Recipe, net: Any) -> torch.dtype:
     return torch.bfloat16 if exact else torch.float32
 
 
-def take_over(lm: AutoregressiveLM, net: nn.Module) -> None:
+def take_over(lm: AutoregressiveLM | AlignedLM, net: nn.Module) -> None:
     """Give a net the weights of a model, except for its drafter."""
     weights = {name: value for name, value in lm.model.state_dict().items() if not name.startswith("drafter.")}
     kept = {name: value for name, value in net.state_dict().items() if name.startswith("drafter.")}

@@ -202,6 +202,8 @@ def guided_by(recipe: Recipe) -> Recipe:
     if recipe.distillation.num_steps is not None and recipe.begin_from is None:
         raise ConfigError("distillation.num_steps is for a Manta-LM that is trained on; name it with begin_from")
     beginning = any((recipe.converted_from, recipe.inherit, recipe.begin_from))
+    if recipe.drafter_of is not None and recipe.family == "aligned":  # it answers itself, and nothing else is learned
+        return _drafting(recipe)
     recipe = _guided_by_source(recipe) if beginning else _guided_by_teacher(recipe)
     if recipe.teacher.styles and not (recipe.family == "ar" and recipe.consensus != "none" and recipe.consensus_share):
         raise ConfigError(
@@ -220,6 +222,17 @@ def guided_by(recipe: Recipe) -> Recipe:
             "alignment.slots_learn=all"
         )
     return recipe
+
+
+def _drafting(recipe: Recipe) -> Recipe:
+    """An aligned model that learns to draft learns nothing else, so that nobody teaches it.
+
+    Raises:
+        ConfigError: the recipe names targets.
+    """
+    if recipe.consensus not in ("auto", "none") or recipe.targets is not None:
+        raise ConfigError("a drafter learns what its own model answers; leave consensus and targets out")
+    return replace(recipe, consensus="none", warm_start=False)
 
 
 def _guided_by_teacher(recipe: Recipe) -> Recipe:

@@ -6,7 +6,7 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from manta.families import FAMILIES
 from manta.families.autoregressive import AutoregressiveLM, AutoregressiveModel
 from manta.families.coupling import Coupling
 from manta.families.distilling import Distillation
+from manta.families.fluent import FluentWriter
 from manta.families.imitation import WordImitation
 from manta.families.prompted import PromptedModel
 from manta.families.trained import Taught
@@ -33,6 +34,7 @@ from manta.recipes.origins import (
     begin_drafter,
     begun_model,
     digests,
+    drafting_model,
     larger_model,
     source_model,
     take_over,
@@ -184,8 +186,11 @@ class TextParts(Parts):
         return {"teacher": teacher}
 
     def finished(self, model: LanguageModel) -> list[str]:
-        """Tables of the texts, and what a conversion costs."""
-        model.learn_from(self.targets(), self.teaching)
+        """Tables of the texts, but of a model that only learned to draft its own, and what a conversion costs."""
+        if self.recipe.drafter_of is None:
+            model.learn_from(self.targets(), self.teaching)
+        elif isinstance(model, FluentWriter):
+            model.ngrams = cast(FluentWriter[Any], drafting_model(self.recipe)).ngrams
         if self.recipe.converted_from is None:
             return []
         self.scores = self.measure_conversion()
@@ -321,7 +326,8 @@ class TextParts(Parts):
             return self.teaching or self.source
         if self.recipe.family == "ar" and self.recipe.taught_by is not None:  # the net itself may have learned by now
             return AutoregressiveLM(teaching_model(self.recipe).model.to(self.device), self.tokenizer)
-        return self.trained_model("teacher" if "teacher" in self.modules else "words")
+        model = self.trained_model("teacher" if "teacher" in self.modules else "words")
+        return model if self.recipe.drafter_of is None else model.left_to_right
 
     @property
     def size(self) -> str:
@@ -380,7 +386,8 @@ def stage_specs(parts: TextParts) -> list[StageSpec]:
         return in_rounds(ours, recipe.train)
     if recipe.drafter_of is not None:
         parts.precision = begin_drafter(recipe, net)
-        return [spec for spec in ours if spec.answers]
+        [drafter] = [taught for taught in taught_stages if taught.part == "drafter"]
+        return [_spec(replace(drafter, answers=True), net, parts.answers)]
 
     def begin() -> None:
         writer.begin_with(net, parts.corpus)
