@@ -14,6 +14,8 @@ from manta.recipes import Recipe, TrainingRun
 
 from .small import card, finish, same_weights, small, stop
 
+TINY = {"dim": 16, "heads": 2, "depth": 1, "prompt_depth": 1}
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
@@ -41,6 +43,16 @@ def test_calls_are_halved_stage_by_stage(model, tmp_path):
     assert torch.equal(before.density.grid(4), after.density.grid(4)), "the student acts at its teacher's times"
     told = (tmp_path / "run" / "model" / "README.md").read_text()
     assert "Distilled from `manta`: 5 calls in 2, its actions halved again and again." in told
+
+
+@pytest.mark.slow
+def test_tokens_and_prompts_of_a_flow_over_embeddings_stay_what_states_are_read_by(tmp_path):
+    recipe = small(1, num_steps=4, train={"precision": "float32"}, model={**TINY, "space": {"kind": "embedding"}})
+    finish(TrainingRun(from_dict(Recipe, recipe), tmp_path / "model", device="cpu"))
+    finish(distilling(tmp_path / "run", tmp_path / "model"))
+    before, after = (cast(Any, load(tmp_path / name, device="cpu")).model.state_dict() for name in ("model", "run"))
+    changed = {name for name in before if not torch.equal(after[name], before[name])}
+    assert changed and all(name.startswith("field.") for name in changed)
 
 
 def test_a_flow_map_is_one_stage(model, tmp_path):

@@ -117,6 +117,14 @@ def test_slots_that_are_to_learn_answers_need_some():
             guided_by(recipe)
 
 
+def test_styles_of_a_left_to_right_model_need_answers(teacher):
+    told = {"family": "ar", "data": "builtin:weather", "teacher": {"styles": True}}
+    for wrong in ({}, {"consensus_share": 0.0, "consensus": "given", "targets": "answers.jsonl"}):
+        with pytest.raises(ConfigError, match="teacher.styles tells people's texts from answers"):
+            guided_by(resolve(from_dict(Recipe, {**told, **wrong})))
+    assert guided_by(resolve(from_dict(Recipe, {**told, "targets": "answers.jsonl"}))).teacher.styles
+
+
 def test_it_stays_to_write_and_to_read_by(aligned, teacher):
     lm, own = load(aligned, device="cpu"), load(teacher, device="cpu")
     assert isinstance(lm, AlignedLM)
