@@ -218,8 +218,11 @@ def drawn_table(result: dict[str, Any]) -> str:
 
 def infill_table(result: dict[str, Any]) -> str:
     """Spans of human texts that are asked for back."""
-    lines = ["| filled by | word for word | words right (F) |", "|---|---|---|"]
-    lines += [f"| {row['way']} | {row['exact']:.1%} | {row['words']:.2f} |" for row in result["infill"]["rows"]]
+    lines = ["| filled by | word for word | words right (F) | BLEU of the spans | nats a token of the text |"]
+    lines.append("|---|---|---|---|---|")
+    for row in result["infill"]["rows"]:
+        cells = [f"{row['exact']:.1%}", f"{row['words']:.2f}", f"{row['bleu']:.1f}", f"{row['nats']:.2f}"]
+        lines.append(f"| {row['way']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -27,7 +27,7 @@ from manta.hub import load
 from manta.metrics import resampled, slot_errors_measured
 from manta.metrics.measured import Sums
 from manta.runtime import atomic_write, make_generator
-from manta.text import read
+from manta.text import Batch, read
 
 STRENGTHS = (0.1, 0.25, 0.5, 0.75, 1.0)
 YES_OR_NO = "familyFriendly"
@@ -108,11 +108,10 @@ def figures(asked: list[dict[str, str]], texts: list[str], judge: Any) -> dict[s
     return row
 
 
-def split_rows(batch: Any, size: int = 64) -> list[Any]:
-    """A batch in parts."""
-    fields = vars(batch)
+def split_rows(batch: Batch, size: int = 64) -> list[Batch]:
+    """A batch in parts that fit into memory."""
     num = len(batch.text)
-    return [type(batch)(**{k: v[i : i + size] for k, v in fields.items()}) for i in range(0, num, size)]
+    return [batch.rows(torch.arange(first, min(first + size, num))) for first in range(0, num, size)]
 
 
 def main() -> None:

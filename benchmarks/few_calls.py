@@ -6,8 +6,9 @@
 MODEL is an aligned model that also writes left to right; PATH is e2e-dataset.zip or its folder. `measure` writes every
 prompt of the split once by each setting, with 95% intervals over prompts (settings that draw: five sampling seeds), and
 times them: milliseconds of one thread at batches of 1, 8 and 32, settings taking turns. `infill` hides a span of one
-human text a prompt and asks for it back in several ways, by the model and by the Manta-LMs of --beside. What is
-measured replaces its part of --out, and the other part stays.
+human text a prompt and asks for it back in several ways, by the model, by the models of --beside, and, as the control,
+by its left-to-right reading, which does not see what follows. What is measured replaces its part of --out, and the
+other part stays.
 """
 
 import argparse
@@ -22,9 +23,14 @@ from typing import Any
 
 import torch
 from e2e import references, scores
+from editing import split_rows
 
+from manta.families.autoregressive import AutoregressiveLM
+from manta.families.batching import to_batch
 from manta.families.events import GenerateOptions, Request, finished
+from manta.families.observer import Observer
 from manta.hub import load
+from manta.metrics import bleu
 from manta.runtime import atomic_write
 from manta.text import read
 
@@ -50,12 +56,15 @@ FILLING: dict[str, dict[str, dict[str, Any]]] = {
         "aligned, of 8 the one of least risk": {"num_steps": 1, "choose": 8},
         "aligned, of 8 the likeliest": {"num_steps": 2, "choose": 8, "choose_by": "likelihood"},
     },
+    "masked": {f"masked, {calls} calls": {"num_steps": calls} for calls in (2, 4, 8)},
     "manta": {
         f"Manta-LM, {calls} calls{how}": {"num_steps": calls, "style": "consensus", "fluency": fluency}
         for calls in (2, 4, 8)
         for how, fluency in ((", no counts", 0.0), ("", 0.5))
     },
 }
+Gap = tuple[str | None, str, str]
+"""A prompt, its text with a blank in it, and the words that were taken out."""
 BATCHES = (1, 8, 32)
 WORDS_HIDDEN = (2, 5)
 """Words of the shortest and of the longest span that is asked for back."""
@@ -93,7 +102,7 @@ def measure(args: argparse.Namespace, kept: dict[str, Any]) -> Iterator[dict[str
         yield {**kept, "milliseconds": milliseconds(lm, list(data.prompts), args.timed)}
 
 
-def gaps(data: str, num: int) -> list[tuple[str | None, str, str]]:
+def gaps(data: str, num: int) -> list[Gap]:
     """Prompts, human texts with a span of words taken out, and the span; a text a prompt."""
     draw, seen, found = random.Random(0), set(), []
     for example in read(f"e2e:{data}", "test"):
@@ -115,27 +124,71 @@ def blank_of(words: int) -> int:
 
 
 def infill(args: argparse.Namespace, kept: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """How often a span comes back word for word, and the share of its words that do; nothing of before is kept."""
+    """How often a span comes back word for word, and how near it comes; nothing of before is kept."""
     asked, rows = gaps(args.data, args.num), []
+    judge: Any = load(args.model, device="cpu").left_to_right
+
+    def add(way: str, texts: list[str], spans: list[str]) -> dict[str, Any]:
+        row = {"way": way, "texts": len(texts), **nearness(asked, texts, spans, judge)}
+        rows.append(row)
+        print(json.dumps(row), file=sys.stderr)
+        return {"rows": rows}
+
+    whole = [given.split("___", 1)[0] + span + given.split("}", 1)[1] for _, given, span in asked]
+    yield add("the text itself", whole, [span for _, _, span in asked])
     for place in [args.model, *args.beside]:
         lm: Any = load(place, device="cpu")
         for name, options in FILLING[lm.family].items():
             requests = [Request(prompt=prompt, infill=text) for prompt, text, _ in asked]
             events = finished(lm.generate(requests, GenerateOptions(**options)))
             texts = [event.text for event in sorted(events, key=lambda event: event.index)]
-            exact, share = [], []
-            for said, (_, given, span) in zip(texts, asked, strict=True):
+            spans = []
+            for said, (_, given, _) in zip(texts, asked, strict=True):
                 before, after = given.split("___", 1)[0], given.split("}", 1)[1]
-                filled = said.removeprefix(before).removesuffix(after).strip().lower().split()
-                wanted = span.lower().split()
-                exact.append(filled == wanted)
-                both = sum(min(filled.count(word), wanted.count(word)) for word in set(wanted))
-                share.append(2 * both / (len(filled) + len(wanted)))
-            row = {"way": name, "texts": len(texts)}
-            row |= {"exact": round(sum(exact) / len(exact), 4), "words": round(sum(share) / len(share), 4)}
-            rows.append(row)
-            print(json.dumps(row), file=sys.stderr)
-            yield {"rows": rows}
+                spans.append(said.removeprefix(before).removesuffix(after).strip())
+            yield add(name, texts, spans)
+    yield add("left to right, what follows not seen, the span's words counted for it", *blind(judge, asked))
+
+
+def blind(lm: AutoregressiveLM, asked: list[Gap]) -> tuple[list[str], list[str]]:
+    """Texts with as many words put in as are missing: those that go on most likely, whatever follows; and the words."""
+    texts, spans = [], []
+    for first in range(0, len(asked), 50):
+        some = asked[first : first + 50]
+        begun = lm.begin([Request(prompt=prompt) for prompt, _, _ in some], GenerateOptions())
+        for row, (_, given, _) in enumerate(some):
+            before = lm.tokenizer.encode(given.split("___", 1)[0].rstrip())
+            begun.tokens[row, : len(before)] = torch.tensor(before)
+        for tokens, (_, given, span) in zip(lm.follow(begun, Observer()), some, strict=True):
+            words = tokens.tolist()
+            text = lm.tokenizer.decode(words[: words.index(lm.model.end)] if lm.model.end in words else words)
+            before, after = given.split("___", 1)[0], given.split("}", 1)[1]
+            found = text.removeprefix(before).split()[: len(span.split())]
+            spans.append(" ".join(found))
+            texts.append(before + spans[-1] + after)
+    return texts, spans
+
+
+def nearness(asked: list[Gap], texts: list[str], spans: list[str], judge: AutoregressiveLM) -> dict[str, float]:
+    """Of spans put in beside those that were taken out: equal ones, words in common (F), BLEU, and nats a token of the
+    whole text, as one of people's, by a left-to-right reading."""
+    exact, share = [], []
+    for span, (_, _, taken) in zip(spans, asked, strict=True):
+        filled, wanted = span.lower().split(), taken.lower().split()
+        exact.append(filled == wanted)
+        both = sum(min(filled.count(word), wanted.count(word)) for word in set(wanted))
+        share.append(2 * both / (len(filled) + len(wanted)))
+    encode = judge.tokenizer.encode
+    told = [encode(text) for text in texts]
+    batch = to_batch([encode(prompt or "") for prompt, _, _ in asked], told)
+    nats = -torch.cat([judge.log_likelihood(rows).value for rows in split_rows(batch)]).sum()
+    score = bleu(spans, [[taken] for _, _, taken in asked], lowercase=True)
+    return {
+        "exact": round(sum(exact) / len(exact), 4),
+        "words": round(sum(share) / len(share), 4),
+        "bleu": round(score, 2),
+        "nats": round(float(nats) / sum(len(tokens) + 1 for tokens in told), 4),
+    }
 
 
 def main() -> None:
