@@ -120,7 +120,7 @@ def test_slots_that_are_to_learn_answers_need_some():
 def test_styles_of_a_left_to_right_model_need_answers(teacher):
     told = {"family": "ar", "data": "builtin:weather", "teacher": {"styles": True}}
     for wrong in ({}, {"consensus_share": 0.0, "consensus": "given", "targets": "answers.jsonl"}):
-        with pytest.raises(ConfigError, match="teacher.styles tells people's texts from answers"):
+        with pytest.raises(ConfigError, match=r"teacher\.styles tells people's texts from answers"):
             guided_by(resolve(from_dict(Recipe, {**told, **wrong})))
     assert guided_by(resolve(from_dict(Recipe, {**told, "targets": "answers.jsonl"}))).teacher.styles
 
