@@ -56,7 +56,7 @@ def trained(classes: int, seed: int, args: argparse.Namespace) -> list[dict[str,
             scales.COARSE_SHARE = settled
             for decoder in DECODERS[args.family]:
                 how: dict[str, Any] = {"style": "consensus", "num_steps": calls, "fluency": 0.0}
-                told = {} if decoder is None else {"decoder": decoder}
+                told: dict[str, Any] = {} if decoder is None else {"decoder": decoder}
                 row = scores(lm, dev, GenerateOptions(**how, **told))
                 rows.append({"classes": classes, "seed": seed, "minutes": minutes, "settled": settled, "budget": calls})
                 rows[-1] |= told
