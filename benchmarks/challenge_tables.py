@@ -154,17 +154,16 @@ def blanks_table(result: list[dict[str, Any]]) -> str:
 
 
 def scales_table(result: list[dict[str, Any]]) -> str:
-    """Models with classes of words beside plain ones, at equal calls."""
-    groups: dict[tuple[int, float, str], dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    """Models with classes of words beside plain ones, at equal calls; by decoder, where the family has any."""
+    groups: dict[tuple[int, float, str | None], dict[int, list[dict[str, Any]]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
     for row in result:
-        groups[row["classes"], row["settled"], row["decoder"]][row["budget"]].append(row)
+        groups[row["classes"], row["settled"], row.get("decoder")][row["budget"]].append(row)
     budgets = sorted({row["budget"] for row in result})
-    lines = [
-        "| classes | calls for classes | words by | "
-        + " | ".join(f"{b} calls: BLEU (slot errors)" for b in budgets)
-        + " |",
-        "|---|---|---|" + "---|" * len(budgets),
-    ]
+    by = ["words by"] if any("decoder" in row for row in result) else []
+    heads = ["classes", "calls for classes", *by, *(f"{b} calls: BLEU (slot errors)" for b in budgets)]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for (classes, settled, decoder), found in groups.items():
         cells = []
         for budget in budgets:
@@ -172,7 +171,8 @@ def scales_table(result: list[dict[str, Any]]) -> str:
             bleu, slots = ([row[name] for row in rows] for name in ("bleu", "slot_error_rate"))
             cells.append(f"{several(bleu, '{:.1f}')} ({several(slots, '{:.0%}')})")
         share = "–" if not classes else f"{settled:.0%}"
-        lines.append(f"| {classes or 'none'} | {share} | {decoder} | " + " | ".join(cells) + " |")
+        words = [] if decoder is None else [decoder]
+        lines.append("| " + " | ".join([f"{classes or 'none'}", share, *words, *cells]) + " |")
     return "\n".join(lines)
 
 

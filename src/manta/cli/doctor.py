@@ -337,6 +337,7 @@ MOST_ROWS = 2048
 def _model_findings(lm: Any, figures: dict[str, Any]) -> Iterator[Finding]:
     import torch
 
+    from manta.families.scales import ClassedModel
     from manta.nets.integers import count_parameters
 
     net = getattr(lm, "model", None) or lm.net  # of a published model
@@ -350,6 +351,9 @@ def _model_findings(lm: Any, figures: dict[str, Any]) -> Iterator[Finding]:
     figures["nearest_embedding_cosine_median"] = nearest.median().item()
     if nearest.median() > 0.95:
         yield Finding("the token embeddings have collapsed onto each other", "lower the learning rate")
+    if isinstance(net, ClassedModel) and net.coarse is not None:
+        words = net.class_of.bincount(minlength=net.config.classes)
+        figures |= {"classes_of_words": len(words), "words_of_the_largest_class": int(words.max())}
     if lm.family != "manta":
         return
     density = lm.density

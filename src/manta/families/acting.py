@@ -45,7 +45,7 @@ class ActingPolicy:
 
     def _acting(self, condition: Condition) -> Field:
         def field(state: Tensor, t: Tensor, *, cond: Any = None, self_cond: Tensor | None) -> Estimate:
-            seen = replace(condition, settled=self.page.settled, ahead=self.ahead)
+            seen = replace(condition, settled=self.page.shown, ahead=self.ahead)
             # All rows are at one time: told once, it is embedded alike in every batch.
             return self.model.act_beside(state, t[:1], cond=seen, self_cond=self_cond)
 

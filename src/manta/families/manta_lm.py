@@ -32,6 +32,7 @@ from manta.families.objectives import EmbeddingMatching, OwnStates, PolicyMatchi
 from manta.families.observer import Beginning, Observer
 from manta.families.page import Page
 from manta.families.prompted import NO_PROMPT, Memory
+from manta.families.scales import check_stored, coarse_of, learn_classes
 from manta.families.trained import Taught, Teaching
 from manta.flow import SOLVERS, LinearPath, escaping, steps_within
 from manta.flow.time_density import TimeDensity
@@ -39,7 +40,7 @@ from manta.fluency import drawn_row, likeliest_row
 from manta.nets.trunk import Trunk
 from manta.runtime import check_logits, json_tensors, load_json_tensors, make_generator
 from manta.spaces import RateController
-from manta.text import MASK, NULL, Tokenizer
+from manta.text import MASK, NULL, Corpus, Tokenizer
 
 PATH = LinearPath()
 TAG_OF_STYLE = {"diverse": 0, "consensus": 1}
@@ -83,6 +84,8 @@ class Pass:
     """First calls in which no word is settled yet."""
     self_cond: Float[Tensor, "b m c"] | None = None
     """Estimate that the first call is fed."""
+    scaled: bool = False
+    """Settle classes of words before words, in a model that has some."""
 
 
 def default_split(budget: int, most: int = 0) -> Split:
@@ -137,6 +140,11 @@ class MantaLM(FluentWriter[MantaModel]):
         self._empty: dict[bool, Memory] = {}
         """The memory of no prompt, for guidance, encoded or bare: the same for every request, so it is kept."""
 
+    @staticmethod
+    def begin_with(net: MantaModel, corpus: Corpus) -> None:
+        """Learn the classes of the words."""
+        learn_classes(net, corpus)
+
     @classmethod
     def stages(cls, net: MantaModel, teaching: Teaching, measured: dict[str, Any]) -> list[Taught]:
         """The policy, with its space if that has an encoder, and then in states that it has reached by itself."""
@@ -162,7 +170,12 @@ class MantaLM(FluentWriter[MantaModel]):
     def stored(
         cls, net: MantaModel, codec: Tokenizer, extras: Mapping[str, Any], parts: Mapping[str, Tensor]
     ) -> "MantaLM":
-        """With its own splits, its density of times and the counts of its training texts."""
+        """With its own splits, its density of times and the counts of its training texts.
+
+        Raises:
+            ModelError: a word is of a class that there is none of.
+        """
+        check_stored(net)
         state = load_json_tensors(extras["time_density"])
         if any(isinstance(value, Tensor) and not bool(value.isfinite().all()) for value in state.values()):
             raise ConfigError("time_density is not finite")
@@ -303,7 +316,7 @@ class MantaLM(FluentWriter[MantaModel]):
         page.nfe = _encoding_calls(options) + beginning.nfe
         policy = self._policy(beginning, page, options, observer)
         total = self._first_pass(split, options, read=beginning.nfe > 0)
-        first = Pass(flow=min(split.flow, total), total=total, silent=min(split.silent, total - 1))
+        first = Pass(flow=min(split.flow, total), total=total, silent=min(split.silent, total - 1), scaled=True)
         for _ in self._pass(policy, page, beginning, options, first, observer):
             page.done = page.written and split.rounds == 0
             yield page
@@ -314,6 +327,7 @@ class MantaLM(FluentWriter[MantaModel]):
             fresh = self._noise(beginning, page, replace(options, noise_scale=1.0))
             state = PATH.sample(fresh, encoded, torch.full((len(encoded),), start, device=self.device))
             page.ask_again(0.5)
+            page.forget_classes()
             again = replace(beginning, state=state, t=start)
             plan = Pass(flow=split.refine, total=split.refine, self_cond=encoded)
             for _ in self._pass(policy, page, again, options, plan, observer):
@@ -355,7 +369,8 @@ class MantaLM(FluentWriter[MantaModel]):
 
         1. flow:   a step of the solver carries the plan on, along a grid from the beginning's time to 1
         2. stay:   the policy answers beside the finished plan, or where it would have begun if there was none
-        after each step but the silent ones, a word for every open place, and the surest are settled
+        after each step but the silent ones, a word for every open place, and the surest are settled; in the first
+        share of these the surest classes of words, in a model that has some
         """
         assert beginning.state is not None, "a flow begins at a state"
         flow, heun = plan.flow, options.solver == "heun" and plan.flow > 0
@@ -371,12 +386,18 @@ class MantaLM(FluentWriter[MantaModel]):
         actions = [min(2 * (k + 1), 2 * steps - 1) if heun else k + 1 for k in range(steps)]
         actions += [plan.total - stays + k + 1 for k in range(stays)]
         speaking = sum(made > plan.silent for made in actions)
+        scales = coarse_of(self.model) if plan.scaled else None
+        coarse = 0 if scales is None else min(int(scales.share * speaking), speaking - 1)
         for done, (t, calls) in enumerate(chain(*moves), 1):
             page.t, page.nfe = t, page.nfe + calls
             if actions[done - 1] > plan.silent:
                 logits = observer.logits(policy.logits, page.settled)
                 choice, chance = self._choose(logits, page, beginning.generators, options)
-                page.settle(choice, chance, left=(len(actions) - done) / speaking)
+                rest = len(actions) - done
+                if scales is not None and (more := rest - speaking + coarse) >= 0:
+                    page.settle_classes(choice, chance, logits, more / coarse, scales, drawn=self._draws(options))
+                else:
+                    page.settle(choice, chance, left=rest / (speaking - coarse))
                 observer.settled(page)
             page.written = done == len(actions)
             yield
@@ -384,6 +405,10 @@ class MantaLM(FluentWriter[MantaModel]):
     def _unasked(self, options: GenerateOptions) -> bool:
         """Drawn texts of few calls, too: `benchmarks/fluency.py`."""
         return options.temperature == 0 and (options.style == "consensus" or options.num_steps <= FEW_CALLS)
+
+    def _draws(self, options: GenerateOptions) -> bool:
+        """Whether words are drawn; beside counts those of a `diverse` text are."""
+        return options.temperature > 0 or (options.style == "diverse" and self.fluency(options) is not None)
 
     def _policy(self, beginning: Beginning, page: Page, options: GenerateOptions, observer: Observer) -> ActingPolicy:
         null, cond = None, self.model.condition(beginning.memory, page.mask, code=beginning.code)
@@ -415,7 +440,7 @@ class MantaLM(FluentWriter[MantaModel]):
             places = page.mask.sum(1).tolist()
             told: dict[str, Any] = {"blank": NULL, "fluency": fluency}
             row = (logits.log_softmax(-1), page.tokens, page.asked, places)
-            if options.style == "consensus" and options.temperature == 0:
+            if not self._draws(options):
                 choice = likeliest_row(*row, **told)
             else:
                 longest = self.model.max_cells * self.model.space.rate

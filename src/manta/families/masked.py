@@ -10,7 +10,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from manta.config import from_dict, to_dict
-from manta.errors import ModelError, RequestError, UsageError
+from manta.errors import RequestError, UsageError
 from manta.families.asked import check_options
 from manta.families.batching import padded_prompts, padded_width
 from manta.families.canvas import Prompts, Template, changes, check_strength, partly_hidden, prompt_tokens, template_of
@@ -27,22 +27,17 @@ from manta.families.masked_model import (
 from manta.families.masked_objective import MaskedMatching, bound, length_nats
 from manta.families.observer import Beginning, Observer
 from manta.families.options import spelled
+from manta.families.scales import check_stored, coarse_of, learn_classes
 from manta.families.structured import automaton_for, check_room
 from manta.families.trained import LogLikelihood, Taught, Teaching
 from manta.masked import Canvas, DecoderConfig, Held, completes, found_rates
-from manta.masked.coarse import Coarse
 from manta.masked.elastic import OFF, Elastic
 from manta.runtime import check_logits, make_generator
 from manta.text import MASK, NULL, Batch, Corpus, Tokenizer
-from manta.text.classes import word_classes
 
 LENGTH_QUANTILE = 0.8
 """Canvas of a consensus text, as a quantile of the length's distribution, as for Manta-LM."""
 
-CLASSED = 100_000
-"""Texts from which classes of words are learnt."""
-COARSE_SHARE = 0.5
-"""Share of the calls that settle classes, in a model that has some."""
 ELASTIC_START = 1.0
 """Canvas that an elastic one begins with, as a share of what another would have; less computes fewer positions, and
 writes shorter texts (docs/challenges.md)."""
@@ -76,10 +71,7 @@ class MaskedLM(FluentWriter[MaskedModel]):
     @staticmethod
     def begin_with(net: MaskedModel, corpus: Corpus) -> None:
         """Learn the classes of the words."""
-        if net.config.classes:
-            rows = (corpus.text(row).tolist() for row in range(min(len(corpus), CLASSED)))
-            found = word_classes(rows, net.config.vocab_size, net.config.classes, alone=[NULL])
-            net.class_of = found
+        learn_classes(net, corpus)
 
     @classmethod
     def stored(
@@ -90,8 +82,7 @@ class MaskedLM(FluentWriter[MaskedModel]):
         Raises:
             ModelError: a word is of a class that there is none of.
         """
-        if net.config.classes and not bool(((net.class_of >= 0) & (net.class_of < net.config.classes)).all()):
-            raise ModelError(f"a word is of no class among the model's {net.config.classes}; copy the folder again")
+        check_stored(net)
         own = extras.get("decoder")
         lm = cls(net, codec, from_dict(Decoding, {"decoder": own}).decoder if own else None)
         lm.ngrams = counted(parts, net.config.vocab_size)
@@ -324,9 +315,7 @@ class MaskedLM(FluentWriter[MaskedModel]):
             return observer.logits(net(tokens, start, stop).float(), settled)
 
         automaton = automaton_for(options, self.tokenizer)
-        scales = None
-        if scaled and self.model.config.classes and automaton is None:
-            scales = Coarse(self.model.class_of, MASK, NULL, COARSE_SHARE)
+        scales = coarse_of(self.model) if scaled and automaton is None else None
         held = [] if automaton is None else [Held(automaton, NULL, gaps=not ends_last)] * len(beginning.tokens)
         for canvas in write_canvas(
             denoiser,

@@ -7,17 +7,15 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from manta.errors import ConfigError, UsageError
-from manta.families.prompted import Memory, PromptedModel, TaskedConfig, resolved
+from manta.errors import ConfigError
+from manta.families.prompted import Memory, TaskedConfig, resolved
+from manta.families.scales import ClassedModel, check_classes
 from manta.families.thinking import Thinking, ThinkingConfig, Thought, Told
 from manta.masked.elastic import OFF
 from manta.nets.trunk import Trunk
 from manta.operators import OperatorContext, line
 from manta.operators.cross_attention import ProjectedMemory
-from manta.text import MASK, NULL
-
-LEAST_CLASSES = 3
-"""The end of a text, and two more."""
+from manta.text import NULL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,17 +34,14 @@ class MaskedConfig(TaskedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.classes and not LEAST_CLASSES <= self.classes <= (self.vocab_size or self.classes):
-            raise ConfigError(
-                f"classes should be 0, or from {LEAST_CLASSES} to the words of the vocabulary, received {self.classes}"
-            )
+        check_classes(self.classes, self.vocab_size)
         if self.classes and (self.elastic or self.thinking.carries or self.thinking.doubts):
             raise ConfigError("classes are for masked models that neither think nor doubt nor grow their canvas")
         if self.elastic and (self.thinking.carries or self.thinking.doubts):
             raise ConfigError("the places of an elastic canvas move; thinking and doubting need them to stay")
 
 
-class MaskedModel(PromptedModel):
+class MaskedModel(ClassedModel):
     """Logits of every position of a text, given its prompt and the words that are not masked.
 
     Args:
@@ -65,26 +60,8 @@ class MaskedModel(PromptedModel):
         self.trunk = Trunk(shape.dim, shape.depth, shape.mix, heads=shape.heads, cross=True, hidden=shape.hidden)
         self.thinking = Thinking(shape.thinking, self.embedding)
         self.grow = nn.Linear(shape.dim, 1) if shape.elastic else None
-        self.coarse = nn.Embedding(shape.classes, shape.dim) if shape.classes else None
-        classes = torch.arange(shape.vocab_size) % max(1, shape.classes)
-        self.register_buffer("_class_of", classes.float() if shape.classes else None)  # stored as weights are
+        self.add_classes(shape)
         self.modulate(self.trunk)
-
-    @property
-    def class_of(self) -> Int64[Tensor, "v"]:
-        """Class of every word, 0 … K − 1.
-
-        Raises:
-            UsageError: a model without classes.
-        """
-        if not isinstance(self._class_of, Tensor):
-            raise UsageError("this masked model has no classes of words")
-        return self._class_of.long()
-
-    @class_of.setter
-    def class_of(self, classes: Int64[Tensor, "v"]) -> None:
-        assert isinstance(self._class_of, Tensor), "a model with classes"
-        self._class_of.copy_(classes)
 
     def forward(
         self, tokens: Int64[Tensor, "b n"], mask: Bool[Tensor, "b n"], memory: tuple[ProjectedMemory, ...]
@@ -106,19 +83,16 @@ class MaskedModel(PromptedModel):
         thought: Thought | None = None,
     ) -> Told:
         """All that a call tells, given what the call before has handed on; arguments as in `forward`."""
-        classed = tokens >= self.config.vocab_size
-        words = tokens.masked_fill(classed, MASK)
+        words, within = self.parted(tokens)
         x = self.thinking.enter(self.embed(words), words, thought)
-        if self.coarse is not None:
-            index = (tokens - self.config.vocab_size).clamp_min(0)
-            x = x + self.coarse(index).masked_fill(~classed[..., None], 0.0)
+        if within is not None:
+            x = x + self.class_vectors(within)
         context = OperatorContext(line(x.shape[1], tokens.device), self.thinking.real(mask))
         slots, hidden = self.thinking.leave(self.trunk(x, context, memory=memory), tokens.shape[1])
         grow = None if self.grow is None else self.grow(hidden)[..., 0]
         logits = self.head(hidden)
-        if self.coarse is not None:
-            others = self.class_of != (tokens - self.config.vocab_size)[..., None]
-            logits = logits.masked_fill(classed[..., None] & others, -torch.inf)
+        if within is not None:
+            logits = logits.masked_fill(within.others(), -torch.inf)
         return Told(logits, slots, self.thinking.right(hidden), grow)
 
     def told(self, shown: Int64[Tensor, "b n"], memory: tuple[ProjectedMemory, ...]) -> Told:

@@ -11,6 +11,7 @@ from torch import Tensor
 from manta.families.batching import padded_width
 from manta.families.masked_model import MaskedModel
 from manta.families.objectives import ObjectiveConfig, lay_out, length_cost, read_prompt
+from manta.families.scales import by_class, covered
 from manta.families.thinking import Thought, Told
 from manta.masked import LikelihoodBound, MaskedObjectiveConfig, Rates, likelihood_bound, masked_cross_entropy
 from manta.masked.elastic import Layout, merged
@@ -92,11 +93,7 @@ class MaskedMatching:
         hidden: Bool[Tensor, "b n"],
     ) -> Layout:
         """Half of the rows with the classes of some hidden words."""
-        draws = torch.rand((2, len(tokens)), generator=generator).to(tokens.device)
-        share = torch.where(draws[0] < 0.5, draws[1], 0.0)
-        told = torch.rand(tokens.shape, generator=generator).to(tokens.device) < share[:, None]
-        shown = torch.where(told, model.config.vocab_size + model.class_of[tokens], MASK)
-        return Layout(torch.where(hidden, shown, tokens), tokens, hidden)
+        return Layout(covered(model, tokens, hidden, by_class(model, tokens, generator)), tokens, hidden)
 
     def _elastic(
         self,

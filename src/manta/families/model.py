@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from manta.errors import ConfigError
 from manta.families.batching import rowwise
-from manta.families.prompted import Memory, PromptedConfig, PromptedModel, pooled, resolved
+from manta.families.prompted import Memory, PromptedConfig, pooled, resolved
+from manta.families.scales import ClassedModel, check_classes
 from manta.flow.adaptive import sign_code
 from manta.flow.time_density import TimeDensityConfig
 from manta.nets.vector_field import Condition, VectorField
-from manta.spaces import EmbeddingSpaceConfig, LatentSpaceConfig, Space, Words
+from manta.spaces import EmbeddingSpaceConfig, LatentSpaceConfig, Space, Within, Words
 from manta.text import BOS, MASK
 from manta.types import Estimate
 
@@ -42,6 +43,8 @@ class MantaConfig(PromptedConfig):
     plan. 0: all that a budget has."""
     spans: bool = False
     """The policy is told how far in time a step goes, as `manta distill --method flow_map` teaches it."""
+    classes: int = 0
+    """Coarse classes of words, learnt from the training texts: a place's class is settled before its word. 0: none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,6 +52,7 @@ class MantaConfig(PromptedConfig):
             raise ConfigError(f"bits should lie between 0 and {MAX_BITS}, received {self.bits}")
         if self.flow_calls < 0:
             raise ConfigError(f"flow_calls should be 0 or more, received {self.flow_calls}")
+        check_classes(self.classes, self.vocab_size)
 
 
 class CodeReader(nn.Module):
@@ -79,7 +83,7 @@ class CodeReader(nn.Module):
         return sign_code(self.out((near * real).sum(1) / real.sum(1)))
 
 
-class MantaModel(PromptedModel):
+class MantaModel(ClassedModel):
     """The nets of a Manta-LM; a length is a number of latents.
 
     Args:
@@ -113,6 +117,7 @@ class MantaModel(PromptedModel):
         size = sum(p.numel() for p in self.field.parameters())
         self.code_reader = CodeReader(self.space.channels, shape.bits, size // 100) if shape.bits else None
         self.code_prior = nn.Linear(shape.dim, 1 << shape.bits) if shape.bits else None
+        self.add_classes(shape)
 
     def code(self, clean: Float[Tensor, "b m c"], mask: Bool[Tensor, "b m"]) -> Float[Tensor, "b k"] | None:
         """The adaptive condition of clean latents, to which no gradient goes; None of a model without one."""
@@ -135,7 +140,7 @@ class MantaModel(PromptedModel):
         Args:
             memory: the prompt; a row may serve several consecutive rows of the canvas.
             mask: True on the canvas.
-            settled: tokens already settled, the mask token elsewhere; None: none is.
+            settled: tokens already settled, elsewhere the mask token, or V + c where a class c is; None: none is.
             code: adaptive condition; None: none is told.
         """
         tokens = torch.full(mask.shape, MASK, device=mask.device) if settled is None else settled
@@ -146,9 +151,16 @@ class MantaModel(PromptedModel):
         before = None
         if self.config.shifted:
             first = torch.full_like(cond.settled[:, :1], BOS)
-            before = self.embed(torch.cat([first, cond.settled[:, :-1]], 1))
-        hidden = self.field(state, t, self.embed(cond.settled), before, cond=cond, self_cond=self_cond)
-        return self.space.readout(state, t, hidden, clean=self.field.estimate, head=self.head)
+            before, _ = self._embedded(torch.cat([first, cond.settled[:, :-1]], 1))
+        given, within = self._embedded(cond.settled)
+        hidden = self.field(state, t, given, before, cond=cond, self_cond=self_cond)
+        return self.space.readout(state, t, hidden, clean=self.field.estimate, head=self.head, within=within)
+
+    def _embedded(self, settled: Int64[Tensor, "b n"]) -> tuple[Float[Tensor, "b n d"], Within | None]:
+        """What is settled, words and classes, as the policy reads it; and the classes."""
+        words, within = self.parted(settled)
+        given = self.embed(words)
+        return given if within is None else given + self.class_vectors(within), within
 
     def act_beside(
         self,
@@ -166,7 +178,8 @@ class MantaModel(PromptedModel):
             cond: prompt, canvas and the words settled.
             self_cond: the policy's last estimate.
         """
-        state, t = self.space.known(state, t, cond.settled, cond.mask & (cond.settled != MASK))
+        words, _ = self.parted(cond.settled)
+        state, t = self.space.known(state, t, words, cond.mask & (words != MASK))
         return self.act(state, t, cond=cond, self_cond=self_cond)
 
     def logits(self, words: Words, where: Bool[Tensor, "b n"] | None = None) -> Float[Tensor, "*shape v"]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from manta.errors import ConfigError
 from manta.families.model import MantaModel
 from manta.families.prompted import Memory, PromptedModel
+from manta.families.scales import by_class, covered
 from manta.flow import FlowObjectiveConfig, LinearPath, TimeDensity, terminal_cross_entropy, velocity_matching
 from manta.flow.adaptive import code_numbers
 from manta.flow.objective import joined
@@ -200,10 +201,14 @@ def code_cost(
 
 
 def _ends(
-    nats: Float[Tensor, "k"], hidden: Bool[Tensor, "b n"], mask: Bool[Tensor, "b n"], t: Float[Tensor, "b"]
+    nats: Float[Tensor, "k"],
+    hidden: Bool[Tensor, "b n"],
+    settled: Int64[Tensor, "b n"],
+    mask: Bool[Tensor, "b n"],
+    t: Float[Tensor, "b"],
 ) -> dict[str, Tensor]:
-    """Mean nats a token of the rows that see no settled word, with no plan (t = 0) and with the whole one (t = 1)."""
-    blank = hidden.eq(mask).all(1)
+    """Mean nats a token of the rows that see nothing settled, with no plan (t = 0) and with the whole one (t = 1)."""
+    blank = (hidden & (settled == MASK)).eq(mask).all(1)
     row = hidden.nonzero()[:, 0]
     found = {}
     for name, time in (("nats_start", 0.0), ("nats_end", 1.0)):
@@ -230,7 +235,7 @@ class PolicyMatching:
     """The latent space and the policy, taught together.
 
     A text is encoded to latents, put on the path at a random time, and part of its words hidden; from state, prompt and
-    the words left the policy must tell the hidden words and the clean latents:
+    the words left, and the classes of some others, the policy must tell the hidden words and the clean latents:
 
         nats a hidden token + velocity_weight · velocity matching + β · rate/tokens
 
@@ -267,7 +272,7 @@ class PolicyMatching:
     def __call__(self, model: MantaModel, batch: Batch, generator: torch.Generator) -> Loss:
         """Loss with parts nats (a token), velocity, clean_error, length (nats), rate (nats a text) and beta.
 
-        `nats_start` and `nats_end` are those of rows that see no settled word, at t = 0 and at t = 1.
+        `nats_start` and `nats_end` are those of rows that see nothing settled, at t = 0 and at t = 1.
         """
         space, config = latent_space(model), self.config
         canvas = lay_out(batch, space.rate, config, generator, max_cells=model.max_cells)
@@ -286,12 +291,13 @@ class PolicyMatching:
         told = None if code is None else code.repeat_interleave(config.levels, 0)
         seen = canvas.repeat(config.levels)
         hidden = hide(seen, config, generator)
+        settled = covered(model, seen.tokens, hidden, by_class(model, seen.tokens, generator))
         coupled = self.coupled(model, batch, canvas, generator)
         words: dict[str, Tensor] = {}
 
         def cost(estimate: Estimate, t: Tensor) -> Tensor:
             nats = F.cross_entropy(model.logits(estimate.aux, hidden), seen.tokens[hidden], reduction="none")
-            words.update(_ends(nats.detach(), hidden, seen.mask, t))
+            words.update(_ends(nats.detach(), hidden, settled, seen.mask, t))
             return nats.mean()
 
         loss = velocity_matching(
@@ -304,7 +310,7 @@ class PolicyMatching:
             observe=torch.is_grad_enabled(),
             mask=seen.mask[:, :: space.rate],
             known=known_cells(hidden, seen.mask, space.rate, config.known_share, generator),
-            cond=model.condition(memory, seen.mask, seen.tokens.masked_fill(hidden, MASK), told),
+            cond=model.condition(memory, seen.mask, settled, told),
             select=lambda condition, rows: condition.rows(rows, config.levels),
             posterior=(
                 space.standardise(mean).detach().repeat_interleave(config.levels, 0),
@@ -361,10 +367,11 @@ class OwnStates:
             cells = canvas.mask[:, :: space.rate]
             code, _ = code_cost(model, clean, cells, memory, self.config, generator)
             noise = self.ordinary.coupled(model, batch, canvas, generator)
+            classed = by_class(model, canvas.tokens, generator)
             state, t, hidden, self_cond = self._write(
-                model, canvas, memory, sample, batch.tag == 1, code, noise, generator
+                model, canvas, classed, memory, sample, batch.tag == 1, code, noise, generator
             )
-        cond = model.condition(memory, canvas.mask, canvas.tokens.masked_fill(hidden, MASK), code)
+        cond = model.condition(memory, canvas.mask, covered(model, canvas.tokens, hidden, classed), code)
         action = model.act(state, t, cond=cond, self_cond=self_cond)
         nats = F.cross_entropy(model.logits(action.aux, hidden), canvas.tokens[hidden])
         stiffness = (1 - t).square().clamp_min(1 / self.config.flow.weight_cap).reciprocal()
@@ -377,6 +384,7 @@ class OwnStates:
         self,
         model: MantaModel,
         canvas: Canvas,
+        classed: Bool[Tensor, "b n"] | None,
         memory: Memory,
         sample: Float[Tensor, "b m c"],
         consensus: Bool[Tensor, "b"],
@@ -402,7 +410,7 @@ class OwnStates:
         cond, self_cond = model.condition(memory, canvas.mask, code=code), None
         for _ in range(int(torch.randint(1, self.actions + 1, (), generator=deciding(generator)))):
             moving = begin + 1 < length
-            settled = canvas.tokens.masked_fill(hidden, MASK)
+            settled = covered(model, canvas.tokens, hidden, classed)
             action = model.act(state, t, cond=replace(cond, settled=settled), self_cond=self_cond)
             chance, choice = model.logits(action.aux).softmax(-1).max(-1)
             # As in writing, nulls settle last and the surest words first.
@@ -436,6 +444,7 @@ class EmbeddingMatching:
         canvas = lay_out(batch, 1, self.config, generator, max_cells=model.max_cells)
         memory = read_prompt(model, batch, self.config, generator)
         hidden = hide(canvas, self.config, generator)
+        settled = covered(model, canvas.tokens, hidden, by_class(model, canvas.tokens, generator))
         code, code_nats = None, None
         if model.config.bits:
             clean = model.encode(canvas.tokens, canvas.mask, memory)
@@ -455,7 +464,7 @@ class EmbeddingMatching:
             observe=torch.is_grad_enabled(),
             mask=canvas.mask,
             known=canvas.mask & ~hidden,
-            cond=model.condition(memory, canvas.mask, canvas.tokens.masked_fill(hidden, MASK), code),
+            cond=model.condition(memory, canvas.mask, settled, code),
             select=lambda condition, rows: condition.rows(rows),
         )
         length = length_cost(model, memory, canvas)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from manta.families.batching import padded_width
 from manta.families.canvas import Template
+from manta.masked.coarse import Coarse
 from manta.text import MASK, NULL
 
 
@@ -28,6 +29,10 @@ class Page:
         """Places without a settled word."""
         self.confidence = (mask & ~self.writable).float()
         """Probability of each word when it was chosen; 1 where it was given."""
+        self.coarse = torch.full_like(tokens, MASK)
+        """What is known of the places asked for: V + c where a class c is settled, else the mask token."""
+        self.coarse_confidence = torch.zeros_like(self.confidence)
+        """Probability of each class when it was chosen."""
         self.t, self.nfe, self.written, self.done = 0.0, 0, False, False
 
     @classmethod
@@ -46,6 +51,11 @@ class Page:
         """Settled words, the mask token elsewhere."""
         return self.tokens.masked_fill(self.asked, MASK)
 
+    @property
+    def shown(self) -> Int64[Tensor, "b n"]:
+        """What the policy sees: settled words, and elsewhere settled classes."""
+        return torch.where(self.asked, self.coarse, self.tokens)
+
     def settle(self, choice: Int64[Tensor, "b n"], chance: Float[Tensor, "b n"], left: float) -> None:
         """Write a word at every place asked for, then ask again for the least certain ones.
 
@@ -60,6 +70,48 @@ class Page:
         self.tokens = torch.where(self.asked, choice, self.tokens)
         self.confidence = torch.where(self.asked, chance, self.confidence)
         self.ask_again(left)
+
+    def settle_classes(
+        self,
+        choice: Int64[Tensor, "b n"],
+        chance: Float[Tensor, "b n"],
+        logits: Float[Tensor, "b n v"],
+        left: float,
+        scales: Coarse,
+        *,
+        drawn: bool,
+    ) -> None:
+        """Settle the surest classes of the places asked for, and words that are as sure as the threshold of the scales.
+
+        As among words, fewer classes are told anew from call to call. Ends wait, and a place that would be one settles
+        no class. The other words of the call are drafts.
+
+        Args:
+            choice, chance: a word for every place, and its probability.
+            logits: of the call.
+            left: share of the classes to tell anew; 0 settles all.
+            scales: the classes.
+            drawn: settle the class of the word, which was drawn; else the likeliest.
+        """
+        self.tokens = torch.where(self.asked, choice, self.tokens)
+        self.confidence = torch.where(self.asked, chance, self.confidence)
+        self.asked = self.asked & ((choice == NULL) | (chance < scales.threshold))
+        banned = torch.arange(logits.shape[-1], device=logits.device) == MASK
+        totals = scales.totals(logits.masked_fill(banned, -torch.inf).softmax(-1))
+        classes = scales.class_of.to(choice.device)[choice] if drawn else totals.argmax(-1)
+        told = self.coarse == MASK
+        found = torch.where(classes == scales.end, MASK, logits.shape[-1] + classes)
+        self.coarse = torch.where(told, found, self.coarse)
+        sure = totals.gather(-1, classes[..., None])[..., 0]
+        self.coarse_confidence = torch.where(told, sure, self.coarse_confidence)
+        waiting = self.asked & (self.coarse != MASK)
+        count = (waiting.sum(1) * left).floor().long()
+        ranked = self.coarse_confidence.masked_fill(~waiting, torch.inf).argsort(dim=1, stable=True).argsort(1)
+        self.coarse = self.coarse.masked_fill(ranked < count[:, None], MASK)
+
+    def forget_classes(self) -> None:
+        """Let every place that is asked for be of any class again."""
+        self.coarse = torch.full_like(self.coarse, MASK)
 
     def ask_again(self, share: float) -> None:
         """Ask again for all nulls and a share of the words, the least certain first; nothing if the share is 0."""

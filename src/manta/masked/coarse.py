@@ -45,6 +45,11 @@ class Coarse:
             return int(self.share > 0)
         return max(0, int(self.share * canvas.budget) - canvas.calls + 1)
 
+    def totals(self, chance: Float[Tensor, "b n v"]) -> Float[Tensor, "b n k"]:
+        """Probability of every class, Σ_{w in class} p(w)."""
+        totals = torch.zeros(*chance.shape[:-1], self.num_classes, dtype=chance.dtype, device=chance.device)
+        return totals.index_add(-1, self.class_of.to(chance.device), chance)
+
     def settle(
         self, canvas: Canvas, logits: Float[Tensor, "b n v"], commit: Bool[Tensor, "b n"]
     ) -> Bool[Tensor, "b n"]:
@@ -59,8 +64,7 @@ class Coarse:
         if left == 0:
             return commit
         chance = logits.softmax(-1)
-        totals = torch.zeros(*chance.shape[:-1], self.num_classes, dtype=chance.dtype, device=chance.device)
-        sure, coarse = totals.index_add(-1, self.class_of.to(chance.device), chance).max(-1)
+        sure, coarse = self.totals(chance).max(-1)
         waiting = (canvas.tokens == self.mask_id) & canvas.masked & (coarse != self.end)
         written = commit & (~waiting.any(1, keepdim=True) | (chance.amax(-1) >= self.threshold))
         waiting = waiting & ~written

@@ -26,7 +26,7 @@ class Condition:
     mask: Bool[Tensor, "b n"]
     """True on each row's canvas."""
     settled: Int64[Tensor, "b n"]
-    """Tokens already settled, the mask token elsewhere."""
+    """Tokens already settled; elsewhere the mask token, or what is settled there besides words."""
     code: Float[Tensor, "b k"] | None = None
     """Bits ±1 of an adaptive condition, 0 for none; None means zeros."""
     ahead: Float[Tensor, "1"] | None = None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from manta.config import to_dict
+from manta.families import FAMILIES
 from manta.recipes.budget import undertrained
 from manta.recipes.conversion import Cost, converted_words
 from manta.recipes.recipe import Recipe
@@ -37,6 +38,8 @@ def model_card(
     begun = f"{_begun_words(recipe)}\n\n" if recipe.begin_from else ""
     if recipe.drafter_of:
         begun = f"A copy of `{recipe.drafter_of}`, with the same texts, and a drafter, which alone was trained.\n\n"
+    if classes := getattr(getattr(recipe, FAMILIES[recipe.family].shape), "classes", 0):
+        begun += f"It settles classes of words before words: {classes} of them, learnt from its training texts.\n\n"
     heads = ("on held-out texts", "nats a word", "lost of the source's words, nats")
     converted = converted_words(recipe.converted_from, recipe.conversion, scores, heads)
     return written_card(

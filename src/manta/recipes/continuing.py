@@ -33,6 +33,11 @@ def for_continued(recipe: Recipe) -> Recipe:
             raise ConfigError(
                 f"{recipe.begin_from} is of the family {lm.family}; what is distilled is a flow, which Manta-LM has"
             )
+        if lm.model.config.classes:
+            raise ConfigError(
+                f"{recipe.begin_from} settles classes of words before words, and a distillation teaches words alone; "
+                "distill a model of model.classes=0"
+            )
         actions, known = recipe.distillation.actions << recipe.distillation.halvings, lm.model.config.flow_calls
         if 0 < known < actions:
             raise ConfigError(

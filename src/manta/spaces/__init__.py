@@ -4,7 +4,7 @@ from manta.spaces.embedding import EmbeddingSpace, EmbeddingSpaceConfig
 from manta.spaces.grid import GridSpace, GridSpaceChoice, LatentGrid, LatentGridConfig, PixelSpace, PixelSpaceConfig
 from manta.spaces.latent import LatentSpace, LatentSpaceConfig
 from manta.spaces.rate import RateController, gaussian_rate
-from manta.spaces.space import Space, Words
+from manta.spaces.space import Space, Within, Words
 
 KINDS = {"latent": LatentSpaceConfig, "embedding": EmbeddingSpaceConfig}
 
@@ -22,6 +22,7 @@ __all__ = [
     "PixelSpaceConfig",
     "RateController",
     "Space",
+    "Within",
     "Words",
     "gaussian_rate",
 ]

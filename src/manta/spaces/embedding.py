@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from manta.errors import ConfigError
-from manta.spaces.space import Space, Words
+from manta.spaces.space import Space, Within, Words
 from manta.types import Estimate
 
 
@@ -98,10 +98,11 @@ class EmbeddingSpace(Space):
         *,
         clean: Callable[[Tensor], Tensor],
         head: Callable[[Tensor], Tensor],
+        within: Within | None = None,
     ) -> Estimate:
         """The expected embedding under the words' probabilities, `softmax(logits) E`; see `Space`."""
         times = t if t.ndim == 2 else t[:, None].expand(state.shape[:2])
-        words = Words(hidden, self.log_likelihood(state, times))
+        words = Words(hidden, self.log_likelihood(state, times), within)
         return Estimate(F.softmax(words.logits(head), -1) @ self.embedding, words)
 
     def log_likelihood(self, state: Float[Tensor, "b n c"], t: Float[Tensor, "b n"]) -> Float[Tensor, "b n v"]:

@@ -21,7 +21,7 @@ from manta.operators.attention import AttentionConfig
 from manta.operators.context import OperatorContext, line
 from manta.operators.cross_attention import ProjectedMemory
 from manta.spaces.rate import Standardised
-from manta.spaces.space import Space, Words
+from manta.spaces.space import Space, Within, Words
 from manta.types import Estimate
 
 
@@ -129,6 +129,7 @@ class LatentSpace(Space, Standardised):
         *,
         clean: Callable[[Tensor], Tensor],
         head: Callable[[Tensor], Tensor],
+        within: Within | None = None,
     ) -> Estimate:
         """The policy's own estimate, and its words beside it; see `Space`."""
-        return Estimate(clean(hidden), Words(hidden))
+        return Estimate(clean(hidden), Words(hidden, within=within))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
@@ -12,13 +13,34 @@ from manta.types import Estimate
 
 
 @dataclass(frozen=True)
+class Within:
+    """Classes that words are known to be of, where all others are ruled out."""
+
+    classes: Int64[Tensor, "b n"]
+    """Class of the word at each place; −1 where it is not known."""
+    class_of: Int64[Tensor, "v"]
+    """Class of every word."""
+
+    def others(self, where: Bool[Tensor, "b n"] | None = None) -> Bool[Tensor, "*shape v"]:
+        """True for the words of other classes than the known one.
+
+        Args:
+            where: positions wanted, which gives "k v"; None gives all, "b n v".
+        """
+        classes = (self.classes if where is None else self.classes[where])[..., None]
+        return (classes >= 0) & (classes != self.class_of)
+
+
+@dataclass(frozen=True)
 class Words:
-    """What the words of a state are read from: logits = head(hidden) + likelihood."""
+    """What the words of a state are read from: logits = head(hidden) + likelihood, −∞ outside of a known class."""
 
     hidden: Float[Tensor, "b n d"]
     """Hidden vectors of the policy, one a token."""
     likelihood: Float[Tensor, "b n v"] | None = None
     """Log-likelihood of the state under each token, where a space knows it in closed form."""
+    within: Within | None = None
+    """Classes that are known of the words; None: none is."""
 
     def logits(
         self, head: Callable[[Tensor], Tensor], where: Bool[Tensor, "b n"] | None = None
@@ -31,9 +53,9 @@ class Words:
         """
         hidden = self.hidden if where is None else self.hidden[where]
         logits = head(hidden).float()
-        if self.likelihood is None:
-            return logits
-        return logits + (self.likelihood if where is None else self.likelihood[where])
+        if self.likelihood is not None:
+            logits = logits + (self.likelihood if where is None else self.likelihood[where])
+        return logits if self.within is None else logits.masked_fill(self.within.others(where), -torch.inf)
 
 
 class Space(nn.Module, ABC):
@@ -93,6 +115,7 @@ class Space(nn.Module, ABC):
         *,
         clean: Callable[[Tensor], Tensor],
         head: Callable[[Tensor], Tensor],
+        within: Within | None = None,
     ) -> Estimate:
         """What a policy's hidden vectors say of the clean state; `aux` is `Words`.
 
@@ -101,4 +124,5 @@ class Space(nn.Module, ABC):
             hidden: its answer.
             clean: its own output for the clean state, if the space `estimates`.
             head: hidden vectors to logits.
+            within: classes that are known of the words.
         """
