@@ -52,6 +52,7 @@ from diagnosis_tables import diagnose_table, feedback_table, prediction_table, s
 from image_tables import (
     adaptive_table,
     image_convolution_table,
+    joint_bias_table,
     joint_table,
     nets_table,
     restoration_table,
@@ -545,6 +546,7 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "nets": (("images.json", nets_table),),
     "adaptive": (("adaptive.json", adaptive_table),),
     "joint": (("joint.json", joint_table),),
+    "joint_bias": (("joint.json", joint_bias_table),),
     "image_convolution": (("image_convolution.json", image_convolution_table),),
     "restoration": (("restoration.json", restoration_table),),
     "text_tasks": (("text_tasks.json", text_tasks_table),),
