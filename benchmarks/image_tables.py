@@ -142,6 +142,45 @@ def joint_bias_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def large_memory_table(result: dict[str, Any]) -> str:
+    """What restoring a photograph takes beside what a strip of one row of tiles does."""
+    lines = [
+        "| model | photograph | what is run | its pixels, MB | most resident, MB | more than for the strip, MB "
+        "| times its pixels | seconds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        for kind, sizes in row["memory"].items() if row["memory"]["pixels"] else ():
+            strip = next(iter(sizes.values()))["peak"]
+            for name, told in sizes.items():
+                more = told["peak"] - strip
+                cells = [row["name"], f"{name}, {row['photo']}", kind, f"{told['photo'] / 1e6:.1f}"]
+                cells += [f"{told['peak'] / 1e6:.0f}", f"{more / 1e6:.0f}" if more else "–"]
+                cells += [f"{more / told['photo']:.1f}" if more else "–", f"{told['seconds']:.0f}"]
+                lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def seams_table(result: dict[str, Any]) -> str:
+    """Steps of the error across the borders of tiles, beside those at all other distances from them."""
+    lines = [
+        "| model | photograph | error | steps across borders: mean, 99.99%, largest | at other distances: mean "
+        "| 99.99% | largest |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        compared = {(name, "from the photograph"): told for name, told in row.get("seams", {}).items()}
+        compared["512 × 512", "from one tile"] = row["whole"]
+        for (name, truth), told in compared.items():
+            across, least, most = told["across"], told["least"], told["most"]
+            cells = [row["name"], f"{name}, {row['photo']}", truth]
+            cells.append(f"{across['mean']:.3f}, {across['high']:.0f}, {across['largest']:.0f}")
+            cells.append(f"{least['mean']:.3f} to {most['mean']:.3f}")
+            cells += [f"{least[figure]:.0f} to {most[figure]:.0f}" for figure in ("high", "largest")]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def image_convolution_table(result: list[dict[str, Any]]) -> str:
     """Attention between patches, what was converted, and the mean alone."""
     lines = [

@@ -13,6 +13,7 @@ again.
 
 import argparse
 import json
+import shutil
 import tempfile
 import time
 from dataclasses import asdict
@@ -47,6 +48,7 @@ def trained(name: str, seed: int, budget: dict[str, Any], size: str, folder: Pat
     """Train one kind of places in a folder that has no such model yet; steps and minutes that it took."""
     if (folder / TOLD).exists():
         return read_json(folder / TOLD)
+    shutil.rmtree(folder / "run", ignore_errors=True)  # of a command that was cut off: minutes are those of one sitting
     wall, work = time.perf_counter(), time.process_time()
     given = {"data": DATA, "size": size, "seed": seed, "model": ARMS[name], **budget}
     run = TrainingRun(from_dict(JointRecipe, given), folder / "run")

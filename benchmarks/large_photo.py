@@ -12,7 +12,7 @@ Memory is the most that a fresh process has had resident, less what one has had 
 `Restorer.restore` on pixels that are read already (`pixels`), and of the whole command `manta restore`, files read and
 written (`command`). Seams are steps, from one pixel to the next, of the error of what was restored: across the borders
 of tiles, and as many at each other distance from them. A photograph of 512 pixels is restored in tiles and as one tile
-besides, and the same is told of the difference. Rows in --out of other models are kept.
+besides, and the same is told of the difference; with --num-pixels 0 that is all. Other models' rows in --out stay.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from manta.hub.folder import save_model
 from manta.image import read_image
 from manta.image.degradations import add_noise
 from manta.image.files import ENDINGS
-from manta.metrics.fidelity import Seams, psnr, seams
+from manta.metrics.fidelity import Seams, Steps, psnr, seams
 from manta.nets.grid import DicConfig
 from manta.runtime import atomic_write, resolve_device
 
@@ -177,11 +177,8 @@ def beside_whole(restorer: Restorer, photos: Path | None) -> dict[str, Any]:
 def told_seams(found: Seams) -> dict[str, Any]:
     """Steps across seams, and at the distance from them where they are least and most."""
     beside = np.array(found.beside)
-    limits = {"least": beside.min(0), "most": beside.max(0)}
-    return {
-        "across": found.across._asdict(),
-        **{key: found.across._make(v.tolist())._asdict() for key, v in limits.items()},
-    }
+    told = {"across": found.across, "least": Steps(*beside.min(0).tolist()), "most": Steps(*beside.max(0).tolist())}
+    return {name: each._asdict() for name, each in told.items()}
 
 
 def main() -> None:
@@ -190,7 +187,12 @@ def main() -> None:
     parser.add_argument("--model", help="a restorer; a small net of random weights without it")
     parser.add_argument("--name", help="of the model in the report; its folder's without it")
     parser.add_argument("--photos", type=Path, help="folder of photographs; a drawn one without it")
-    parser.add_argument("--num-pixels", type=int, default=24_000_000, help="of the largest photograph that is tried")
+    parser.add_argument(
+        "--num-pixels",
+        type=int,
+        default=24_000_000,
+        help="of the largest photograph that is tried; 0: that of 512 alone",
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", choices=("pixels", "command"), help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)

@@ -54,8 +54,10 @@ from image_tables import (
     image_convolution_table,
     joint_bias_table,
     joint_table,
+    large_memory_table,
     nets_table,
     restoration_table,
+    seams_table,
     shapes_table,
 )
 from operator_tables import (
@@ -549,6 +551,8 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "joint_bias": (("joint.json", joint_bias_table),),
     "image_convolution": (("image_convolution.json", image_convolution_table),),
     "restoration": (("restoration.json", restoration_table),),
+    "large_memory": (("large_photo.json", large_memory_table),),
+    "seams": (("large_photo.json", seams_table),),
     "text_tasks": (("text_tasks.json", text_tasks_table),),
     "quantised_texts": (("quantised.json", quantised_texts_table),),
     "quantised_images": (("quantised.json", quantised_images_table),),
