@@ -95,21 +95,89 @@ def restoration_table(result: dict[str, Any]) -> str:
 
 
 def joint_table(result: dict[str, Any]) -> str:
-    """Captions drawn and images described, by the kind of places."""
-    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    """Captions drawn and images described, by the kind of places and how long each was trained."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in result["rows"]:
-        groups[row["name"]].append(row)
+        groups[row["name"], row["asked"]].append(row)
     lines = [
-        "| places | seeds | images described word for word | words right | captions drawn as they say | valid scenes |",
-        "|---|---|---|---|---|---|",
+        "| places | trained | seeds | images described word for word | words right | captions drawn as they say "
+        "| valid scenes |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for name, rows in groups.items():
-        cells = [name, str(len(rows))]
+    for (name, asked), rows in groups.items():
+        cells = [name, asked, str(len(rows))]
         for figure in ("described", "words_right", "drawn", "valid"):
             told = over_seeds([row["figures"][figure] for row in rows], "{:.1%}")
             ends = rows[0]["intervals"].get(figure) if len(rows) == 1 else None
             cells.append(told if ends is None else f"{told} [{ends[0]:.1%}, {ends[1]:.1%}]")
         lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def joint_bias_table(result: dict[str, Any]) -> str:
+    """How uneven attention is by the turn alone, by all places and by content: means over blocks, and each block."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in result["rows"]:
+        if row.get("bias"):
+            groups[row["name"], row["asked"]].append(row)
+    told_apart = {"turn": "the turn alone", "places": "all places", "content": "content too"}
+    lines = [
+        "| places | trained | seeds | who looks | told apart by | spread of scores | nats below even "
+        "| would have to move | block by block |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (name, asked), rows in groups.items():
+        for looking, at in (("words", "patches"), ("patches", "words")):
+            for apart, words in told_apart.items():
+                found = [
+                    [each for each in row["bias"] if (each["looking"], each["apart"]) == (looking, apart)]
+                    for row in rows
+                ]
+                cells = [name, asked, str(len(rows)), f"{looking} at {at}", words]
+                for figure, form in (("spread", "{:.2f}"), ("deficit", "{:.3f}"), ("variation", "{:.1%}")):
+                    cells.append(over_seeds([mean(each[figure] for each in blocks) for blocks in found], form))
+                moved = zip(*([each["variation"] for each in blocks] for blocks in found), strict=True)
+                cells.append(", ".join(f"{mean(block):.0%}" for block in moved))
+                lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def large_memory_table(result: dict[str, Any]) -> str:
+    """What restoring a photograph takes beside what a strip of one row of tiles does."""
+    lines = [
+        "| model | photograph | what is run | its pixels, MB | most resident, MB | more than for the strip, MB "
+        "| times its pixels | seconds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        for kind, sizes in row["memory"].items() if row["memory"]["pixels"] else ():
+            strip = next(iter(sizes.values()))["peak"]
+            for name, told in sizes.items():
+                more = told["peak"] - strip
+                cells = [row["name"], f"{name}, {row['photo']}", kind, f"{told['photo'] / 1e6:.1f}"]
+                cells += [f"{told['peak'] / 1e6:.0f}", f"{more / 1e6:.0f}" if more else "–"]
+                cells += [f"{more / told['photo']:.1f}" if more else "–", f"{told['seconds']:.0f}"]
+                lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def seams_table(result: dict[str, Any]) -> str:
+    """Steps of the error across the borders of tiles, beside those at all other distances from them."""
+    lines = [
+        "| model | photograph | error | steps across borders: mean, 99.99%, largest | at other distances: mean "
+        "| 99.99% | largest |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        compared = {(name, "from the photograph"): told for name, told in row.get("seams", {}).items()}
+        compared["512 × 512", "from one tile"] = row["whole"]
+        for (name, truth), told in compared.items():
+            across, least, most = told["across"], told["least"], told["most"]
+            cells = [row["name"], f"{name}, {row['photo']}", truth]
+            cells.append(f"{across['mean']:.3f}, {across['high']:.0f}, {across['largest']:.0f}")
+            cells.append(f"{least['mean']:.3f} to {most['mean']:.3f}")
+            cells += [f"{least[figure]:.0f} to {most[figure]:.0f}" for figure in ("high", "largest")]
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -52,9 +52,12 @@ from diagnosis_tables import diagnose_table, feedback_table, prediction_table, s
 from image_tables import (
     adaptive_table,
     image_convolution_table,
+    joint_bias_table,
     joint_table,
+    large_memory_table,
     nets_table,
     restoration_table,
+    seams_table,
     shapes_table,
 )
 from operator_tables import (
@@ -549,8 +552,11 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "nets": (("images.json", nets_table),),
     "adaptive": (("adaptive.json", adaptive_table),),
     "joint": (("joint.json", joint_table),),
+    "joint_bias": (("joint.json", joint_bias_table),),
     "image_convolution": (("image_convolution.json", image_convolution_table),),
     "restoration": (("restoration.json", restoration_table),),
+    "large_memory": (("large_photo.json", large_memory_table),),
+    "seams": (("large_photo.json", seams_table),),
     "text_tasks": (("text_tasks.json", text_tasks_table),),
     "quantised_texts": (("quantised.json", quantised_texts_table),),
     "quantised_images": (("quantised.json", quantised_images_table),),

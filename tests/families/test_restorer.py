@@ -22,6 +22,7 @@ from manta.families.restorer import (
     _starts,
     _tile,
     _window,
+    borders,
 )
 from manta.image import from_pixels
 from manta.image.photos import PhotoBatch
@@ -242,3 +243,10 @@ def test_a_router_that_is_not_given_is_learned_once(monkeypatch):
     monkeypatch.setattr(restorer, "learned_router", lambda: calls.append(1) or torch.ones(5, FEATURES + 1))
     working = Restorer(model())
     assert torch.equal(working.router, working.parts()["router"]) and calls == [1]
+
+
+def test_borders_are_where_tiles_begin_and_where_they_have_ended():
+    assert _starts(60, 16) == [0, 8, 16, 24, 32, 40, 44]
+    assert borders(60, 16) == [8, 16, 24, 32, 40, 44, 48, 56]
+    assert borders(16, 16) == [] and borders(9, 16) == []
+    assert borders(17, 16) == [1, 16]

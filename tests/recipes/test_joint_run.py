@@ -209,6 +209,7 @@ def test_the_verbs_train_draw_describe_and_measure(tmp_path, capsys):
     assert main(["evaluate", str(out), "--num", "6", "--num-steps", "2", "--describe-steps", "1"]) == 0
     told = capsys.readouterr().out
     assert "described" in told and "drawn" in told and "6 held-out images" in told
+    assert "words at patches, block 0: turn " in told and "patches at words, block 0: turn " in told
     assert main(["doctor", str(out)]) == 0
     other = str(tmp_path / "other.png")
     for argv, words in (

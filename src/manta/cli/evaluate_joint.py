@@ -46,11 +46,13 @@ def run(argv: Sequence[str]) -> int:
     claim_file(options.out, "evaluate")
     from manta.cli.measuring import Line
     from manta.evaluation.joint import measure_joint
+    from manta.evaluation.joint_bias import attends_everywhere, attention_bias, in_words
     from manta.hub import load, model_config
     from manta.runtime import atomic_write
 
     flow: Any = load(options.model, device=options.device)
     data, line = options.data or "builtin:shapes", Line()
+    fit = (model_config(options.model).get("recipe") or {}).get("fit", "crop")
     found = measure_joint(
         flow,
         data,
@@ -59,9 +61,11 @@ def run(argv: Sequence[str]) -> int:
         draw_steps=options.num_steps,
         describe_steps=options.describe_steps,
         seed=options.seed,
-        fit=(model_config(options.model).get("recipe") or {}).get("fit", "crop"),
+        fit=fit,
         tell=line,
     )
+    everywhere = attends_everywhere(flow.model)
+    bias = attention_bias(flow, data, split=options.split, seed=options.seed, fit=fit) if everywhere else []
     line.clear()
     report = {
         MARK: "manta evaluate",
@@ -72,6 +76,7 @@ def run(argv: Sequence[str]) -> int:
         "split": options.split,
         "level": 0.95,
         **asdict(found),
+        "bias": [asdict(each) for each in bias],
     }
     if options.out is not None:
         atomic_write(options.out, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
@@ -82,5 +87,5 @@ def run(argv: Sequence[str]) -> int:
         ends = found.intervals.get(name)
         limits = "" if ends is None else f" [{ends[0]:.1%}, {ends[1]:.1%}]"
         print(f"{name:<18}{value:.1%}{limits}" if name != "seconds_an_image" else f"{name:<18}{value:.4f}")
-    print("\n".join(["", *found.notes, "limits in brackets: 95%, over images"]))
+    print("\n".join(["", *found.notes, "limits in brackets: 95%, over images", *in_words(bias)]))
     return 0

@@ -282,6 +282,17 @@ class Restorer(KeptModel):
         return self._merged[task]
 
 
+def borders(length: int, side: int) -> list[int]:
+    """Where a tile begins or has just ended, within an axis of a photograph.
+
+    Args:
+        length: pixels along it.
+        side: of a tile.
+    """
+    starts = _starts(length, side)
+    return sorted({place for start in starts for place in (start, start + side) if 0 < place < length})
+
+
 def _starts(length: int, side: int) -> list[int]:
     """Where tiles begin along an axis: half a tile apart, the last one at the end."""
     last = max(0, length - side)
