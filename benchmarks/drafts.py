@@ -5,7 +5,8 @@
 
 Every text of every model, greedily and at temperature 1, is compared with its sequential one, alone and in a batch.
 Seconds are of one thread at batch 1, decoders taking turns prompt by prompt; their ratio is of the sums. A model with a
-drafter of its own is measured with it and with the table of the training texts, which needs no training.
+drafter of its own is measured with it and with the table of the training texts, which needs no training. Rows are added
+to those in --out.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from manta.hub import load
 from manta.runtime import atomic_write
 from manta.text import read
 
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 WAYS: dict[str, dict[str, Any]] = {"greedy": {}, "temperature 1": {"temperature": 1.0}}
 
 
@@ -89,6 +91,7 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--num", type=int, help="prompts; all without it")
     parser.add_argument("--timed", type=int, default=50, help="prompts that are timed")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of weights and products")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -96,12 +99,13 @@ def main() -> None:
     if prompts == [None]:
         prompts = [None] * (args.num or 100)
     requests = [Request(prompt=prompt, seed=seed) for seed, prompt in enumerate(prompts)]
-    rows = []
+    rows = json.loads(args.out.read_text()) if args.out.exists() else []
     for name, place in zip(args.names or args.models, args.models, strict=True):
         lm = load(place, device="cpu")
         lm = getattr(lm, "causal", None) or lm
         assert isinstance(lm, AutoregressiveLM), f"{place} is not of the family ar"
-        rows += rows_of(name, lm, requests, args.timed)
+        lm.model.to(PRECISIONS[args.precision])
+        rows += [{**row, "precision": args.precision} for row in rows_of(name, lm, requests, args.timed)]
     atomic_write(args.out, (json.dumps(rows, indent=1) + "\n").encode())
 
 

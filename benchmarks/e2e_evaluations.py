@@ -38,6 +38,7 @@ ALIGNED = {
     "aligned, 4 calls": ("--num-steps", "4", "--num-seeds", "1"),
     "left to right, greedy": ("--decoder", "verified", "--num-seeds", "1"),
     "left to right, sampled": ("--decoder", "verified", "--temperature", "1", "--num-seeds", str(SEEDS)),
+    "left to right, at 0.8": ("--decoder", "verified", "--temperature", "0.8", "--num-seeds", str(SEEDS)),
 }
 """The second model, by both of its readings."""
 
