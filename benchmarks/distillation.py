@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, default=2000)
     parser.add_argument("--split", default="test")
     parser.add_argument("--seeds", type=int, default=2, help="texts a prompt, each of its own noise")
+    parser.add_argument("--only", nargs="+", choices=("itself", "trained on", "progressive", "flow map"))
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -61,18 +62,19 @@ def main() -> None:
     distil += ["--data", source, size]
     longer = ["train", source, "--from", args.model, "--num-steps", str(args.train_steps), size]
     few = (args.num_steps, 2 * args.num_steps - 1)
-    models = {
-        "itself": (args.model, (*few, 5, 9, 16)),
-        "trained on": (trained(args.folder / "on", longer), few),
-        "progressive": (trained(args.folder / "progressive", distil), few),
-        "flow map": (trained(args.folder / "flow_map", [*distil, "--method", "flow_map"]), (*few, 5)),
+    models: dict[str, tuple[Path | None, list[str], tuple[int, ...]]] = {
+        "itself": (None, [], (*few, 5, 9, 16)),
+        "trained on": (args.folder / "on", longer, few),
+        "progressive": (args.folder / "progressive", distil, few),
+        "flow map": (args.folder / "flow_map", [*distil, "--method", "flow_map"], (*few, 5)),
     }
     times = resampled(len(data.prompts), generator=make_generator(0))
     human = hashed_ngrams([group[0] for group in data.references])
     rows = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
     done = {(row["model"], row["style"], row["num_steps"]) for row in rows}
-    for name, (place, budgets) in models.items():
-        lm: Any = load(place, device="cpu")
+    for name in args.only or models:
+        folder, command, budgets = models[name]
+        lm: Any = load(args.model if folder is None else trained(folder, command), device="cpu")
         for style in STYLES:
             for calls in dict.fromkeys(budgets):
                 if (name, style, calls) in done:
