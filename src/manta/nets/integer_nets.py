@@ -43,6 +43,7 @@ def with_integers(net: nn.Module, specs: dict[str, IntegerSpec]) -> nn.Module:
         except AttributeError:
             raise ConfigError(f"the net has no part {name[:80]}") from None
         if isinstance(owner, TaskMap) and last in owner.scaled and (spec.bits, spec.inputs) == (8, "float"):
+            delattr(owner, last)  # no parameter any more
             setattr(owner, last, IntegerTensor(tuple(part.shape), owner.scaled[last]))
         else:
             setattr(owner, last, _in_place_of(part, name, spec, net))

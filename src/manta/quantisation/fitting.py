@@ -30,6 +30,8 @@ CLIPS = (1.0, 0.9, 0.8, 0.65, 0.5)
 """Of the largest input, ends of the range that are tried."""
 WORTH = 0.97
 """More groups, or factors of channels, are taken where the error falls below this share of what it is without."""
+CONSTANT = 1e-6
+"""Outputs whose variance is a smaller share of their mean square are taken for always the same."""
 TRIED = 1024
 """Most rows on which what is tried is compared."""
 
@@ -369,10 +371,12 @@ def _mean(rows: Tensor, where: Tensor) -> Tensor:
 
 
 def _relative(found: Tensor, wanted: Tensor, outputs: Tensor) -> float:
-    """Mean square of a difference over the variance of all outputs: shifts take away from what is wanted."""
+    """Mean square of a difference over the variance of all outputs: shifts take away from what is wanted. Outputs that
+    are always the same have no variance, and their mean square counts."""
     if not len(wanted):
         return 0.0
-    variance = (outputs - outputs.mean(0)).square().mean() if len(outputs) > 1 else outputs.square().mean()
+    whole, variance = outputs.square().mean(), (outputs - outputs.mean(0)).square().mean()
+    variance = variance if float(variance) > CONSTANT * float(whole) else whole
     return float((found - wanted).square().mean() / variance.clamp_min(1e-20))
 
 
