@@ -2,8 +2,7 @@
 
     python benchmarks/quantised.py texts --models builtin:e2e --data e2e:PATH --out benchmarks/results/quantised.json
     python benchmarks/quantised.py images --models RUNS/nets-dic-0 RUNS/nets-dit-0 RUNS/nets-udit-0 --data PATH.npz \
-        --num 250 --only float32 w8a8 "w8a8, groups of times" "w8a8, naive" "w4a8, groups of times" \
-        --out benchmarks/results/quantised.json
+        --num 250 --calls 4 8 16 32 --out benchmarks/results/quantised.json
     python benchmarks/quantised.py speed --out benchmarks/results/quantised.json
     python benchmarks/quantised.py writing --out benchmarks/results/quantised.json
 
@@ -12,13 +11,17 @@ PATH is e2e-dataset.zip or its folder; PATH.npz is fashion_mnist_20k_5k.npz, and
 classifier of ours. Every way to quantise sees the same trajectories. `speed` calls stacks of blocks with random
 weights, on one thread: all ways take turns within a round, and the least seconds of each count. `writing` is the same
 for whole texts of models of random weights: eight calls of a Manta-LM, and greedy words left to right. Finished rows in
---out are kept.
+--out are kept, and gain the --calls that they lack; rows of a model that was trained anew have to be taken out before.
+
+`--torchao` adds a control to `texts`, `images` and `speed`: `Int8DynamicActivationInt8Weight` of torchao (licence
+BSD-3-Clause), which rounds each row of a linear map's inputs by its own largest number, as our dynamic way does, and
+leaves convolutions and tables as they are. It is no part of manta's environment: `pip install --no-deps torchao`.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy, deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -58,7 +61,10 @@ WAYS: dict[str, Quantising | None] = {
     "w4a8, dynamic": Quantising(bits=4, inputs="dynamic"),
     "w8": Quantising(inputs="float"),
 }
-BUDGETS = {"texts": (4, 8, 16), "images": (4, 8, 16)}
+TORCHAO = "torchao, dynamic"
+BUDGETS = (4, 8, 16)
+SPEED = {"w8a8": (8, "static"), "w4a8": (4, "static"), "w8a8, dynamic": (8, "dynamic")}
+"""Bits of the weights and inputs of the ways whose speed is told."""
 WIDTHS, DEPTH = (160, 512, 1024), 4
 CALLS = ((1, 1), (1, 64), (32, 64))
 """Rows and elements of each of a call; one of one is a word of a left-to-right model."""
@@ -70,7 +76,9 @@ def main() -> None:
     parser.add_argument("suite", choices=("texts", "images", "speed", "writing"))
     parser.add_argument("--models", nargs="+", default=[])
     parser.add_argument("--data")
-    parser.add_argument("--only", nargs="+", default=list(WAYS), help="ways to quantise")
+    parser.add_argument("--only", nargs="+", default=list(WAYS), choices=list(WAYS), help="ways to quantise")
+    parser.add_argument("--calls", type=int, nargs="+", default=list(BUDGETS), help="budgets of texts or images")
+    parser.add_argument("--torchao", action="store_true", help="measure torchao's dynamic integers, too")
     parser.add_argument("--num", type=int, default=500, help="images drawn and compared with")
     parser.add_argument("--classifier", type=Path, help="file that keeps the classifier")
     parser.add_argument("--every", type=int, default=1, help="take every so many test prompts")
@@ -82,16 +90,19 @@ def main() -> None:
     rows: list[dict[str, Any]] = result.setdefault(args.suite, [])
 
     def keep(row: dict[str, Any]) -> None:
-        rows.append(row)
+        if not any(row is other for other in rows):
+            rows.append(row)
         atomic_write(args.out, (json.dumps(result, indent=1) + "\n").encode())
         print(json.dumps(row)[:600], flush=True)
 
     if args.suite == "speed":
+        least = {"float32", "bfloat16", *SPEED, *([TORCHAO] if args.torchao else ())}
+        rows[:] = [row for row in rows if least <= set(row["milliseconds"])]  # all ways take turns within a run
         done = {(row["width"], row["rows"], row["elements"]) for row in rows}
         for width in WIDTHS:
             for shape in CALLS:
                 if (width, *shape) not in done:
-                    keep(seconds_of(width, *shape, args.seconds))
+                    keep(seconds_of(width, *shape, args.seconds, torchao=args.torchao))
         return
     if args.suite == "writing":
         for family in ("manta", "ar"):
@@ -102,26 +113,41 @@ def main() -> None:
     for name in args.models:
         model = load(name, device="cpu")
         kind = getattr(getattr(model.model.config, "net", None), "kind", model.family)
-        ways = [way for way in args.only if (kind, way) not in {(row["model"], row["way"]) for row in rows}]
-        if ways:
-            measured(model, name, kind, ways, args, keep)
+        begun = {row["way"]: row for row in rows if row["model"] == kind}
+        ways = [*args.only, *([TORCHAO] if args.torchao else ())]
+        left = [way for way in ways if missing(begun.get(way), args.calls)]
+        if left:
+            measured(model, name, kind, {way: begun.get(way) for way in left}, args, keep)
 
 
-def measured(model: Any, name: str, kind: str, ways: list[str], args: argparse.Namespace, keep: Any) -> None:
-    """Quantise a model in several ways, and measure what each of them writes or draws."""
+def missing(row: dict[str, Any] | None, calls: Sequence[int]) -> list[int]:
+    """Budgets of which a row has no scores yet."""
+    return [each for each in calls if row is None or str(each) not in row["scores"]]
+
+
+def measured(
+    model: Any, name: str, kind: str, ways: Mapping[str, dict[str, Any] | None], args: argparse.Namespace, keep: Any
+) -> None:
+    """Quantise a model in several ways, and measure what each of them writes or draws.
+
+    Raises:
+        SystemExit: a row that was begun is of other integers.
+    """
     plan = QuantisationPlan()
     work, before = work_of(model, name, args.data, plan), copy(model)
     before.model = net = merged_maps(model.model)
-    seen = observed(net, lambda: work.run(before, plan))
+    watched = any(WAYS.get(way) is not None for way in ways)
+    seen = observed(net, lambda: work.run(before, plan)) if watched else {}
     if args.suite == "images":
         evaluator = ImageEvaluator(args.data, before, num=args.num, classifier=args.classifier)
     else:
         test = references(args.data, "test")
         test = replace(test, prompts=test.prompts[:: args.every], references=test.references[:: args.every])
-    for way in ways:
-        how, now = WAYS[way], copy(before)
+    for way, begun in ways.items():
+        how, now = WAYS.get(way), copy(before)
         row: dict[str, Any] = {"model": kind, "way": way, "parameters": sum(p.numel() for p in net.parameters())}
-        row["ranges"] = ranges(seen)
+        if seen:
+            row["ranges"] = ranges(seen)
         if how is not None:
             found = fitted(net, seen, how)
             now.model, now.quantised = quantised(net, found), {part: each.spec for part, each in found.items()}
@@ -129,16 +155,47 @@ def measured(model: Any, name: str, kind: str, ways: list[str], args: argparse.N
             row["mean_error"] = sum(errors) / len(errors)
             row["grouped"] = sum(each.spec.groups > 1 for each in found.values())
             row["maps"] = len(found)
-        row["bytes"] = stored(now, torch.float32 if how is None else torch.bfloat16)
+        if way == TORCHAO:
+            now.model = with_torchao(net)
+            row["bytes"] = bytes_of(now.model)
+        else:
+            row["bytes"] = stored(now, torch.float32 if how is None else torch.bfloat16)
         row["scores"] = {}
-        for calls in BUDGETS[args.suite]:
-            begun = time.perf_counter()
+        if begun is not None:
+            if (row["bytes"], row["parameters"]) != (begun["bytes"], begun["parameters"]):
+                raise SystemExit(f"the row {kind}, {way} is of other integers; take it out of {args.out}")
+            row = begun
+        for calls in missing(row, args.calls):
+            start = time.perf_counter()
             if args.suite == "images":
                 told = as_told(evaluator.measure(now, DrawOptions(num_steps=calls), seed=10_000))["figures"]
             else:
                 told = scores(now, test, GenerateOptions(num_steps=calls, style="consensus", fluency=0.0))
-            row["scores"][str(calls)] = {**told, "seconds_of_all": round(time.perf_counter() - begun, 2)}
+            row["scores"][str(calls)] = {**told, "seconds_of_all": round(time.perf_counter() - start, 2)}
+        row["scores"] = dict(sorted(row["scores"].items(), key=lambda score: int(score[0])))
         keep(row)
+
+
+def with_torchao(net: nn.Module) -> nn.Module:
+    """A copy of a net whose linear maps are torchao's, of eight bits and dynamic inputs."""
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    new = deepcopy(net)
+    quantize_(new, Int8DynamicActivationInt8WeightConfig())
+    return new
+
+
+def bytes_of(net: nn.Module) -> int:
+    """Bytes of the weights of a net with maps of torchao, the others as a model folder would hold them."""
+    total = 0
+    for value in net.state_dict().values():
+        parts = [getattr(value, name, None) for name in ("qdata", "scale")]
+        if parts[0] is None:
+            size = 2 if value.ndim >= 2 and value.is_floating_point() else value.element_size()
+            total += size * value.numel()
+        else:
+            total += sum(part.numel() * part.element_size() for part in parts if part is not None)
+    return total
 
 
 def ranges(seen: Mapping[str, Observed]) -> dict[str, Any]:
@@ -161,7 +218,7 @@ def stored(model: Any, dtype: torch.dtype) -> int:
         return (Path(folder) / "model" / "model.safetensors").stat().st_size
 
 
-def seconds_of(width: int, rows: int, elements: int, budget: float) -> dict[str, Any]:
+def seconds_of(width: int, rows: int, elements: int, budget: float, *, torchao: bool = False) -> dict[str, Any]:
     """Least seconds of a call of four blocks, of each way."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -169,8 +226,10 @@ def seconds_of(width: int, rows: int, elements: int, budget: float) -> dict[str,
     for parameter in net.parameters():
         parameter.data.add_(0.02 * torch.randn_like(parameter))
     nets: dict[str, nn.Module] = {"float32": net, "bfloat16": deepcopy(net).bfloat16()}
-    for name, bits, inputs in (("w8a8", 8, "static"), ("w4a8", 4, "static"), ("w8a8, dynamic", 8, "dynamic")):
+    for name, (bits, inputs) in SPEED.items():
         nets[name] = with_random_integers(net, bits, inputs)
+    if torchao:
+        nets[TORCHAO] = with_torchao(net)
     context = OperatorContext(line(elements, torch.device("cpu")), torch.ones(rows, elements, dtype=torch.bool))
     x, modulation = torch.randn(rows, elements, width), 0.1 * torch.randn(1, 1, 6 * width)
     memory, calls = torch.randn(rows, 32, width), {}

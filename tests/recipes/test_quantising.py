@@ -7,24 +7,33 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from manta.cli import main
+from manta.config import from_dict
 from manta.errors import ConfigError, MantaError, ModelError, UsageError
 from manta.evaluation import evaluation_set, likelihood
 from manta.families.events import GenerateOptions, Request
 from manta.families.image_flow import DrawRequest
+from manta.families.joint_flow import JointFlow
+from manta.families.restorer import Restorer, RestorerModel
 from manta.hub import load, save_model
+from manta.image.degradations import TASKS
 from manta.nets.grid import UditNet
 from manta.nets.integer_nets import Fold
-from manta.nets.integers import count_parameters, integer_maps
-from manta.recipes import quantising
+from manta.nets.integers import IntegerEmbedding, count_parameters, integer_maps
+from manta.recipes import TrainingRun, quantising
 from manta.recipes.quantised_page import summary
 from manta.recipes.quantising import QuantisationPlan, merged_maps, quantise
+from manta.recipes.restore_recipe import RestoreRecipe, resolve_restore
 from manta.text import read
 
 from ..families.conftest import MAKERS, WORDS, make_aligned
 from .test_image_conversion import trained
+from .test_joint_run import CODEC
+from .test_joint_run import model as joint_model
+from .test_restore_run import NET, photograph, photos, recipe  # noqa: F401
 
 VOCABULARY = WORDS[0].split(" ")
 
@@ -155,6 +164,13 @@ def test_maps_of_a_udit_are_merged_and_draw_the_same(nets):
     with torch.no_grad():
         one = flow.model.act(noise, torch.zeros(1), cond=told).clean
         torch.testing.assert_close(net.act(noise, torch.zeros(1), cond=told).clean, one, rtol=1e-4, atol=1e-5)
+
+
+def test_depthwise_convolutions_and_all_maps_of_a_udit_are_integers(nets, tmp_path):
+    model = quantise(nets["udit"], None, QuantisationPlan(bits="w4a8", num=2, calls=(2,))).model
+    kinds = {name: (each.bits, each.inputs) for name, each in model.quantised.items()}
+    assert kinds["net.stages.2.0.network.kernels.0"] == kinds["net.stages.2.0.attention.mix"] == (8, "float")
+    assert kinds["net.stages.2.0.network.inner.0"] == kinds["net.stages.2.0.network.outer.0"] == (4, "static")
 
 
 def test_an_image_flow_needs_no_data(nets):
@@ -312,3 +328,118 @@ def test_seeds_and_budgets_that_cannot_be_are_refused(folders, data, tmp_path, c
 def test_data_of_another_kind_are_refused_before_the_work(nets, data):
     with pytest.raises(MantaError):
         quantise(nets["dic"], data, QuantisationPlan(num=2, calls=(2,)), lambda line: pytest.fail(line))
+
+
+RESTORERS: dict[str, dict[str, Any]] = {
+    "low_rank": {"net": NET, "modulation": {"kind": "low_rank", "rank": 2}},
+    "film": {"net": NET, "modulation": {"kind": "film"}},
+    "udit": {"net": {"kind": "udit", "width": 16, "depths": [1, 1, 1, 1, 1], "heads": 1}},
+    "dit, one fault": {"net": {"kind": "dit", "width": 32, "depth": 1, "heads": 2}, "modulation": {"kind": "none"}},
+}
+
+
+def restorer_of(kind, folder):
+    """One of random weights, whose faults differ."""
+    changes: dict[str, Any] = {"only": "rain"} if "one" in kind else {}
+    shape = resolve_restore(
+        from_dict(RestoreRecipe, {"num_steps": 4, "model": {"tile": 16, **RESTORERS[kind], **changes}})
+    )
+    torch.manual_seed(0)
+    net = RestorerModel(shape.model).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.03 * torch.randn(parameter.shape))
+    save_model(folder, Restorer(net), recipe={}, card="# A restorer\n")
+    return folder
+
+
+@pytest.mark.parametrize("bits", ["w8a8", "w4a8"])
+@pytest.mark.parametrize("kind", RESTORERS)
+def test_a_quantised_restorer_is_smaller_and_restores_nearly_the_same(kind, bits, photos, tmp_path):  # noqa: F811
+    source = restorer_of(kind, tmp_path / "model")
+    found = quantise(source, f"restore:{photos}", QuantisationPlan(bits=bits, num=10))
+    assert "decibels" in found.compared.task and abs(found.compared.after - found.compared.before) < 1.5
+    assert found.compared.same < (16 if bits == "w4a8" else 4)
+    names = {"decibels, rain"} if "one" in kind else {f"decibels, {name}" for name in TASKS}
+    assert set(found.compared.others) == names
+    save_model(tmp_path / "new", found.model, recipe={}, card="")
+    again = load(tmp_path / "new")
+    assert again.quantised == found.model.quantised
+    photo, before = photograph(7, 20, 37), load(source)
+    for name in again.faults:
+        one, other = again.restore(photo, task=name).astype(int), found.model.restore(photo, task=name).astype(int)
+        assert np.abs(one - other).max() < 6  # what has not become integers is rounded to bfloat16 in the folder
+        assert np.abs(one - before.restore(photo, task=name).astype(int)).mean() < (16 if bits == "w4a8" else 4)
+    size, whole = ((folder / "model.safetensors").stat().st_size for folder in (tmp_path / "new", source))
+    assert size < 0.9 * whole  # of bfloat16; names take a third of so small a folder
+
+
+def test_nets_of_faults_are_not_those_of_the_model_before(photos, tmp_path):  # noqa: F811
+    before: Any = load(restorer_of("low_rank", tmp_path / "model"))
+    before._net_of(0)
+    after = before.with_net(before.model)
+    assert after._merged == {} and list(before._merged) == [0]
+
+
+def test_the_verb_takes_restorers_and_a_run_does_not_go_on_with_integers(photos, tmp_path, capsys):  # noqa: F811
+    source, out, data = restorer_of("low_rank", tmp_path / "model"), tmp_path / "new", f"restore:{photos}"
+    assert main(["quantize", str(source), "--data", data, "--num", "5", "--out", str(out)]) == 0
+    told, card = capsys.readouterr().out, (out / "README.md").read_text()
+    assert "decibels, snow" in told and "what both restore is" in told and "calls" not in card
+    Image.fromarray(photograph(3)).save(tmp_path / "photo.png")
+    command = ["restore", str(out), str(tmp_path / "photo.png"), "--task", "rain", "--out", str(tmp_path / "clean.png")]
+    assert main(command) == 0 and main(["doctor", str(out)]) == 0
+    assert main(["evaluate", str(out), "--data", data]) == 0
+    capsys.readouterr()
+    with pytest.raises(ModelError, match="quantised"):
+        TrainingRun(recipe(photos, begin_from=str(out)), tmp_path / "run")
+    for wrong in (["--data", str(photos)], ["--data", data, "--groups", "2"], []):
+        assert main(["quantize", str(source), *wrong, "--out", str(tmp_path / "x")]) == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory):
+    """Images with captions of the words that a model of captions and images knows, and such a model."""
+    place = tmp_path_factory.mktemp("captioned")
+    draw, rows = random.Random(0), []
+    for number in range(30):
+        words = f"a {draw.choice(['red', 'blue'])} {draw.choice(['circle', 'square'])}"
+        Image.fromarray(photograph(number, 8, 12)).save(place / f"{number}.png")
+        rows.append(f"{number}.png,{words}")
+    (place / "captions.csv").write_text("\n".join(["file,caption", *rows]))
+    folder = tmp_path_factory.mktemp("joint") / "model"
+    save_model(folder, JointFlow(joint_model(dim=64), CODEC), recipe={}, card="# A model\n")
+    return folder, f"images:{place}"
+
+
+@pytest.mark.parametrize("bits", ["w8a8", "w4a8", "w8"])
+def test_a_quantised_model_of_captions_and_images_draws_and_describes(bits, captioned, tmp_path):
+    folder, data = captioned
+    found = quantise(folder, data, QuantisationPlan(bits=bits, num=9, calls=(3,)))
+    assert found.compared.after == pytest.approx(found.compared.before, rel=0.1 if bits == "w4a8" else 0.03)
+    ((before, after),) = found.compared.others.values()
+    assert after == pytest.approx(before, rel=0.2 if bits == "w4a8" else 0.05)
+    assert found.compared.described is not None and found.compared.same < 40
+    save_model(tmp_path / "new", found.model, recipe={}, card="")
+    again = load(tmp_path / "new")
+    one, other = (each.draw("a red circle", num_samples=2, num_steps=3).astype(int) for each in (again, found.model))
+    assert np.abs(one - other).max() < 8  # what has not become integers is rounded to bfloat16 in the folder
+    assert len(again.describe(one.astype(np.uint8))) == 2
+    if bits == "w8a8":
+        assert any(isinstance(part, Fold) for part in again.model.modules())
+        assert isinstance(again.model.table, IntegerEmbedding)
+
+
+def test_the_verb_takes_models_of_captions_and_images(captioned, tmp_path, capsys):
+    folder, data = captioned
+    out = tmp_path / "new"
+    command = ["quantize", str(folder), "--data", data, "--num", "6", "--calls", "2"]
+    assert main([*command, "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert "nats a word of held-out captions" in told and "describe alike" in told and "draw in 8 calls" in told
+    assert main(["generate", str(out), "--caption", "a blue square", "--out", str(tmp_path / "grid.png")]) == 0
+    assert main(["doctor", str(out)]) == 0
+    capsys.readouterr()
+    assert main([*command, "--groups", "2", "--out", str(tmp_path / "x")]) == 2
+    assert "leave groups out" in capsys.readouterr().err

@@ -20,21 +20,22 @@ class QuantizeOptions:
     map."""
 
     model: str = argument()
-    """A model folder, run folder or builtin:NAME of texts; or an image flow."""
+    """A model folder or run folder, or builtin:NAME: of texts, of images, of captions and images, or a restorer."""
     bits: Literal["w8a8", "w4a8", "w8"] = "w8a8"
     """Weights and inputs: `w8a8`, `w4a8`, or `w8`, which rounds weights alone: small, exact, and no faster."""
     data: str | None = None
-    """What the model is watched on, best what it was trained on; an image flow can do without."""
+    """What the model is watched on, best what it was trained on, such as restore:FOLDER for a restorer; an image flow
+    can do without."""
     out: Path | None = None
     """The new model folder, new or empty."""
     num: int = 256
-    """Texts or images that it makes while it is watched."""
+    """Texts or images that it makes, or tiles that it restores, while it is watched."""
     groups: str = "1"
     """Groups of neighbouring times with steps of their own: a number, or `auto`, as many as each map is worth."""
     inputs: Literal["static", "dynamic"] = "static"
     """`static`: steps are found before, by time; `dynamic`: each row is rounded by its own largest number."""
     calls: str = "4,8,16,32"
-    """Budgets of network calls in which it is watched."""
+    """Budgets of network calls in which it is watched; a restorer takes one call."""
     seed: int = 0
     """Of the noise that it begins with."""
 

@@ -64,7 +64,7 @@ def measure_joint(
     Raises:
         DataError: there are no images with captions that the model has words for.
     """
-    images, captions = held_out(flow, data, num, split, fit)
+    images, captions = captioned_images(flow, data, num, split, fit)
     said = []
     requests = [JointRequest(image=image, seed=seed + i) for i, image in enumerate(images)]
     for made in flow.generate(requests, num_steps=describe_steps):
@@ -95,10 +95,10 @@ def measure_joint(
     return JointEvaluation(figures={**shares, **figures}, intervals=intervals, notes=notes)
 
 
-def held_out(
+def captioned_images(
     flow: JointFlow, data: str, num: int, split: str, fit: Fit
 ) -> tuple[list[UInt8[np.ndarray, "h w c"]], list[str]]:
-    """Images of a split whose captions the model has words for, and the captions.
+    """Images of a split whose captions the model has words for, and these captions.
 
     Args:
         flow: the model.

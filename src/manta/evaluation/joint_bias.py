@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from manta.errors import UsageError
-from manta.evaluation.joint import held_out
+from manta.evaluation.joint import captioned_images
 from manta.families.joint_flow import JointFlow
 from manta.families.joint_model import Joint, JointModel
 from manta.image import from_pixels
@@ -75,7 +75,7 @@ def attention_bias(
     """
     if not attends_everywhere(flow.model):
         raise UsageError("what attention favours is told of models whose blocks are all model.operator.kind=attention")
-    images, captions = held_out(flow, data, num, split, fit)
+    images, captions = captioned_images(flow, data, num, split, fit)
     model, generator = flow.model, make_generator(seed)
     numbers = torch.tensor([flow.codec.numbers(caption) for caption in captions], device=flow.device)
     pixels = torch.from_numpy(np.stack(images)).to(flow.device)

@@ -157,6 +157,12 @@ class Restorer(KeptModel):
         self._router = router
         self._merged: dict[int, nn.Module] = {}
 
+    def with_net(self, net: Any) -> "Restorer":
+        """See `KeptModel`."""
+        found = super().with_net(net)
+        found._merged = {}
+        return found
+
     @property
     def codec(self) -> FaultCodec:
         """The faults it knows."""
@@ -241,6 +247,16 @@ class Restorer(KeptModel):
         return colours if photo.shape[2] == 3 else np.rint(colours.mean(2, keepdims=True)).astype(np.uint8)
 
     @torch.no_grad()
+    def cleaned(self, spoiled: Float[Tensor, "b n 3"], task: int) -> Float[Tensor, "b n 3"]:
+        """Tiles without a fault.
+
+        Args:
+            spoiled: values in [−1, 1], row by row, of the size that the net sees.
+            task: number of the fault among `TASKS`.
+        """
+        return spoiled + said(self._net_of(task), spoiled)
+
+    @torch.no_grad()
     def _without(
         self, photo: UInt8[np.ndarray, "h w 3"], task: int, round_: int, rounds: int, tell: Tell
     ) -> UInt8[np.ndarray, "h w 3"]:
@@ -249,7 +265,7 @@ class Restorer(KeptModel):
         Rows of tiles go from top to bottom, and what no later row touches is written down, so that the memory beside
         the photograph is that of one row.
         """
-        net, side = self._net_of(task), self.model.config.tile
+        side = self.model.config.tile
         height, width = photo.shape[:2]
         tops, lefts = _starts(height, side), _starts(width, side)
         weight = _window(side)
@@ -261,7 +277,7 @@ class Restorer(KeptModel):
                 chosen = lefts[begin : begin + BATCH]
                 tiles = np.stack([_tile(photo, top, left, side) for left in chosen])
                 state = from_pixels(torch.from_numpy(tiles)).to(self.device)
-                clean = (state + said(net, state)).cpu().unflatten(1, (side, side))
+                clean = self.cleaned(state, task).cpu().unflatten(1, (side, side))
                 for left, tile in zip(chosen, clean, strict=True):
                     total[:, left : left + side] += weight * tile
                     shares[:, left : left + side] += weight

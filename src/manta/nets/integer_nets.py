@@ -1,11 +1,14 @@
 """Nets with maps of integers: which maps, which are told the time, and which are behind a modulation that is folded."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from manta.errors import ConfigError
 from manta.nets.clock import clocked, start_clock
+from manta.nets.integer_tensor import IntegerTensor
 from manta.nets.integers import (
     IntegerConv2d,
     IntegerEmbedding,
@@ -15,6 +18,7 @@ from manta.nets.integers import (
     Tables,
     integer_maps,
 )
+from manta.nets.modulated import TaskMap
 
 MODULATED = {"operator": (0, 1), "mlp": (3, 4)}
 """Of a block's part, which of its six factors are shift and scale of what it reads."""
@@ -25,7 +29,8 @@ def with_integers(net: nn.Module, specs: dict[str, IntegerSpec]) -> nn.Module:
 
     Args:
         net: any; where times are told to a part of it, that part says so by `told_time`.
-        specs: how each map is quantised, by its name; tables that classes are told by among them.
+        specs: how each map is quantised, by its name; tables that classes are told by, and what tasks change of a map,
+            among them.
 
     Raises:
         ConfigError: there is no such map.
@@ -33,19 +38,24 @@ def with_integers(net: nn.Module, specs: dict[str, IntegerSpec]) -> nn.Module:
     for name, spec in specs.items():
         above, _, last = name.rpartition(".")
         try:
-            part = net.get_submodule(name)
+            owner = net.get_submodule(above)
+            part = getattr(owner, last)
         except AttributeError:
             raise ConfigError(f"the net has no part {name[:80]}") from None
-        setattr(net.get_submodule(above), last, _in_place_of(part, name, spec, net))
+        if isinstance(owner, TaskMap) and last in owner.scaled and (spec.bits, spec.inputs) == (8, "float"):
+            delattr(owner, last)  # no parameter any more
+            setattr(owner, last, IntegerTensor(tuple(part.shape), owner.scaled[last]))
+        else:
+            setattr(owner, last, _in_place_of(part, name, spec, net))
     _tell_times(net)
     _fold(net)
     return net
 
 
-def _in_place_of(part: nn.Module, name: str, spec: IntegerSpec, net: nn.Module) -> nn.Module:
+def _in_place_of(part: Any, name: str, spec: IntegerSpec, net: nn.Module) -> nn.Module:
     if isinstance(part, nn.Linear):
         return IntegerLinear(part.in_features, part.out_features, spec, bias=part.bias is not None)
-    if isinstance(part, nn.Conv2d) and part.groups == 1:
+    if isinstance(part, nn.Conv2d) and (part.groups == 1 or spec.inputs == "float"):
         return IntegerConv2d(part, spec)
     if isinstance(part, nn.Embedding) and (spec.bits, spec.inputs) == (8, "dynamic"):
         table = IntegerEmbedding(part.num_embeddings, part.embedding_dim)

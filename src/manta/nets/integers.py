@@ -12,7 +12,8 @@ Source: "Post-Training Quantization for Diffusion Transformer via Hierarchical T
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, cast
 
@@ -24,6 +25,8 @@ from torch.autograd import forward_ad
 
 from manta.errors import ConfigError
 from manta.nets.clock import Clock
+from manta.nets.derived import Derived
+from manta.nets.integer_tensor import IntegerTensor
 from manta.nets.products import LARGEST, IntegerMatrix
 
 MOST_GROUPS = 256
@@ -91,34 +94,6 @@ class Tables:
         return self.groups[group] if isinstance(group, int) else self.every[group]
 
 
-class Derived(nn.Module):
-    """A module that works out once what follows from what it stores, and leaves its numbers their precision.
-
-    Attributes:
-        derived: names of what follows, None until it is worked out: it is not copied, and forgotten where what is
-            stored is loaded or moved.
-    """
-
-    derived: tuple[str, ...] = ()
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_load_state_dict_post_hook(_loaded)
-
-    def forget(self) -> None:
-        """Work out anew what follows from what is stored."""
-        for name in self.derived:
-            setattr(self, name, None)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what follows from the rest."""
-        return {**self.__dict__, **dict.fromkeys(self.derived)}
-
-    def _apply(self, fn: Any, recurse: bool = True) -> "Derived":
-        self.forget()
-        return super()._apply(_in_float32(fn), recurse)  # pyright: ignore[reportReturnType]
-
-
 class IntegerMap(Derived):
     """What maps of integers have in common.
 
@@ -180,6 +155,36 @@ class IntegerMap(Derived):
         over = (-1, *[1] * (len(self.shape) - 1))
         found = self.values.float() * self.weight_scale.view(over)
         return found if self.spread is None else found / self.spread.view(1, -1, *over[2:])
+
+    def changed(self, change: Float[Tensor, "o i *rest"]) -> "IntegerMap":
+        """The same map with a change of its weights, in eight bits.
+
+        Args:
+            change: of the weights as `matrix` has them.
+        """
+        found = deepcopy(self)
+        over = (-1, *[1] * (len(self.shape) - 1))
+        wide = self.matrix + change
+        wide = wide if self.spread is None else wide * self.spread.view(1, -1, *over[2:])
+        found.weight_scale = wide.flatten(1).abs().amax(1).clamp_min(1e-12) / LARGEST
+        found.weight = (wide / found.weight_scale.view(over)).round().to(torch.int8)
+        found.spec = replace(self.spec, bits=8)
+        if self.shift is not None and self.bias is not None:
+            found.bias = self.bias + (self.shift.view(self.spec.groups, -1) @ change.mT).flatten()
+        return found
+
+    def rescaled(self, scale: Float[Tensor, " o"], shift: Float[Tensor, " o"]) -> "IntegerMap":
+        """The same map with its outputs multiplied and shifted, at no cost.
+
+        Args:
+            scale: of each output.
+            shift: of each output, added after it.
+        """
+        found, groups = deepcopy(self), self.spec.groups
+        found.weight_scale = self.weight_scale * scale
+        bias = scale.new_zeros(groups * len(scale)) if self.bias is None else self.bias
+        found.bias = (bias.view(groups, -1) * scale + shift).flatten()
+        return found
 
     def tables(self) -> Tables:
         """See `Tables`."""
@@ -277,7 +282,7 @@ class IntegerLinear(IntegerMap):
 
 
 class IntegerConv2d(IntegerMap):
-    """A convolution of integers between all channels; one scale, and where zero lies, for all inputs of a group.
+    """A convolution of integers; one scale, and where zero lies, for all inputs of a group.
 
     Args:
         base: the convolution whose place it takes; its weights are not read.
@@ -287,8 +292,10 @@ class IntegerConv2d(IntegerMap):
     def __init__(self, base: nn.Conv2d, spec: IntegerSpec) -> None:
         if spec.shift or spec.folded:
             raise ConfigError("inputs of a convolution are neither shifted by channel nor folded")
+        if base.groups > 1 and spec.inputs != "float":
+            raise ConfigError("a convolution that is not between all channels has inputs of floating-point numbers")
         super().__init__(tuple(base.weight.shape), spec, base.bias is not None)
-        self.strided = {"stride": base.stride, "padding": base.padding, "dilation": base.dilation}
+        self.strided = {name: getattr(base, name) for name in ("stride", "padding", "dilation", "groups")}
         if spec.inputs == "static":
             self.register_buffer("zero", torch.full((spec.groups,), float(UNSIGNED)))
         self._packed: Tensor | None = None
@@ -304,6 +311,9 @@ class IntegerConv2d(IntegerMap):
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h2 w2"]:
         """The convolution of each row, in the dtype of `x`."""
+        if self.strided["groups"] != 1:  # has few weights, so that these are scaled, and not the outputs
+            bias = None if self.bias is None else self.bias.to(x.dtype)
+            return F.conv2d(x, self.matrix.to(x.dtype), bias, **cast(Any, self.strided))
         if self.spec.inputs == "float":
             y = self._convolved(x, self.values.to(x.dtype)) * self.weight_scale.to(x.dtype)[:, None, None]
             return y if self.bias is None else y + self.bias.to(x.dtype)[:, None, None]
@@ -392,24 +402,10 @@ class IntegerEmbedding(Derived):
 
 
 def count_parameters(net: nn.Module) -> int:
-    """Numbers that a net has learned: its parameters, and the weights of its maps and tables of integers."""
-    integers = (part for part in net.modules() if isinstance(part, IntegerMap | IntegerEmbedding))
+    """Numbers that a net has learned: its parameters, and the weights of its maps, tables and tensors of integers."""
+    integers = (part for part in net.modules() if isinstance(part, IntegerMap | IntegerEmbedding | IntegerTensor))
     sizes = (math.prod(part.shape) if isinstance(part, IntegerMap) else part.integers.numel() for part in integers)
     return sum(p.numel() for p in net.parameters()) + sum(sizes)
-
-
-def _loaded(module: Any, *_: Any) -> None:
-    module.forget()
-
-
-def _in_float32(fn: Any) -> Any:
-    """What moves tensors, without giving those of floating-point numbers another precision."""
-
-    def moved(value: Tensor) -> Tensor:
-        found = fn(value)
-        return value.to(found.device) if value.is_floating_point() and found.dtype != value.dtype else found
-
-    return moved
 
 
 @lru_cache

@@ -17,8 +17,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from manta.errors import ConfigError, UsageError
+from manta.nets.integer_tensor import IntegerTensor
+from manta.nets.integers import IntegerMap
 
 Kind = Literal["none", "low_rank", "full", "film"]
+OfTasks = nn.Parameter | IntegerTensor
+"""Something of each task, the first axis being the task: as it is learned, or in integers."""
 UNTOUCHED = ("condition", "conditions", "modulation", "time", "last")
 """Parts of a net whose maps see time and class and no state."""
 
@@ -79,20 +83,28 @@ class TaskMap(nn.Module):
 
     def __init__(self, base: nn.Linear | nn.Conv2d, tasks: Tasks, config: ModulationConfig) -> None:
         super().__init__()
-        self.base, self.kind, self._tasks = base, config.kind, tasks
+        self.base: nn.Linear | nn.Conv2d | IntegerMap = base
+        self.kind, self._tasks, self.shape = config.kind, tasks, base.weight.shape
+        linear = isinstance(base, nn.Linear)
+        self.strided = {} if linear else {each: getattr(base, each) for each in ("stride", "padding", "dilation")}
         out, *inner = base.weight.shape
         fan_in = base.weight[0].numel()
         match config.kind:
             case "low_rank":
-                self.up = nn.Parameter(torch.zeros(tasks.number, out, config.rank))
-                self.down = nn.Parameter(torch.randn(tasks.number, config.rank, *inner) * fan_in**-0.5)
+                self.up: OfTasks = nn.Parameter(torch.zeros(tasks.number, out, config.rank))
+                self.down: OfTasks = nn.Parameter(torch.randn(tasks.number, config.rank, *inner) * fan_in**-0.5)
             case "full":
-                self.change = nn.Parameter(torch.zeros(tasks.number, out, *inner))
+                self.change: OfTasks = nn.Parameter(torch.zeros(tasks.number, out, *inner))
             case "film":
                 self.scale = nn.Parameter(torch.zeros(tasks.number, out))
                 self.shift = nn.Parameter(torch.zeros(tasks.number, out))
             case _:
                 raise ConfigError(f"a map cannot change by {config.kind}")
+
+    @property
+    def scaled(self) -> dict[str, int]:
+        """Of what tasks have of their own as matrices, which axis has a scale a place where it is of integers."""
+        return {"low_rank": {"up": 2, "down": 1}, "full": {"change": 1}}.get(self.kind, {})
 
     @property
     def own(self) -> list[nn.Parameter]:
@@ -116,17 +128,21 @@ class TaskMap(nn.Module):
             change = change.index_copy(0, where, self._changed(x[where], task).to(y.dtype))
         return y + change
 
-    def merged(self, task: int) -> nn.Linear | nn.Conv2d:
-        """One map with the weights of a task."""
-        found = deepcopy(self.base)
-        with torch.no_grad():
+    @torch.no_grad()
+    def merged(self, task: int) -> nn.Module:
+        """One map with the weights of a task; of integers it has eight bits."""
+        if isinstance(self.base, IntegerMap):
             if self.kind == "film":
-                scale = 1 + self.scale[task]
-                found.weight.mul_(scale.view(-1, *[1] * (found.weight.ndim - 1)))
-                bias = torch.zeros_like(scale) if found.bias is None else found.bias
-                found.bias = nn.Parameter(bias * scale + self.shift[task])
-            else:
-                found.weight.add_(self.weight_change(task))
+                return self.base.rescaled(1 + self.scale[task], self.shift[task])
+            return self.base.changed(self.weight_change(task))
+        found = deepcopy(self.base)
+        if self.kind == "film":
+            scale = 1 + self.scale[task]
+            found.weight.mul_(scale.view(-1, *[1] * (found.weight.ndim - 1)))
+            bias = torch.zeros_like(scale) if found.bias is None else found.bias
+            found.bias = nn.Parameter(bias * scale + self.shift[task])
+        else:
+            found.weight.add_(self.weight_change(task))
         return found
 
     def weight_change(self, task: int) -> Float[Tensor, "o *i"]:
@@ -139,25 +155,23 @@ class TaskMap(nn.Module):
             raise UsageError("film changes features, and no weights")
         if self.kind == "full":
             return self.change[task]
-        return (self.up[task] @ self.down[task].flatten(1)).view_as(self.base.weight)
+        return (self.up[task] @ self.down[task].flatten(1)).view(self.shape)
 
     def _changed(self, x: Tensor, task: int) -> Tensor:
         """What the change of a task makes of some rows."""
-        if isinstance(self.base, nn.Linear):
+        if not self.strided:
             if self.kind == "full":
                 return F.linear(x, self.change[task])
             return F.linear(F.linear(x, self.down[task]), self.up[task])
-        base = self.base
-        strided = {"stride": base.stride, "padding": base.padding, "dilation": base.dilation}
         if self.kind == "full":
-            return F.conv2d(x, self.change[task], **strided)  # pyright: ignore[reportArgumentType]
-        inner = F.conv2d(x, self.down[task], **strided)  # pyright: ignore[reportArgumentType]
+            return F.conv2d(x, self.change[task], **self.strided)
+        inner = F.conv2d(x, self.down[task], **self.strided)
         return F.conv2d(inner, self.up[task][..., None, None])
 
     def _spread(self, rows: Float[Tensor, "b o"], y: Tensor) -> Tensor:
         """Numbers of each output, laid out beside outputs: channels are last in a linear map and second in another."""
         between = [1] * (y.ndim - 2)
-        shape = (len(rows), *between, rows.shape[1]) if isinstance(self.base, nn.Linear) else (*rows.shape, *between)
+        shape = (*rows.shape, *between) if self.strided else (len(rows), *between, rows.shape[1])
         return rows.view(shape).to(y.dtype)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from manta.errors import ConfigError
 from manta.nets.clock import clocked, within
 from manta.nets.integer_nets import with_integers
+from manta.nets.integer_tensor import IntegerTensor
 from manta.nets.integers import UNSIGNED, Inputs, IntegerSpec, pack
+from manta.nets.modulated import TaskMap
 from manta.nets.products import LARGEST
 from manta.quantisation.grouping import channel_sizes, edges_between, groups_of, merged_times
 from manta.quantisation.observing import Observed
@@ -28,6 +30,8 @@ CLIPS = (1.0, 0.9, 0.8, 0.65, 0.5)
 """Of the largest input, ends of the range that are tried."""
 WORTH = 0.97
 """More groups, or factors of channels, are taken where the error falls below this share of what it is without."""
+CONSTANT = 1e-6
+"""Outputs whose variance is a smaller share of their mean square are taken for always the same."""
 TRIED = 1024
 """Most rows on which what is tried is compared."""
 
@@ -37,7 +41,8 @@ class Quantising:
     """How a net is quantised."""
 
     bits: Literal[4, 8] = 8
-    """Of the weights; tables of tokens, and maps that see one row a request, have 8 in any case."""
+    """Of the weights; tables of tokens, maps that see one row a request, depthwise convolutions and what tasks change
+    of a map have 8 in any case."""
     inputs: Inputs = "static"
     """Of the maps, see `IntegerSpec`."""
     groups: int | Literal["auto"] = 1
@@ -72,6 +77,8 @@ class Fitted:
 def fitted(net: nn.Module, seen: Mapping[str, Observed], how: Quantising) -> dict[str, Fitted]:
     """Fit a map of integers to each map of a net, and to the table that its words are told by.
 
+    Of convolutions that are not between all channels, and of what tasks change of a map, the weights alone are rounded.
+
     Args:
         net: of floating-point numbers.
         seen: what its maps read, from `observed`.
@@ -90,9 +97,12 @@ def fitted(net: nn.Module, seen: Mapping[str, Observed], how: Quantising) -> dic
         if isinstance(part, nn.Embedding):
             found[name] = _table(part)
             continue
+        if isinstance(part, TaskMap):
+            found |= {f"{name}.{own}": _rounded(part, own) for own in part.scaled}
+            continue
         looked = seen.get(name)
-        if how.inputs == "float":
-            found[name] = _of_rows(part, looked, replace(how, bits=8))
+        if how.inputs == "float" or not _between_all(part):
+            found[name] = _of_rows(part, looked, replace(how, bits=8, inputs="float"))
         elif looked is None or looked.most_places <= 1:
             found[name] = _of_rows(part, looked, replace(how, bits=8, inputs="dynamic"))
         elif how.inputs == "dynamic":
@@ -112,8 +122,8 @@ def quantised(net: nn.Module, found: Mapping[str, Fitted]) -> nn.Module:
     return new.eval()
 
 
-def _maps(net: nn.Module) -> Iterator[tuple[str, nn.Linear | nn.Conv2d | nn.Embedding]]:
-    """Names and maps that are large enough; and tables that words are told by."""
+def _maps(net: nn.Module) -> Iterator[tuple[str, nn.Linear | nn.Conv2d | nn.Embedding | TaskMap]]:
+    """Names and maps that are large enough; tables that words are told by, and maps that tasks change."""
     least = LEAST_SHARE * sum(p.numel() for p in net.parameters())
     tables = {id(each._shared[0]) for each in net.modules() if hasattr(each, "_shared")}  # pyright: ignore
     for name, part in net.named_modules():
@@ -122,12 +132,15 @@ def _maps(net: nn.Module) -> Iterator[tuple[str, nn.Linear | nn.Conv2d | nn.Embe
         if isinstance(part, nn.Embedding):
             if id(part) in tables:
                 yield name, part
-        elif (isinstance(part, nn.Linear) or _between_all(part)) and part.weight.numel() >= least:
+        elif isinstance(part, TaskMap):
+            if sum(own.numel() for own in part.own) >= least:
+                yield name, part
+        elif isinstance(part, nn.Linear | nn.Conv2d) and part.weight.numel() >= least:
             yield name, part
 
 
-def _between_all(part: nn.Module) -> TypeGuard[nn.Conv2d]:
-    return isinstance(part, nn.Conv2d) and part.groups == 1
+def _between_all(part: nn.Linear | nn.Conv2d) -> bool:
+    return isinstance(part, nn.Linear) or part.groups == 1
 
 
 def _foldable(net: nn.Module) -> Iterator[str]:
@@ -142,6 +155,14 @@ def _table(part: nn.Embedding) -> Fitted:
     scale = weight_scales(weight, 8, torch.ones(weight.shape[1]))
     tensors = {"integers": nearest_integers(weight, scale, 8), "weight_scale": scale}
     return Fitted(IntegerSpec(inputs="dynamic"), tensors)
+
+
+def _rounded(part: TaskMap, own: str) -> Fitted:
+    """What tasks change of a map."""
+    values = getattr(part, own).detach().float().cpu()
+    new = IntegerTensor(tuple(values.shape), part.scaled[own])
+    new.fill(values)
+    return Fitted(IntegerSpec(inputs="float"), new.state_dict())
 
 
 def _of_rows(part: nn.Linear | nn.Conv2d, looked: Observed | None, how: Quantising) -> Fitted:
@@ -350,10 +371,12 @@ def _mean(rows: Tensor, where: Tensor) -> Tensor:
 
 
 def _relative(found: Tensor, wanted: Tensor, outputs: Tensor) -> float:
-    """Mean square of a difference over the variance of all outputs: shifts take away from what is wanted."""
+    """Mean square of a difference over the variance of all outputs: shifts take away from what is wanted. Outputs that
+    are always the same have no variance, and their mean square counts."""
     if not len(wanted):
         return 0.0
-    variance = (outputs - outputs.mean(0)).square().mean() if len(outputs) > 1 else outputs.square().mean()
+    whole, variance = outputs.square().mean(), (outputs - outputs.mean(0)).square().mean()
+    variance = variance if float(variance) > CONSTANT * float(whole) else whole
     return float((found - wanted).square().mean() / variance.clamp_min(1e-20))
 
 

@@ -10,6 +10,8 @@ from manta.recipes.quantising import Quantisation
 from manta.report import Page
 from manta.report.plots import lines
 
+MADE = {"image": "draw in 8 calls", "joint": "draw in 8 calls", "restorer": "restore"}
+"""What models of images do, by their family."""
 DRAWN = 6
 """Maps whose inputs are drawn over time: those that change most."""
 
@@ -40,11 +42,14 @@ def summary(found: Quantisation, before: int, after: int) -> list[str]:
     if compared.reading is not None:
         read, now = compared.reading
         told.append(f"nats a word of held-out texts left to right: {read:.4f} before, {now:.4f} now")
+    told += [f"{name}: {before:.4f} before, {now:.4f} now" for name, (before, now) in compared.others.items()]
     told.append(
-        f"what both write in {how_written(found)}: {compared.same:.0%} the same"
-        if found.model.family != "image"
-        else f"what both draw in 8 calls is {compared.same:.1f} of 255 apart (root mean square)"
+        f"what both {made} is {compared.same:.1f} of 255 apart (root mean square)"
+        if (made := MADE.get(found.model.family))
+        else f"what both write in {how_written(found)}: {compared.same:.0%} the same"
     )
+    if compared.described is not None:
+        told.append(f"images that both describe alike in 8 calls: {compared.described:.0%}")
     told.append(
         f"seconds for them on this machine: {compared.seconds_before:.2f} before, {compared.seconds_after:.2f} now"
     )
@@ -68,9 +73,10 @@ def card(found: Quantisation, old: str, before: int, after: int) -> str:
     lines = "\n".join(f"- {line}" for line in summary(found, before, after))
     plan = found.plan
     inputs = "weights alone" if plan.bits == "w8" else f"{plan.inputs} inputs, groups {plan.groups}"
+    budgets = "" if found.model.family == "restorer" else f" at {', '.join(map(str, plan.calls))} calls"
     return (
         f"{old.rstrip()}\n\n## Quantised\n\nBy `manta quantize` to `{plan.bits}` ({inputs}), watched on {plan.num} of "
-        f"`{found.data}` at {', '.join(map(str, plan.calls))} calls.\n\n{lines}\n"
+        f"`{found.data}`{budgets}.\n\n{lines}\n"
     )
 
 

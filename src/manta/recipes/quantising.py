@@ -2,23 +2,32 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final, Literal
 
 import numpy as np
+import torch
 from torch import nn
 
 from manta.errors import ConfigError, DataError, ModelError, UsageError
-from manta.families import DRAWING
+from manta.evaluation.joint import captioned_images
 from manta.families.asked import follows
 from manta.families.events import GenerateOptions, Request, finished
 from manta.families.image_flow import DrawOptions, DrawRequest, ImageFlow
-from manta.families.image_model import ImageModel
+from manta.families.joint_flow import JointFlow, JointRequest, joint_matching
+from manta.families.joint_model import JointObjectiveConfig
+from manta.families.kept import KeptModel
+from manta.families.restorer import Restorer
 from manta.families.trained import TrainedWriter
 from manta.hub import load, model_config
-from manta.nets.grid import UditNet
+from manta.image import from_pixels, read_images
+from manta.image.captioned import CaptionedBatch
+from manta.image.degradations import TASKS
+from manta.image.photos import PhotoBatch, PhotoCorpus, PhotoLoader, build_photos, is_photos, photos_of
+from manta.nets.grid import UditConfig, UditNet
 from manta.quantisation import Fitted, Observed, Quantising, fitted, observed, quantised
 from manta.recipes.conversion import mean_parts
 from manta.recipes.image_conversion import held_out_images, task_of_flow
@@ -40,6 +49,10 @@ COMPARED_CALLS: Final = 8
 MOST_CALLS: Final = 1024
 ROWS: Final = 32
 """Texts or images made at once."""
+PHOTOS: Final = 32
+"""Photographs of a folder that a restorer is watched on, and as many that are held out."""
+GIVEN: Final = (("caption",), ("image",), ())
+"""What of a pair is given, by turns, while a model of captions and images is watched; the rest is made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,16 +99,21 @@ class Compared:
     """The model before and after."""
 
     task: str
-    """What is measured of the family's own task on held-out data; less is better. Empty where nothing was."""
+    """What is measured of the family's own task on held-out data; less is better, but of decibels more. Empty where
+    nothing was."""
     before: float
     after: float
     same: float
     """Share of what both make of the same requests that is the same, word for word; of images, the root mean square of
-    the difference of their values, 0 to 255."""
+    the difference of their values, 0 to 255; of restored tiles as well."""
     seconds_before: float
     seconds_after: float
     reading: tuple[float, float] | None = None
     """Nats a word of held-out texts left to right, before and after, of a model that reads both ways."""
+    others: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """What else is measured, before and after, by name."""
+    described: float | None = None
+    """Share of images whose caption is the same before and after, of a model of captions and images."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +134,7 @@ class Quantisation:
 def quantise(
     source: str | Path | None, data: str | None, plan: QuantisationPlan, tell: Callable[[str], None] = lambda line: None
 ) -> Quantisation:
-    """Quantise a model of texts or an image flow.
+    """Quantise a model of texts, an image flow, a restorer or a model of captions and images.
 
     Args:
         source: its folder, or a name as of `manta.load`.
@@ -134,7 +152,8 @@ def quantise(
     work = work_of(model, source, data, plan)
     net = merged_maps(model.model)
     before = model.with_net(net)
-    tell(f"watching {plan.num} {work.made} at {', '.join(map(str, plan.calls))} calls")
+    budgets = f" at {', '.join(map(str, plan.calls))} calls" if work.budgeted else ""
+    tell(f"watching {plan.num} {work.made}{budgets}")
     seen = observed(net, lambda: work.run(before, plan))
     tell(f"fitting {len(seen)} maps")
     found = fitted(net, seen, plan.how)
@@ -148,13 +167,15 @@ def quantise(
 
 def merged_maps(net: nn.Module) -> nn.Module:
     """A net in which no map is several while it is trained: that of a U-DiT with its maps merged."""
-    if not isinstance(net, ImageModel) or not isinstance(net.net, UditNet) or net.config.net.kind != "udit":
+    shape = getattr(net.config, "net", None)
+    if not isinstance(shape, UditConfig):
         return net
-    if net.encoder is not None:
+    if getattr(net, "encoder", None) is not None:
         raise ModelError("a U-DiT with an adaptive condition cannot be quantised; train it with model.bits=0")
-    new = copy(net)
-    new._modules = {**net._modules, "net": net.net.merged()}
-    new.config = replace(net.config, net=replace(net.config.net, stacked=False))
+    new: Any = deepcopy(net)
+    assert isinstance(new.net, UditNet), "the net of its shape"
+    new.net.merge()
+    new.config = replace(new.config, net=shape.merged)
     return new
 
 
@@ -168,6 +189,8 @@ class Work:
     """Makes the model work as a plan says."""
     compared: Callable[[Any, Any], Compared]
     """Measures it before and after."""
+    budgeted: bool = True
+    """It is made in as many calls as are asked for."""
 
 
 def work_of(model: Any, source: str | Path | None, data: str | None, plan: QuantisationPlan) -> Work:
@@ -176,11 +199,16 @@ def work_of(model: Any, source: str | Path | None, data: str | None, plan: Quant
         raise ModelError(f"{source} is quantised already; give the model that it was made of")
     if isinstance(model, ImageFlow):
         return _for_images(model, data)
-    if not isinstance(model, TrainedWriter):
-        what = f"a model of {DRAWING[model.family].words}" if model.family in DRAWING else "a published checkpoint"
-        raise ModelError(f"{source} is {what}, and models of texts and image flows can be quantised")
+    if not isinstance(model, KeptModel):
+        raise ModelError(f"{source} is a published checkpoint, and models that manta trains can be quantised")
     if data is None:
         raise UsageError("say what the model is to be watched on, best what it was trained on: --data DATA")
+    if isinstance(model, Restorer | JointFlow):
+        if plan.groups != 1:
+            why = "is told no times" if isinstance(model, Restorer) else "tells a time to each word and patch"
+            raise UsageError(f"{source} {why}, so its maps have one group; leave groups out")
+        return _for_photos(model, data, plan) if isinstance(model, Restorer) else _for_pairs(model, data, plan)
+    assert isinstance(model, TrainedWriter), "no other kind is trained"
     return _for_texts(model, source, data, plan)
 
 
@@ -225,7 +253,7 @@ def _for_texts(lm: TrainedWriter[Any], source: str | Path | None, data: str, pla
             f"{task} of held-out texts", parts[0][task], parts[1][task], same, seconds[0], seconds[1], reading
         )
 
-    return Work("texts", run, compared)
+    return Work("texts", run, compared, budgeted)
 
 
 def _read(lm: TrainedWriter[Any], held: Sequence[Batch]) -> float:
@@ -257,7 +285,7 @@ def _for_images(flow: ImageFlow, data: str | None) -> Work:
         drawn, seconds = _both(
             before, after, lambda each: _drawn(each, requests(COMPARED, 10**6), DrawOptions(num_steps=COMPARED_CALLS))
         )
-        apart = float(np.sqrt(np.mean((drawn[0].astype(np.float32) - drawn[1].astype(np.float32)) ** 2)))
+        apart = _apart(*drawn)
         if not held:
             return Compared("", 0.0, 0.0, apart, seconds[0], seconds[1])
         old, new = (mean_parts(each.model, objective, held)["velocity"] for each in (before, after))
@@ -268,6 +296,122 @@ def _for_images(flow: ImageFlow, data: str | None) -> Work:
 
 def _drawn(flow: ImageFlow, asked: Sequence[DrawRequest], options: DrawOptions) -> np.ndarray:
     return np.stack([d.pixels for d in sorted(flow.generate(asked, options, batch_size=ROWS), key=lambda d: d.index)])
+
+
+def _apart(one: np.ndarray, other: np.ndarray) -> float:
+    """Root mean square of the difference of two arrays of images."""
+    return float(np.sqrt(np.mean((one.astype(np.float32) - other.astype(np.float32)) ** 2)))
+
+
+def _for_photos(restorer: Restorer, data: str, plan: QuantisationPlan) -> Work:
+    """Tiles of photographs with every fault that a restorer takes out."""
+    if not is_photos(data):
+        raise UsageError(f"a restorer is watched on photographs, restore:FOLDER, received {data[:80]}")
+    learned = _tiles(restorer, data, ("train",), plan, plan.num)
+    held = _tiles(restorer, data, ("dev", "train"), replace(plan, seed=plan.seed + 1), MEASURED)
+
+    def restored(each: Restorer, batches: Sequence[PhotoBatch]) -> torch.Tensor:
+        """Tiles as the restorer leaves them, in the order of the batches."""
+        found = []
+        for batch in batches:
+            state = from_pixels(batch.spoiled)
+            clean = torch.empty_like(state)
+            for task in batch.task.unique().tolist():
+                clean[batch.task == task] = each.cleaned(state[batch.task == task], task)
+            found.append(clean)
+        return torch.cat(found)
+
+    def run(watched: Restorer, plan: QuantisationPlan) -> None:
+        with torch.no_grad():
+            for batch in learned:
+                watched.model(from_pixels(batch.spoiled), batch.task)
+
+    def decibels(tiles: torch.Tensor) -> dict[str, float]:
+        error = (tiles - torch.cat([from_pixels(batch.clean) for batch in held])).square().mean((1, 2))
+        task = torch.cat([batch.task for batch in held])
+        rows = {"all": task >= 0, **{name: task == TASKS.index(name) for name in restorer.faults}}
+        return {name: float(10 * torch.log10(4 / error[where].mean())) for name, where in rows.items() if where.any()}
+
+    def compared(before: Any, after: Any) -> Compared:
+        (old, new), seconds = _both(before, after, lambda each: restored(each, held))
+        told, now = decibels(old), decibels(new)
+        apart = _apart(*((127.5 * (tiles.clamp(-1, 1) + 1)).numpy() for tiles in (old, new)))
+        others = {f"decibels, {name}": (told[name], now[name]) for name in restorer.faults if name in told}
+        task = "decibels of held-out tiles"
+        return Compared(task, told["all"], now["all"], apart, seconds[0], seconds[1], others=others)
+
+    return Work("tiles", run, compared, budgeted=False)
+
+
+def _tiles(restorer: Restorer, data: str, splits: Sequence[str], plan: QuantisationPlan, num: int) -> list[PhotoBatch]:
+    """Spoiled tiles of the first split that has photographs, as a run of training draws them.
+
+    Raises:
+        DataError: there are none.
+    """
+    side, faults = restorer.model.config.tile, restorer.faults
+    only = TASKS.index(faults[0]) if len(faults) == 1 else None
+    for split in splits:
+        examples = read_images(photos_of(data), split, PHOTOS, channels=3, skipped=lambda reason: None)
+        try:
+            with TemporaryDirectory() as folder:
+                build_photos(examples, Path(folder) / "photos", side=side, source=data, skipped=[])
+                corpus = PhotoCorpus(Path(folder) / "photos")
+                loader = PhotoLoader(corpus, side=side, batch_size=min(ROWS, num), seed=plan.seed, only=only)
+                return [next(loader) for _ in range(-(-num // ROWS))]
+        except DataError:
+            if split == splits[-1]:
+                raise
+    raise AssertionError("splits are given")
+
+
+def _for_pairs(flow: JointFlow, data: str, plan: QuantisationPlan) -> Work:
+    """Images of captions, captions of images, and both of nothing."""
+    fit: Any = (flow.recipe or {}).get("fit", "crop")
+    images, captions = captioned_images(flow, data, plan.num, "train", fit)
+    held = _held_pairs(flow, data, fit)
+    objective = joint_matching(flow.model.config, JointObjectiveConfig(), {})
+
+    def run(watched: JointFlow, plan: QuantisationPlan) -> None:
+        asked = []
+        for i in range(plan.num):
+            row = i // len(GIVEN) % len(captions)
+            given: dict[str, Any] = {"caption": captions[row], "image": images[row]}
+            chosen = {name: given[name] for name in GIVEN[i % len(GIVEN)]}
+            asked.append(JointRequest(seed=plan.seed + i, **chosen))
+        for calls in plan.calls:
+            list(watched.generate(asked, num_steps=calls, batch_size=ROWS))
+
+    def made(each: JointFlow) -> tuple[np.ndarray, list[str]]:
+        some = range(min(COMPARED, len(captions)))
+        drawing = [JointRequest(caption=captions[i], seed=10**6 + i) for i in some]
+        describing = [JointRequest(image=images[i], seed=10**6 + i) for i in some]
+        drawn, said = (list(each.generate(r, num_steps=COMPARED_CALLS, batch_size=ROWS)) for r in (drawing, describing))
+        return np.stack([one.pixels for one in drawn]), [one.caption for one in said]
+
+    def compared(before: Any, after: Any) -> Compared:
+        ((old, told), (new, now)), seconds = _both(before, after, made)
+        parts = [mean_parts(each.model, objective, held) for each in (before, after)]
+        alike = float(np.mean([one == other for one, other in zip(told, now, strict=True)]))
+        others = {"nats a word of held-out captions": (parts[0]["nats"], parts[1]["nats"])}
+        task = "error of the flow on held-out images"
+        return Compared(
+            task, parts[0]["velocity"], parts[1]["velocity"], _apart(old, new), seconds[0], seconds[1],
+            others=others, described=alike,
+        )  # fmt: skip
+
+    return Work("images and captions", run, compared)
+
+
+def _held_pairs(flow: JointFlow, data: str, fit: Any) -> list[CaptionedBatch]:
+    """Held-out images with captions, or those of the training split where none are held out."""
+    try:
+        images, captions = captioned_images(flow, data, MEASURED, "dev", fit)
+    except DataError:
+        images, captions = captioned_images(flow, data, MEASURED, "train", fit)
+    words = torch.tensor([flow.codec.numbers(caption) for caption in captions])
+    pixels = torch.from_numpy(np.stack(images))
+    return [CaptionedBatch(pixels=p, words=w) for p, w in zip(pixels.split(ROWS), words.split(ROWS), strict=True)]
 
 
 def _both(before: Any, after: Any, make: Callable[[Any], Any]) -> tuple[list[Any], list[float]]:

@@ -20,7 +20,7 @@ from manta.image.photos import PHOTO_FILES, PhotoCorpus, PhotoLoader, build_phot
 from manta.nets.modulated import task_maps
 from manta.recipes.budget import Watch
 from manta.recipes.card import written_card
-from manta.recipes.origins import placed
+from manta.recipes.origins import placed, refuse_quantised
 from manta.recipes.parts import Parts, StageSpec
 from manta.recipes.reading import Reading
 from manta.recipes.restore_recipe import RestoreRecipe, portable_restore, resolve_restore
@@ -89,6 +89,7 @@ class RestoreParts(Parts):
         found = load(self.recipe.begin_from, device="cpu")
         if not isinstance(found, Restorer):
             raise ModelError(f"{self.recipe.begin_from} is no restorer of photographs")
+        refuse_quantised(found, self.recipe.begin_from)
         return found
 
     def batches(self, spec: StageSpec, seed: int, rows: Any = None) -> PhotoLoader:

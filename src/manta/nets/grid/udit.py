@@ -1,8 +1,7 @@
 """U-DiT: a U of attention over downsampled tokens, with a pointwise network that mixes what is near."""
 
 import math
-from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -19,8 +18,8 @@ from manta.operators.rotary import rotary_tables, rotate
 
 LEVELS = 3
 """Resolutions of the U."""
-NEAR = (5, 3, 1)
-"""Sides of the depthwise kernels of a pointwise network, which are added up."""
+MAX_KERNEL = 31
+"""Largest side of a depthwise kernel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +47,8 @@ class UditConfig:
     """Queries and keys are turned by their places."""
     near: bool = True
     """The pointwise network has depthwise convolutions in it."""
+    kernels: tuple[int, ...] = (5, 3, 1)
+    """Odd sides of their kernels, the largest first; they are added up, in use as one."""
     stacked: bool = True
     """Each linear map of the pointwise network is two, one after the other, while it is trained, and one in use."""
 
@@ -58,6 +59,17 @@ class UditConfig:
             raise ConfigError(f"depths are {2 * LEVELS - 1} numbers of blocks, each at least 1, received {self.depths}")
         if self.rate < 1:
             raise ConfigError(f"rate should be at least 1, received {self.rate}")
+        odd = all(side % 2 and 1 <= side <= MAX_KERNEL for side in self.kernels)
+        if not self.kernels or not odd or self.kernels[0] < max(self.kernels):
+            raise ConfigError(
+                f"kernels are odd sides from 1 to {MAX_KERNEL}, the largest first, received {self.kernels}; "
+                "without them set near=false"
+            )
+
+    @property
+    def merged(self) -> "UditConfig":
+        """The shape of a net in which no map is several."""
+        return replace(self, stacked=False, kernels=self.kernels[:1])
 
     def build(self, channels: int, height: int, width: int, *, classes: int, bits: int) -> "UditNet":
         """A freshly initialised net, whose output is zero."""
@@ -133,17 +145,17 @@ class NearNetwork(nn.Module):
 
     def __init__(self, dim: int, config: UditConfig) -> None:
         super().__init__()
-        hidden = 2 * dim
+        hidden, self.side = 2 * dim, config.kernels[0]
         self.inner = _linear(dim, dim, hidden, config.stacked)
         self.outer = _linear(hidden, dim, dim, config.stacked)
-        kernels = [nn.Conv2d(hidden, hidden, side, padding=side // 2, groups=hidden) for side in NEAR]
+        kernels = [nn.Conv2d(hidden, hidden, side, padding=side // 2, groups=hidden) for side in config.kernels]
         self.kernels = nn.ModuleList(kernels if config.near else [])
         self._merged: tuple[list[Tensor], list[int]] | None = None
 
     @property
     def stacked_maps(self) -> bool:
         """Whether several of its maps are one in use."""
-        return len(self.inner) > 1
+        return len(self.inner) > 1 or len(self.kernels) > 1
 
     def merge(self) -> None:
         """Put one map in the place of each that is two while it is trained."""
@@ -153,17 +165,23 @@ class NearNetwork(nn.Module):
             one = nn.Conv2d(weight.shape[1], weight.shape[0], 1)
             one.weight, one.bias = nn.Parameter(weight), nn.Parameter(bias)
             setattr(self, name, nn.Sequential(one))
+        if len(self.kernels):
+            with torch.no_grad():
+                weight, bias = self._near()
+            whole = nn.Conv2d(len(weight), len(weight), self.side, padding=self.side // 2, groups=len(weight))
+            whole.weight, whole.bias = nn.Parameter(weight), nn.Parameter(bias)
+            self.kernels = nn.ModuleList([whole])
 
     def forward(self, x: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"]:
         """The network at each element."""
-        if torch.is_grad_enabled() or not isinstance(self.outer[-1], nn.Conv2d):
+        if torch.is_grad_enabled() or not self.stacked_maps or not isinstance(self.outer[-1], nn.Conv2d):
             h = F.gelu(self.inner(x))
             h = h + sum(kernel(h) for kernel in self.kernels) if len(self.kernels) else h
             return self.outer(h)
         inner, inner_bias, near, near_bias, outer, outer_bias = (part.to(x.dtype) for part in self.merged())
         h = F.gelu(F.conv2d(x, inner, inner_bias))
         if len(self.kernels):
-            h = F.conv2d(h, near, near_bias, padding=NEAR[0] // 2, groups=h.shape[1])
+            h = F.conv2d(h, near, near_bias, padding=self.side // 2, groups=h.shape[1])
         return F.conv2d(h, outer, outer_bias)
 
     def merged(self) -> list[Tensor]:
@@ -171,19 +189,19 @@ class NearNetwork(nn.Module):
         versions = [version for parameter in self.parameters() for version in (parameter._version, id(parameter))]
         if self._merged is None or self._merged[1] != versions:
             with torch.no_grad():
-                self._merged = [*_merged(self.inner), *self._near(), *_merged(self.outer)], versions
+                near, near_bias = self._near()
+                near[:, :, self.side // 2, self.side // 2] += 1  # the state itself
+                self._merged = [*_merged(self.inner), near, near_bias, *_merged(self.outer)], versions
         return self._merged[0]
 
     def _near(self) -> tuple[Tensor, Tensor]:
-        """One kernel for all, the state itself included."""
-        first = next(self.inner.parameters())
+        """One kernel for all."""
         if not len(self.kernels):
-            return first.new_zeros(1), first.new_zeros(1)
-        whole, kernels = NEAR[0], [(k.weight, k.bias) for k in self.kernels.children()]
-        padded = [F.pad(weight, [(whole - side) // 2] * 4) for (weight, _), side in zip(kernels, NEAR, strict=True)]  # pyright: ignore
-        kernel = torch.stack(padded).sum(0)
-        kernel[:, 0, whole // 2, whole // 2] += 1
-        return kernel, torch.stack([bias for _, bias in kernels]).sum(0)  # pyright: ignore
+            first = next(self.inner.parameters())
+            return first.new_zeros(1, 1, self.side, self.side), first.new_zeros(1)
+        kernels = [(k.weight, k.bias) for k in self.kernels.children()]
+        padded = [F.pad(weight, [(self.side - weight.shape[-1]) // 2] * 4) for weight, _ in kernels]  # pyright: ignore
+        return torch.stack(padded).sum(0), torch.stack([bias for _, bias in kernels]).sum(0)  # pyright: ignore
 
 
 class UditBlock(nn.Module):
@@ -262,13 +280,11 @@ class UditNet(nn.Module):
             nn.init.zeros_(part.weight)
             nn.init.zeros_(part.bias)  # pyright: ignore[reportArgumentType]
 
-    def merged(self) -> "UditNet":
-        """A copy with one map in the place of each that is two while it is trained: that of `stacked=False`."""
-        found = deepcopy(self)
-        for part in found.modules():
+    def merge(self) -> None:
+        """Put one map in the place of each that is several while it is trained: those of `UditConfig.merged`."""
+        for part in self.modules():
             if isinstance(part, NearNetwork):
                 part.merge()
-        return found
 
     def forward(self, state: Float[Tensor, "b n c"], t: Float[Tensor, "b"], told: Told) -> Float[Tensor, "b n c"]:
         """What the net says of each element; of a fresh one zero. Arguments as of `DicNet`."""
