@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    report = json.loads(args.out.read_text()) if args.out.exists() else {"rows": []}
+    report: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {"rows": []}
     report["machine"] = machine(resolve_device("cpu"))
     for seed in args.seeds:
         for name in args.only or ARMS:

@@ -200,7 +200,7 @@ def main() -> None:
     if args.work:
         return work(args.model, args.work, args.file, args.out)
     torch.set_num_threads(1)
-    report = json.loads(args.out.read_text()) if args.out.exists() else {"rows": []}
+    report: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {"rows": []}
     report["machine"] = machine(resolve_device("cpu"))
     with tempfile.TemporaryDirectory() as folder:
         if args.model is None:

@@ -529,6 +529,8 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "together_speed": (("together.json", together_speed_table),),
     "together_kills": (("together.json", together_kills_table),),
     "drafts": (("drafts.json", drafts_table),),
+    "distillation": (("distillation.json", distillation_table),),
+    "coupling": (("coupling.json", coupling_table),),
     "drafts_aligned": (("drafts_aligned.json", drafts_table),),
     "drafts_stories": (("drafts_stories.json", drafts_table),),
     "few_calls": (("few_calls.json", few_calls_table),),

@@ -54,6 +54,7 @@ class RestoreParts(Parts):
         """See `recipes.restore_recipe`."""
         if recipe.begin_from is not None:
             recipe = replace(recipe, begin_from=placed(recipe.begin_from))
+            begun_restorer(recipe)
         recipe = resolve_restore(recipe)
         with torch.device("meta"):  # what does not fit is said before anything is read
             RestorerModel(recipe.model)
@@ -86,11 +87,7 @@ class RestoreParts(Parts):
     @cached_property
     def source(self) -> Restorer:
         """The model whose shared weights this one begins with."""
-        found = load(self.recipe.begin_from, device="cpu")
-        if not isinstance(found, Restorer):
-            raise ModelError(f"{self.recipe.begin_from} is no restorer of photographs")
-        refuse_quantised(found, self.recipe.begin_from)
-        return found
+        return begun_restorer(self.recipe)
 
     def batches(self, spec: StageSpec, seed: int, rows: Any = None) -> PhotoLoader:
         """Endless batches of spoiled tiles."""
@@ -135,6 +132,19 @@ class RestoreParts(Parts):
         )
         faults = f"Takes out: {', '.join(model.faults)}.\n\n"
         return written_card("A restorer of photographs", self.portable(), told + faults, plan, minutes, use)
+
+
+def begun_restorer(recipe: RestoreRecipe) -> Restorer:
+    """The restorer that a run begins with.
+
+    Raises:
+        ModelError: it is none, or one of integers.
+    """
+    found = load(recipe.begin_from, device="cpu")
+    if not isinstance(found, Restorer):
+        raise ModelError(f"{recipe.begin_from} is no restorer of photographs")
+    refuse_quantised(found, recipe.begin_from)
+    return found
 
 
 def begin_with_shared(source: RestorerModel, net: RestorerModel) -> None:
