@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     photos = held_out_photos(args.data, "test")
-    report = json.loads(args.out.read_text()) if args.out.exists() else {"rows": []}
+    report: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {"rows": []}
     report |= {"machine": machine(resolve_device("cpu")), "photos": len(photos)}
     if args.classical:
         report["classical"] = classical(photos)

@@ -49,6 +49,7 @@ from cost_tables import (
     verified_speed_table,
 )
 from diagnosis_tables import diagnose_table, feedback_table, prediction_table, steering_table, verdicts_table
+from flow_tables import coupling_table, distillation_table
 from image_tables import (
     adaptive_table,
     image_convolution_table,
