@@ -178,7 +178,7 @@ def measured(
 
 def with_torchao(net: nn.Module) -> nn.Module:
     """A copy of a net whose linear maps are torchao's, of eight bits and dynamic inputs."""
-    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_  # pyright: ignore
 
     new = deepcopy(net)
     quantize_(new, Int8DynamicActivationInt8WeightConfig())

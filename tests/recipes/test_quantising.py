@@ -17,6 +17,7 @@ from manta.evaluation import evaluation_set, likelihood
 from manta.families.events import GenerateOptions, Request
 from manta.families.image_flow import DrawRequest
 from manta.families.joint_flow import JointFlow
+from manta.families.phrases import FEATURES
 from manta.families.restorer import Restorer, RestorerModel
 from manta.hub import load, save_model
 from manta.image.degradations import TASKS
@@ -348,7 +349,7 @@ def restorer_of(kind, folder):
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.03 * torch.randn(parameter.shape))
-    save_model(folder, Restorer(net), recipe={}, card="# A restorer\n")
+    save_model(folder, Restorer(net, torch.zeros(len(TASKS), FEATURES + 1)), recipe={}, card="# A restorer\n")
     return folder
 
 
