@@ -368,7 +368,8 @@ def _tiles(restorer: Restorer, data: str, splits: Sequence[str], plan: Quantisat
 def _for_pairs(flow: JointFlow, data: str, plan: QuantisationPlan) -> Work:
     """Images of captions, captions of images, and both of nothing."""
     fit: Any = (flow.recipe or {}).get("fit", "crop")
-    images, captions = captioned_images(flow, data, plan.num, "train", fit)
+    found, captions = captioned_images(flow, data, plan.num, "train", fit)
+    images = [image.copy() for image in found]  # of a file they may be read-only
     held = _held_pairs(flow, data, fit)
     objective = joint_matching(flow.model.config, JointObjectiveConfig(), {})
 
