@@ -57,6 +57,7 @@ WAYS: dict[str, Quantising | None] = {
     "w8a8, dynamic": Quantising(inputs="dynamic"),
     "w4a8": Quantising(bits=4),
     "w4a8, groups of times": Quantising(bits=4, groups="auto"),
+    "w4a8, maps of times too": Quantising(bits=4, once=4),
     "w4a8, naive": Quantising(bits=4, **NAIVE),
     "w4a8, dynamic": Quantising(bits=4, inputs="dynamic"),
     "w8": Quantising(inputs="float"),

@@ -181,7 +181,9 @@ class Telling(nn.Module):
         return hidden + self.one(hidden.mean(1))[:, None]
 
 
-@pytest.mark.parametrize("how", [Quantising(), Quantising(bits=4), Quantising(inputs="float")])
+@pytest.mark.parametrize(
+    "how", [Quantising(), Quantising(bits=4), Quantising(bits=4, once=4), Quantising(inputs="float")]
+)
 def test_tables_convolutions_and_maps_of_one_row(how):
     net = Telling().eval()
     tokens, grid = torch.randint(0, 40, (8, 36)), torch.randn(8, 4, 6, 6)
@@ -190,7 +192,7 @@ def test_tables_convolutions_and_maps_of_one_row(how):
     if how.inputs == "float":
         assert kinds == {"table": (8, "dynamic"), "conv": (8, "float"), "one": (8, "float")}
     else:
-        assert kinds == {"table": (8, "dynamic"), "conv": (how.bits, "static"), "one": (8, "dynamic")}
+        assert kinds == {"table": (8, "dynamic"), "conv": (how.bits, "static"), "one": (how.once, "dynamic")}
     new: Any = quantised(net, found)
     assert isinstance(new.table, IntegerEmbedding) and isinstance(new.conv, IntegerConv2d)
     assert isinstance(new.one, IntegerLinear) and new._shared[0] is new.table and net._shared[0] is net.table

@@ -41,8 +41,9 @@ class Quantising:
     """How a net is quantised."""
 
     bits: Literal[4, 8] = 8
-    """Of the weights; tables of tokens, maps that see one row a request, depthwise convolutions and what tasks change
-    of a map have 8 in any case."""
+    """Of the weights; tables of tokens, depthwise convolutions and what tasks change of a map have 8 in any case."""
+    once: Literal[4, 8] = 8
+    """Bits of the weights of maps that see one row a request, such as those of times."""
     inputs: Inputs = "static"
     """Of the maps, see `IntegerSpec`."""
     groups: int | Literal["auto"] = 1
@@ -104,7 +105,7 @@ def fitted(net: nn.Module, seen: Mapping[str, Observed], how: Quantising) -> dic
         if how.inputs == "float" or not _between_all(part):
             found[name] = _of_rows(part, looked, replace(how, bits=8, inputs="float"))
         elif looked is None or looked.most_places <= 1:
-            found[name] = _of_rows(part, looked, replace(how, bits=8, inputs="dynamic"))
+            found[name] = _of_rows(part, looked, replace(how, bits=8 if looked is None else how.once, inputs="dynamic"))
         elif how.inputs == "dynamic":
             found[name] = _of_rows(part, looked, how)
         else:
