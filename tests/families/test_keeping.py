@@ -127,7 +127,7 @@ def test_a_model_of_two_scales_learns_its_classes_from_the_texts(monkeypatch):
     size = lm.model.config.vocab_size
     MaskedLM.begin_with(lm.model, Texts(texts))
     assert torch.equal(lm.model.class_of, word_classes(texts, size, 6, alone=[NULL]))
-    monkeypatch.setattr("manta.families.masked.CLASSED", 2)
+    monkeypatch.setattr("manta.families.scales.CLASSED", 2)
     MaskedLM.begin_with(lm.model, Texts(texts))
     assert torch.equal(lm.model.class_of, word_classes(texts[:2], size, 6, alone=[NULL]))
     plain = make_masked().model
