@@ -143,6 +143,11 @@ CONDITIONS: Final[Mapping[str, tuple[Condition, ...]]] = {
             by="an aligned model that reads left to right, too, aligned.causal = true",
         ),
         Condition(
+            fields=("alignment", "objective"),
+            read=lambda recipe: recipe.drafter_of is None,
+            by="runs that train more than a drafter",
+        ),
+        Condition(
             fields=("alignment.glance",),
             read=lambda recipe: recipe.alignment.reveal_share > 0,
             by="runs that give parts of alignments, alignment.reveal_share above 0",
