@@ -2,6 +2,7 @@
 
 import json
 import random
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -374,6 +375,30 @@ def test_a_quantised_restorer_is_smaller_and_restores_nearly_the_same(kind, bits
         assert np.abs(one - before.restore(photo, task=name).astype(int)).mean() < (16 if bits == "w4a8" else 4)
     size, whole = ((folder / "model.safetensors").stat().st_size for folder in (tmp_path / "new", source))
     assert size < 0.9 * whole  # of bfloat16; names take a third of so small a folder
+
+
+def test_a_net_that_has_run_behind_folded_modulation_can_be_copied(photos, tmp_path):  # noqa: F811
+    shape = {"kind": "dit", "width": 64, "depth": 1, "heads": 2}
+    told = {"num_steps": 4, "model": {"tile": 16, "net": shape, "modulation": {"kind": "none"}}}
+    torch.manual_seed(0)
+    net = RestorerModel(resolve_restore(from_dict(RestoreRecipe, told)).model).eval()
+    restorer = Restorer(net, torch.zeros(len(TASKS), FEATURES + 1))
+    save_model(tmp_path / "model", restorer, recipe={}, card="# A restorer\n")
+    found: Any = quantise(tmp_path / "model", f"restore:{photos}", QuantisationPlan(num=10))
+    assert any(isinstance(part, Fold) for part in found.model.model.modules())
+    state, task = torch.rand(2, 256, 3), torch.zeros(2, dtype=torch.long)
+    with torch.no_grad():
+        once = found.model.model(state, task)
+        assert torch.equal(deepcopy(found.model.model)(state, task), once)
+    assert found.model.cleaned(state, 1).isfinite().all()
+
+
+def test_figures_say_whether_photographs_were_held_out(tmp_path):
+    for seed in range(2):
+        (tmp_path / "two").mkdir(exist_ok=True)
+        Image.fromarray(photograph(seed)).save(tmp_path / "two" / f"{seed}.png")
+    found = quantise(restorer_of("film", tmp_path / "model"), f"restore:{tmp_path / 'two'}", QuantisationPlan(num=5))
+    assert found.compared.task == "decibels of training tiles"
 
 
 def test_nets_of_faults_are_not_those_of_the_model_before(photos, tmp_path):  # noqa: F811

@@ -109,6 +109,10 @@ class Fold(nn.Module):
         self._worked_out: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
         self._of: list[Tables] = []
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was worked out, which is not to be copied."""
+        return {**self.__dict__, "_worked_out": {}, "_of": []}
+
     def forward(self, factors: Float[Tensor, "b n f"]) -> Float[Tensor, "b n f"]:
         """The six factors as they are to be."""
         groups = [integer.groups(factors.shape[0] * factors.shape[1]) for integer in self._maps.values()]

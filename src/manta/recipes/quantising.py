@@ -41,6 +41,8 @@ from manta.text import Batch, read
 Bits = Literal["w8a8", "w4a8", "w8"]
 CALLS: Final = (4, 8, 16, 32)
 """Budgets along whose trajectories a model is watched."""
+KNOWN: Final = {"dev": "held-out", "train": "training"}
+"""What data of a split are to the model."""
 MEASURED: Final = 128
 """Held-out texts or images on which the task is measured."""
 COMPARED: Final = 32
@@ -307,8 +309,8 @@ def _for_photos(restorer: Restorer, data: str, plan: QuantisationPlan) -> Work:
     """Tiles of photographs with every fault that a restorer takes out."""
     if not is_photos(data):
         raise UsageError(f"a restorer is watched on photographs, restore:FOLDER, received {data[:80]}")
-    learned = _tiles(restorer, data, ("train",), plan, plan.num)
-    held = _tiles(restorer, data, ("dev", "train"), replace(plan, seed=plan.seed + 1), MEASURED)
+    learned, _ = _tiles(restorer, data, ("train",), plan, plan.num)
+    held, split = _tiles(restorer, data, ("dev", "train"), replace(plan, seed=plan.seed + 1), MEASURED)
 
     def restored(each: Restorer, batches: Sequence[PhotoBatch]) -> torch.Tensor:
         """Tiles as the restorer leaves them, in the order of the batches."""
@@ -337,14 +339,16 @@ def _for_photos(restorer: Restorer, data: str, plan: QuantisationPlan) -> Work:
         told, now = decibels(old), decibels(new)
         apart = _apart(*((127.5 * (tiles.clamp(-1, 1) + 1)).numpy() for tiles in (old, new)))
         others = {f"decibels, {name}": (told[name], now[name]) for name in restorer.faults if name in told}
-        task = "decibels of held-out tiles"
+        task = f"decibels of {KNOWN[split]} tiles"
         return Compared(task, told["all"], now["all"], apart, seconds[0], seconds[1], others=others)
 
     return Work("tiles", run, compared, budgeted=False)
 
 
-def _tiles(restorer: Restorer, data: str, splits: Sequence[str], plan: QuantisationPlan, num: int) -> list[PhotoBatch]:
-    """Spoiled tiles of the first split that has photographs, as a run of training draws them.
+def _tiles(
+    restorer: Restorer, data: str, splits: Sequence[str], plan: QuantisationPlan, num: int
+) -> tuple[list[PhotoBatch], str]:
+    """Spoiled tiles of the first split that has photographs, as a run of training draws them, and which split it is.
 
     Raises:
         DataError: there are none.
@@ -358,7 +362,7 @@ def _tiles(restorer: Restorer, data: str, splits: Sequence[str], plan: Quantisat
                 build_photos(examples, Path(folder) / "photos", side=side, source=data, skipped=[])
                 corpus = PhotoCorpus(Path(folder) / "photos")
                 loader = PhotoLoader(corpus, side=side, batch_size=min(ROWS, num), seed=plan.seed, only=only)
-                return [next(loader) for _ in range(-(-num // ROWS))]
+                return [next(loader) for _ in range(-(-num // ROWS))], split
         except DataError:
             if split == splits[-1]:
                 raise
@@ -370,7 +374,7 @@ def _for_pairs(flow: JointFlow, data: str, plan: QuantisationPlan) -> Work:
     fit: Any = (flow.recipe or {}).get("fit", "crop")
     found, captions = captioned_images(flow, data, plan.num, "train", fit)
     images = [image.copy() for image in found]  # of a file they may be read-only
-    held = _held_pairs(flow, data, fit)
+    held, split = _held_pairs(flow, data, fit)
     objective = joint_matching(flow.model.config, JointObjectiveConfig(), {})
 
     def run(watched: JointFlow, plan: QuantisationPlan) -> None:
@@ -394,8 +398,8 @@ def _for_pairs(flow: JointFlow, data: str, plan: QuantisationPlan) -> Work:
         ((old, told), (new, now)), seconds = _both(before, after, made)
         parts = [mean_parts(each.model, objective, held) for each in (before, after)]
         alike = float(np.mean([one == other for one, other in zip(told, now, strict=True)]))
-        others = {"nats a word of held-out captions": (parts[0]["nats"], parts[1]["nats"])}
-        task = "error of the flow on held-out images"
+        others = {f"nats a word of {KNOWN[split]} captions": (parts[0]["nats"], parts[1]["nats"])}
+        task = f"error of the flow on {KNOWN[split]} images"
         return Compared(
             task, parts[0]["velocity"], parts[1]["velocity"], _apart(old, new), seconds[0], seconds[1],
             others=others, described=alike,
@@ -404,15 +408,18 @@ def _for_pairs(flow: JointFlow, data: str, plan: QuantisationPlan) -> Work:
     return Work("images and captions", run, compared)
 
 
-def _held_pairs(flow: JointFlow, data: str, fit: Any) -> list[CaptionedBatch]:
-    """Held-out images with captions, or those of the training split where none are held out."""
+def _held_pairs(flow: JointFlow, data: str, fit: Any) -> tuple[list[CaptionedBatch], str]:
+    """Held-out images with captions, or those of the training split where none are held out, and which split it is."""
+    split = "dev"
     try:
-        images, captions = captioned_images(flow, data, MEASURED, "dev", fit)
+        images, captions = captioned_images(flow, data, MEASURED, split, fit)
     except DataError:
-        images, captions = captioned_images(flow, data, MEASURED, "train", fit)
+        split = "train"
+        images, captions = captioned_images(flow, data, MEASURED, split, fit)
     words = torch.tensor([flow.codec.numbers(caption) for caption in captions])
     pixels = torch.from_numpy(np.stack(images))
-    return [CaptionedBatch(pixels=p, words=w) for p, w in zip(pixels.split(ROWS), words.split(ROWS), strict=True)]
+    pairs = zip(pixels.split(ROWS), words.split(ROWS), strict=True)
+    return [CaptionedBatch(pixels=p, words=w) for p, w in pairs], split
 
 
 def _both(before: Any, after: Any, make: Callable[[Any], Any]) -> tuple[list[Any], list[float]]:
