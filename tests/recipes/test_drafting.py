@@ -158,6 +158,8 @@ def test_what_reads_one_way_alone_and_what_others_answer_is_refused(model, both_
     command = ["train", "builtin:weather", "--out", str(tmp_path / "run"), "--num-steps", "4", "--drafter"]
     assert main([*command, str(both_ways), "consensus=teacher", "num_examples=60"]) == 2
     assert "a drafter learns what its own model answers" in capsys.readouterr().err
+    assert main([*command, str(both_ways), "warm_start=true", "num_examples=60"]) == 2
+    assert "begins as it is; leave warm_start out" in capsys.readouterr().err
     assert main([*command, str(both_ways), "alignment.glance=0.3"]) == 2
     assert "alignment.glance is for runs that train more than a drafter" in capsys.readouterr().err
     aligned(tmp_path / "slots", model, causal=False)

@@ -228,10 +228,12 @@ def _drafting(recipe: Recipe) -> Recipe:
     """An aligned model that learns to draft learns nothing else, so that nobody teaches it.
 
     Raises:
-        ConfigError: the recipe names targets.
+        ConfigError: the recipe names targets, or a teacher's weights.
     """
     if recipe.consensus not in ("auto", "none") or recipe.targets is not None:
         raise ConfigError("a drafter learns what its own model answers; leave consensus and targets out")
+    if recipe.warm_start:
+        raise ConfigError("a model that learns to draft begins as it is; leave warm_start out")
     return replace(recipe, consensus="none", warm_start=False)
 
 
