@@ -81,7 +81,7 @@ def main() -> None:
                     sys.exit(status)
                 figures = json.loads(file.read_text())["figures"]
                 row = {"coupling": coupling, "seed": seed, "num_steps": calls, **told}
-                row |= {name: round(figures[told]["mean"], 4) for told, name in FIGURES.items()}
+                row |= {ours: round(figures[theirs]["mean"], 4) for theirs, ours in FIGURES.items()}
                 result["rows"].append(row)
                 print(json.dumps(row), file=sys.stderr, flush=True)
                 atomic_write(args.out, (json.dumps(result, indent=1) + "\n").encode())

@@ -163,10 +163,12 @@ def sensitivity(photos: list[Any], args: argparse.Namespace) -> list[dict[str, A
 
 def ships(photos: list[Any]) -> dict[str, Any]:
     """The row of the restorer that ships."""
-    model = load("builtin:restorer").model
+    restorer = load("builtin:restorer")
+    model, recipe = restorer.model, restorer.recipe
     own = sum(p.numel() for _, part in task_maps(model) for p in part.own)
-    row = {"name": SHIPS, "seed": 0, "steps": 2400, "parameters": sum(p.numel() for p in model.parameters())}
-    return {**row, "of_faults": own, "minutes": 36, "scores": measured("builtin:restorer", photos)}
+    row = {"name": SHIPS, "seed": recipe["seed"], "steps": recipe["num_steps"], "of_faults": own}
+    parameters = sum(p.numel() for p in model.parameters())
+    return {**row, "parameters": parameters, "scores": measured("builtin:restorer", photos)}
 
 
 def main() -> None:

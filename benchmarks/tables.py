@@ -517,7 +517,6 @@ TABLES: dict[str, tuple[tuple[str, Callable[[Any], str]], ...]] = {
     "thinking": (("thinking.json", thinking_table),),
     "elastic": (("elastic.json", elastic_table), ("elastic.json", blanks_table)),
     "scales": (("scales.json", scales_table),),
-    "scales_manta": (("scales_manta.json", scales_table),),
     "schedule": (("schedule.json", schedule_table),),
     "bench": (("bench.json", bench_table),),
     "gpu": (("bench_gpu.json", gpu_table),),
