@@ -55,6 +55,8 @@ FILLING: dict[str, dict[str, dict[str, Any]]] = {
         "aligned": {"num_steps": 1},
         "aligned, of 8 the one of least risk": {"num_steps": 1, "choose": 8},
         "aligned, of 8 the likeliest": {"num_steps": 2, "choose": 8, "choose_by": "likelihood"},
+        "left to right, a beam of 16": {"decoder": "sequential"},
+        "left to right, 16 drawn, one of them by its weight": {"decoder": "sequential", "temperature": 1.0},
     },
     "masked": {f"masked, {calls} calls": {"num_steps": calls} for calls in (2, 4, 8)},
     "manta": {

@@ -108,8 +108,8 @@ def test_a_sampled_text_depends_on_its_seed_alone(settings):
 
 def test_what_a_left_to_right_model_cannot_do_is_refused():
     lm = make_ar()
-    with pytest.raises(RequestError, match="cannot fill blanks"):
-        list(finished(lm.generate([Request(infill="a ___")])))
+    with pytest.raises(RequestError, match="fills blanks ___; words"):
+        list(finished(lm.generate([Request(infill="a [[cat]]")])))
     with pytest.raises(RequestError, match="reads at most 12"):
         list(finished(lm.generate([Request(prompt="rain fell over quiet hills " * 5)])))
     with pytest.raises(UsageError, match="top_p"):

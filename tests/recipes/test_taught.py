@@ -173,9 +173,11 @@ def test_options_of_one_reading_are_refused_by_the_other(aligned, options, messa
         load(aligned, device="cpu").write(PROMPTS, **options)
 
 
-def test_left_to_right_fills_nothing(aligned):
-    with pytest.raises(RequestError, match="left to right"):
-        load(aligned, device="cpu").write(infill="the ___ rain", decoder="sequential")
+def test_blanks_are_filled_left_to_right_too(aligned):
+    text = load(aligned, device="cpu").write(infill="the ___ rain", decoder="sequential")
+    assert text.startswith("the ") and text.endswith(" rain") and "___" not in text
+    with pytest.raises(RequestError, match="words \\[\\[…\\]\\] to change"):
+        load(aligned, device="cpu").write(infill="the [[long]] rain", decoder="sequential")
 
 
 def test_an_interrupted_run_ends_as_one_that_was_not(aligned, teacher, tmp_path):

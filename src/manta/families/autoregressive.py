@@ -21,7 +21,6 @@ from manta.autoregressive import (
     Drafter,
     NgramDrafter,
     Round,
-    Watch,
     checked_ngrams,
     count_ngrams,
     decode,
@@ -32,8 +31,9 @@ from manta.families.batching import ROWS, padded_prompts
 from manta.families.cached import CachedReader
 from manta.families.canvas import Prompts, Template, prompt_tokens
 from manta.families.drafters import DraftLoss, RecurrentDrafter
-from manta.families.events import UNFINISHED, Event, EventKind, GenerateOptions, Request
-from manta.families.next_words import Line
+from manta.families.events import Event, GenerateOptions, Request
+from manta.families.filling import Filler, pieces_to_fill
+from manta.families.next_words import Line, Progress, watched_by
 from manta.families.observer import Beginning, Observer
 from manta.families.options import spelled
 from manta.families.prompted import Memory, PromptedConfig, PromptedModel, TaskedConfig, resolved
@@ -204,6 +204,7 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
     def __init__(self, model: AutoregressiveModel, tokenizer: Tokenizer, table: NgramDrafter | None = None) -> None:
         super().__init__(model, tokenizer)
         self.table = table
+        self.fills = model.trunk.answers_alone
 
     @property
     def left_to_right(self) -> "AutoregressiveLM":
@@ -318,11 +319,17 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
         return options if options.choose > 1 else replace(options, temperature=0.0, top_k=None, top_p=1.0)
 
     def read(self, request: Request, options: GenerateOptions) -> Line:
-        """A request in tokens; a text to fill cannot be served left to right. See `RequestWriter`."""
-        if request.infill is not None:
-            raise RequestError("an autoregressive model writes left to right and cannot fill blanks")
+        """A request in tokens, with the pieces of a text to fill; see `RequestWriter`."""
         prompt = prompt_tokens(request, self.tokenizer, self.model.config.max_prompt)
-        return Line(prompt, request.seed, options.temperature, options.top_k, options.top_p)
+        line = Line(prompt, request.seed, options.temperature, options.top_k, options.top_p)
+        if request.infill is None:
+            return line
+        if not self.fills:
+            raise RequestError(
+                f"blanks are filled left to right by attention, and this model's operator is {self.model.config.kinds}"
+            )
+        pieces = pieces_to_fill(request.infill, self.tokenizer, self._room([prompt]), options)
+        return line._replace(pieces=pieces)
 
     def write_rows(
         self, rows: Sequence[Line], options: GenerateOptions, batch_size: int, observer: Observer
@@ -331,16 +338,28 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
 
         A network call tells one word, or those of a draft that it bears out. Who watches is told word by word.
         """
-        for chosen in self._groups([row.prompt for row in rows], batch_size):
-            texts = [_Text(exactly=options.pattern is not None or options.schema is not None) for _ in chosen]
+        blanks = [index for index, row in enumerate(rows) if row.pieces]
+        if blanks and type(observer) is not Observer:
+            raise UsageError("nobody can watch blanks being filled left to right; leave the observer out")
+        for index in blanks:
+            yield from self._filler(options).fill(index, rows[index])
+        free = [index for index, row in enumerate(rows) if not row.pieces]
+        for group in self._groups([rows[index].prompt for index in free], batch_size):
+            chosen = [free[place] for place in group]
+            texts = [Progress(exactly=options.pattern is not None or options.schema is not None) for _ in chosen]
             every = -(-len(chosen) // SHOWN)
             for call, step in enumerate(self._steps([rows[i] for i in chosen], options, observer)):
                 for row, text in enumerate(texts):
                     text.add(step, row)
                     if step.words[row] and call % every == 0 and text.words[-1] != self.model.end:
-                        yield text.event("draft", chosen[row], self)
+                        yield text.event("draft", chosen[row], self.model.end, self.tokenizer)
             for index, text in zip(chosen, texts, strict=True):
-                yield text.event("done", index, self)
+                yield text.event("done", index, self.model.end, self.tokenizer)
+
+    def _filler(self, options: GenerateOptions) -> Filler:
+        """What fills the blanks of a text, which drafts as one text alone does."""
+        num_drafts = self._num_drafts(options, 1)
+        return Filler(self.tokenizer, self.model.begin, self.model.end, self._reader, self.drafter, num_drafts)
 
     def _groups(self, prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
         """Which are written side by side."""
@@ -351,8 +370,10 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
         """Most tokens of a text behind one of these prompts."""
         return self.capacity
 
-    def _reader(self, rows: Sequence[Line], room: int, *, drafting: bool) -> CachedReader:
+    def _reader(self, rows: Sequence[Line], room: int, drafting: bool) -> CachedReader:
         """The model behind its cache, with the prompts read.
+
+        A text to fill is read as one of people's, of whom its given words may be.
 
         Args:
             rows: that are written.
@@ -360,8 +381,9 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
             drafting: the drafter reads the prompts, too.
         """
         prompt, lengths = padded_prompts([row.prompt for row in rows], self.device)
-        tags = torch.tensor([CONSENSUS if row.temperature == 0 else HUMAN for row in rows], device=self.device)
-        memory = self.model.memory(prompt, lengths, self.model.kinds(tags))
+        tags = [CONSENSUS if row.temperature == 0 and not row.pieces else HUMAN for row in rows]
+        kinds = self.model.kinds(torch.tensor(tags, device=self.device))
+        memory = self.model.memory(prompt, lengths, kinds)
         if drafting and self.drafter is not None:
             self.drafter.begin(memory)
         return CachedReader(self.model, memory, room)
@@ -373,10 +395,10 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
             choose = rows[0].chooser([row.seed for row in rows])
         else:
             choose = ChooserOfEach([row.chooser([row.seed]) for row in rows])
-        watch = _watched_by(observer)
+        watch = watched_by(observer)
         num_drafts = 0 if watch is not None else self._num_drafts(options, len(rows))
         max_tokens = min(self._room(prompts), options.max_tokens or sys.maxsize)
-        reader = self._reader(rows, max_tokens + num_drafts + ROWS, drafting=num_drafts > 0)
+        reader = self._reader(rows, max_tokens + num_drafts + ROWS, num_drafts > 0)
         automaton = automaton_for(options, self.tokenizer)
         hold = None if automaton is None else NextHeld(automaton, self.model.end, max_tokens, len(rows))
         return decode(
@@ -428,66 +450,9 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
             max_tokens=len(given[0]),
             multiple=reader.multiple,
             given=given,
-            watch=_watched_by(observer),
+            watch=watched_by(observer),
         ):
             for row, words in zip(rows, step.words, strict=True):
                 row += words
         longest = max(map(len, rows))
         return torch.tensor([row + [self.model.end] * (longest - len(row)) for row in rows], device=self.device)
-
-
-class _Text:
-    """What is told of one text while it is written.
-
-    Args:
-        exactly: white space around it stays.
-    """
-
-    def __init__(self, *, exactly: bool = False) -> None:
-        self.exactly = exactly
-        self.words: list[int] = []
-        self.chances: list[float] = []
-        self.nfe, self.processed = 1, 0
-
-    def add(self, step: Round, row: int) -> None:
-        """What a call has committed of it."""
-        self.words += step.words[row]
-        self.chances += step.chances[row]
-        self.nfe += bool(step.words[row])
-        self.processed += step.processed[row]
-
-    def event(self, kind: EventKind, index: int, lm: AutoregressiveLM) -> Event:
-        """The text so far, without what ends it."""
-        words = self.words[:-1] if self.words[-1] == lm.model.end else self.words
-        sure, whole = sum(self.chances) / len(self.chances), lm.tokenizer.whole(words)
-        text, ahead = (
-            said if self.exactly else said.strip()
-            for said in (lm.tokenizer.decode(words), "" if kind == "done" else lm.tokenizer.decode(words[:whole]))
-        )
-        return Event(
-            kind,
-            index,
-            text,
-            tuple(words),
-            1.0,
-            sure,
-            self.nfe,
-            self.processed,
-            chances=tuple(self.chances[: len(words)]),
-            standing=len(ahead.rstrip(UNFINISHED)),
-        )
-
-
-def _watched_by(observer: Observer) -> Watch | None:
-    """What an observer sees and says of the next word, in the terms of a whole text; None where it changes nothing."""
-    if type(observer) is Observer:
-        return None
-
-    def watch(logits: Tensor, written: Sequence[Sequence[int]]) -> Tensor:
-        with torch.inference_mode(False):  # whoever watches may ask for a gradient
-            told, longest = logits.clone()[:, None], max(map(len, written))
-            rows = [[*words, *[MASK] * (longest + 1 - len(words))] for words in written]
-            nothing = torch.zeros_like(told).expand(-1, longest, -1)
-            return observer.logits(torch.cat([nothing, told], 1), torch.tensor(rows, device=logits.device))[:, -1]
-
-    return watch

@@ -214,7 +214,7 @@ class DecoderLM(AutoregressiveLM):
         """Up to `UNBOUNDED` tokens where nothing else is asked for."""
         return super()._steps(rows, replace(options, max_tokens=options.max_tokens or UNBOUNDED), observer)
 
-    def _reader(self, rows: Sequence[Line], room: int, *, drafting: bool) -> CachedReader:
+    def _reader(self, rows: Sequence[Line], room: int, drafting: bool) -> CachedReader:
         """Behind the prompts, which are nothing to a drafter but what the hidden vectors know of them."""
         if drafting and self.drafter is not None:
             self.drafter.begin(None)

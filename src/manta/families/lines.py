@@ -16,8 +16,8 @@ OURS: Final = ("prompt", "infill", "edit", "seed", "options", "text", "nfe", "se
 
 
 NO_PROMPTS: Final = (
-    "the model was trained on texts without prompts, so it cannot answer one; leave it out, or, unless the model is "
-    "autoregressive, let it go on from a beginning: --infill 'Once upon a time ___{40}'"
+    "the model was trained on texts without prompts, so it cannot answer one; leave it out, or let it go on from a "
+    "beginning: --infill 'Once upon a time ___{40}'"
 )
 """Why such a model refuses a prompt."""
 

@@ -1,0 +1,204 @@
+"""Texts with blanks, filled left to right: what is given stays, and a text depends on nothing but its request."""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from manta.errors import RequestError, UsageError
+from manta.families.autoregressive import AutoregressiveLM
+from manta.families.decoder import DecoderConfig, DecoderLM, DecoderModel
+from manta.families.events import Event, GenerateOptions, Request, finished
+from manta.families.observer import Observer
+from manta.operators import DijiangConfig
+from manta.text import EOS, HUMAN
+
+from .conftest import SMALL, make_aligned, make_ar, random_weights
+
+TEXTS = [
+    "the ___ sat on a ___{3} mat",
+    "the cat ___{2} rain fell",
+    "___ near some old river",
+    "the cat sat ___{6}",
+    "the ___{2} river while ___{9}",
+    "(___{1}) of it",
+    "___{5}",
+    "cat ___{2} ___{2} mat",
+]
+DRAWN = GenerateOptions(temperature=1.0)
+
+
+def make_decoder() -> DecoderLM:
+    tokenizer = make_ar().tokenizer
+    shape = {name: value for name, value in SMALL.items() if name not in ("prompt_depth", "max_prompt")}
+    torch.manual_seed(0)
+    model = DecoderModel(DecoderConfig(vocab_size=tokenizer.vocab_size, **shape))
+    random_weights(model)
+    return DecoderLM(model, tokenizer)
+
+
+def reading(**config: Any) -> AutoregressiveLM:
+    """Of an aligned model that tells people's texts from answers."""
+    lm = make_aligned(causal=True, styles=True, depth=2, **config).left_to_right
+    assert lm is not None
+    return lm
+
+
+@pytest.fixture(scope="module", params=["ar", "drafter", "decoder", "aligned"])
+def lm(request) -> AutoregressiveLM:
+    if request.param == "aligned":
+        return reading(draft_horizon=3)
+    return {"ar": make_ar, "drafter": lambda: make_ar(draft_horizon=3), "decoder": make_decoder}[request.param]()
+
+
+def written(lm: AutoregressiveLM, requests: list[Request], options: GenerateOptions, size: int = 64) -> list[Event]:
+    events = finished(lm.generate(requests, options, batch_size=size))
+    return sorted(events, key=lambda event: event.index)
+
+
+@pytest.mark.parametrize(
+    "options", [GenerateOptions(), DRAWN, replace(DRAWN, top_k=3), replace(DRAWN, temperature=1e-4)]
+)
+@pytest.mark.parametrize("text", TEXTS)
+def test_given_words_stay_and_blanks_hold_no_more_than_they_may(lm, text, options):
+    (event,) = written(lm, [Request(infill=text, prompt="the cat", seed=5)], options)
+    parts = re.split(r"___(?:\{\d+\})?", text)
+    assert re.fullmatch(".*".join(map(re.escape, parts)), event.text, re.DOTALL)
+    sizes = [int(size or 8) for size in re.findall(r"___(?:\{(\d+)\})?", text)]
+    given = sum(len(lm.tokenizer.encode(part.strip(), start=False)) for part in parts if part.strip())
+    assert len(event.tokens) <= given + sum(sizes) + len(parts)
+    assert lm.model.end not in event.tokens and len(event.chances) == len(event.tokens)
+    assert all(0 <= chance <= 1 for chance in event.chances) and event.nfe > 1 and event.processed > 0
+
+
+@pytest.mark.parametrize("options", [GenerateOptions(), DRAWN])
+def test_a_text_is_the_same_alone_and_in_any_batch(lm, options):
+    requests = [
+        Request(infill=text, prompt=prompt, seed=k) for k, text in enumerate(TEXTS) for prompt in (None, "a mat")
+    ]
+    requests.insert(3, Request(prompt="the cat", seed=7))
+    together = written(lm, requests, options)
+    again = written(lm, requests, options, size=2)
+    alone = [written(lm, [request], options)[0] for request in requests]
+    assert (
+        [event.tokens for event in together] == [event.tokens for event in again] == [event.tokens for event in alone]
+    )
+    assert [event.text for event in together] == [event.text for event in alone]
+
+
+def test_a_seed_says_what_is_drawn_and_nothing_of_the_likeliest(lm):
+    def some(options):
+        return [written(lm, [Request(infill=TEXTS[0], seed=seed)], options)[0].text for seed in range(4)]
+
+    assert len(set(some(GenerateOptions()))) == 1
+    assert len(set(some(DRAWN))) > 1 and some(DRAWN) == some(DRAWN)
+
+
+def test_the_likeliest_filling_is_at_least_as_likely_as_drawn_ones(lm):
+    """By the whole text's likelihood, its end included."""
+
+    def nats(event: Event) -> float:
+        return lm.likelihoods([lm.tokenizer.encode("a mat")], [list(event.tokens)])[0]
+
+    request = Request(infill="the cat ___{2} mat near", prompt="a mat")
+    best = nats(written(lm, [request], GenerateOptions())[0])
+    for seed in range(6):
+        assert best >= nats(written(lm, [replace(request, seed=seed)], DRAWN)[0]) - 1e-3
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_last_blank_is_written_on_as_a_text_is(temperature):
+    """Behind a beginning that a free text has itself, greedily, the rest of the text comes."""
+    lm = make_ar(draft_horizon=3)
+    options = GenerateOptions(temperature=temperature)
+    drafted = written(lm, [Request(infill="the cat___{9}", seed=3)], replace(options, decoder="verified"))[0]
+    plain = written(lm, [Request(infill="the cat___{9}", seed=3)], replace(options, decoder="sequential"))[0]
+    assert drafted.tokens == plain.tokens and drafted.nfe <= plain.nfe
+    if temperature == 0:
+        assert (
+            written(lm, [Request(infill="___{24}")], options)[0].tokens == written(lm, [Request()], options)[0].tokens
+        )
+        given = lm.tokenizer.encode("the cat")
+        begun = lm.begin([Request()], options)
+        begun.tokens[0, : len(given)] = torch.tensor(given)
+        followed = lm.follow(begun, Observer())[0].tolist()
+        followed = followed[: followed.index(EOS)] if EOS in followed else followed
+        assert list(plain.tokens) == followed[: len(given) + 9]
+
+
+def test_drafts_of_a_last_blank_stand(lm):
+    events = [event for event in lm.generate([Request(infill="the cat ___{8}", seed=2)], DRAWN)]
+    assert events[-1].kind == "done" and [event.index for event in events] == [0] * len(events)
+    for draft in events[:-1]:
+        assert events[-1].text.startswith(draft.committed)
+    words = [len(event.tokens) for event in events]
+    assert words == sorted(words)
+
+
+def test_a_blank_after_a_space_begins_with_a_word():
+    lm = make_ar()
+    for text in ("the cat ___{2} mat", "the cat ___{3}"):
+        for options in (GenerateOptions(), DRAWN):
+            event = written(lm, [Request(infill=text, seed=1)], options)[0]
+            first = event.tokens[len(lm.tokenizer.encode("the cat"))]
+            assert lm.tokenizer.bytes_of_tokens[first].startswith(b" ")
+
+
+def test_texts_to_fill_are_read_as_peoples():
+    lm = reading()
+    seen, memory = [], lm.model.memory
+
+    def watched(prompt, lengths, kind, **more):
+        seen.append(kind.unique().tolist())
+        return memory(prompt, lengths, kind, **more)
+
+    lm.model.memory = watched
+    written(lm, [Request(infill="the ___{2} cat")], GenerateOptions())
+    assert seen == [[HUMAN]]
+
+
+@pytest.mark.parametrize(
+    ("request_", "options", "message"),
+    [
+        (Request(infill="the [[cat]]"), GenerateOptions(), "words \\[\\[…\\]\\] to change"),
+        (Request(infill="the cat"), GenerateOptions(), "no blank"),
+        (Request(infill="the ___{20} cat sat on a mat ___{9}"), GenerateOptions(), "writes at most 24"),
+        (
+            Request(infill="the ___"),
+            GenerateOptions(max_tokens=4),
+            "max_tokens` is for texts that are written from nothing",
+        ),
+        (
+            Request(infill="the ___"),
+            GenerateOptions(pattern="a+"),
+            "pattern` is for texts that are written from nothing",
+        ),
+    ],
+)
+def test_what_does_not_go_with_blanks_is_refused(request_, options, message):
+    (event,) = make_ar().generate([request_], options)
+    assert event.kind == "failed" and re.search(message, str(event.error))
+
+
+def test_blanks_need_attention_and_nobody_watches():
+    lm = make_ar(operator=DijiangConfig())
+    assert not lm.fills and make_ar().fills
+    with pytest.raises(RequestError, match="filled left to right by attention, and this model's operator is dijiang"):
+        lm.write(infill="the ___")
+
+    class Watching(Observer):
+        """Someone who watches."""
+
+    with pytest.raises(UsageError, match="nobody can watch blanks"):
+        list(make_ar().generate([Request(infill="the ___")], observer=Watching()))
+
+
+def test_fillings_can_be_chosen_among():
+    lm = make_ar()
+    request = Request(infill="the cat ___{3} mat near", seed=1)
+    single = [written(lm, [replace(request, seed=seed)], DRAWN)[0] for seed in range(3)]
+    best = written(lm, [request], replace(DRAWN, choose=4, choose_by="likelihood"))[0]
+    assert best.text.startswith("the cat ") and best.text.endswith(" mat near")
+    assert all(event.text.endswith(" mat near") for event in single) and EOS not in best.tokens
