@@ -250,3 +250,29 @@ def test_a_model_that_knows_no_styles_gives_texts_their_likelihood_whatever_thei
     human = lm.log_likelihood(batch).value
     batch.tag.fill_(CONSENSUS)
     assert torch.equal(lm.log_likelihood(batch).value, human)
+
+
+@pytest.mark.parametrize("kind", ["attention", "dijiang"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_text_may_be_longer_than_what_is_read_at_once(kind, temperature):
+    """The same drafted or not, alone or beside others, and each word is what half a window or more before it tells."""
+    lm = make_ar(operator=KINDS[kind]())
+    requests = [Request(prompt=prompt, seed=seed) for seed, prompt in enumerate(("the cat", "some old river", ""))]
+
+    def written(most: int, size: int = 8, **more: Any) -> list[tuple[int, ...]]:
+        options = GenerateOptions(temperature=temperature, max_tokens=most, **more)
+        events = finished(lm.generate(requests, options, batch_size=size))
+        return [event.tokens for event in sorted(events, key=lambda event: event.index)]
+
+    with lm.endless():
+        texts = written(40)
+        assert [len(text) for text in texts] == [40] * 3
+        assert texts == written(40, size=1) == written(40, decoder="sequential")
+        assert [text[:14] for text in texts] == written(14), "a window as ever"
+    for text, request in zip(texts, requests, strict=True):
+        for begin in () if temperature else (0, 7, 14, 21):
+            batch = to_batch([lm.tokenizer.encode(request.prompt or "")], [text[begin : begin + 14]])
+            given, _, _ = lm.model.shifted(batch)
+            memory = lm.model.memory(batch.prompt, batch.prompt_lengths, lm.model.kinds(batch.tag))
+            told = lm.model(given, memory)[0, 7:14].argmax(-1).tolist()
+            assert tuple(told) == text[begin + 7 : begin + 14]

@@ -146,3 +146,36 @@ class ChooserOfEach(Chooser):
     def forget(self, row: int, place: int) -> None:
         """See `Chooser`."""
         self.rows[row].forget(0, place)
+
+
+class Later(Chooser):
+    """What another chooses, its places counted from a later one on.
+
+    Args:
+        choose: of the same rows.
+        first: its place that is 0 here.
+    """
+
+    def __init__(self, choose: Chooser, first: int) -> None:
+        super().__init__()
+        self.choose, self.first = choose, first
+
+    def check(self, rows: int) -> None:
+        """See `Chooser`."""
+        self.choose.check(rows)
+
+    def words(self, logits: Float[Tensor, "b k v"], starts: Sequence[int]) -> Int64[Tensor, "b k"]:
+        """See `Chooser`."""
+        return self.choose.words(logits, [start + self.first for start in starts])
+
+    def among(self, row: int, place: int, words: Sequence[int], chances: Sequence[float], v: int) -> int:
+        """See `Chooser`."""
+        return self.choose.among(row, place + self.first, words, chances, v)
+
+    def noise(self, row: int, place: int, v: int) -> Float[Tensor, " v"]:
+        """See `Chooser`."""
+        return self.choose.noise(row, place + self.first, v)
+
+    def forget(self, row: int, place: int) -> None:
+        """See `Chooser`."""
+        self.choose.forget(row, place + self.first)

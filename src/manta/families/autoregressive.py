@@ -4,11 +4,10 @@ Its parts carry the names of Manta-LM's (`embedding`, `memory_encoder`, a trunk 
 trained one can serve as a teacher and as the policy's first weights.
 """
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,11 +23,12 @@ from manta.autoregressive import (
     checked_ngrams,
     count_ngrams,
     decode,
+    write_on,
 )
 from manta.errors import ConfigError, RequestError, UsageError
 from manta.families.asked import check_options
 from manta.families.batching import ROWS, padded_prompts
-from manta.families.cached import CachedReader
+from manta.families.cached import CachedReader, multiple_of
 from manta.families.canvas import Prompts, Template, prompt_tokens
 from manta.families.drafters import DraftLoss, RecurrentDrafter
 from manta.families.events import Event, GenerateOptions, Request
@@ -199,6 +199,8 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
     observed = True
     likelihood = "exact"
     estimator = "chain rule"
+    writes_on: ClassVar[bool] = True
+    """Whether a text may be longer than what is read at once, where more tokens are asked for."""
     config_class, net_class = AutoregressiveConfig, AutoregressiveModel
 
     def __init__(self, model: AutoregressiveModel, tokenizer: Tokenizer, table: NgramDrafter | None = None) -> None:
@@ -390,30 +392,32 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
 
     def _steps(self, rows: Sequence[Line], options: GenerateOptions, observer: Observer) -> Iterator[Round]:
         """What each call commits of texts written side by side."""
-        prompts = [row.prompt for row in rows]
+        prompts, watch = [row.prompt for row in rows], watched_by(observer)
+        num_drafts = 0 if watch is not None else self._num_drafts(options, len(rows))
+        room, wanted = self._room(prompts), options.max_tokens or 0
+        automaton = automaton_for(options, self.tokenizer)
+        ways: dict[str, Any] = {"begin": self.model.begin, "end": self.model.end, "num_drafts": num_drafts}
+        ways["drafter"] = self.drafter if num_drafts else None
+        if wanted > room and self.writes_on and automaton is None and watch is None:
+            return write_on(
+                lambda some: self._reader([rows[row] for row in some], room + num_drafts + ROWS, num_drafts > 0),
+                [row.chooser([row.seed]) for row in rows],
+                prompts,
+                window=room,
+                max_tokens=wanted,
+                multiple=multiple_of(self.model),
+                at_once=self.model.trunk.answers_alone,
+                **ways,
+            )
         if len({row.drawn for row in rows}) == 1:
             choose = rows[0].chooser([row.seed for row in rows])
         else:
             choose = ChooserOfEach([row.chooser([row.seed]) for row in rows])
-        watch = watched_by(observer)
-        num_drafts = 0 if watch is not None else self._num_drafts(options, len(rows))
-        max_tokens = min(self._room(prompts), options.max_tokens or sys.maxsize)
+        max_tokens = min(room, wanted or room)
         reader = self._reader(rows, max_tokens + num_drafts + ROWS, num_drafts > 0)
-        automaton = automaton_for(options, self.tokenizer)
         hold = None if automaton is None else NextHeld(automaton, self.model.end, max_tokens, len(rows))
-        return decode(
-            reader,
-            choose,
-            prompts,
-            begin=self.model.begin,
-            end=self.model.end,
-            max_tokens=max_tokens,
-            drafter=self.drafter if num_drafts else None,
-            num_drafts=num_drafts,
-            multiple=reader.multiple,
-            watch=watch,
-            hold=hold,
-        )
+        ways |= {"max_tokens": max_tokens, "multiple": reader.multiple, "watch": watch, "hold": hold}
+        return decode(reader, choose, prompts, **ways)
 
     def _beginning(
         self, batch: Prompts, templates: Sequence[Template | None], options: GenerateOptions, *, encode: bool

@@ -32,7 +32,7 @@ class CachedReader:
         trunk: Trunk = model.trunk
         self.model, self.rows = model, len(memory.states)
         on_cpu = memory.states.device.type == "cpu"
-        self.multiple = ROWS if on_cpu and trunk.answers_alone else 1
+        self.multiple = multiple_of(model)
         """Rows times places of a call are a multiple of it."""
         self.trunk = columnwise(trunk) if on_cpu and memory.states.dtype is torch.float32 else trunk
         if self.multiple == 1:
@@ -50,3 +50,9 @@ class CachedReader:
         span = self.context.spans(starts, rows.shape[1])
         hidden = self.trunk(x, span, memory=self.memory, cache=self.cache)
         return Told(self.model.head(hidden)[: self.rows], hidden[: self.rows])
+
+
+def multiple_of(model: "AutoregressiveModel") -> int:
+    """What rows times places of a call that reads a model are a multiple of, so that each is what it is alone."""
+    trunk: Trunk = model.trunk
+    return ROWS if model.embedding.weight.device.type == "cpu" and trunk.answers_alone else 1

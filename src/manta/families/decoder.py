@@ -180,7 +180,7 @@ class DecoderLM(AutoregressiveLM):
     """
 
     family = "decoder"
-    observed = False
+    observed = writes_on = False
     begins_rows = True
     config_class, net_class = DecoderConfig, DecoderModel
     codec_class = ForeignTokenizer

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manta.autoregressive import Drafter, Told, decode
+from manta.autoregressive import Behind, Drafter, decode
 from manta.autoregressive.filling import SPANS, Counted, Filling, Gap, Vocabulary, drawn, likeliest
 from manta.errors import RequestError, UsageError
 from manta.families.batching import ROWS
@@ -116,7 +116,7 @@ class Filler:
         """The last blank, behind which nothing is given."""
         *_, piece, _ = line.pieces
         room = len(text.words) + piece.blank + self.num_drafts + ROWS
-        reader = Behind(self.reader_of([line], room, self.num_drafts > 0), (self.begin, *text.words))
+        reader = self.reader_of([line], room, self.num_drafts > 0)
         words: list[int] = []
         chances: list[float] = []
         spaced = self.vocabulary.spaced
@@ -127,7 +127,7 @@ class Filler:
             return logits
 
         for step in decode(
-            reader,
+            Behind(reader, [[self.begin, *text.words]], reader.multiple),
             line.chooser([line.seed]),
             [line.prompt],
             begin=self.begin,
@@ -164,25 +164,3 @@ class Filler:
         words, chances, now = text.words[:length], text.chances[:length], said(list(text.fills))
         sure = sum(chances) / max(1, length)
         return Event(kind, index, now, words, 1.0, sure, calls, places, chances=chances, standing=len(ahead))
-
-
-class Behind:
-    """A reader of one row behind words that are given: places are counted from the first that follows them.
-
-    Args:
-        reader: the model before anything is read.
-        given: words of the row, the one before the first among them.
-    """
-
-    def __init__(self, reader: CachedReader, given: tuple[int, ...]) -> None:
-        self.reader, self.multiple = reader, reader.multiple
-        *before, self.last = given
-        self.behind = len(before)
-        if before:
-            width = -(-len(before) // reader.multiple) * reader.multiple  # places beyond are replaced
-            reader([[*before, *[self.last] * (width - len(before))]], [0])
-
-    def __call__(self, tokens: Any, starts: Any) -> Told:
-        """See `autoregressive.Reader`."""
-        lines = [row if start else [self.last, *row[1:]] for row, start in zip(tokens, starts, strict=True)]
-        return self.reader(lines, [start + self.behind for start in starts])

@@ -143,7 +143,8 @@ class Bounded(Options):
     """Of families that do not decide a text's length before they write it."""
 
     max_tokens: int | None = option(None, least=1)
-    """Most tokens of a text that is written freely; without it, as many as the model writes, 128 of a published one."""
+    """Most tokens of a text that is written freely; without it, as many as the model writes, 128 of a published one.
+    Left to right and block by block texts may be longer than that: what is read of them is the last of it."""
 
 
 @dataclass(frozen=True, kw_only=True)

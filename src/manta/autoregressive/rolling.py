@@ -1,0 +1,99 @@
+"""Texts longer than what a model reads at once, in memory that does not grow with them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from manta.autoregressive.chooser import Chooser, ChooserOfEach, Later
+from manta.autoregressive.decode import Reader, Round, Told, decode
+
+
+class Behind:
+    """A reader of rows behind words that are given: places are counted from the first that follows them.
+
+    Args:
+        reader: the model before anything is read.
+        given: words of each row, as many in all, the one before a text's first among them.
+        multiple: widths are a multiple of it.
+        at_once: the reader tells the same however many places it reads in a call; else it reads one a call.
+    """
+
+    def __init__(
+        self, reader: Reader, given: Sequence[Sequence[int]], multiple: int = 1, *, at_once: bool = True
+    ) -> None:
+        self.reader, self.last, self.behind = reader, [row[-1] for row in given], len(given[0]) - 1
+        if not at_once:
+            for place in range(self.behind):
+                reader([[row[place]] for row in given], [place] * len(given))
+        elif self.behind:
+            more = -self.behind % multiple  # places beyond are computed, read by nobody and replaced
+            reader([[*row[:-1], *[row[-1]] * more] for row in given], [0] * len(given))
+
+    def __call__(self, tokens: Sequence[Sequence[int]], starts: Sequence[int]) -> Told:
+        """See `Reader`."""
+        rows = zip(tokens, starts, self.last, strict=True)
+        tokens = [row if start else [last, *row[1:]] for row, start, last in rows]
+        return self.reader(tokens, [start + self.behind for start in starts])
+
+
+def write_on(
+    reader_of: Callable[[Sequence[int]], Reader],
+    choosers: Sequence[Chooser],
+    prompts: Sequence[Sequence[int]],
+    *,
+    window: int,
+    max_tokens: int,
+    begin: int,
+    end: int,
+    multiple: int = 1,
+    at_once: bool = True,
+    **how: Any,
+) -> Iterator[Round]:
+    """Write rows beyond the model's window; yields what each call commits, see `decode`.
+
+        write `window` words
+        while a row has not ended: read its last ⌊window/2⌋ words anew, and write ⌈window/2⌉ behind them
+
+    So a word is told by at least half a window before it, nothing older is kept, and where a window ends depends on the
+    text alone: drafted or not, beside others or not, it is the same text.
+
+    Args:
+        reader_of: `reader_of(rows)`: the model before anything is read, with the prompts of some of the rows.
+        choosers: of each row.
+        prompts: tokens of each row's prompt.
+        window: most words that are read at once, at least 2.
+        max_tokens: most words of a row.
+        begin: token before the first word, and before the first that is read anew.
+        end: token that ends a text.
+        multiple, at_once: see `Behind`.
+        how: further arguments of `decode`.
+
+    Raises:
+        ModelError: logits that no word can be chosen from.
+    """
+    kept: list[list[int]] = [[] for _ in prompts]
+    rows, done = list(range(len(prompts))), 0
+    while rows:
+        behind = len(kept[rows[0]])
+        room = min(window - behind, max_tokens - done)
+        words: list[list[int]] = [[] for _ in rows]
+        for step in decode(
+            Behind(reader_of(rows), [[begin, *kept[row]] for row in rows], multiple, at_once=at_once),
+            Later(ChooserOfEach([choosers[row] for row in rows]), done),
+            [prompts[row] for row in rows],
+            begin=begin,
+            end=end,
+            max_tokens=room,
+            multiple=multiple,
+            **how,
+        ):
+            for found, new in zip(words, step.words, strict=True):
+                found += new
+            told = Round([[] for _ in prompts], [[] for _ in prompts], [0] * len(prompts))
+            for place, row in enumerate(rows):
+                told.words[row], told.chances[row] = step.words[place], step.chances[place]
+                told.processed[row] = step.processed[place]
+            yield told
+        for row, found in zip(rows, words, strict=True):
+            kept[row] = [*kept[row], *found][-(window // 2) :]
+        done += room
+        rows = [row for row, found in zip(rows, words, strict=True) if found[-1] != end and done < max_tokens]
