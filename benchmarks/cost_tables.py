@@ -242,6 +242,51 @@ def drafts_table(result: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def acceptance_table(result: list[dict[str, Any]]) -> str:
+    """Drafts that stand, by shared noise and by the ordinary acceptance of probability."""
+    lines = [
+        "| model | places | first draft stands: Σ min(p, q) | shared noise | of 7 stand: by p/q | shared noise |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in result:
+        cells = [
+            f"{row[what][0]:.2f} ± {row[what][1]:.2f}" for what in ("sum_min", "first_shared", "independent", "shared")
+        ]
+        lines.append(f"| {row['model']} | {row['places']:,} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def settling_table(result: list[dict[str, Any]]) -> str:
+    """Orders in which the slots of an aligned model settle."""
+    rules = list(dict.fromkeys(row["rule"] for row in result))
+    lines = ["| model, calls | counts | " + " | ".join(rules) + " |", "|---|---|" + "---|" * len(rules)]
+    found: dict[tuple[str, int, float], dict[str, str]] = {}
+    for row in result:
+        if "faithful" in row:
+            told = f"{row['faithful']:.1%}"
+        else:
+            low, high = row["bleu_interval"]
+            told = f"{row['bleu']:.1f} [{low:.1f}, {high:.1f}] ({row['slot_error_rate']:.1%})"
+        found.setdefault((row["model"], row["num_steps"], row["fluency"]), {})[row["rule"]] = told
+    for (model, calls, fluency), told in found.items():
+        cells = " | ".join(told[rule] for rule in rules)
+        lines.append(f"| {model}, {calls} calls | {'yes' if fluency else 'no'} | {cells} |")
+    return "\n".join(lines)
+
+
+def long_texts_table(result: dict[str, Any]) -> str:
+    """Texts beyond the window: memory, time, and repetition along them."""
+    lines = ["| tokens of one text | MiB beside the model | ms a token |", "|---|---|---|"]
+    lines += [f"| {row['tokens']:,} | {row['mib']:.0f} | {row['ms_a_token']:.1f} |" for row in result["memory"]]
+    lines += ["", "| 4-grams repeated within the quarter / said in one before | " + " | ".join("1234") + " |"]
+    lines.append("|---|---|---|---|---|")
+    for who in dict.fromkeys(row["of"] for row in result["quarters"]):
+        rows = [row for row in result["quarters"] if row["of"] == who]
+        cells = " | ".join(f"{row['repeated']:.1%} / {row['before']:.1%}" for row in rows)
+        lines.append(f"| {who} ({rows[0]['texts']} texts of 500 words) | {cells} |")
+    return "\n".join(lines)
+
+
 def serving_table(result: dict[str, Any]) -> str:
     """A server under load."""
     lines = [

@@ -340,6 +340,23 @@ def test_training_then_generating_then_the_doctor(capsys, tmp_path):
     assert any("steps long" in w["warning"] for w in found["warnings"])
 
 
+@pytest.mark.parametrize(("prompt", "use"), [(True, "--prompt '…'"), (False, "--infill '…___{60}'")])
+def test_a_run_says_how_its_model_is_used(capsys, tmp_path, prompt, use):
+    """Texts that were learned without prompts go on from a beginning."""
+    file, out = tmp_path / "texts.jsonl", tmp_path / "run"
+    rows = [{"text": f"the paint number {i} is rather bright today"} for i in range(60)]
+    if prompt:
+        rows = [{"prompt": f"colour {i % 7}", **row} for i, row in enumerate(rows)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    small = ["--family", "ar", "size=nano", "vocab_size=512", "teacher.dim=32", "teacher.heads=2", "batch_tokens=256"]
+    assert main(["train", str(file), *small, "--num-steps", "4", "--out", str(out)]) == 0
+    assert f"write with it: manta generate {out} {use}" in capsys.readouterr().err
+    assert f"FOLDER {use.replace(chr(39), '')}" in (out / "model" / "README.md").read_text()
+    if not prompt:
+        assert main(["generate", str(out), "--infill", "the paint___{5}", "--json"]) == 0
+        assert lines(capsys.readouterr().out)[0]["text"].startswith("the paint")
+
+
 def examined(capsys, *arguments: str) -> tuple[dict, dict[str, str]]:
     """Figures of the doctor, and its warnings with their advice."""
     assert main(["doctor", *arguments, "--json"]) == 0

@@ -219,6 +219,16 @@ def test_the_draft_loss_is_what_it_says():
     assert all((p.grad is not None) == name.startswith("drafter") for name, p in model.named_parameters())
 
 
+@pytest.mark.parametrize(("lengths", "places"), [([5, 1, 9], 8), ([33, 31], 8), ([40, 60], 12), ([95], 24)])
+def test_long_texts_are_gone_on_with_from_more_places(lengths, places):
+    model = make_ar(draft_horizon=2, max_text=96).model
+    batch = make_batch(lengths, vocab=300)
+    told, same, other = (
+        DraftLoss(*some)(model, batch, make_generator(3)).total.item() for some in ((), (places,), (places + 1,))
+    )
+    assert told == same != other
+
+
 def test_the_draft_loss_is_the_weighted_mean_of_each_place_and_word_ahead():
     """Place by place and word by word, of texts of different lengths, as the same draws choose them."""
     model = make_ar(draft_horizon=3).model

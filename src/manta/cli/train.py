@@ -1,5 +1,6 @@
 """`manta train DATA|CONFIG --out DIR`: train a model on a file, a built-in corpus or a recipe."""
 
+import json
 import math
 import os
 import shlex
@@ -158,7 +159,6 @@ def follow(training, out: Path, progress: "Progress", flags: str = "") -> int:
         flags: to be given again when it goes on.
     """
     from manta.recipes.runfolder import newest
-    from manta.recipes.states import STATES
     from manta.training.team import Gone
 
     size, first = training.team.size, training.team.first
@@ -189,8 +189,18 @@ def follow(training, out: Path, progress: "Progress", flags: str = "") -> int:
         training.team.close()
     if not first:
         return 0
-    print(STATES[training.recipe.state].use.replace("{out}", shlex.quote(str(out))), file=sys.stderr)
+    print(_to_use(training.recipe.state, out), file=sys.stderr)
     return 0
+
+
+def _to_use(state: str, out: Path) -> str:
+    """How what was trained is used: texts that have no prompts go on from a beginning."""
+    from manta.recipes.states import STATES
+
+    told, shape = STATES[state].use, out / "model" / "config.json"
+    if shape.exists() and json.loads(shape.read_text()).get("prompted") is False:
+        told = told.replace("--prompt '…'", "--infill '…___{60}'")
+    return told.replace("{out}", shlex.quote(str(out)))
 
 
 def _speaks(out: Path) -> bool:
@@ -209,7 +219,6 @@ def _by_ray(options: TrainOptions, progress: "Progress") -> int:
     import torch
 
     from manta.cluster.training import Placed, train_many
-    from manta.recipes.states import STATES
 
     assert options.out is not None, "checked before"
     gpus = options.device != "cpu" and torch.cuda.device_count() > 0
@@ -234,7 +243,7 @@ def _by_ray(options: TrainOptions, progress: "Progress") -> int:
     except TrainingError as error:
         error.args = (f"{error} ({again})",)
         raise
-    print(STATES[ended.state].use.replace("{out}", shlex.quote(str(options.out))), file=sys.stderr)
+    print(_to_use(ended.state, options.out), file=sys.stderr)
     return 0
 
 

@@ -15,6 +15,11 @@ from manta.operators.normalise import rms_normalise
 from manta.text import Batch
 from manta.types import Loss
 
+LEAST_PLACES = 8
+"""Places of a text that a drafter goes on from in a step, however short the text is."""
+TOKENS_A_PLACE = 4
+"""Of longer texts one place for so many tokens."""
+
 
 class RecurrentDrafter(Drafter):
     """A recurrent cell over the model's own token table and head, which reads the prompt where the model has one apart.
@@ -95,11 +100,12 @@ class DraftLoss:
     the one asked for given. The model is frozen and read once for each text.
 
     Args:
-        places: drawn in each text.
+        places: drawn in each text. None: one for every `TOKENS_A_PLACE` tokens that the batch's texts have in the
+            mean, `LEAST_PLACES` at least: a batch of few long texts tells as much as one of many short ones.
         decay: weight of each further word.
     """
 
-    def __init__(self, places: int = 8, decay: float = 0.8) -> None:
+    def __init__(self, places: int | None = None, decay: float = 0.8) -> None:
         self.places, self.decay = places, decay
 
     def __call__(self, model: Any, batch: Batch, generator: torch.Generator) -> Loss:
@@ -110,7 +116,9 @@ class DraftLoss:
             memory = model.memory(batch.prompt, batch.prompt_lengths, model.kinds(batch.tag))
             hidden = model.hidden(given, memory)
         horizon = drafter.horizon
-        drawn = torch.rand(len(words), self.places, generator=generator).to(words.device)
+        mean = float(batch.text_lengths.float().mean())
+        places = self.places or max(LEAST_PLACES, round(mean / TOKENS_A_PLACE))
+        drawn = torch.rand(len(words), places, generator=generator).to(words.device)
         first = real.long().argmax(1, keepdim=True)  # of the text, behind a prompt that shares its row
         # A word behind each place, if only the end, is there to tell.
         place = first + (drawn * (real.sum(1, keepdim=True) - 1)).long()

@@ -48,7 +48,8 @@ def model_card(
         f"({report}). The licence of the data applies to the texts it was made from.\n\n{converted}{begun}{inherited}",
         plan,
         minutes,
-        "Load it with `manta.load(FOLDER)`; write with `manta generate FOLDER --prompt …`.",
+        "Load it with `manta.load(FOLDER)`; write with "
+        + (f"`manta generate FOLDER --{'prompt …' if report.prompts else 'infill …___{60}'}`."),
     )
 
 
