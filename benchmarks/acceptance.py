@@ -46,7 +46,8 @@ def drafted(lm: AutoregressiveLM, prompt: list[int], words: list[int], generator
     begun = [lm.model.begin, *words]
     found: dict[str, float] = {}
     for how in ("independent", "shared"):
-        state, word, drafts, said, noise = lm.model.hidden(torch.tensor([begun]), memory)[:, -1:], words[-1], [], [], []
+        state = lm.model.hidden(torch.tensor([begun]), memory)[:, -2:-1]  # what the last word was read from
+        word, drafts, said, noise = words[-1], [], [], []
         for _ in range(WORDS):
             state, logits = drafter.step(state, torch.tensor([[word]]), projected)
             said.append(logits[0, 0].double().log_softmax(-1))

@@ -287,6 +287,28 @@ def long_texts_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+CAPTIONERS = {
+    "ar": "left to right",
+    "aligned": "aligned",
+    "taught": "aligned, taught by the first",
+    "manta": "Manta-LM",
+    "masked": "masked",
+}
+"""Models of `captions.py`, in words."""
+
+
+def captions_table(result: dict[str, Any]) -> str:
+    """German captions into English ones."""
+    lines = ["| model | steps | written | calls a text | BLEU | chrF |", "|---|---|---|---|---|---|"]
+    for row in result["rows"]:
+        low, high = row["bleu_interval"]
+        cells = [CAPTIONERS[row["model"]], f"{row['steps']:,}", row["setting"], f"{row['calls']:.1f}"]
+        lines.append(
+            "| " + " | ".join([*cells, f"{row['bleu']:.1f} [{low:.1f}, {high:.1f}]", f"{row['chrf']:.1f}"]) + " |"
+        )
+    return "\n".join(lines)
+
+
 def serving_table(result: dict[str, Any]) -> str:
     """A server under load."""
     lines = [

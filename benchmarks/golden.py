@@ -34,6 +34,7 @@ PROMPTS = (
 )
 """Meaning representations of E2E, and none."""
 INFILL = "The ___ is a ___{6} near the river."
+STORY = "once upon a time, there was a ___{4} who liked to ___. one day___{20}"
 MANTA: dict[str, dict[str, Any]] = {
     **{f"diverse {n}": {"num_steps": n, "fluency": 0.0} for n in (1, 2, 4, 8, 16)},
     **{f"drawn {n}": {"num_steps": n} for n in (1, 4)},
@@ -65,8 +66,17 @@ ALIGNED: dict[str, dict[str, Any]] = {
     "verified": {"decoder": "verified", "temperature": 1.0},
     "infill": {"num_steps": 4, "fluency": 0.0},
     "infill fluent": {"num_steps": 4},
+    "infill left to right": {"decoder": "sequential"},
+    "infill drawn": {"decoder": "sequential", "temperature": 1.0},
 }
-WAYS = {"e2e": MANTA, "e2e-aligned": ALIGNED}
+STORIES: dict[str, dict[str, Any]] = {
+    "greedy": {"max_tokens": 40},
+    "drawn": {"temperature": 1.0, "max_tokens": 60},
+    "long": {"temperature": 0.7, "max_tokens": 300},
+    "infill": {},
+    "infill drawn": {"temperature": 1.0, "top_p": 0.9},
+}
+WAYS = {"e2e": MANTA, "e2e-aligned": ALIGNED, "stories": STORIES}
 """Of each model that ships: options by name; those called infill fill `INFILL`."""
 
 
@@ -84,7 +94,9 @@ def fingerprint() -> str:
 def written(lm: LanguageModel, model: str, way: str) -> list[list[int]]:
     """Tokens of the texts of all prompts, written in one way."""
     infill = INFILL if way.startswith("infill") else None
-    requests = [Request(prompt=prompt or None, infill=infill, seed=seed) for seed, prompt in enumerate(PROMPTS)]
+    prompts = [None] * 4 if lm.prompted is False else [prompt or None for prompt in PROMPTS]
+    infill = STORY if infill and lm.prompted is False else infill
+    requests = [Request(prompt=prompt, infill=infill, seed=seed) for seed, prompt in enumerate(prompts)]
     if isinstance(lm, MantaLM):
         lm.repetition = torch.nn.functional.normalize(torch.arange(1.0, 1 + lm.model.space.channels), dim=0)
     done = [event for event in lm.generate(requests, GenerateOptions(**WAYS[model][way])) if event.kind == "done"]

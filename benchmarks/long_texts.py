@@ -4,8 +4,8 @@
 
 MODEL writes left to right and has learned texts without prompts. `memory`: one text of each length, none of which may
 end before, in a process of its own: what the process holds at most beyond the loaded model, and seconds a word piece.
-`quarters`: texts that end where they like and are asked for 500 words, and people's joined to as many: of each quarter
-the repeated 4-grams within it, and the share of its 4-grams that stood before.
+`quarters`: texts that go on with another where one ends, and people's joined likewise: of each quarter of 500 words the
+repeated 4-grams within it, and the share of its 4-grams that stood before.
 """
 
 import argparse

@@ -40,6 +40,9 @@ class Table:
         lengths = torch.tensor([float(len(row)) for row in self.read])
         return Told(logits, lengths[:, None, None].expand(-1, logits.shape[1], 1))
 
+    def select(self, rows: Sequence[int]) -> None:
+        self.read = [list(self.read[row]) for row in rows]
+
     def after(self, words: Sequence[int]) -> Tensor:
         before, last = ([BEGIN, *words])[-2:]
         return self.logits[before, last]

@@ -1,11 +1,13 @@
 """Blanks filled left to right: what a beam finds and what is drawn, against every span enumerated."""
 
+from collections.abc import Iterable
 from itertools import product
 
 import pytest
 import torch
 
-from manta.autoregressive.filling import Counted, Filling, Gap, Vocabulary, drawn, likeliest
+from manta.autoregressive import filling, truncate
+from manta.autoregressive.filling import Counted, Filling, Gap, Stage, Vocabulary, drawn, likeliest
 from manta.errors import ModelError
 
 from .test_decode import BEGIN, END, VOCAB, Table, generators
@@ -15,6 +17,10 @@ BARRED = torch.tensor([word in (BEGIN, END) for word in range(VOCAB)])
 SPACED = torch.tensor([word in (2, 4) for word in range(VOCAB)])
 WORDS = Vocabulary(BEGIN, BARRED, SPACED)
 GAPS = [Gap(3, False, [4, 3]), Gap(2, True, [2, END])]
+
+
+def final(stages: Iterable[Stage]) -> list[Filling]:
+    return list(stages)[-1].texts
 
 
 def likelihood(table: Table, text: list[int], begin: int) -> float:
@@ -45,7 +51,7 @@ def whole(gaps: list[Gap], fills: tuple[tuple[int, ...], ...]) -> list[int]:
 def test_a_wide_beam_finds_the_likeliest_text(gaps, seed):
     table = Table(2000, seed)
     texts = {fills: likelihood(table, whole(gaps, fills), len(GIVEN)) for fills in fillings(gaps)}
-    best = list(likeliest(table, GIVEN, gaps, WORDS, 2000))[-1][0]
+    best = final(likeliest(table, GIVEN, gaps, WORDS, 2000))[0]
     assert best.score == pytest.approx(max(texts.values()))
     assert texts[best.fills] == pytest.approx(best.score)
     assert list(best.words) == whole(gaps, best.fills)
@@ -53,7 +59,7 @@ def test_a_wide_beam_finds_the_likeliest_text(gaps, seed):
 
 def test_a_narrow_beam_tells_the_likelihood_of_what_it_finds_and_of_each_word():
     table = Table(4)
-    *_, last = likeliest(table, GIVEN, GAPS, WORDS, 4)
+    last = final(likeliest(table, GIVEN, GAPS, WORDS, 4))
     assert [text.score for text in last] == sorted((text.score for text in last), reverse=True)
     for text in last:
         assert text.score == pytest.approx(likelihood(table, list(text.words), len(GIVEN)))
@@ -72,7 +78,7 @@ def test_what_is_drawn_is_distributed_as_texts_with_these_words_given():
     exact = torch.tensor(list(texts.values())).softmax(0)
     lengths = {fills: likelihood(table, [*GIVEN, *fills[0]], len(GIVEN)) for fills in texts}
     unseeing = torch.tensor(list(lengths.values())).softmax(0)
-    (rows,) = drawn(table, GIVEN, gaps, WORDS, generators(num + 1))
+    rows = final(drawn(table, GIVEN, gaps, WORDS, generators(num + 1)))
     counts = torch.tensor([sum(row.fills == fills for row in rows) for fills in texts]) / num
     assert (counts - exact).abs().sum() / 2 < 0.04
     assert (unseeing - exact).abs().sum() / 2 > 0.15, "what is given behind has a say"
@@ -84,7 +90,7 @@ def test_several_blanks_are_drawn_one_after_the_other():
     gaps = [Gap(1, False, [4]), Gap(1, True, [3, END])]
     texts = {fills: likelihood(table, whole(gaps, fills), len(GIVEN)) for fills in fillings(gaps)}
     exact = torch.tensor(list(texts.values())).softmax(0)
-    *_, rows = drawn(table, GIVEN, gaps, WORDS, generators(num + 1))
+    rows = final(drawn(table, GIVEN, gaps, WORDS, generators(num + 1)))
     counts = torch.tensor([sum(row.fills == fills for row in rows) for fills in texts]) / num
     assert (counts - exact).abs().sum() / 2 < 0.05
 
@@ -92,10 +98,10 @@ def test_several_blanks_are_drawn_one_after_the_other():
 def test_words_are_cut_before_they_are_drawn_and_never_to_nothing():
     table = Table(8)
     for top_k in (1, 2):
-        (rows,) = drawn(table, GIVEN, GAPS[1:], WORDS, generators(9), top_k=top_k)
+        rows = final(drawn(table, GIVEN, GAPS[1:], WORDS, generators(9), top_k=top_k))
         assert all(SPACED[row.fills[0][0]] and not BARRED[list(row.fills[0])].any() for row in rows)
     table.logits[..., END] = 9.0  # the one word that top_k leaves is barred
-    (rows,) = drawn(table, GIVEN, GAPS[:1], WORDS, generators(9), top_k=1)
+    rows = final(drawn(table, GIVEN, GAPS[:1], WORDS, generators(9), top_k=1))
     assert all(END not in row.fills[0] for row in rows)
 
 
@@ -105,11 +111,65 @@ def test_a_blank_takes_a_call_more_than_its_words():
         list(likeliest(counted, GIVEN, [gap], WORDS, 4))
         assert counted.calls == gap.most + 1
         begun = len(GIVEN) + 1
-        assert counted.places == 4 * (begun + sum(n + len(gap.behind) for n in range(1, gap.most + 1)))
+        assert counted.places == 4 * (begun + gap.most * len(gap.behind))
         counted = Counted(Table(4))
         list(drawn(counted, GIVEN, [gap], WORDS, generators(5)))
         assert counted.calls == gap.most + 1
-        assert counted.places == 4 * (begun + gap.most * (1 + len(gap.behind)))
+        assert counted.places == 4 * (begun + gap.most * len(gap.behind))
+
+
+def test_long_given_texts_are_read_in_parts(monkeypatch):
+    gaps = [Gap(2, False, [4, 3, 2, 2, 3]), Gap(2, True, [3, 4, END])]
+    whole = final(likeliest(Table(8), GIVEN, gaps, WORDS, 8))
+    draws = final(drawn(Table(8), GIVEN, gaps, WORDS, generators(9)))
+    monkeypatch.setattr(filling, "AT_ONCE", 2)
+    table = Table(8)
+    parts = final(likeliest(table, GIVEN, gaps, WORDS, 8))
+    assert [text.fills for text in parts] == [text.fills for text in whole]
+    assert [text.score for text in parts] == pytest.approx([text.score for text in whole])
+    assert max(table.widths) == 2
+    assert [text.fills for text in final(drawn(Table(8), GIVEN, gaps, WORDS, generators(9)))] == [
+        text.fills for text in draws
+    ]
+
+
+@pytest.mark.parametrize("how", [{"top_k": 1}, {"top_p": 0.6}])
+def test_words_that_are_cut_away_come_only_where_no_others_fit(how):
+    """Spans of words that top_k and top_p leave, weighed by what is given behind them, are what is drawn from."""
+    num, gap, mixed = 4000, Gap(2, False, [4, 3]), 0
+    for seed in range(4):
+        table = Table(num, seed)
+        mass: dict[tuple[int, ...], float] = {}
+        for span in spans(gap):
+            text = [*GIVEN, *span]
+            chances = []
+            for at in range(len(GIVEN), len(text)):
+                logits = truncate(table.after(text[:at]).double(), **how)
+                chances.append(float(logits.log_softmax(-1)[text[at]]))
+            if sum(chances) > -torch.inf:
+                mass[span] = sum(chances) + likelihood(table, [*text, *gap.behind], len(text))
+        if not mass:
+            continue
+        mixed += 1
+        exact = torch.tensor(list(mass.values())).softmax(0)
+        rows = final(drawn(table, GIVEN, [gap], WORDS, generators(num + 1), **how))
+        counts = torch.tensor([sum(row.fills[0] == span for row in rows) for span in mass]) / num
+        assert (counts - exact).abs().sum() / 2 < 0.05, seed
+    assert mixed > 1
+
+
+def test_blanks_begin_and_end_with_whole_characters():
+    """Of words that are halves of characters only pairs that go together fill a blank."""
+    spelled = [b"", b"", b"a", b"\xc3", b"\xa9"]
+    halves = Vocabulary(BEGIN, BARRED, SPACED, spelled)
+    gap = Gap(3, False, [2, END])
+    for seed in range(4):
+        for texts in (
+            final(likeliest(Table(64, seed), GIVEN, [gap], halves, 64)),
+            final(drawn(Table(64, seed), GIVEN, [gap], halves, generators(65))),
+        ):
+            for text in texts:
+                assert b"".join(spelled[word] for word in text.fills[0]).decode()
 
 
 def test_damaged_logits_are_refused():
@@ -122,5 +182,5 @@ def test_damaged_logits_are_refused():
 
 
 def test_a_text_grows_by_a_span_and_what_is_given_behind_it():
-    text = Filling((3,), chances=(1.0,)).grown([2, 4], [0.5, 0.25], Gap(2, False, [3]), -2.0)
+    text = Filling((3,), chances=(1.0,)).grown([2, 4], [0.5, 0.25], [3], -2.0)
     assert text == Filling((3, 2, 4, 3), ((2, 4),), (1.0, 0.5, 0.25, 1.0), -2.0)

@@ -340,7 +340,7 @@ def test_training_then_generating_then_the_doctor(capsys, tmp_path):
     assert any("steps long" in w["warning"] for w in found["warnings"])
 
 
-@pytest.mark.parametrize(("prompt", "use"), [(True, "--prompt '…'"), (False, "--infill '…___{60}'")])
+@pytest.mark.parametrize(("prompt", "use"), [(True, "--prompt '…'"), (False, "--infill '…___{48}'")])
 def test_a_run_says_how_its_model_is_used(capsys, tmp_path, prompt, use):
     """Texts that were learned without prompts go on from a beginning."""
     file, out = tmp_path / "texts.jsonl", tmp_path / "run"
@@ -351,10 +351,13 @@ def test_a_run_says_how_its_model_is_used(capsys, tmp_path, prompt, use):
     small = ["--family", "ar", "size=nano", "vocab_size=512", "teacher.dim=32", "teacher.heads=2", "batch_tokens=256"]
     assert main(["train", str(file), *small, "--num-steps", "4", "--out", str(out)]) == 0
     assert f"write with it: manta generate {out} {use}" in capsys.readouterr().err
-    assert f"FOLDER {use.replace(chr(39), '')}" in (out / "model" / "README.md").read_text()
+    assert f"`manta generate FOLDER {use}`" in (out / "model" / "README.md").read_text()
     if not prompt:
         assert main(["generate", str(out), "--infill", "the paint___{5}", "--json"]) == 0
         assert lines(capsys.readouterr().out)[0]["text"].startswith("the paint")
+        other = [*small, "teacher.operator.kind=linear", "--num-steps", "4", "--out", str(tmp_path / "other")]
+        assert main(["train", str(file), *other]) == 0
+        assert "other --num-samples 3" in capsys.readouterr().err, "it fills no blanks"
 
 
 def examined(capsys, *arguments: str) -> tuple[dict, dict[str, str]]:

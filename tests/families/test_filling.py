@@ -1,5 +1,6 @@
 """Texts with blanks, filled left to right: what is given stays, and a text depends on nothing but its request."""
 
+import json
 import re
 from dataclasses import replace
 from typing import Any
@@ -8,12 +9,14 @@ import pytest
 import torch
 
 from manta.errors import RequestError, UsageError
-from manta.families.autoregressive import AutoregressiveLM
+from manta.families import filling
+from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
+from manta.families.cached import CachedReader
 from manta.families.decoder import DecoderConfig, DecoderLM, DecoderModel
 from manta.families.events import Event, GenerateOptions, Request, finished
 from manta.families.observer import Observer
 from manta.operators import DijiangConfig
-from manta.text import EOS, HUMAN
+from manta.text import EOS, HUMAN, ForeignTokenizer, Tokenizer
 
 from .conftest import SMALL, make_aligned, make_ar, random_weights
 
@@ -202,3 +205,132 @@ def test_fillings_can_be_chosen_among():
     best = written(lm, [request], replace(DRAWN, choose=4, choose_by="likelihood"))[0]
     assert best.text.startswith("the cat ") and best.text.endswith(" mat near")
     assert all(event.text.endswith(" mat near") for event in single) and EOS not in best.tokens
+
+
+@pytest.mark.parametrize("options", [GenerateOptions(), DRAWN])
+@pytest.mark.parametrize("text", ["___{2} near some old river", "___{1} ___{2} cat", "___{2}, the cat"])
+def test_a_text_that_begins_with_a_blank_has_the_tokens_that_it_says(text, options):
+    lm = make_ar()
+    for seed in range(4):
+        event = written(lm, [Request(infill=text, seed=seed)], options)[0]
+        assert lm.tokenizer.decode(event.tokens) == event.text
+        assert lm.tokenizer.bytes_of_tokens[event.tokens[0]].startswith(b" "), "as a text is begun with"
+
+
+@pytest.mark.parametrize("kind", ["bytes", "sentencepiece"])
+def test_published_models_fill_with_their_own_tokens(kind):
+    """Tables wider than the tokenizer, specials anywhere, and spaces spelled in their own way."""
+    words = ["<s>", "!", "▁the", "▁cat", "▁sat", "▁mat", "s", "<0xC3>", "<0xA9>", "</s>", "▁"]
+    if kind == "bytes":
+        words = [word.replace("▁", "Ġ") for word in words if not word.startswith("<0x")]
+    model = {"type": "WordLevel", "vocab": {word: index for index, word in enumerate(words)}, "unk_token": "!"}
+    specials = [{"id": words.index(name), "content": name, "special": True} for name in ("<s>", "</s>")]
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    if kind == "bytes":
+        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+        split = {"type": "Split", "pattern": {"Regex": r" ?\w+|\W"}, "behavior": "Isolated", "invert": False}
+        parts = {
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
+            "decoder": byte_level,
+        }
+    else:
+        space = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
+        parts = {
+            "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+            "pre_tokenizer": {"type": "Split", "pattern": {"Regex": r"▁\w+"}, "behavior": "Isolated", "invert": False},
+            "decoder": {"type": "Sequence", "decoders": [space, {"type": "ByteFallback"}, {"type": "Fuse"}]},
+        }
+    description = {
+        "version": "1.0",
+        "added_tokens": [{**special, **plain} for special in specials],
+        **dict.fromkeys(("normalizer", "truncation", "padding", "post_processor")),
+        **parts,
+        "model": model,
+    }
+    tokenizer = ForeignTokenizer(json.dumps(description))
+    spelled = tokenizer.bytes_of_tokens
+    assert spelled[words.index("<s>")] == spelled[words.index("</s>")] == b""
+    assert spelled[2] == b" the" and spelled[words.index("s")] == b"s" and spelled[1] == b"!"
+    if kind == "sentencepiece":
+        assert spelled[words.index("<0xC3>")] == b"\xc3"
+    shape = {name: value for name, value in SMALL.items() if name not in ("prompt_depth", "max_prompt")}
+    torch.manual_seed(0)
+    net = DecoderModel(DecoderConfig(vocab_size=len(words) + 5, begin=0, end=words.index("</s>"), **shape))
+    random_weights(net)
+    lm = DecoderLM(net, tokenizer)
+    for options in (GenerateOptions(), DRAWN):
+        for seed in range(5):
+            event = written(lm, [Request(infill=" the ___{3} mat", seed=seed)], options)[0]
+            assert event.text.startswith(" the ") and event.text.endswith(" mat")
+            fill = event.tokens[1:-1]
+            assert 1 <= len(fill) <= 3 and all(token < len(words) and spelled[token] for token in fill)
+            assert spelled[fill[0]].startswith(b" ") and b"".join(spelled[token] for token in fill).decode()
+
+
+def test_symbols_fill_with_symbols():
+    tokenizer = Tokenizer.of_symbols("0123456789+=")
+    torch.manual_seed(0)
+    net = AutoregressiveModel(AutoregressiveConfig(vocab_size=tokenizer.vocab_size, **SMALL))
+    random_weights(net)
+    lm = AutoregressiveLM(net, tokenizer)
+    for seed in range(8):
+        text = written(lm, [Request(infill="1+___{2}=3", seed=seed)], DRAWN)[0].text
+        assert re.fullmatch(r"1\+[0-9+=]{1,2}=3", text)
+
+
+def test_calls_are_those_that_were_made():
+    lm = make_ar()
+    calls: list[int] = []
+    hook = lm.model.memory_encoder.register_forward_hook(lambda *_: calls.append(1))
+    forward = CachedReader.__call__
+
+    def counted(self, tokens, starts):
+        calls.append(1)
+        return forward(self, tokens, starts)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CachedReader, "__call__", counted)
+        with lm.endless():
+            for request, options in (
+                (Request(infill="the cat ___{4}"), GenerateOptions()),
+                (Request(infill="the ___{2} mat near ___{4}"), DRAWN),
+                (Request(infill="the ___{2} mat near"), DRAWN),
+                (Request(prompt="a cat"), GenerateOptions(max_tokens=60)),
+                (Request(prompt="a cat"), GenerateOptions(max_tokens=20)),
+            ):
+                calls.clear()
+                assert written(lm, [request], options)[0].nfe == len(calls)
+    hook.remove()
+
+
+def test_texts_to_choose_from_share_no_draws():
+    lm = make_ar()
+    seeds: list[int] = []
+    make = filling.make_generator
+
+    def noted(seed):
+        seeds.append(seed)
+        return make(seed)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filling, "make_generator", noted)
+        written(lm, [Request(infill="the ___{2} mat", seed=3)], replace(DRAWN, choose=4))
+    assert len(set(seeds)) == len(seeds) == 4 * (1 + filling.SPANS + 1)
+
+
+def test_a_long_blank_can_be_stopped_and_is_told_word_by_word():
+    events = make_ar().generate([Request(infill="the ___{12} mat")])
+    drafts = [event for event in events if event.kind == "draft"]
+    assert len(drafts) >= 12 and all(draft.committed == "" for draft in drafts)
+
+
+def test_what_cannot_be_longer_than_the_window_says_so():
+    lm = make_ar()
+
+    class Watching(Observer):
+        """Someone who watches."""
+
+    with pytest.raises(UsageError, match="nobody can watch a text longer than 24 tokens"):
+        list(finished(lm.generate([Request()], GenerateOptions(max_tokens=60), Watching())))
+    with pytest.raises(UsageError, match="as likely as they are read, 24 tokens at once"):
+        list(lm.generate([Request()], replace(DRAWN, max_tokens=60, choose=2, choose_by="likelihood")))

@@ -79,6 +79,8 @@ class Round:
     """Probability of each of them, at temperature 1."""
     processed: list[int]
     """Places computed for the row; 0 once it has ended."""
+    calls: int = 1
+    """Calls that it took: more than one where what was written had to be read anew before."""
 
 
 Hold = Callable[[Tensor, Sequence[Sequence[int]], Sequence[Sequence[int]]], Tensor]

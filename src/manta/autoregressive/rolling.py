@@ -21,12 +21,14 @@ class Behind:
         self, reader: Reader, given: Sequence[Sequence[int]], multiple: int = 1, *, at_once: bool = True
     ) -> None:
         self.reader, self.last, self.behind = reader, [row[-1] for row in given], len(given[0]) - 1
-        if not at_once:
-            for place in range(self.behind):
-                reader([[row[place]] for row in given], [place] * len(given))
-        elif self.behind:
-            more = -self.behind % multiple  # places beyond are computed, read by nobody and replaced
-            reader([[*row[:-1], *[row[-1]] * more] for row in given], [0] * len(given))
+        self.calls = self.places = 0
+        """Spent on reading what is given, places of one row."""
+        lines = [[*row[:-1], *[row[-1]] * (-self.behind % multiple)] for row in given]  # places beyond are replaced
+        if self.behind:
+            self.places, width = len(lines[0]), len(lines[0]) if at_once else 1
+            for begin in range(0, self.places, width):
+                self.calls += 1
+                reader([line[begin : begin + width] for line in lines], [begin] * len(lines))
 
     def __call__(self, tokens: Sequence[Sequence[int]], starts: Sequence[int]) -> Told:
         """See `Reader`."""
@@ -76,8 +78,10 @@ def write_on(
         behind = len(kept[rows[0]])
         room = min(window - behind, max_tokens - done)
         words: list[list[int]] = [[] for _ in rows]
+        reader = Behind(reader_of(rows), [[begin, *kept[row]] for row in rows], multiple, at_once=at_once)
+        calls, places = (1 + reader.calls, reader.places) if done else (0, 0)  # the prompt is read anew, too
         for step in decode(
-            Behind(reader_of(rows), [[begin, *kept[row]] for row in rows], multiple, at_once=at_once),
+            reader,
             Later(ChooserOfEach([choosers[row] for row in rows]), done),
             [prompts[row] for row in rows],
             begin=begin,
@@ -88,10 +92,11 @@ def write_on(
         ):
             for found, new in zip(words, step.words, strict=True):
                 found += new
-            told = Round([[] for _ in prompts], [[] for _ in prompts], [0] * len(prompts))
+            told = Round([[] for _ in prompts], [[] for _ in prompts], [0] * len(prompts), 1 + calls)
             for place, row in enumerate(rows):
                 told.words[row], told.chances[row] = step.words[place], step.chances[place]
-                told.processed[row] = step.processed[place]
+                told.processed[row] = step.processed[place] + (places if step.words[place] else 0)
+            calls = places = 0
             yield told
         for row, found in zip(rows, words, strict=True):
             kept[row] = [*kept[row], *found][-(window // 2) :]

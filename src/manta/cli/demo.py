@@ -1,4 +1,4 @@
-"""`manta demo`: the models that ship write a few sentences; then how to train your own."""
+"""`manta demo`: the models of texts that ship write a few sentences; then how to train your own."""
 
 import sys
 import time
@@ -25,11 +25,16 @@ ROADS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("left to right, a word a call", {"decoder": "sequential"}),
 )
 """How the second model writes."""
+STORIES: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("once upon a time, there was a little dog named max.___{60}", "goes on", {"temperature": 0.7}),
+    ("tom wanted to ___, but his mom said no. tom was very ___{3}.", "fills blanks", {}),
+)
+"""What the third model is asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """Watch the models that ship write restaurant descriptions in a few network calls."""
+    """Watch the models that ship describe restaurants in a few network calls, and go on with a story."""
 
     num_steps: int = BUDGET
     """Budget of network calls for a text of the first model."""
@@ -61,6 +66,7 @@ def run(argv: Sequence[str]) -> int:
     seconds = time.perf_counter() - start
     print(f"{len(PROMPTS)} texts in {seconds:.1f} s.\n")
     _roads(PROMPTS[3], options.seed)
+    _stories(options.seed)
     print(
         "Train the same kind of model on your own file, one text a line or JSON lines with prompt and text:\n\n"
         "  ./run manta train FILE --out my-model --time-budget 30m\n"
@@ -85,4 +91,21 @@ def _roads(prompt: str, seed: int) -> None:
         (event,) = finished(lm.generate([Request(prompt=prompt, seed=seed)], settings))
         spent = 1000 * (time.perf_counter() - begun)
         print(f"  {event.text}  ({name}: {event.nfe} call{'s' * (event.nfe > 1)}, {spent:.0f} ms)")
+    print()
+
+
+def _stories(seed: int) -> None:
+    """A beginning gone on with, and blanks filled, left to right, with calls and seconds."""
+    from manta.families.events import GenerateOptions, Request, finished
+    from manta.hub import load_writer
+
+    lm = load_writer("builtin:stories")
+    print("A third has read four megabytes of children's stories, without prompts:")
+    for text, what, options in STORIES:
+        request, settings = Request(infill=text, seed=seed), GenerateOptions(**options)
+        begun = time.perf_counter()
+        (event,) = finished(lm.generate([request], settings))
+        spent = time.perf_counter() - begun
+        told = " ".join(event.text.split())
+        print(f"  {text}\n    {told}  ({what}: {event.nfe} calls, {len(event.tokens)} tokens, {spent:.1f} s)")
     print()

@@ -195,11 +195,15 @@ def follow(training, out: Path, progress: "Progress", flags: str = "") -> int:
 
 def _to_use(state: str, out: Path) -> str:
     """How what was trained is used: texts that have no prompts go on from a beginning."""
+    from manta.families import FAMILIES
+    from manta.recipes.card import asked
     from manta.recipes.states import STATES
 
-    told, shape = STATES[state].use, out / "model" / "config.json"
-    if shape.exists() and json.loads(shape.read_text()).get("prompted") is False:
-        told = told.replace("--prompt '…'", "--infill '…___{60}'")
+    told, file = STATES[state].use, out / "model" / "config.json"
+    config = json.loads(file.read_text()) if file.exists() else {}
+    if config.get("prompted") is False and "model" in config:
+        shape = from_dict(FAMILIES[config["family"]].load().config_class, config["model"], "model")
+        told = told.replace("--prompt '…'", asked(False, shape))
     return told.replace("{out}", shlex.quote(str(out)))
 
 

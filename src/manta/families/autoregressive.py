@@ -285,6 +285,11 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
                 f"at temperature 0 there is one text to choose from; set {spelled('temperature')}, or leave "
                 f"{spelled('choose')} out"
             )
+        if options.choose > 1 and options.choose_by == "likelihood" and (options.max_tokens or 0) > self.capacity:
+            raise UsageError(
+                f"texts are as likely as they are read, {self.capacity} tokens at once; lower {spelled('max_tokens')}, "
+                f"or leave {spelled('choose_by')} out"
+            )
         if options.decoder == "verified" and self.drafter is None:
             raise UsageError(
                 "the verified decoder needs a drafter, and this model has none; make one with manta train --drafter "
@@ -361,7 +366,9 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
     def _filler(self, options: GenerateOptions) -> Filler:
         """What fills the blanks of a text, which drafts as one text alone does."""
         num_drafts = self._num_drafts(options, 1)
-        return Filler(self.tokenizer, self.model.begin, self.model.end, self._reader, self.drafter, num_drafts)
+        model = self.model
+        ends = (model.begin, model.end)
+        return Filler(self.tokenizer, *ends, self._reader, self.drafter, num_drafts, model.config.vocab_size)
 
     def _groups(self, prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
         """Which are written side by side."""
@@ -398,7 +405,12 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
         automaton = automaton_for(options, self.tokenizer)
         ways: dict[str, Any] = {"begin": self.model.begin, "end": self.model.end, "num_drafts": num_drafts}
         ways["drafter"] = self.drafter if num_drafts else None
-        if wanted > room and self.writes_on and automaton is None and watch is None:
+        if wanted > room and self.writes_on and watch is not None:
+            raise UsageError(
+                f"nobody can watch a text longer than {room} tokens; lower {spelled('max_tokens')}, or leave the "
+                "observer out"
+            )
+        if wanted > room and self.writes_on and automaton is None:
             return write_on(
                 lambda some: self._reader([rows[row] for row in some], room + num_drafts + ROWS, num_drafts > 0),
                 [row.chooser([row.seed]) for row in rows],

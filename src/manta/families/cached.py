@@ -51,6 +51,13 @@ class CachedReader:
         hidden = self.trunk(x, span, memory=self.memory, cache=self.cache)
         return Told(self.model.head(hidden)[: self.rows], hidden[: self.rows])
 
+    def select(self, rows: Sequence[int]) -> None:
+        """See `autoregressive.filling.Selecting`: of rows with one prompt, or with prompts that go with them."""
+        more = -len(rows) % ROWS if self.multiple == 1 else 0  # rows that were repeated
+        index = torch.tensor([*rows, *[rows[-1]] * more], device=self.context.coordinates.device)
+        for kept in self.cache:
+            kept.select(index)
+
 
 def multiple_of(model: "AutoregressiveModel") -> int:
     """What rows times places of a call that reads a model are a multiple of, so that each is what it is alone."""

@@ -58,7 +58,7 @@ class Progress:
         """What a call has committed of it."""
         self.words += step.words[row]
         self.chances += step.chances[row]
-        self.nfe += bool(step.words[row])
+        self.nfe += step.calls if step.words[row] else 0
         self.processed += step.processed[row]
 
     def event(self, kind: EventKind, index: int, end: int, tokenizer: Tokenizer) -> Event:

@@ -144,7 +144,7 @@ class Bounded(Options):
 
     max_tokens: int | None = option(None, least=1)
     """Most tokens of a text that is written freely; without it, as many as the model writes, 128 of a published one.
-    Left to right and block by block texts may be longer than that: what is read of them is the last of it."""
+    Left to right and block by block texts of our own models may be longer: what is read of them is the last of it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -172,6 +172,10 @@ class Cache:
         """Keep the state of all elements up to the end of a span: it does not grow with the row."""
         self._carried, self._stop = state, context.stop
 
+    def select(self, rows: Int64[Tensor, "b"]) -> None:
+        """Each row goes on with what is kept of another, of an operator that keeps "… b h k c" and carries nothing."""
+        self._kept = {name: kept.index_select(-4, rows) for name, kept in self._kept.items()}
+
     @property
     def num_bytes(self) -> int:
         """Memory that holds it, of which room for elements to come is a part."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from manta.config import to_dict
 from manta.families import FAMILIES
+from manta.families.prompted import PromptedConfig
 from manta.recipes.budget import undertrained
 from manta.recipes.conversion import Cost, converted_words
 from manta.recipes.recipe import Recipe
@@ -49,8 +50,22 @@ def model_card(
         plan,
         minutes,
         "Load it with `manta.load(FOLDER)`; write with "
-        + (f"`manta generate FOLDER --{'prompt …' if report.prompts else 'infill …___{60}'}`."),
+        f"`manta generate FOLDER {asked(bool(report.prompts), getattr(recipe, FAMILIES[recipe.family].shape))}`.",
     )
+
+
+def asked(prompted: bool, shape: PromptedConfig) -> str:
+    """How a model is asked for a text: by a prompt, or to go on from a beginning, where it can.
+
+    Args:
+        prompted: it was trained on prompts.
+        shape: of the model, resolved.
+    """
+    if prompted:
+        return "--prompt '…'"
+    if shape.family in ("ar", "decoder") and any(operator.kind != "attention" for operator in shape.mix):
+        return "--num-samples 3"
+    return f"--infill '…___{{{min(60, max(1, (shape.max_text or 60) // 2))}}}'"
 
 
 def _begun_words(recipe: Recipe) -> str:

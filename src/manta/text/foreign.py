@@ -11,7 +11,7 @@ import tokenizers as hf
 
 from manta.errors import DataError, ModelError
 from manta.runtime import read_json
-from manta.text.tokenizers import MAX_ID, Ids, Tokenizer, backend_of, ids_of, panics
+from manta.text.tokenizers import MAX_ID, Ids, Tokenizer, backend_of, byte_level, ids_of, panics
 
 MOST_BYTES = 512 << 20
 """Of the largest file of a tokenizer."""
@@ -68,6 +68,26 @@ class ForeignTokenizer(Tokenizer):
         """Characters that a token stands for at most, about: normalising may shorten a text, four times at most in what
         is published."""
         return 4 * max(map(len, self._names.get_vocab(with_added_tokens=True)), default=1)
+
+    @cached_property
+    def bytes_of_tokens(self) -> list[bytes]:
+        """What each id stands for, by the kind of tokenizer that the files describe; specials for nothing."""
+        added = self._names.get_added_tokens_decoder()
+        told = [self._names.id_to_token(index) for index in range(self.vocab_size)]
+        by_bytes = '"ByteLevel"' in json.dumps(self._description)
+
+        def spelled(index: int, token: str | None) -> bytes:
+            if token is None or (index in added and added[index].special):
+                return b""
+            if index in added:
+                return token.encode()
+            if by_bytes:
+                return byte_level(token)
+            if one := re.fullmatch(r"<0x([0-9A-F]{2})>", token):
+                return bytes.fromhex(one[1])
+            return token.replace("▁", " ").encode()
+
+        return [spelled(index, token) for index, token in enumerate(told)]
 
     @classmethod
     def load(cls, path: str | Path) -> "ForeignTokenizer":

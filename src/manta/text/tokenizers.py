@@ -45,6 +45,13 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 _BYTES = _byte_alphabet()
+
+
+def byte_level(token: str) -> bytes:
+    """What a token of the byte-level alphabet stands for; a character outside of it is itself."""
+    return b"".join(bytes([_BYTES[c]]) if c in _BYTES else c.encode() for c in token)
+
+
 _WORD_END = re.compile(r"(?<=[\w!-~])(?= )")
 """Between a character that is no white space and a space."""
 
@@ -191,9 +198,8 @@ class Tokenizer:
     def bytes_of_tokens(self) -> list[bytes]:
         """What each id stands for; specials for nothing."""
         tokens = [self.backend.id_to_token(index) or "" for index in range(self.vocab_size)]
-        if self.symbols is not None:
-            return [token.encode() for token in tokens]
-        return [b"" if i < len(SPECIALS) else bytes(_BYTES[c] for c in token) for i, token in enumerate(tokens)]
+        spelled = str.encode if self.symbols is not None else byte_level
+        return [b"" if i < len(SPECIALS) else spelled(token) for i, token in enumerate(tokens)]
 
     def encode(self, text: str, *, start: bool = True) -> list[int]:
         """The token ids of a text; never a special id.

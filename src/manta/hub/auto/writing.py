@@ -75,7 +75,8 @@ def asked(lm: Any, configs: Sequence[Mapping[str, Any]], given: Mapping[str, Any
     if most is not None and "max_tokens" not in options:
         most = counted(most, "max_new_tokens", 1)
         if follows(lm.family, "max_tokens") and lm.family != "aligned":
-            options |= {"max_tokens": most} if most < lm.capacity else {}
+            longer = most > lm.capacity and getattr(lm, "writes_on", lm.family == "block")
+            options |= {"max_tokens": most} if most < lm.capacity or longer else {}
         elif most < lm.capacity:
             raise UsageError(
                 f"a model of the family {lm.family} decides how long its texts are, {lm.capacity} tokens at most; "
