@@ -141,7 +141,7 @@ def infill(args: argparse.Namespace, kept: dict[str, Any]) -> Iterator[dict[str,
     for place in [args.model, *args.beside]:
         lm: Any = load(place, device="cpu")
         for name, options in FILLING[lm.family].items():
-            requests = [Request(prompt=prompt, infill=text) for prompt, text, _ in asked]
+            requests = [Request(prompt=prompt, infill=text, seed=k) for k, (prompt, text, _) in enumerate(asked)]
             events = finished(lm.generate(requests, GenerateOptions(**options)))
             texts = [event.text for event in sorted(events, key=lambda event: event.index)]
             spans = []
