@@ -27,7 +27,7 @@ NAVIGATION: dict[str, tuple[str, ...]] = {
     "Begin": ("README.md", "docs/getting-started.md", "docs/your-data.md", "docs/choosing.md"),
     "Use": (
         "docs/training.md", "docs/finetuning.md", "docs/serving.md", "docs/measuring.md", "docs/lm-eval.md",
-        "docs/diagnostics.md", "docs/images.md", "docs/restoring.md", "docs/tasks.md",
+        "docs/diagnostics.md", "docs/images.md", "docs/restoring.md", "docs/tasks.md", "docs/stories.md",
         "docs/huggingface.md",
         "docs/many-machines.md", "docs/many-texts.md",
     ),

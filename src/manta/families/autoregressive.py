@@ -405,12 +405,13 @@ class AutoregressiveLM(TrainedWriter[AutoregressiveModel]):
         automaton = automaton_for(options, self.tokenizer)
         ways: dict[str, Any] = {"begin": self.model.begin, "end": self.model.end, "num_drafts": num_drafts}
         ways["drafter"] = self.drafter if num_drafts else None
-        if wanted > room and self.writes_on and watch is not None:
+        longer = self.writes_on and wanted > room > 1
+        if longer and watch is not None:
             raise UsageError(
                 f"nobody can watch a text longer than {room} tokens; lower {spelled('max_tokens')}, or leave the "
                 "observer out"
             )
-        if wanted > room and self.writes_on and automaton is None:
+        if longer and automaton is None:
             return write_on(
                 lambda some: self._reader([rows[row] for row in some], room + num_drafts + ROWS, num_drafts > 0),
                 [row.chooser([row.seed]) for row in rows],
