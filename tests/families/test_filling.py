@@ -11,6 +11,7 @@ import torch
 from manta.errors import RequestError, UsageError
 from manta.families import filling
 from manta.families.autoregressive import AutoregressiveConfig, AutoregressiveLM, AutoregressiveModel
+from manta.families.batching import to_batch
 from manta.families.cached import CachedReader
 from manta.families.decoder import DecoderConfig, DecoderLM, DecoderModel
 from manta.families.events import Event, GenerateOptions, Request, finished
@@ -334,3 +335,18 @@ def test_what_cannot_be_longer_than_the_window_says_so():
         list(finished(lm.generate([Request()], GenerateOptions(max_tokens=60), Watching())))
     with pytest.raises(UsageError, match="as likely as they are read, 24 tokens at once"):
         list(lm.generate([Request()], replace(DRAWN, max_tokens=60, choose=2, choose_by="likelihood")))
+
+
+@pytest.mark.parametrize("options", [GenerateOptions(), DRAWN])
+def test_each_word_has_the_probability_that_the_whole_text_gives_it(options):
+    """Rows of a beam take the place of others, and the cache goes with them."""
+    lm = make_ar()
+    for seed, text in enumerate(("the ___{5} mat near", "the ___{3} mat ___{4} rain", "cat ___{6} mat")):
+        for event in lm.generate([Request(infill=text, prompt="a mat", seed=seed)], options):  # spans of every length
+            batch = to_batch([lm.tokenizer.encode("a mat")], [event.tokens])
+            given, words, _ = lm.model.shifted(batch)
+            memory = lm.model.memory(batch.prompt, batch.prompt_lengths, lm.model.kinds(batch.tag))
+            told = lm.model(given, memory).softmax(-1).gather(-1, words[..., None])[0, :, 0].tolist()
+            own = [at for at, chance in enumerate(event.chances) if chance < 1]
+            assert own, "some words are the model's"
+            assert [event.chances[at] for at in own] == pytest.approx([told[at] for at in own], rel=1e-3)
