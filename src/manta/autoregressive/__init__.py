@@ -3,7 +3,7 @@
 from manta.autoregressive.chooser import Chooser, ChooserOfEach, Later, truncate
 from manta.autoregressive.decode import Drafter, Drafting, Reader, Round, Told, Watch, decode
 from manta.autoregressive.ngram import NgramDrafter, checked_ngrams, count_ngrams
-from manta.autoregressive.rolling import Behind, write_on
+from manta.autoregressive.rolling import Behind, after, write_on
 
 __all__ = [
     "Behind",
@@ -17,6 +17,7 @@ __all__ = [
     "Round",
     "Told",
     "Watch",
+    "after",
     "checked_ngrams",
     "count_ngrams",
     "decode",

@@ -7,6 +7,16 @@ from manta.autoregressive.chooser import Chooser, ChooserOfEach, Later
 from manta.autoregressive.decode import Reader, Round, Told, decode
 
 
+def after(last: Sequence[int], tokens: Sequence[Sequence[int]], starts: Sequence[int]) -> list[Sequence[int]]:
+    """What is read of rows whose texts go on behind others: at a text's first place, the last word before it.
+
+    Args:
+        last: word before each row's text.
+        tokens, starts: see `Reader`.
+    """
+    return [row if start else [word, *row[1:]] for row, start, word in zip(tokens, starts, last, strict=True)]
+
+
 class Behind:
     """A reader of rows behind words that are given: places are counted from the first that follows them.
 
@@ -32,9 +42,7 @@ class Behind:
 
     def __call__(self, tokens: Sequence[Sequence[int]], starts: Sequence[int]) -> Told:
         """See `Reader`."""
-        rows = zip(tokens, starts, self.last, strict=True)
-        tokens = [row if start else [last, *row[1:]] for row, start, last in rows]
-        return self.reader(tokens, [start + self.behind for start in starts])
+        return self.reader(after(self.last, tokens, starts), [start + self.behind for start in starts])
 
 
 def write_on(

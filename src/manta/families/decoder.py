@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from manta.autoregressive import after
 from manta.errors import ConfigError, UsageError
 from manta.families.autoregressive import AutoregressiveLM, AutoregressiveModel
 from manta.families.batching import padded_width
@@ -168,9 +169,7 @@ class PrefixedReader(CachedReader):
 
     def __call__(self, tokens: Sequence[Sequence[int]], starts: Sequence[int]) -> Any:
         """See `autoregressive.Reader`; places are counted from the text's first on."""
-        rows = zip(tokens, starts, self.last, strict=True)
-        tokens = [row if start else [last, *row[1:]] for row, start, last in rows]
-        return super().__call__(tokens, [start + self.behind for start in starts])
+        return super().__call__(after(self.last, tokens, starts), [start + self.behind for start in starts])
 
 
 class DecoderLM(AutoregressiveLM):
